@@ -1,0 +1,2 @@
+//! guest-payload
+fn main() {}

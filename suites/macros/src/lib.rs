@@ -1,0 +1,1 @@
+//! `#[guest]` and `#[kvm_test]`.
