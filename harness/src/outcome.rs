@@ -1,0 +1,247 @@
+//! How a test can end, and what a worker tells its runner on the way there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The verdict on one test, after the policy of `unittests.yaml` was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every check held.
+    Pass,
+    /// KVM is wrong.
+    Fail,
+    /// The test or its environment is wrong: it says nothing about KVM.
+    Error,
+    /// No verdict before the deadline.
+    Timeout,
+    /// A named requirement is missing on this host.
+    Skip,
+    /// Failed just as `unittests.yaml` says it would.
+    KnownFail,
+    /// Listed as a known failure, and passed.
+    Xpass,
+    /// The host kernel warned, oopsed or was tainted while the test ran.
+    HostBug,
+}
+
+impl Outcome {
+    /// Every outcome, in the order summaries use.
+    pub const ALL: [Self; 8] = [
+        Self::Pass,
+        Self::Fail,
+        Self::Error,
+        Self::Timeout,
+        Self::Skip,
+        Self::KnownFail,
+        Self::Xpass,
+        Self::HostBug,
+    ];
+
+    /// The name used in every machine-readable format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+            Self::Skip => "skip",
+            Self::KnownFail => "known_fail",
+            Self::Xpass => "xpass",
+            Self::HostBug => "host_bug",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Why a test body stopped before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// KVM broke its contract.
+    Fail(String),
+    /// We, or the environment, are wrong.
+    Error(String),
+    /// The deadline passed; the text tells the guest's last known state.
+    Timeout(String),
+    /// A requirement that only shows late is missing.
+    Skip(String),
+}
+
+impl Failure {
+    /// Adds what was being done when the failure came up.
+    #[must_use]
+    pub fn context(self, what: impl fmt::Display) -> Self {
+        match self {
+            Self::Fail(m) => Self::Fail(format!("{what}: {m}")),
+            Self::Error(m) => Self::Error(format!("{what}: {m}")),
+            Self::Timeout(m) => Self::Timeout(format!("{what}: {m}")),
+            skip @ Self::Skip(_) => skip,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fail(m) | Self::Error(m) | Self::Timeout(m) | Self::Skip(m) => f.write_str(m),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What a test body returns.
+pub type TestResult<T = ()> = Result<T, Failure>;
+
+/// One line from a worker to its runner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A named check was evaluated. A name that comes again is the same check.
+    Check {
+        /// The rule, in words; unique in its test.
+        name: String,
+        /// Whether the rule held.
+        pass: bool,
+        /// Where, and what was seen (empty for a pass).
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+    },
+    /// A measured value.
+    Metric {
+        /// What was measured.
+        name: String,
+        /// Its unit, such as `ns` or `cycles`.
+        unit: String,
+        /// The measured value.
+        value: f64,
+    },
+    /// A line of the guest's or the host half's log.
+    Log {
+        /// The line, without its newline.
+        line: String,
+    },
+    /// The last line of every worker that lived to say it.
+    Verdict {
+        /// `pass`, `fail`, `error`, `timeout` or `skip`.
+        outcome: Outcome,
+        /// One sentence for a person; for a skip, the requirement's name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Guest location, registers, backtrace: everything that helps.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        details: Vec<String>,
+    },
+}
+
+/// A check that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedCheck {
+    /// The check's name.
+    pub name: String,
+    /// Where, and what was seen the first time it failed.
+    pub detail: String,
+}
+
+/// A measured value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// What was measured.
+    pub name: String,
+    /// Its unit.
+    pub unit: String,
+    /// The measured value.
+    pub value: f64,
+}
+
+/// What the events of one test add up to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Check name → the detail of its first failure, `None` while it holds.
+    pub checks: BTreeMap<String, Option<String>>,
+    /// Names in the order in which they first failed.
+    pub failed: Vec<String>,
+    /// Measured values, in order.
+    pub metrics: Vec<Metric>,
+    /// Log lines, in order.
+    pub log: Vec<String>,
+    /// The verdict, reason and details, once told.
+    pub verdict: Option<(Outcome, Option<String>, Vec<String>)>,
+}
+
+impl Tally {
+    /// Log lines kept per test: the last ones matter.
+    const MAX_LOG: usize = 1000;
+
+    /// Takes one event in.
+    pub fn add(&mut self, event: Event) {
+        match event {
+            Event::Check { name, pass, detail } => {
+                let seen = self.checks.entry(name.clone()).or_default();
+                if !pass && seen.is_none() {
+                    *seen = Some(detail);
+                    self.failed.push(name);
+                }
+            }
+            Event::Metric { name, unit, value } => self.metrics.push(Metric { name, unit, value }),
+            Event::Log { line } => {
+                if self.log.len() == Self::MAX_LOG {
+                    self.log.remove(0);
+                }
+                self.log.push(line);
+            }
+            Event::Verdict { outcome, reason, details } => {
+                self.verdict = Some((outcome, reason, details));
+            }
+        }
+    }
+
+    /// The checks that failed, in the order in which they first did.
+    pub fn failed_checks(&self) -> Vec<FailedCheck> {
+        self.failed
+            .iter()
+            .map(|name| FailedCheck {
+                name: name.clone(),
+                detail: self.checks[name].clone().unwrap_or_default(),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, pass: bool, detail: &str) -> Event {
+        Event::Check { name: name.into(), pass, detail: detail.into() }
+    }
+
+    #[test]
+    fn a_check_is_red_if_any_evaluation_was() {
+        let mut tally = Tally::default();
+        for (pass, detail) in [(true, ""), (false, "first"), (false, "second"), (true, "")] {
+            tally.add(check("rule", pass, detail));
+        }
+        tally.add(check("other", true, ""));
+        assert_eq!(tally.checks.len(), 2);
+        assert_eq!(
+            tally.failed_checks(),
+            [FailedCheck { name: "rule".into(), detail: "first".into() }]
+        );
+    }
+
+    #[test]
+    fn events_round_trip_as_json_lines() {
+        let event = Event::Verdict { outcome: Outcome::KnownFail, reason: None, details: vec![] };
+        let line = serde_json::to_string(&event).unwrap();
+        assert_eq!(line, r#"{"event":"verdict","outcome":"known_fail"}"#);
+        assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+    }
+}
