@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The host as tests, policy and reports see it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostFacts {
     /// `x86_64`, `aarch64`, `ppc64le`, `riscv64` or `s390x`.
     pub arch: String,
