@@ -270,16 +270,16 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Run>, JournalError> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let line: Line =
-            serde_json::from_slice(line).map_err(|e| wrong(number, format!("no result line: {e}")))?;
+        let line: Line = serde_json::from_slice(line)
+            .map_err(|e| wrong(number, format!("no result line: {e}")))?;
         let run = match line {
             Line::Run(info) => {
                 runs.push(Run { info, ..Run::default() });
                 continue;
             }
-            _ => runs
-                .last_mut()
-                .ok_or_else(|| wrong(number, "a result stream begins with a run line".to_owned()))?,
+            _ => runs.last_mut().ok_or_else(|| {
+                wrong(number, "a result stream begins with a run line".to_owned())
+            })?,
         };
         match line {
             Line::Start { test } => run.unfinished = Some(test),

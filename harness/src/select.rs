@@ -39,7 +39,8 @@ impl std::str::FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        let parts =
+            text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match parts {
             Some((index, of)) if index >= 1 && index <= of => Ok(Self { index, of }),
             _ => Err("a shard is I/N with 1 <= I <= N".to_owned()),
@@ -130,7 +131,9 @@ impl Selection {
             !entry.in_group(group)
                 || flag
                 || self.groups.iter().any(|g| g == group)
-                || wanted.iter().any(|w| matches!(w, Matcher::Name(n) if segments_match(entry.name(), n)))
+                || wanted
+                    .iter()
+                    .any(|w| matches!(w, Matcher::Name(n) if segments_match(entry.name(), n)))
         };
         let mut entries: Vec<&Entry> = registry
             .entries

@@ -146,12 +146,18 @@ impl Formats {
 
     /// Whether standard output carries results; two formats there are an error.
     pub fn use_stdout(&self) -> Result<bool, String> {
-        let there: Vec<&str> =
-            self.places().iter().filter(|(_, place)| *place == "-").map(|(option, _)| *option).collect();
+        let there: Vec<&str> = self
+            .places()
+            .iter()
+            .filter(|(_, place)| *place == "-")
+            .map(|(option, _)| *option)
+            .collect();
         match there.as_slice() {
             [] => Ok(false),
             [_] => Ok(true),
-            more => Err(format!("only one format fits on standard output, not {}", more.join(" and "))),
+            more => {
+                Err(format!("only one format fits on standard output, not {}", more.join(" and ")))
+            }
         }
     }
 }

@@ -43,7 +43,9 @@ pub fn list(
     }
     match io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever reads a part only, as in `-l | head`, got what was wanted.
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Refusal(format!("standard output: {e}"))),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Refusal(format!("standard output: {e}")))
+        }
         _ => Ok(if entries.is_empty() { 3 } else { 0 }),
     }
 }

@@ -70,7 +70,8 @@ pub(crate) fn registry(
         None => Policy::parse(registry::BUILT_IN_NAME, registry::BUILT_IN),
         Some(path) => {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;
             Policy::parse(&name, &text)
         }
     };

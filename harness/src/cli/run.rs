@@ -91,7 +91,13 @@ pub fn run(
     let (summary, broken) = session.end(cut, begin.elapsed());
     Ok(match (cut, summary.exit) {
         (Some(signal), _) => 128 + signal as u8,
-        (None, status) if args.bisect => if status <= 1 { status } else { BISECT_SKIP },
+        (None, status) if args.bisect => {
+            if status <= 1 {
+                status
+            } else {
+                BISECT_SKIP
+            }
+        }
         (None, 0) if broken => MISUSE,
         (None, status) => status,
     })

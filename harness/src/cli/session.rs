@@ -197,11 +197,7 @@ impl Observer for Session<'_> {
     }
 
     fn stopping(&mut self, signal: Signal, now: bool) {
-        let what = if now {
-            "stopping now"
-        } else {
-            "finishing what runs (again to stop now)"
-        };
+        let what = if now { "stopping now" } else { "finishing what runs (again to stop now)" };
         self.console.say(&format!("{signal}: {what}"));
     }
 }

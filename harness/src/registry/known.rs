@@ -147,9 +147,8 @@ pub fn judge(finished: &Finished, known: &[&KnownFailure]) -> Judged {
     if finished.outcome == Outcome::Pass {
         return passes_though_known(finished, known);
     }
-    let whole = known
-        .iter()
-        .find(|k| k.checks.is_empty() && k.outcome.outcome() == finished.outcome);
+    let whole =
+        known.iter().find(|k| k.checks.is_empty() && k.outcome.outcome() == finished.outcome);
     if let Some(whole) = whole {
         return as_known(whole, finished);
     }
@@ -160,7 +159,9 @@ pub fn judge(finished: &Finished, known: &[&KnownFailure]) -> Judged {
         .collect();
     if finished.outcome != Outcome::Fail || listed.is_empty() {
         let expected = known[0].outcome.outcome();
-        return unchanged(Some(format!("listed as a known failure, but of another kind ({expected})")));
+        return unchanged(Some(format!(
+            "listed as a known failure, but of another kind ({expected})"
+        )));
     }
     let tally = &finished.tally;
     let unlisted: Vec<&String> =
@@ -207,11 +208,8 @@ fn as_known(entry: &KnownFailure, finished: &Finished) -> Judged {
 
 fn passes_though_known(finished: &Finished, known: &[&KnownFailure]) -> Judged {
     let checks = &finished.tally.checks;
-    let never: Vec<&String> = known
-        .iter()
-        .flat_map(|k| &k.checks)
-        .filter(|name| !checks.contains_key(*name))
-        .collect();
+    let never: Vec<&String> =
+        known.iter().flat_map(|k| &k.checks).filter(|name| !checks.contains_key(*name)).collect();
     let reason = match never.first() {
         Some(name) => {
             let near = nearest(name, checks.keys().map(String::as_str))

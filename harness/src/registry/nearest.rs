@@ -8,7 +8,8 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|name| {
             let whole = strsim::jaro_winkler(wrong, name);
             // Whoever leaves the path away means the last part.
-            let part = if wrong.contains("::") { 0.0 } else { strsim::jaro_winkler(wrong, last(name)) };
+            let part =
+                if wrong.contains("::") { 0.0 } else { strsim::jaro_winkler(wrong, last(name)) };
             (whole.max(part), name)
         })
         .filter(|(score, _)| *score > 0.75)
@@ -17,11 +18,7 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
 }
 
 /// `unknown KIND `wrong`; did you mean `near`?`
-pub fn unknown<'a>(
-    kind: &str,
-    wrong: &str,
-    names: impl IntoIterator<Item = &'a str>,
-) -> String {
+pub fn unknown<'a>(kind: &str, wrong: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     match nearest(wrong, names) {
         Some(near) => format!("unknown {kind} `{wrong}`; did you mean `{near}`?"),
         None => format!("unknown {kind} `{wrong}`"),

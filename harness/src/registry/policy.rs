@@ -216,7 +216,8 @@ fn has_word(line: &str, word: &str) -> bool {
         let before = line[..at].chars().next_back();
         let after = &line[at + word.len()..];
         // A key is followed by one colon, a longer path by two.
-        let goes_on = after.chars().next().is_some_and(|c| part(c) && c != ':') || after.starts_with("::");
+        let goes_on =
+            after.chars().next().is_some_and(|c| part(c) && c != ':') || after.starts_with("::");
         !before.is_some_and(part) && !goes_on
     })
 }

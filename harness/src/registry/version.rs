@@ -76,9 +76,8 @@ fn parse(condition: &str) -> Option<(Op, Vec<u64>)> {
         (">", Op::Gt),
         ("=", Op::Eq),
     ];
-    let (op, version) = OPS
-        .iter()
-        .find_map(|(text, op)| Some((*op, condition.strip_prefix(text)?)))?;
+    let (op, version) =
+        OPS.iter().find_map(|(text, op)| Some((*op, condition.strip_prefix(text)?)))?;
     let version: Option<Vec<u64>> = version.trim().split('.').map(|n| n.parse().ok()).collect();
     Some((op, version?))
 }

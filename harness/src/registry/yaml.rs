@@ -95,7 +95,8 @@ fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
 }
 
 fn span(text: &str) -> Option<Span> {
-    let seconds = with_unit(text, &[("", 1.0), ("s", 1.0), ("ms", 1e-3), ("m", 60.0), ("h", 3600.0)])?;
+    let seconds =
+        with_unit(text, &[("", 1.0), ("s", 1.0), ("ms", 1e-3), ("m", 60.0), ("h", 3600.0)])?;
     Duration::try_from_secs_f64(seconds).ok().map(Span)
 }
 
@@ -138,14 +139,16 @@ impl<'de> Deserialize<'de> for Scalar {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = Scalar::deserialize(d)?.0;
-        span(&text).ok_or_else(|| de::Error::custom(format!("`{text}` is no time; one looks like `10s`")))
+        span(&text)
+            .ok_or_else(|| de::Error::custom(format!("`{text}` is no time; one looks like `10s`")))
     }
 }
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = Scalar::deserialize(d)?.0;
-        bytes(&text).ok_or_else(|| de::Error::custom(format!("`{text}` is no size; one looks like `8GiB`")))
+        bytes(&text)
+            .ok_or_else(|| de::Error::custom(format!("`{text}` is no size; one looks like `8GiB`")))
     }
 }
 

@@ -50,7 +50,8 @@ impl Console {
     /// would not survive the forks.
     pub fn tick(&mut self, running: &[&str]) {
         if let Some(bar) = &self.bar {
-            let mut text = running.iter().take(RUNNING_NAMES).copied().collect::<Vec<_>>().join(", ");
+            let mut text =
+                running.iter().take(RUNNING_NAMES).copied().collect::<Vec<_>>().join(", ");
             if running.len() > RUNNING_NAMES {
                 let _ = write!(text, " and {} more", running.len() - RUNNING_NAMES);
             }
@@ -162,7 +163,12 @@ impl Console {
             let mut slowest: Vec<&TestReport> = results.iter().collect();
             slowest.sort_by_key(|r| std::cmp::Reverse(r.duration_us));
             for result in slowest.iter().take(SLOWEST) {
-                let _ = writeln!(text, "  {:>9}  {}", Time(result.duration_us).to_string(), result.test);
+                let _ = writeln!(
+                    text,
+                    "  {:>9}  {}",
+                    Time(result.duration_us).to_string(),
+                    result.test
+                );
             }
         }
         let _ = writeln!(text, "\n{}", self.counts(summary));
@@ -208,10 +214,8 @@ impl Reporter for Console {
         }
         if self.bar.is_some() {
             let style = ProgressStyle::with_template("[{pos}/{len}] {elapsed} {wide_msg}");
-            let bar = ProgressBar::with_draw_target(
-                Some(run.tests as u64),
-                ProgressDrawTarget::stderr(),
-            );
+            let bar =
+                ProgressBar::with_draw_target(Some(run.tests as u64), ProgressDrawTarget::stderr());
             self.bar = Some(match style {
                 Ok(style) => bar.with_style(style),
                 Err(_) => bar,

@@ -19,7 +19,11 @@ enum Target {
     Stdout,
     Stderr,
     /// A file and how much of it is known to be good; special files have no size.
-    File { file: File, good: Option<u64>, sync: bool },
+    File {
+        file: File,
+        good: Option<u64>,
+        sync: bool,
+    },
 }
 
 impl Output {

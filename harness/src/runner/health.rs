@@ -55,7 +55,8 @@ impl Health {
             .open("/dev/kmsg")
             .and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file))
             .ok();
-        let mut health = Self { taint: File::open("/proc/sys/kernel/tainted").ok(), tainted: 0, kmsg };
+        let mut health =
+            Self { taint: File::open("/proc/sys/kernel/tainted").ok(), tainted: 0, kmsg };
         health.tainted = health.read_taint().unwrap_or(0);
         health
     }

@@ -67,7 +67,10 @@ impl Pool<'_> {
         let mut looked = Instant::now();
         loop {
             while stop.is_none() {
-                let Some(index) = again.front().copied().or((next < jobs.len()).then_some(next)) else { break };
+                let Some(index) = again.front().copied().or((next < jobs.len()).then_some(next))
+                else {
+                    break;
+                };
                 if !self.fits(jobs, &running, index) {
                     break;
                 }
@@ -79,8 +82,7 @@ impl Pool<'_> {
                     Ok(worker) => running.push((index, worker)),
                     Err(e) => {
                         let reason = format!("cannot start a worker: {e}");
-                        observer
-                            .finished(index, Finished::without_worker(Outcome::Error, reason));
+                        observer.finished(index, Finished::without_worker(Outcome::Error, reason));
                     }
                 }
             }

@@ -107,7 +107,8 @@ impl Ending {
                 Outcome::Timeout | Outcome::Fail => (outcome, reason, details),
                 _ => {
                     let text = reason.map_or_else(String::new, |r| format!(": {r}"));
-                    let reason = format!("ended only after its deadline of {limit} ({outcome}{text})");
+                    let reason =
+                        format!("ended only after its deadline of {limit} ({outcome}{text})");
                     (Outcome::Timeout, Some(reason), details)
                 }
             },
@@ -122,7 +123,9 @@ impl Ending {
                     return (Outcome::Error, Some(reason), details);
                 }
                 match outcome {
-                    Outcome::Pass if !self.tally.failed.is_empty() => (Outcome::Fail, reason, details),
+                    Outcome::Pass if !self.tally.failed.is_empty() => {
+                        (Outcome::Fail, reason, details)
+                    }
                     Outcome::Pass
                     | Outcome::Fail
                     | Outcome::Error

@@ -81,7 +81,9 @@ fn all_tasks() -> BTreeMap<i32, Task> {
     let Ok(dir) = fs::read_dir("/proc") else { return BTreeMap::new() };
     dir.flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| Some((pid, parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .filter_map(|pid| {
+            Some((pid, parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))
+        })
         .collect()
 }
 

@@ -58,7 +58,10 @@ fn details() {
     assert!(of("pass")["duration_us"].as_u64().unwrap() > 0);
     let summary = lines.last().unwrap();
     assert_eq!(summary["type"], "summary");
-    assert_eq!((&summary["pass"], &summary["fail"], &summary["error"]), (&1.into(), &2.into(), &0.into()));
+    assert_eq!(
+        (&summary["pass"], &summary["fail"], &summary["error"]),
+        (&1.into(), &2.into(), &0.into())
+    );
 }
 
 fn crash() {
@@ -109,7 +112,7 @@ fn leaves() {
     for (test, why) in [
         ("leaves_a_process", "the test left 1 process(es) running"),
         ("leaves_a_session", "the test left 1 process(es) running"),
-        ("leaks_an_fd", "the test left open: fd 4 (/proc/version)"),
+        ("leaks_an_fd", "the test left open: fd 3 (/proc/version)"),
     ] {
         let (code, result) = door.one(&[test]);
         assert_eq!((result["outcome"].as_str(), reason(&result), code), (Some("error"), why, 2));
