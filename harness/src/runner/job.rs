@@ -72,7 +72,7 @@ struct Spec {
 
 /// How far the ending of a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+enum Stage {
     /// Within its deadline.
     Live,
     /// Told to stop at its deadline.
@@ -95,6 +95,7 @@ pub struct Running {
     grace: Duration,
     timeout: Duration,
     stage: Stage,
+    late: bool,
     /// What the worker's events add up to so far.
     pub tally: Tally,
     /// What it did that no test may do.
@@ -178,6 +179,7 @@ impl Running {
             grace: job.grace,
             timeout: job.timeout,
             stage: Stage::Live,
+            late: false,
             tally: Tally::default(),
             misdeeds: Vec::new(),
             kernel_log: Vec::new(),
@@ -230,6 +232,7 @@ impl Running {
             Stage::Live => {
                 sys::signal_main_thread(self.pid, Signal::SIGUSR1);
                 self.stage = Stage::Told;
+                self.late = true;
                 self.next_deadline = now + self.grace;
             }
             Stage::Told | Stage::Killed => self.kill(now),
@@ -267,7 +270,7 @@ impl Running {
         }
         verdict::Ending {
             status: status.unwrap_or(WaitStatus::StillAlive),
-            stage: self.stage,
+            late: self.late,
             timeout: self.timeout,
             duration,
             tally: self.tally,
