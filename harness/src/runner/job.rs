@@ -24,8 +24,10 @@ use crate::outcome::{Event, Tally};
 pub const WORKER_ARGUMENT: &str = "--kvm-conformance-worker";
 /// A line longer than this is not one of ours.
 const MAX_LINE_BYTES: usize = 1 << 20;
-/// Read from a pipe at a time, so that one noisy worker starves nobody.
-const READ_BYTES: usize = 64 << 10;
+/// Read from a pipe at a time. A bigger buffer costs every fork its page faults.
+const READ_BYTES: usize = 4 << 10;
+/// Reads in a row, so that one noisy worker starves nobody.
+const READS: usize = 16;
 
 /// A test and its limits.
 #[derive(Clone, Debug)]
@@ -206,8 +208,17 @@ impl Running {
         self.next_deadline
     }
 
+    /// Time since the start.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
     /// Reads what has come. `false` once there is nothing more for now.
     pub fn read(&mut self) -> bool {
+        (0..READS).all(|_| self.read_once())
+    }
+
+    fn read_once(&mut self) -> bool {
         let (tally, misdeeds) = (&mut self.tally, &mut self.misdeeds);
         let events = self.events.read(|line| match serde_json::from_slice::<Event>(line) {
             Ok(event) => tally.add(event),
@@ -283,6 +294,7 @@ impl Running {
 
 fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     let runner = getpid();
+    let processes = super::watch::process_limit();
     // What is still buffered would be written twice.
     let _ = io::stdout().flush();
     match sys::fork()? {
@@ -291,7 +303,7 @@ fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
             events,
             output: Some(output),
             memory_bytes: job.memory_bytes,
-            processes: super::watch::process_limit(),
+            processes,
             parameters: job.parameters.clone(),
             runner,
         }),
