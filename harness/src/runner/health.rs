@@ -57,8 +57,7 @@ impl Health {
             .open("/dev/kmsg")
             .and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file))
             .ok();
-        let mut health =
-            Self {
+        let mut health = Self {
             taint: File::open("/proc/sys/kernel/tainted").ok(),
             tainted: 0,
             kmsg,

@@ -42,7 +42,7 @@ fn wrong_words() {
         (&["-x", "pas"], "no test is named `pas`"),
         (&["--shard", "3/2"], "a shard is I/N with 1 <= I <= N"),
         (&["-j", "0"], "a number of at least 1 is needed"),
-        (&["--timeout", "-1"], "needed"),
+        (&["--timeout=-1"], "a number of seconds greater than 0 is needed"),
         (&["--jsn", "x"], "'--json'"),
         (&["-t", "--junit", "-"], "only one format fits on standard output, not --tap and --junit"),
         (&["--json", "/nowhere/x", "pass"], "/nowhere/x: No such file or directory"),
