@@ -10,6 +10,7 @@ use crate::requirement::cap;
 
 /// The host as tests, policy and reports see it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostFacts {
     /// `x86_64`, `aarch64`, `ppc64le`, `riscv64` or `s390x`.
     pub arch: String,

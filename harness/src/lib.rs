@@ -2,13 +2,19 @@
 
 pub mod arch;
 pub mod case;
+pub mod cli;
 pub mod facts;
 pub mod fixture;
+pub mod journal;
 pub mod kvm;
 pub mod outcome;
 pub mod payload;
 pub mod record;
+pub mod registry;
+pub mod report;
 pub mod requirement;
+pub mod runner;
+pub mod select;
 
 #[doc(hidden)]
 pub use linkme;

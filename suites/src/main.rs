@@ -1,16 +1,16 @@
-//! The runner.
-fn main() {
-    harness::payload::Payload::init(suites::PAYLOAD).unwrap();
-    let facts = harness::facts::HostFacts::probe().unwrap();
-    eprintln!("{} {} {:?}", facts.backend, facts.kernel, facts.cpu_features);
-    for test in harness::TESTS.iter() {
-        let t = std::time::Instant::now();
-        let r = (test.run)();
-        let e = t.elapsed();
-        println!("{} {:?} ", test.name(), e);
-        match r {
-            Ok(()) => println!("  ok"),
-            Err(e) => println!("  {e}"),
-        }
+//! The runner: every test of this architecture, with its payload, in one file.
+
+use std::process::ExitCode;
+
+use harness::case::TestCase;
+use harness::facts::HostFacts;
+use harness::payload::Payload;
+
+fn main() -> ExitCode {
+    if let Err(e) = Payload::init(suites::PAYLOAD) {
+        eprintln!("kvm-conformance: {e}");
+        return ExitCode::from(2);
     }
+    let tests: Vec<&'static TestCase> = harness::TESTS.iter().collect();
+    harness::cli::main(&tests, HostFacts::probe)
 }

@@ -1,0 +1,92 @@
+//! The front doors: the command line program and the one for `cargo test`.
+
+pub mod args;
+mod libtest;
+mod list;
+mod outputs;
+mod run;
+mod session;
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+pub use libtest::libtest_main;
+
+use crate::case::TestCase;
+use crate::facts::HostFacts;
+use crate::registry::{self, Policy, Registry};
+use args::{Command, CommandLine};
+
+/// Exit status of an error or misuse.
+pub(crate) const MISUSE: u8 = 2;
+/// Exit status that makes `git bisect run` pass a commit over.
+pub(crate) const BISECT_SKIP: u8 = 125;
+
+/// Why the program cannot do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refusal(pub String);
+
+impl Refusal {
+    fn of(e: impl Display) -> Self {
+        Self(e.to_string())
+    }
+}
+
+/// The command line program. Must be called before the process has a second thread.
+///
+/// `probe` finds the host's facts; it is called only where they are needed.
+pub fn main<E: Display>(
+    tests: &[&'static TestCase],
+    probe: impl Fn() -> Result<HostFacts, E>,
+) -> ExitCode {
+    crate::runner::job::become_worker_if_asked(tests);
+    let line = CommandLine::parse();
+    let bisect = line.run.bisect;
+    let probe = || probe().map_err(Refusal::of);
+    let status = match line.command {
+        None if line.run.list => list::list(tests, &line.run, &probe),
+        None => run::run(tests, &line.run, &probe),
+        Some(Command::Report(_) | Command::Compare(_) | Command::Explain(_)) => {
+            Err(Refusal("not there yet".to_owned()))
+        }
+    };
+    let status = status.unwrap_or_else(|refusal| {
+        let _ = writeln!(std::io::stderr(), "error: {refusal}");
+        if bisect { BISECT_SKIP } else { MISUSE }
+    });
+    ExitCode::from(status)
+}
+
+/// The tests with the policy in `config`, or the built-in one.
+pub(crate) fn registry(
+    tests: &[&'static TestCase],
+    config: Option<&std::path::Path>,
+) -> Result<Registry, Refusal> {
+    let policy = match config {
+        None => Policy::parse(registry::BUILT_IN_NAME, registry::BUILT_IN),
+        Some(path) => {
+            let name = path.display().to_string();
+            let text =
+                std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;
+            Policy::parse(&name, &text)
+        }
+    };
+    Registry::new(tests, policy.map_err(Refusal::of)?).map_err(Refusal::of)
+}
+
+/// This machine's architecture, as tests name it.
+pub(crate) fn native_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// Whether a test can run on this architecture.
+pub(crate) fn is_native(entry: &registry::Entry) -> bool {
+    registry::architecture(entry.name()).is_none_or(|arch| arch == native_architecture())
+}

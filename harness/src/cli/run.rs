@@ -1,0 +1,142 @@
+//! Running the selected tests.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::prctl;
+
+use super::args::RunArgs;
+use super::session::{Session, Unit};
+use super::{BISECT_SKIP, MISUSE, Refusal, is_native, outputs, registry};
+use crate::case::TestCase;
+use crate::facts::HostFacts;
+use crate::journal::{self, Run, RunInfo};
+use crate::outcome::Outcome;
+use crate::registry::Entry;
+use crate::registry::known::KnownHere;
+use crate::report::console::Console;
+use crate::runner::health::Health;
+use crate::runner::job::{Job, Launch};
+use crate::runner::pool::{Pool, take_signals};
+use crate::runner::scale;
+use crate::runner::verdict::Finished;
+
+/// Time between a worker's being told to stop and its end, before scaling.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+/// Grace of the slowest host.
+const MOST_GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the selected tests; gives the exit status.
+pub fn run(
+    tests: &[&'static TestCase],
+    args: &RunArgs,
+    probe: &dyn Fn() -> Result<HostFacts, Refusal>,
+) -> Result<u8, Refusal> {
+    let begin = Instant::now();
+    let registry = registry(tests, args.config.as_deref())?;
+    let mut entries = args.selection().apply(&registry).map_err(Refusal::of)?;
+    entries.retain(|entry| is_native(entry));
+    let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
+    let facts = probe()?;
+    registry.policy.check_capabilities(&facts).map_err(Refusal::of)?;
+
+    let scale = args.timeout_scale.unwrap_or_else(scale::measure);
+    let health = &mut Health::open();
+    let info = RunInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
+        host: facts.clone(),
+        arguments: std::env::args().skip(1).collect(),
+        tests: entries.len() * args.repeat as usize,
+        timeout_scale: scale,
+        shuffle: args.shuffle,
+        kernel_log_watched: health.sees_log(),
+    };
+    let earlier = earlier_results(args, &info)?;
+    let reporters = outputs::open(&args.formats, args.resume.as_deref(), args.mark)?;
+    let command = std::env::var("KVM_CONFORMANCE_COMMAND")
+        .or_else(|_| std::env::args().next().ok_or(std::env::VarError::NotPresent))
+        .unwrap_or_else(|_| "kvm-conformance".to_owned());
+    let console = Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
+
+    let known = KnownHere::new(&registry.policy.known_failures, &facts);
+    let mut session = Session::new(info, known, args.retry, args.mark, console, reporters);
+    let mut jobs = Vec::new();
+    let done: HashSet<(&str, u32)> =
+        earlier.results.iter().map(|r| (r.test.as_str(), r.iteration)).collect();
+    for iteration in 1..=args.repeat {
+        for entry in &entries {
+            let unit = Unit { entry, iteration };
+            if done.contains(&(entry.name(), iteration)) {
+                continue;
+            }
+            let unmet = entry.unmet(&facts);
+            if unmet.is_empty() {
+                session.plan(unit);
+                jobs.push(job(entry, args.timeout, scale));
+            } else {
+                let reason = format!("needs {}", unmet.join(", "));
+                session.plan_ended(unit, Finished::without_worker(Outcome::Skip, reason));
+            }
+        }
+    }
+    session.begin(earlier.results);
+
+    // Whatever a test leaves running comes back to this process, which ends it.
+    let _ = prctl::set_child_subreaper(true);
+    let signals = take_signals().map_err(|e| Refusal(format!("signals: {e}")))?;
+    let mut pool =
+        Pool { launch: Launch::Fork, capacity: args.jobs, health, signals: Some(signals) };
+    let cut = pool.run(&jobs, &mut session);
+    let (summary, broken) = session.end(cut, begin.elapsed());
+    Ok(match (cut, summary.exit) {
+        (Some(signal), _) => 128 + signal as u8,
+        (None, status) if args.bisect => {
+            if status <= 1 {
+                status
+            } else {
+                BISECT_SKIP
+            }
+        }
+        (None, 0) if broken => MISUSE,
+        (None, status) => status,
+    })
+}
+
+/// A worker's orders.
+pub(super) fn job(entry: &Entry, timeout: Option<Duration>, scale: f64) -> Job {
+    Job {
+        case: entry.case,
+        timeout: timeout.unwrap_or_else(|| entry.timeout.mul_f64(scale)),
+        grace: GRACE.mul_f64(scale.max(1.0)).min(MOST_GRACE),
+        memory_bytes: entry.memory_bytes,
+        exclusive: entry.exclusive,
+        parameters: entry.parameters.clone(),
+    }
+}
+
+/// What the stream to go on with holds already.
+fn earlier_results(args: &RunArgs, info: &RunInfo) -> Result<Run, Refusal> {
+    let Some(path) = args.resume.as_ref().filter(|path| path.exists()) else {
+        return Ok(Run::default());
+    };
+    let mut runs = journal::read(path).map_err(Refusal::of)?;
+    let Some(run) = runs.pop().filter(|_| runs.is_empty()) else {
+        let why = "does not hold exactly one run to go on with";
+        return Err(Refusal(format!("{}: {why}", path.display())));
+    };
+    let (was, is) = (&run.info.host, &info.host);
+    if (&was.arch, &was.kernel, &was.backend) != (&is.arch, &is.kernel, &is.backend) {
+        return Err(Refusal(format!(
+            "{} was made on {} {} {}, this is {} {} {}",
+            path.display(),
+            was.arch,
+            was.kernel,
+            was.backend,
+            is.arch,
+            is.kernel,
+            is.backend
+        )));
+    }
+    Ok(run)
+}

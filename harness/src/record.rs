@@ -1,0 +1,118 @@
+//! Where a test's checks, metrics and log lines go: to the runner, as [`Event`] lines.
+//!
+//! A passing check costs no system call: lines are kept until something fails,
+//! a log line comes up, the buffer is full or the test ends. Outside a worker,
+//! such as in a unit test, events are dropped.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::outcome::Event;
+
+/// Lines are sent together once they are this long.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// The worker's end of the event pipe.
+struct Sink {
+    pipe: File,
+    buffer: Vec<u8>,
+    /// Checks whose passing was told, so that a check in a loop is one line.
+    told: HashSet<String>,
+    failed: usize,
+    parameters: BTreeMap<String, String>,
+}
+
+static SINK: Mutex<Option<Sink>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<Sink>> {
+    SINK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Sink {
+    fn push(&mut self, event: &Event) {
+        // Every event is plain data: it always serialises into memory.
+        if serde_json::to_writer(&mut self.buffer, event).is_ok() {
+            self.buffer.push(b'\n');
+        }
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        // A runner that is gone needs no events; the death signal is on its way.
+        let _ = self.pipe.write_all(&self.buffer);
+        self.buffer.clear();
+    }
+}
+
+/// Reports a named check. `detail` is only formatted when the check failed.
+pub fn check(name: &str, pass: bool, detail: impl Display) {
+    let mut sink = lock();
+    let Some(sink) = sink.as_mut() else { return };
+    if pass {
+        if !sink.told.contains(name) {
+            sink.told.insert(name.to_owned());
+            sink.push(&Event::Check { name: name.to_owned(), pass, detail: String::new() });
+        }
+    } else {
+        sink.failed += 1;
+        sink.push(&Event::Check { name: name.to_owned(), pass, detail: detail.to_string() });
+        sink.flush();
+    }
+}
+
+/// Reports a measured value.
+pub fn metric(name: &str, unit: &str, value: f64) {
+    if let Some(sink) = lock().as_mut() {
+        sink.push(&Event::Metric { name: name.to_owned(), unit: unit.to_owned(), value });
+    }
+}
+
+/// Reports a line of the guest's or the host half's log.
+pub fn log(line: impl Display) {
+    if let Some(sink) = lock().as_mut() {
+        sink.push(&Event::Log { line: line.to_string() });
+        sink.flush();
+    }
+}
+
+/// Sends what is buffered, so that it outlives a crash of what comes next.
+pub fn flush() {
+    if let Some(sink) = lock().as_mut() {
+        sink.flush();
+    }
+}
+
+/// How many evaluated checks have failed so far in this test.
+pub fn failed_checks() -> usize {
+    lock().as_ref().map_or(0, |sink| sink.failed)
+}
+
+/// The value that `unittests.yaml` gives to a parameter of the running test.
+pub fn parameter(name: &str) -> Option<String> {
+    lock().as_ref().and_then(|sink| sink.parameters.get(name).cloned())
+}
+
+/// Opens the sink of this worker.
+pub(crate) fn open(pipe: OwnedFd, parameters: BTreeMap<String, String>) {
+    *lock() = Some(Sink {
+        pipe: pipe.into(),
+        buffer: Vec::with_capacity(BUFFER_BYTES),
+        told: HashSet::new(),
+        failed: 0,
+        parameters,
+    });
+}
+
+/// Tells the verdict, the last line of a worker, and closes the sink.
+pub(crate) fn close(verdict: &Event) {
+    if let Some(mut sink) = lock().take() {
+        sink.push(verdict);
+        sink.flush();
+    }
+}

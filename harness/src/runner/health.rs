@@ -1,0 +1,173 @@
+//! The host kernel's health: its taint flags and the complaints in its log.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Lines that mean the kernel found itself in the wrong.
+static ALARM: LazyLock<Regex> = LazyLock::new(|| {
+    let patterns = [
+        r"\bWARNING: (?:CPU:|.*\bat\b|possible|suspicious|inconsistent|bad unlock)",
+        r"\bBUG: ",
+        r"kernel BUG at",
+        r"\bOops\b",
+        r"\b(?:KASAN|KCSAN|KMSAN|KFENCE|UBSAN): ",
+        r"possible (?:circular|recursive) locking",
+        r"inconsistent lock state",
+        r"rcu.*(?:detected|self-detected).*stall",
+        r"blocked for more than \d+ seconds",
+        r"(?:soft|hard) lockup",
+        r"^general protection fault",
+        r"Unable to handle kernel",
+        r"unchecked MSR access error",
+        r"refcount_t: ",
+        r"list_(?:add|del) corruption",
+        r"Kernel panic",
+        r"Internal error: ",
+        r"Bad page (?:state|map)",
+    ];
+    Regex::new(&patterns.join("|")).unwrap_or_else(|e| unreachable!("constant pattern: {e}"))
+});
+
+/// Lines kept of one complaint.
+const MAX_LINES: usize = 120;
+
+/// Names of the taint bits, from bit 0.
+const TAINT_LETTERS: &[u8] = b"PFSRMBUDAWCIOELKXTN";
+
+/// What is looked at after each test. Its descriptors stay open for the run.
+#[derive(Debug)]
+pub struct Health {
+    taint: Option<File>,
+    tainted: u64,
+    kmsg: Option<File>,
+}
+
+impl Health {
+    /// Starts from the kernel's state of now.
+    pub fn open() -> Self {
+        let kmsg = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")
+            .and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file))
+            .ok();
+        let mut health =
+            Self { taint: File::open("/proc/sys/kernel/tainted").ok(), tainted: 0, kmsg };
+        health.tainted = health.read_taint().unwrap_or(0);
+        health
+    }
+
+    /// Looks at nothing, for tests of the runner itself.
+    pub fn blind() -> Self {
+        Self { taint: None, tainted: 0, kmsg: None }
+    }
+
+    /// Whether the kernel's log can be read here.
+    pub fn sees_log(&self) -> bool {
+        self.kmsg.is_some()
+    }
+
+    /// The kernel's complaints since the last look; empty when all is well.
+    pub fn look(&mut self) -> Vec<String> {
+        let mut lines = self.read_log();
+        let now = self.read_taint().unwrap_or(self.tainted);
+        if now != self.tainted {
+            let new = taint_letters(now & !self.tainted);
+            lines.push(format!("kernel taint went from {} to {now} ({new})", self.tainted));
+            self.tainted = now;
+        }
+        lines
+    }
+
+    fn read_taint(&self) -> Option<u64> {
+        let mut text = [0; 32];
+        let got = self.taint.as_ref()?.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..got]).ok()?.trim().parse().ok()
+    }
+
+    /// New log lines from the first alarm on, if there is one.
+    fn read_log(&mut self) -> Vec<String> {
+        let Some(kmsg) = &mut self.kmsg else { return Vec::new() };
+        let mut lines = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match kmsg.read(&mut record) {
+                Ok(0) => break,
+                Ok(got) => {
+                    let Some(text) = message(&record[..got]) else { continue };
+                    if (!lines.is_empty() || ALARM.is_match(&text)) && lines.len() < MAX_LINES {
+                        lines.push(text);
+                    }
+                }
+                // EPIPE: the ring went over us; the next read starts at its oldest record.
+                Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) => {}
+                Err(_) => break,
+            }
+        }
+        lines
+    }
+}
+
+/// The text of one kmsg record (`prefix;text\n KEY=value…`) that the kernel itself wrote.
+fn message(record: &[u8]) -> Option<String> {
+    let record = String::from_utf8_lossy(record);
+    let (prefix, rest) = record.split_once(';')?;
+    let priority: u32 = prefix.split(',').next()?.parse().ok()?;
+    // The facility is 0 for the kernel; userspace that writes to /dev/kmsg is told apart by it.
+    (priority >> 3 == 0).then(|| rest.lines().next().unwrap_or_default().to_owned())
+}
+
+fn taint_letters(bits: u64) -> String {
+    TAINT_LETTERS
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| bits & (1 << bit) != 0)
+        .map(|(_, letter)| char::from(*letter))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_told_from_chatter() {
+        for line in [
+            "WARNING: CPU: 1 PID: 77 at arch/x86/kvm/x86.c:100 kvm_foo+0x1/0x2 [kvm]",
+            "WARNING: possible circular locking dependency detected",
+            "BUG: KASAN: slab-use-after-free in kvm_irqfd",
+            "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "INFO: task kvm:12 blocked for more than 120 seconds.",
+            "Oops: 0000 [#1] SMP",
+        ] {
+            assert!(ALARM.is_match(line), "{line}");
+        }
+        for line in [
+            "kvm: vcpu0, guest rIP: 0x400 unhandled wrmsr: 0x1d9 data 0x0",
+            "kvm_amd: Nested Virtualization enabled",
+            "WARNING: this is only advice",
+        ] {
+            assert!(!ALARM.is_match(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_the_kernels_own_records_count() {
+        assert_eq!(message(b"4,1,2,-;BUG: x\n SUBSYSTEM=y\n").as_deref(), Some("BUG: x"));
+        assert_eq!(message(b"12,1,2,-;BUG: x\n"), None);
+    }
+
+    #[test]
+    fn taint_bits_have_letters() {
+        assert_eq!(taint_letters(1 << 9 | 1 << 7), "DW");
+    }
+
+    #[test]
+    fn a_quiet_host_has_no_complaints() {
+        assert_eq!(Health::open().look(), Vec::<String>::new());
+    }
+}

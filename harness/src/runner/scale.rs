@@ -1,0 +1,64 @@
+//! How slow this host is: an emulated one gets longer deadlines without hand-tuning.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
+
+use super::sys;
+
+/// The loop on an ordinary machine of the last ten years.
+const USUAL_LOOP: Duration = Duration::from_micros(900);
+/// A fork with its exit and wait on an ordinary machine.
+const USUAL_FORK: Duration = Duration::from_micros(500);
+/// Nothing that works is slower than this.
+const MOST: f64 = 100.0;
+
+/// The factor for deadlines, at least 1. Forks, so the process must be single threaded.
+pub fn measure() -> f64 {
+    let slowest = ratio(best_of(3, spin), USUAL_LOOP).max(ratio(best_of(3, fork_once), USUAL_FORK));
+    // Guests of an emulated host suffer more than its own processes do.
+    let scale = if slowest > 2.0 { slowest * 2.0 } else { 1.0 };
+    scale.min(MOST)
+}
+
+/// As [`measure`], for a process that may have several threads.
+pub fn measure_without_fork() -> f64 {
+    let slowest = ratio(best_of(3, spin), USUAL_LOOP);
+    if slowest > 2.0 { (slowest * 2.0).min(MOST) } else { 1.0 }
+}
+
+fn ratio(time: Duration, usual: Duration) -> f64 {
+    time.as_secs_f64() / usual.as_secs_f64()
+}
+
+/// The best run is the one that other load disturbed least.
+fn best_of(times: u32, work: fn()) -> Duration {
+    (0..times)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed()
+        })
+        .min()
+        .unwrap_or_default()
+}
+
+fn spin() {
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    for i in 0..300_000_u64 {
+        x = black_box(x.rotate_left(7).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ i);
+    }
+    black_box(x);
+}
+
+fn fork_once() {
+    match sys::fork() {
+        Ok(ForkResult::Child) => sys::exit_now(0),
+        Ok(ForkResult::Parent { child }) => {
+            let _ = waitpid(child, None);
+        }
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,182 @@
+//! What the end of a worker means.
+
+use std::time::Duration;
+
+use nix::sys::wait::WaitStatus;
+
+use super::job::Stage;
+use crate::outcome::{Outcome, Tally};
+
+/// Log lines that a result keeps.
+const LOG_LINES: usize = 200;
+
+/// All there is to know of a worker that ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// How the process ended.
+    pub status: WaitStatus,
+    /// Whether it was told to end.
+    pub stage: Stage,
+    /// Its deadline.
+    pub timeout: Duration,
+    /// How long it ran.
+    pub duration: Duration,
+    /// What it reported.
+    pub tally: Tally,
+    /// What it did that no test may do.
+    pub misdeeds: Vec<String>,
+    /// The kernel's complaints while it ran.
+    pub kernel_log: Vec<String>,
+}
+
+/// A test's end, before the policy on known failures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// The raw verdict.
+    pub outcome: Outcome,
+    /// One sentence for a person.
+    pub reason: Option<String>,
+    /// Everything else that helps.
+    pub details: Vec<String>,
+    /// Checks and metrics.
+    pub tally: Tally,
+    /// Wall-clock time, isolation included.
+    pub duration: Duration,
+    /// The kernel's complaints while it ran.
+    pub kernel_log: Vec<String>,
+}
+
+impl Finished {
+    /// An end that no worker was needed for, or that no worker could be had for.
+    pub fn without_worker(outcome: Outcome, reason: String) -> Self {
+        Self {
+            outcome,
+            reason: Some(reason),
+            details: Vec::new(),
+            tally: Tally::default(),
+            duration: Duration::ZERO,
+            kernel_log: Vec::new(),
+        }
+    }
+}
+
+impl Ending {
+    /// The verdict. Without a worker's own word there is no pass.
+    pub fn finish(mut self) -> Finished {
+        let told = self.tally.verdict.take();
+        let (mut outcome, mut reason, mut details) = self.judge(told);
+        if matches!(outcome, Outcome::Pass | Outcome::Skip) && !self.misdeeds.is_empty() {
+            outcome = Outcome::Error;
+            reason = Some(format!("the test {}", self.misdeeds.join("; ")));
+        } else {
+            details.extend(self.misdeeds.iter().map(|m| format!("the test {m}")));
+        }
+        if outcome == Outcome::Fail && reason.is_none() {
+            reason = Some(self.failed_checks_reason());
+        }
+        if !self.kernel_log.is_empty() {
+            let was = match &reason {
+                Some(reason) => format!("the test itself: {outcome}: {reason}"),
+                None => format!("the test itself: {outcome}"),
+            };
+            details.insert(0, was);
+            outcome = Outcome::HostBug;
+            reason = self.kernel_log.first().cloned();
+        }
+        let excess = self.tally.log.len().saturating_sub(LOG_LINES);
+        self.tally.log.drain(..excess);
+        Finished {
+            outcome,
+            reason,
+            details,
+            tally: self.tally,
+            duration: self.duration,
+            kernel_log: self.kernel_log,
+        }
+    }
+
+    fn judge(
+        &self,
+        told: Option<(Outcome, Option<String>, Vec<String>)>,
+    ) -> (Outcome, Option<String>, Vec<String>) {
+        let late = self.stage != Stage::Live;
+        let limit = Seconds(self.timeout);
+        match told {
+            // Our own kill says more than what the worker said before it hung again.
+            Some((outcome, reason, details)) if late => match outcome {
+                Outcome::Timeout | Outcome::Fail => (outcome, reason, details),
+                _ => {
+                    let text = reason.map_or_else(String::new, |r| format!(": {r}"));
+                    let reason =
+                        format!("ended only after its deadline of {limit} ({outcome}{text})");
+                    (Outcome::Timeout, Some(reason), details)
+                }
+            },
+            None if late => (
+                Outcome::Timeout,
+                Some(format!("no verdict within {limit}: the host half did not return, killed")),
+                self.last_words(),
+            ),
+            Some((outcome, reason, details)) => {
+                if self.status != WaitStatus::Exited(pid_of(&self.status), 0) {
+                    let reason = format!("the worker {} after its verdict", ended(&self.status));
+                    return (Outcome::Error, Some(reason), details);
+                }
+                match outcome {
+                    Outcome::Pass if !self.tally.failed.is_empty() => {
+                        (Outcome::Fail, reason, details)
+                    }
+                    Outcome::Pass
+                    | Outcome::Fail
+                    | Outcome::Error
+                    | Outcome::Timeout
+                    | Outcome::Skip => (outcome, reason, details),
+                    other => {
+                        (Outcome::Error, Some(format!("a worker may not say `{other}`")), details)
+                    }
+                }
+            }
+            None => {
+                let reason = format!("the worker {} before its verdict", ended(&self.status));
+                (Outcome::Error, Some(reason), self.last_words())
+            }
+        }
+    }
+
+    fn last_words(&self) -> Vec<String> {
+        let from = self.tally.log.len().saturating_sub(10);
+        self.tally.log[from..].iter().map(|line| format!("log: {line}")).collect()
+    }
+
+    fn failed_checks_reason(&self) -> String {
+        let Some(first) = self.tally.failed.first() else {
+            return "failed without a reason".to_owned();
+        };
+        match self.tally.failed.len() {
+            1 => format!("check failed: {first}"),
+            n => format!("{n} checks failed, first: {first}"),
+        }
+    }
+}
+
+fn pid_of(status: &WaitStatus) -> nix::unistd::Pid {
+    status.pid().unwrap_or(nix::unistd::Pid::from_raw(0))
+}
+
+fn ended(status: &WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("exited with status {code}"),
+        WaitStatus::Signaled(_, signal, _) => format!("was ended by {signal}"),
+        other => format!("ended oddly ({other:?})"),
+    }
+}
+
+/// A duration in seconds, with as many digits as matter.
+pub struct Seconds(pub Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        if seconds >= 10.0 { write!(f, "{seconds:.0} s") } else { write!(f, "{seconds:.1} s") }
+    }
+}

@@ -1,0 +1,199 @@
+//! Tests that end in every way a test can, for the runner to run.
+
+use std::time::Duration;
+
+use harness::case::TestCase;
+use harness::facts::HostFacts;
+use harness::outcome::{Failure, TestResult};
+use harness::record;
+use harness::requirement::Requirement;
+use nix::sys::signal::{Signal, raise};
+
+/// A fake of that name and body.
+const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
+    TestCase {
+        path,
+        file: "suites/src/common/fake.rs",
+        line: 7,
+        doc: "The runner tells this end from every other.",
+        requires: &[],
+        groups: &["fakes"],
+        exclusive: false,
+        vcpus: 1,
+        run,
+    }
+}
+
+const HAS_IT: Requirement = Requirement { name: "KVM_CAP_THERE", met: |_| true };
+const LACKS_IT: Requirement = Requirement {
+    name: "KVM_CAP_MISSING",
+    met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
+};
+
+static FAKES: [TestCase; 26] = [
+    fake("suites::common::ends::pass", || {
+        record::check("two is two", true, "");
+        record::check("two is two", true, "");
+        record::check("three is three", true, "");
+        record::metric("exits", "count", 3.0);
+        Ok(())
+    }),
+    fake("suites::common::ends::fail_by_check", || {
+        record::check("one is one", true, "");
+        record::check("one is two", false, format_args!("at guest.rs:{}: 1 != 2", 12));
+        Ok(())
+    }),
+    fake("suites::common::ends::fail_by_body", || {
+        Err(Failure::Fail("KVM_RUN gave EFAULT\nrip 0x1000".into()))
+    }),
+    fake("suites::common::ends::error", || Err(Failure::Error("no memory".into()))),
+    fake("suites::common::ends::skip_late", || Err(Failure::Skip("nested paging".into()))),
+    TestCase {
+        requires: &[HAS_IT, LACKS_IT],
+        ..fake("suites::common::ends::skip_early", || Err(Failure::Fail("was run".into())))
+    },
+    fake("suites::common::ends::panic", || panic!("out of cheese")),
+    fake("suites::common::ends::sigkill", || {
+        raise(Signal::SIGKILL).unwrap();
+        Ok(())
+    }),
+    fake("suites::common::ends::sigsegv", || {
+        record::log("about to crash");
+        // The standard library's handler steps back at the first one.
+        raise(Signal::SIGSEGV).unwrap();
+        raise(Signal::SIGSEGV).unwrap();
+        Ok(())
+    }),
+    fake("suites::common::ends::exit_zero", || std::process::exit(0)),
+    fake("suites::common::ends::never_returns", || {
+        record::log("last words");
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }),
+    fake("suites::common::ends::spins", || {
+        loop {
+            std::hint::spin_loop();
+        }
+    }),
+    fake("suites::common::ends::told_to_stop", told_to_stop),
+    fake("suites::common::ends::leaves_a_process", || {
+        std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        Ok(())
+    }),
+    fake("suites::common::ends::leaves_a_session", || {
+        std::process::Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    }),
+    fake("suites::common::ends::leaks_an_fd", || {
+        std::mem::forget(std::fs::File::open("/proc/version").unwrap());
+        Ok(())
+    }),
+    fake("suites::common::ends::prints", || {
+        println!("to stdout");
+        eprint!("to stderr");
+        Err(Failure::Fail("see the log".into()))
+    }),
+    fake("suites::common::ends::floods", || {
+        for n in 0..200_000 {
+            println!("line {n}");
+        }
+        Ok(())
+    }),
+    fake("suites::common::ends::garbage", || {
+        use std::io::Write as _;
+        // The event pipe is the one descriptor that a worker has beside stdio.
+        for fd in 3..32 {
+            if let Ok(mut file) =
+                std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}"))
+            {
+                file.write_all(b"{scribble\n").unwrap();
+            }
+        }
+        Ok(())
+    }),
+    fake("suites::common::ends::many_processes", many_processes),
+    fake("suites::common::ends::flaky", || {
+        let marker = std::path::PathBuf::from(std::env::var("FAKE_MARKER").unwrap_or_default());
+        if marker.exists() {
+            return Ok(());
+        }
+        std::fs::write(&marker, "seen").map_err(|e| Failure::Error(e.to_string()))?;
+        Err(Failure::Fail("first time unlucky".into()))
+    }),
+    fake("suites::common::ends::memory_hog", || {
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        while all.len() < 64 {
+            let mut chunk: Vec<u8> = Vec::new();
+            chunk.try_reserve_exact(1 << 30).map_err(|e| Failure::Error(e.to_string()))?;
+            all.push(chunk);
+        }
+        Ok(())
+    }),
+    fake("suites::common::ends::parameter", || match record::parameter("iterations").as_deref() {
+        Some("42") => Ok(()),
+        other => Err(Failure::Fail(format!("iterations is {other:?}"))),
+    }),
+    TestCase { groups: &["nodefault"], ..fake("suites::common::rare::on_request", || Ok(())) },
+    TestCase { groups: &["perf"], ..fake("suites::common::rare::measures", || Ok(())) },
+    TestCase {
+        exclusive: true,
+        vcpus: 4,
+        ..fake("suites::common::rare::alone", || {
+            std::thread::sleep(Duration::from_millis(30));
+            Ok(())
+        })
+    },
+];
+
+/// The watchdog's part: SIGUSR1 ends the test with the guest's state.
+fn told_to_stop() -> TestResult {
+    use nix::sys::signal::{SigSet, SigmaskHow};
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGUSR1);
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).unwrap();
+    let _ = mask.wait();
+    Err(Failure::Timeout("guest at rip 0x1234 (spin+0x4)".into()))
+}
+
+/// A fork bomb that ends by itself: the cap keeps this test harmless should the runner fail.
+fn many_processes() -> TestResult {
+    const CAP: usize = 2000;
+    let mut started = 0;
+    while started < CAP {
+        match std::process::Command::new("sleep").arg("20").spawn() {
+            Ok(_) => started += 1,
+            Err(e) => return Err(Failure::Error(format!("{started} started, then: {e}"))),
+        }
+    }
+    std::thread::sleep(Duration::from_secs(20));
+    Err(Failure::Fail("nobody stopped it".into()))
+}
+
+/// Every fake, and as many generated ones as `FAKE_COUNT` says.
+pub fn all() -> Vec<&'static TestCase> {
+    let count: usize = std::env::var("FAKE_COUNT").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let generated = (0..count).map(|n| {
+        let path = format!("suites::common::generated::number_{n:05}");
+        &*Box::leak(Box::new(fake(Box::leak(path.into_boxed_str()), || Ok(()))))
+    });
+    FAKES.iter().chain(generated).collect()
+}
+
+/// A host that is the same everywhere; `FAKE_NO_KVM` takes it away.
+pub fn probe() -> Result<HostFacts, String> {
+    if std::env::var_os("FAKE_NO_KVM").is_some() {
+        return Err("/dev/kvm: No such file or directory".into());
+    }
+    Ok(HostFacts {
+        arch: "x86_64".into(),
+        kernel: std::env::var("FAKE_KERNEL").unwrap_or_else(|_| "6.12.3-fake".into()),
+        backend: "kvm_fake".into(),
+        cpus: 2,
+        profile: "native".into(),
+        caps: [("KVM_CAP_THERE".to_owned(), 1)].into(),
+        module_params: [("kvm_fake.nested".to_owned(), "Y".to_owned())].into(),
+        ..HostFacts::default()
+    })
+}
