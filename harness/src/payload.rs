@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
@@ -14,6 +15,7 @@ use crate::arch;
 use crate::case::GuestFn;
 use crate::kvm::{Mapping, Ram};
 use crate::outcome::{Failure, TestResult};
+use crate::runner::worker::keep_open;
 
 /// Frames that a backtrace shows at most.
 const MAX_FRAMES: usize = 16;
@@ -42,6 +44,7 @@ impl Payload {
             return Ok(payload);
         }
         let payload = Self::load(elf).map_err(|e| format!("the payload cannot be loaded: {e}"))?;
+        keep_open(payload.image.as_raw_fd());
         Ok(PAYLOAD.get_or_init(|| payload))
     }
 

@@ -7,6 +7,8 @@ use std::{fs, io};
 
 use kvm_ioctls::Kvm;
 
+use crate::runner::worker::keep_open;
+
 /// The API version that every KVM since 2.6.22 has (api.rst 4.1).
 const API_VERSION: i32 = 12;
 
@@ -79,6 +81,7 @@ impl System {
         }
         let mmap_size =
             kvm.get_vcpu_mmap_size().map_err(|e| KvmUnusable::Other(name, e.to_string()))?;
+        keep_open(kvm.as_raw_fd());
         Ok(Self { kvm, mmap_size })
     }
 
