@@ -4,6 +4,7 @@
 #![cfg_attr(kvm_guest, no_std)]
 
 pub mod prelude;
+pub mod selftest;
 
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

@@ -1,6 +1,7 @@
 //! x86_64.
 
 pub mod pio;
+pub mod selftest;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
