@@ -1,8 +1,12 @@
 //! Facts about the host, probed once per run.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use serde::{Deserialize, Serialize};
+
+use crate::kvm::{KvmUnusable, System};
+use crate::requirement::cap;
 
 /// The host as tests, policy and reports see it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,4 +30,73 @@ pub struct HostFacts {
     pub caps: BTreeMap<String, i64>,
     /// Notable CPU features that KVM offers to guests.
     pub cpu_features: Vec<String>,
+}
+
+impl HostFacts {
+    /// Probes this host.
+    ///
+    /// # Errors
+    ///
+    /// `/dev/kvm` cannot be used; the message says why and what to do.
+    pub fn probe() -> Result<Self, KvmUnusable> {
+        let system = System::get()?;
+        let kernel = read("/proc/sys/kernel/osrelease");
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo
+            .lines()
+            .find_map(|l| l.strip_prefix("model name"))
+            .map_or(String::new(), |l| l.trim_start_matches([' ', '\t', ':']).to_owned());
+        let backend = backend();
+        Ok(Self {
+            arch: std::env::consts::ARCH.replace("powerpc64", "ppc64le"),
+            kernel,
+            module_params: module_params(&["kvm", &backend]),
+            backend,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu_model: model,
+            profile: std::env::var("KVM_CONFORMANCE_PROFILE").unwrap_or_else(|_| "native".into()),
+            caps: cap::ALL
+                .iter()
+                .map(|&(name, number)| (name.to_owned(), system.check_extension(number)))
+                .collect(),
+            cpu_features: crate::arch::cpu_features(system),
+        })
+    }
+
+    /// What `KVM_CHECK_EXTENSION` said of a capability; 0 for one that nobody has heard of.
+    pub fn cap(&self, name: &str) -> i64 {
+        self.caps.get(name).copied().unwrap_or(0)
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// The module that supplies KVM's back half, or `kvm` where everything is built in.
+fn backend() -> String {
+    let modules = fs::read_dir("/sys/module").into_iter().flatten().flatten();
+    let mut names: Vec<String> = modules
+        .map(|m| m.file_name().to_string_lossy().into_owned())
+        .filter(|name| {
+            name.starts_with("kvm_")
+                && fs::exists(format!("/sys/module/{name}/parameters")).unwrap_or(false)
+        })
+        .collect();
+    names.sort();
+    names.into_iter().next().unwrap_or_else(|| "kvm".into())
+}
+
+/// `module.parameter` → value.
+fn module_params(modules: &[&str]) -> BTreeMap<String, String> {
+    let mut params = BTreeMap::new();
+    for module in modules {
+        let dir = format!("/sys/module/{module}/parameters");
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let value = fs::read_to_string(entry.path()).unwrap_or_default();
+            params.insert(format!("{module}.{name}"), value.trim().to_owned());
+        }
+    }
+    params
 }

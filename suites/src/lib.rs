@@ -1,1 +1,14 @@
-//! suites
+//! The tests: one file per KVM feature, guest and host halves together.
+//!
+//! Compiled twice: into the runner, and (`cfg(kvm_guest)`) into the payload.
+#![cfg_attr(kvm_guest, no_std)]
+
+pub mod prelude;
+pub mod selftest;
+
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+
+/// The payload for this host, embedded.
+#[cfg(not(kvm_guest))]
+pub static PAYLOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/payload.elf"));

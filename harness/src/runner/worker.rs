@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{Pid, getppid, setpgid};
 
 use super::sys;
@@ -83,15 +83,7 @@ fn isolate(runner: Pid) {
         sys::exit_now(1);
     }
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-    set_sigusr1_ignored();
-}
-
-/// Until the watchdog takes SIGUSR1 over, the deadline's first signal must not kill.
-#[expect(unsafe_code, reason = "sigaction is unsafe for handlers; this one is SIG_IGN")]
-fn set_sigusr1_ignored() {
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: SIG_IGN runs no code.
-    let _ = unsafe { sigaction(Signal::SIGUSR1, &ignore) };
+    crate::kvm::install_watchdog();
 }
 
 fn limit(memory_bytes: u64, processes: u64) {

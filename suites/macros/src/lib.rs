@@ -1,1 +1,97 @@
-//! `#[guest]` and `#[kvm_test]`.
+//! The attributes of a test file.
+//!
+//! A test file is compiled twice. In the payload (`cfg(kvm_guest)`) `#[guest]` functions become rows
+//! of the payload's table and everything marked `#[kvm_test]` or `#[host]` is gone; in the runner,
+//! `#[guest]` functions are type-checked and tests registered.
+
+mod kvm_test;
+
+use proc_macro::TokenStream;
+use quote::quote;
+use syn::{Item, ItemFn, ItemStatic, parse_macro_input};
+
+/// A guest function: `#[guest] fn guest_code(g: &mut Guest) { … }`.
+#[proc_macro_attribute]
+pub fn guest(options: TokenStream, item: TokenStream) -> TokenStream {
+    if let Err(error) = no_options(options) {
+        return error;
+    }
+    let function = parse_macro_input!(item as ItemFn);
+    let name = &function.sig.ident;
+    quote! {
+        #function
+
+        #[cfg(kvm_guest)]
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = "guest_entries")]
+            static ROW: ::guest_runtime::private::EntryRow<::guest_runtime::private::EntryFn> =
+                ::guest_runtime::private::EntryRow {
+                    name: concat!(module_path!(), "::", stringify!(#name)),
+                    entry: #name,
+                };
+        };
+    }
+    .into()
+}
+
+/// A static that guest and host both see: `#[shared] static FLAG: AtomicU64 = AtomicU64::new(0);`.
+/// The host reaches the guest's copy by `vm.shared(shared_static!(FLAG))`.
+#[proc_macro_attribute]
+pub fn shared(options: TokenStream, item: TokenStream) -> TokenStream {
+    if let Err(error) = no_options(options) {
+        return error;
+    }
+    let item = parse_macro_input!(item as ItemStatic);
+    let name = &item.ident;
+    quote! {
+        #item
+
+        #[cfg(kvm_guest)]
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = "guest_shared")]
+            static ROW: ::guest_runtime::private::SharedRow = ::guest_runtime::private::SharedRow::new(
+                concat!(module_path!(), "::", stringify!(#name)),
+                &#name,
+            );
+        };
+    }
+    .into()
+}
+
+/// Something that only the host half needs: a helper function, an import, a type.
+#[proc_macro_attribute]
+pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
+    if let Err(error) = no_options(options) {
+        return error;
+    }
+    let item = parse_macro_input!(item as Item);
+    quote! { #[cfg(not(kvm_guest))] #item }.into()
+}
+
+/// A test: `#[kvm_test(guest_code, requires(cap::IRQCHIP), irqchip)] fn rule(t: &mut OneVcpu) -> TestResult`.
+///
+/// Options, in any order behind the optional guest function:
+/// - `requires(cap::X, cpu::Y, host::Z)`: what the host must have;
+/// - `irqchip`, `split_irqchip`: the VM's interrupt controller;
+/// - `vcpus = N`: vCPUs that run at a time (the weight in parallel runs);
+/// - `groups("a", "b")`: groups beside the file's and the architecture's;
+/// - `exclusive`: runs alone;
+/// - `params = [name: expression, …]`: one case each, handed to the function as its second argument.
+#[proc_macro_attribute]
+pub fn kvm_test(options: TokenStream, item: TokenStream) -> TokenStream {
+    let options = parse_macro_input!(options as kvm_test::Options);
+    let function = parse_macro_input!(item as ItemFn);
+    kvm_test::expand(options, function).unwrap_or_else(|e| e.to_compile_error()).into()
+}
+
+fn no_options(options: TokenStream) -> Result<(), TokenStream> {
+    match options.into_iter().next() {
+        None => Ok(()),
+        Some(token) => {
+            let error = syn::Error::new(token.span().into(), "this attribute takes no options");
+            Err(error.to_compile_error().into())
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Everything that differs between architectures. Each supplies the names re-exported here.
+
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as this;
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the guest runtime does not know this architecture yet");
+
+pub use this::cpu::{cpu_id, halt_forever, here, relax, without_interrupts};
+pub use this::entry::init_cpu;
+#[cfg(kvm_guest)]
+pub(crate) use this::memory::{copy_forward, fill};
+pub use this::memory::{peek, poke};
+pub use this::mmu;
+pub use this::trap::{Trap, TrapFrame, with_handler};
+pub use this::ucall::ring_doorbell;

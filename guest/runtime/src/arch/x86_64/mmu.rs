@@ -1,0 +1,135 @@
+//! Translation tables of the running vCPU: 4 KiB and 2 MiB pages (SDM vol. 3, "4-level paging").
+#![expect(unsafe_code, reason = "edits the tables that CR3 points to")]
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use guest_protocol::layout::PAGE_SIZE;
+
+use super::cpu;
+
+/// Entry bits, with the manual's names.
+pub mod flags {
+    #![expect(missing_docs, reason = "the manual's names")]
+    pub const P: u64 = 1 << 0;
+    pub const RW: u64 = 1 << 1;
+    pub const US: u64 = 1 << 2;
+    pub const PWT: u64 = 1 << 3;
+    pub const PCD: u64 = 1 << 4;
+    pub const A: u64 = 1 << 5;
+    pub const D: u64 = 1 << 6;
+    pub const PS: u64 = 1 << 7;
+    pub const G: u64 = 1 << 8;
+    pub const XD: u64 = 1 << 63;
+    /// What the host's identity map gives every page.
+    pub const DEFAULT: u64 = P | RW | US | A | D;
+}
+
+/// Page sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// 4 KiB.
+    Small,
+    /// 2 MiB.
+    Large,
+}
+
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const NR_TABLES: usize = 64;
+
+/// Tables for new mappings.
+#[repr(C, align(4096))]
+struct Pool(UnsafeCell<[[u64; 512]; NR_TABLES]>);
+
+// SAFETY: every table is handed out once.
+unsafe impl Sync for Pool {}
+
+static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; NR_TABLES]));
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+fn new_table() -> u64 {
+    let index = USED.fetch_add(1, Ordering::Relaxed);
+    assert!(index < NR_TABLES, "no translation tables left");
+    // The payload is mapped at its own address.
+    POOL.0.get() as u64 + index as u64 * PAGE_SIZE
+}
+
+fn entry_at(table: u64, gva: u64, level: u32) -> *mut u64 {
+    let index = gva >> (12 + 9 * level) & 511;
+    (table + index * 8) as *mut u64
+}
+
+/// The entry that maps `gva` at `level` (0: 4 KiB, 1: 2 MiB); makes tables on the way, and splits a
+/// 2 MiB page where a smaller one is asked for.
+fn walk(gva: u64, level: u32) -> *mut u64 {
+    let mut table = cpu::read_cr3() & ADDRESS;
+    for l in (level + 1..=3).rev() {
+        let entry = entry_at(table, gva, l);
+        // SAFETY: tables are identity-mapped RAM.
+        let mut value = unsafe { entry.read_volatile() };
+        if value & flags::P == 0 {
+            value = new_table() | flags::P | flags::RW | flags::US;
+        } else if value & flags::PS != 0 {
+            assert!(l == 1, "cannot split a 1 GiB page");
+            let small = new_table();
+            for i in 0..512 {
+                let page = (value & !flags::PS) + i * PAGE_SIZE;
+                // SAFETY: as above.
+                unsafe { ((small + i * 8) as *mut u64).write_volatile(page) };
+            }
+            value = small | flags::P | flags::RW | flags::US;
+        }
+        // SAFETY: as above.
+        unsafe { entry.write_volatile(value) };
+        table = value & ADDRESS;
+    }
+    entry_at(table, gva, level)
+}
+
+/// Maps one page, replacing what was there, and drops its old translation on this vCPU.
+pub fn map(gva: u64, gpa: u64, size: Size, flags: u64) {
+    let (level, bits) = match size {
+        Size::Small => (0, flags),
+        Size::Large => (1, flags | flags::PS),
+    };
+    set_entry(gva, level, gpa & ADDRESS | bits);
+}
+
+/// Makes `gva` not present.
+pub fn unmap(gva: u64, size: Size) {
+    set_entry(gva, level(size), 0);
+}
+
+/// Changes the bits of a mapping and keeps its address.
+pub fn protect(gva: u64, size: Size, flags: u64) {
+    let ps = if size == Size::Large { flags::PS } else { 0 };
+    let entry = walk(gva, level(size));
+    // SAFETY: tables are identity-mapped RAM.
+    let gpa = unsafe { entry.read_volatile() } & ADDRESS;
+    set_entry(gva, level(size), gpa | flags | ps);
+}
+
+/// The raw entry that maps `gva`.
+pub fn entry(gva: u64, size: Size) -> u64 {
+    // SAFETY: tables are identity-mapped RAM.
+    unsafe { walk(gva, level(size)).read_volatile() }
+}
+
+/// Sets the raw entry without dropping the old translation: for tests of stale translations.
+pub fn set_entry_no_flush(gva: u64, size: Size, value: u64) {
+    // SAFETY: tables are identity-mapped RAM.
+    unsafe { walk(gva, level(size)).write_volatile(value) };
+}
+
+fn level(size: Size) -> u32 {
+    match size {
+        Size::Small => 0,
+        Size::Large => 1,
+    }
+}
+
+fn set_entry(gva: u64, level: u32, value: u64) {
+    // SAFETY: tables are identity-mapped RAM.
+    unsafe { walk(gva, level).write_volatile(value) };
+    cpu::invlpg(gva);
+}

@@ -1,0 +1,13 @@
+//! x86_64: long mode, four-level paging, one 64 KiB area per vCPU.
+
+pub mod apic;
+pub mod cpu;
+pub mod entry;
+pub mod ioapic;
+pub mod kvm;
+pub mod memory;
+pub mod mmu;
+pub mod port;
+pub mod trap;
+pub mod ucall;
+pub mod user;

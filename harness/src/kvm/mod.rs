@@ -1,0 +1,56 @@
+//! Typed wrappers over KVM's file descriptors. With `arch`, the only place of the host side that
+//! needs `unsafe`.
+
+mod exit;
+mod guarded;
+mod memory;
+mod run;
+mod system;
+mod vcpu;
+mod vm;
+mod watchdog;
+
+pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
+pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_value};
+pub use kvm_bindings as bindings;
+pub use memory::{Mapping, Ram};
+pub use run::{Message, Stop};
+pub use system::{KvmUnusable, System};
+pub use vcpu::Vcpu;
+pub use vm::{Irqchip, SharedStatic, Vm, VmShape};
+pub use watchdog::install as install_watchdog;
+
+use crate::outcome::Failure;
+
+/// An ioctl that should have worked did not: KVM is wrong, unless the errno says that the host ran
+/// out of something.
+pub fn unexpected_errno(what: &str, errno: i32) -> Failure {
+    let name = nix::errno::Errno::from_raw(errno);
+    let message = format!("{what}: unexpected {name:?} ({})", name.desc());
+    match errno {
+        libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN => Failure::Error(message),
+        _ => Failure::Fail(message),
+    }
+}
+
+/// `?` for results of kvm-ioctls, with the ioctl's name in the failure.
+pub trait Ioctl<T> {
+    /// Names the ioctl.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl's own error, as [`unexpected_errno`] sees it.
+    fn ioctl(self, what: &str) -> Result<T, Failure>;
+}
+
+impl<T> Ioctl<T> for Result<T, kvm_ioctls::Error> {
+    fn ioctl(self, what: &str) -> Result<T, Failure> {
+        self.map_err(|e| unexpected_errno(what, e.errno()))
+    }
+}
+
+impl<T> Ioctl<T> for Result<T, nix::errno::Errno> {
+    fn ioctl(self, what: &str) -> Result<T, Failure> {
+        self.map_err(|e| unexpected_errno(what, e as i32))
+    }
+}

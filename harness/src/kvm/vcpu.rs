@@ -1,0 +1,185 @@
+//! A virtual CPU.
+#![expect(unsafe_code, reason = "KVM_RUN, and the pages that it shares with us")]
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::VcpuFd;
+use nix::errno::Errno;
+
+use super::exit::{Exit, IoDirection};
+use super::{Ram, System, raw_ioctl, watchdog};
+use crate::arch;
+use crate::case::GuestFn;
+use crate::outcome::{Failure, TestResult};
+use crate::payload::Payload;
+
+/// `KVM_RUN`.
+const KVM_RUN: u64 = 0xae80;
+
+/// A vCPU and what the run loop knows of it.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    pub(crate) index: u32,
+    pub(crate) ram: Arc<Ram>,
+    mmap_size: usize,
+    args: [u64; 6],
+    pub(crate) exits: u64,
+    pub(crate) last_log: Option<String>,
+}
+
+const _: () = {
+    const fn sendable<T: Send>() {}
+    sendable::<Vcpu>();
+};
+
+impl Vcpu {
+    pub(crate) fn new(fd: VcpuFd, index: u32, ram: Arc<Ram>) -> TestResult<Self> {
+        let mmap_size = System::get().map_err(|e| Failure::Error(e.to_string()))?.vcpu_mmap_size();
+        Ok(Self { fd, index, ram, mmap_size, args: [0; 6], exits: 0, last_log: None })
+    }
+
+    /// The wrapped descriptor, for ioctls that kvm-ioctls knows.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// The wrapped descriptor, for those that need it exclusively.
+    pub fn fd_mut(&mut self) -> &mut VcpuFd {
+        &mut self.fd
+    }
+
+    /// This vCPU's index and KVM id.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Sets the vCPU into the architecture's full mode at the start of `guest`.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses the state, or the payload lacks the function.
+    pub fn start_at(&mut self, guest: GuestFn) -> TestResult {
+        let entry = Payload::get()?.entry(guest)?;
+        arch::start_vcpu(self, entry, self.args)
+    }
+
+    /// Sets the arguments that the guest function reads by `Guest::arg`; before the first run.
+    ///
+    /// # Panics
+    ///
+    /// More than six.
+    pub fn set_args(&mut self, args: &[u64]) {
+        self.args[..args.len()].copy_from_slice(args);
+        arch::write_args(self, self.args);
+    }
+
+    /// `kvm_run`.
+    pub fn kvm_run(&mut self) -> &mut kvm_run {
+        self.fd.get_kvm_run()
+    }
+
+    /// Makes the next KVM_RUN return EINTR before it enters the guest.
+    pub fn set_immediate_exit(&mut self, on: bool) {
+        self.fd.set_kvm_immediate_exit(on.into());
+    }
+
+    /// One KVM_RUN.
+    ///
+    /// # Errors
+    ///
+    /// The deadline has passed: `Failure::Timeout` with the vCPU's state.
+    pub fn run_once(&mut self) -> TestResult<Exit> {
+        let raw = self.as_raw_fd();
+        let run: *mut kvm_run = self.fd.get_kvm_run();
+        let running = watchdog::Running::enter(run);
+        // SAFETY: the descriptor is a vCPU's; KVM_RUN takes no pointer.
+        let result = unsafe { libc::ioctl(raw, KVM_RUN as _, 0) };
+        let errno = if result < 0 { Errno::last_raw() } else { 0 };
+        drop(running);
+        self.exits += 1;
+        let exit = Exit::decode(self.fd.get_kvm_run(), errno);
+        if watchdog::expired() {
+            return Err(Failure::Timeout(self.describe("the deadline has passed")));
+        }
+        Ok(exit)
+    }
+
+    /// Offset in `kvm_run` and length of the last I/O or MMIO exit's data.
+    fn data_range(&mut self, exit: &Exit) -> Option<(usize, usize)> {
+        match *exit {
+            Exit::Io { size, count, .. } => {
+                let run = self.fd.get_kvm_run();
+                // SAFETY: the exit was an I/O exit, so this member is the one that was written.
+                let offset = unsafe { run.__bindgen_anon_1.io.data_offset } as usize;
+                let len = usize::from(size) * count as usize;
+                (offset.checked_add(len)? <= self.mmap_size).then_some((offset, len))
+            }
+            Exit::Mmio { len, .. } => {
+                let run = self.fd.get_kvm_run();
+                // SAFETY: an address inside the union, not yet read.
+                let data = unsafe { &raw const run.__bindgen_anon_1.mmio.data };
+                Some((data as usize - &raw const *run as usize, (len as usize).min(8)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The data of the exit (empty for one without).
+    pub(crate) fn exit_data(&mut self, exit: &Exit) -> &mut [u8] {
+        let Some((offset, len)) = self.data_range(exit) else { return &mut [] };
+        let run: *mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: `data_range` stays inside the mapping, which lives as long as `self`.
+        unsafe { std::slice::from_raw_parts_mut(run.cast::<u8>().add(offset), len) }
+    }
+
+    /// The value of a doorbell write, if this exit is one.
+    pub(crate) fn doorbell(&mut self, exit: &Exit) -> Option<u32> {
+        let is_doorbell = matches!(
+            *exit,
+            Exit::Io { direction: IoDirection::Out, size: 4, count: 1, port }
+                if port == guest_protocol::layout::x86_64::DOORBELL_PORT
+        );
+        if !is_doorbell {
+            return None;
+        }
+        self.exit_data(exit).try_into().ok().map(u32::from_ne_bytes)
+    }
+
+    /// `KVM_ENABLE_CAP` on the vCPU.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result<(), Errno> {
+        let cap = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
+        self.fd.enable_cap(&cap).map_err(|e| Errno::from_raw(e.errno()))
+    }
+
+    /// An ioctl on the vCPU with a structure of plain bytes ([`raw_ioctl`]).
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn raw(&self, request: u64, bytes: &mut [u8]) -> Result<i32, Errno> {
+        raw_ioctl(self, request, bytes)
+    }
+
+    /// What a person needs to see of a vCPU that ended in an unexpected way.
+    pub fn describe(&mut self, what: &str) -> String {
+        let mut text = format!("vCPU {}: {what} (after {} exits)", self.index, self.exits);
+        text.push_str(&arch::describe_vcpu(self));
+        if let Some(line) = &self.last_log {
+            text.push_str(&format!("\nlast log line: {line}"));
+        }
+        text
+    }
+}
+
+impl AsRawFd for Vcpu {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}

@@ -1,0 +1,81 @@
+//! Builds the payload for this host with the toolchain at hand, and leaves it in OUT_DIR.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_CFG_KVM_GUEST").is_some() {
+        return;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's root");
+    for input in ["guest", "suites/src", "suites/macros", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    }
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
+    let script = root.join(format!("guest/runtime/link/{arch}.ld"));
+
+    let flags = [
+        "--cfg",
+        "kvm_guest",
+        "-A",
+        "dead_code",
+        "-A",
+        "unused",
+        "-C",
+        "panic=abort",
+        "-C",
+        "relocation-model=static",
+        "-C",
+        "no-redzone=yes",
+        "-C",
+        "force-frame-pointers=yes",
+        "-C",
+        "target-feature=-mmx,-sse,-sse2,+soft-float",
+        "-C",
+        "link-arg=-nostartfiles",
+        "-C",
+        "link-arg=-nostdlib",
+        "-C",
+        "link-arg=-static",
+        "-C",
+        "link-arg=-no-pie",
+        "-C",
+        "link-arg=-Wl,--build-id=none",
+        "-C",
+        "link-arg=-Wl,-z,nostart-stop-gc",
+        "-C",
+        "link-arg=-Wl,-z,noexecstack",
+    ];
+    let mut flags: Vec<String> = flags.iter().map(|f| f.to_string()).collect();
+    flags.extend(["-C".into(), format!("link-arg=-Wl,-T,{}", script.display())]);
+
+    // Beside the runner's own target directory, shared by its profiles: the payload is the same.
+    let payload_target =
+        out.ancestors().nth(4).expect("OUT_DIR lies in a target directory").join("payload");
+    let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
+    cargo
+        .args(["build", "--quiet", "--release", "--package", "guest-payload", "--target", &target])
+        .arg("--manifest-path")
+        .arg(root.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&payload_target)
+        .env("CARGO_PROFILE_RELEASE_LTO", "fat")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    // What the outer build (clippy, a coverage tool, a cross build) wants of rustc is not for the guest.
+    for (name, _) in env::vars() {
+        let outer =
+            ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
+        if outer.contains(&name.as_str()) || name.starts_with("CARGO_FEATURE_") {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo.status().expect("cargo runs");
+    assert!(status.success(), "the payload does not build");
+    let built = payload_target.join(&target).join("release/guest-payload");
+    fs::copy(&built, out.join("payload.elf")).expect("the payload was built");
+}

@@ -1,0 +1,30 @@
+//! What every test file imports.
+
+pub use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+pub use guest_runtime::arch::{peek, poke, with_handler};
+pub use guest_runtime::protocol::layout;
+pub use guest_runtime::shared::PageAligned;
+pub use guest_runtime::sync::{Barrier, spin_for, wait_until};
+pub use guest_runtime::{Guest, Trap, TrapFrame};
+pub use suites_macros::{guest, host, kvm_test, shared};
+
+#[cfg(target_arch = "x86_64")]
+pub use crate::x86_64::prelude::*;
+
+#[cfg(kvm_guest)]
+pub use guest_runtime::{check, check_eq, log};
+
+#[cfg(not(kvm_guest))]
+mod host_half {
+    pub use harness::case::GuestFn;
+    pub use harness::fixture::{Fixture, HostOnly, OneVcpu, OneVm};
+    pub use harness::kvm::{
+        Exit, ExitMatch, GuardedBuffer, IoDirection, Ioctl, Irqchip, Mapping, System, Vcpu, Vm,
+        VmShape, bindings, raw_ioctl, raw_ioctl_value,
+    };
+    pub use harness::outcome::{Failure, TestResult};
+    pub use harness::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};
+    pub use nix::errno::Errno;
+}
+#[cfg(not(kvm_guest))]
+pub use host_half::*;
