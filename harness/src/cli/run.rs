@@ -60,7 +60,7 @@ pub fn run(
     let console = Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
 
     let known = KnownHere::new(&registry.policy.known_failures, &facts);
-    let mut session = Session::new(info, known, args.retry, args.mark, console, reporters);
+    let mut session = Session::new(info, known, args, console, reporters);
     let mut jobs = Vec::new();
     let done: HashSet<(&str, u32)> =
         earlier.results.iter().map(|r| (r.test.as_str(), r.iteration)).collect();
