@@ -99,4 +99,5 @@ build
 target=${CARGO_TARGET_DIR:-$root/target}
 export KVM_CONFORMANCE_COMMAND=${KVM_CONFORMANCE_COMMAND:-$0}
 export KVM_CONFORMANCE_ROOT=$root
-exec "$target/release/kvm-conformance" "${arguments[@]}"
+host=$(rustc -vV | sed -n 's/^host: //p')
+exec "$target/$host/release/kvm-conformance" "${arguments[@]}"
