@@ -24,6 +24,7 @@ say() {
 # Whether the Rust at hand is as new as Cargo.toml asks.
 rust_is_new_enough() {
     local wanted have
+    command -v cargo >/dev/null || return 1
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)
     have=$(cd "$root" && rustc --version 2>/dev/null | cut -d ' ' -f 2) || return 1
     [[ -n $have ]] && printf '%s\n%s\n' "$wanted" "$have" | sort --version-sort --check=quiet
@@ -34,22 +35,15 @@ missing() {
     local packages=()
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
     command -v ld >/dev/null || packages+=(binutils)
-    if ! { command -v cargo >/dev/null && rust_is_new_enough; }; then
-        if ! command -v rustup >/dev/null; then
-            { command -v curl && [[ -e /etc/ssl/certs/ca-certificates.crt ]]; } >/dev/null ||
-                packages+=(curl ca-certificates)
-        fi
+    if ! rust_is_new_enough && ! command -v rustup >/dev/null; then
+        # Debian's own up-to-date Rust, from its security archive.
+        packages+=(cargo-web rustc-web)
     fi
     if ((${#packages[@]} > 0)); then
         printf 'apt-get install -y --no-install-recommends %s\n' "${packages[*]}"
     fi
-    if ! { command -v cargo >/dev/null && rust_is_new_enough; }; then
-        if command -v rustup >/dev/null; then
-            printf 'rustup toolchain install stable --profile minimal && rustup default stable\n'
-        else
-            printf '%s | sh -s -- -y --profile minimal\n' \
-                "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs"
-        fi
+    if ! rust_is_new_enough && command -v rustup >/dev/null; then
+        printf 'rustup toolchain install stable --profile minimal && rustup default stable\n'
     fi
 }
 
@@ -99,4 +93,5 @@ build
 target=${CARGO_TARGET_DIR:-$root/target}
 export KVM_CONFORMANCE_COMMAND=${KVM_CONFORMANCE_COMMAND:-$0}
 export KVM_CONFORMANCE_ROOT=$root
-exec "$target/release/kvm-conformance" "${arguments[@]}"
+host=$(rustc -vV | sed -n 's/^host: //p')
+exec "$target/$host/release/kvm-conformance" "${arguments[@]}"
