@@ -84,7 +84,7 @@ fn main() {
 fn scalar_code(arch: &str) -> &'static str {
     match arch {
         "x86_64" => "-mmx,-sse,-sse2,+soft-float",
-        "aarch64" => "-neon,-fp-armv8,-outline-atomics",
+        "aarch64" => "-neon,-outline-atomics",
         other => panic!("there is no payload for {other} yet"),
     }
 }

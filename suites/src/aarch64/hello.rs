@@ -37,7 +37,11 @@ fn traps(_: &mut Guest) {
     check!("a store to null is told as a write", trap.iss() & esr::WNR != 0);
     let trap = HCR_EL2.read_safe().unwrap_err();
     check_eq!("a register of EL2 is undefined", trap.vector, vector::UNKNOWN);
-    check_eq!("what may fault and does not gives its value", MIDR_EL1.read_safe(), Ok(MIDR_EL1.read()));
+    check_eq!(
+        "what may fault and does not gives its value",
+        MIDR_EL1.read_safe(),
+        Ok(MIDR_EL1.read())
+    );
 }
 
 /// Faults of instructions that may fault are values.
@@ -120,7 +124,11 @@ fn maps(_: &mut Guest) {
     check_eq!("the store changed nothing", peek::<u64>(layout::SCRATCH), PROOF);
     mmu::unmap(GVA, mmu::Size::Small);
     let trap = read_safe::<u64>(GVA).unwrap_err();
-    check_eq!("an unmapped page is a translation fault", trap.iss() & esr::FSC, esr::FSC_TRANSLATION_L3);
+    check_eq!(
+        "an unmapped page is a translation fault",
+        trap.iss() & esr::FSC,
+        esr::FSC_TRANSLATION_L3
+    );
 }
 
 /// The guest edits its own translation tables.

@@ -1,6 +1,10 @@
 //! aarch64.
 
+pub mod arch_timer;
+pub mod gic;
 pub mod hello;
+pub mod pmu;
+pub mod psci;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -106,7 +106,9 @@ fn syndrome_in_words(syndrome: u64) -> String {
         vector::INSTRUCTION_ABORT_LOWER => format!("instruction abort in EL0, {}", fault(iss)),
         vector::INSTRUCTION_ABORT => format!("instruction abort, {}", fault(iss)),
         vector::PC_ALIGNMENT => "misaligned program counter".into(),
-        vector::DATA_ABORT_LOWER => format!("data abort in EL0 on a {}, {}", access(iss), fault(iss)),
+        vector::DATA_ABORT_LOWER => {
+            format!("data abort in EL0 on a {}, {}", access(iss), fault(iss))
+        }
         vector::DATA_ABORT => format!("data abort on a {}, {}", access(iss), fault(iss)),
         vector::SP_ALIGNMENT => "misaligned stack pointer".into(),
         0x2f => "SError".into(),
@@ -156,7 +158,10 @@ mod tests {
 
     #[test]
     fn syndromes_are_told_in_words() {
-        assert_eq!(syndrome_in_words(0x9600_0044), "data abort on a write, translation fault at level 0");
+        assert_eq!(
+            syndrome_in_words(0x9600_0044),
+            "data abort on a write, translation fault at level 0"
+        );
         assert_eq!(syndrome_in_words(0xf200_0042), "BRK #0x42");
         assert_eq!(syndrome_in_words(0x6232_d801), "trapped MRS X0, S3_3_C6_C0_1");
     }
