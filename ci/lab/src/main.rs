@@ -27,6 +27,8 @@ struct Arguments {
 enum Action {
     /// Boot a host and run a static runner in it; its lines go to standard output.
     Run(Run),
+    /// Run the suite in a host, with the runner's own command line; results look as if native.
+    Test(Box<lab::door::Test>),
     /// List the kernels of the Debian archive.
     Kernels {
         /// Architecture.
@@ -86,6 +88,7 @@ fn act() -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
+        Action::Test(test) => Ok(lab::door::test(&test)?),
         Action::Kernels { arch } => list_kernels(arch),
         Action::Hosts => list_hosts(),
     }
