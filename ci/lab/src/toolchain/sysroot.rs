@@ -33,9 +33,8 @@ impl Sysroot {
     /// # Errors
     /// The archive cannot be reached, or the versions differ.
     pub fn prepare(cache: &Cache, arch: Arch) -> Result<Self> {
-        let dir = cache.once(format!("toolchain/rust-{arch}"), |fresh| {
-            fetch(cache, arch, fresh)
-        })?;
+        let dir =
+            cache.once(format!("toolchain/rust-{arch}"), |fresh| fetch(cache, arch, fresh))?;
         Ok(Self { dir })
     }
 
@@ -112,9 +111,7 @@ fn write_wrapper(cache: &Cache, arch: Arch, host: Arch, fresh: &Path) -> Result<
 
 fn codename() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").at("/etc/os-release")?;
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     name.map(|name| name.trim_matches('"').to_owned())
         .ok_or_else(|| LabError::Other("/etc/os-release names no Debian release".into()))
 }
@@ -126,9 +123,7 @@ fn upstream(version: &str) -> &str {
 
 /// `1.96` of `1.96.0`.
 fn minor(upstream: &str) -> &str {
-    upstream
-        .rsplit_once('.')
-        .map_or(upstream, |(minor, _)| minor)
+    upstream.rsplit_once('.').map_or(upstream, |(minor, _)| minor)
 }
 
 #[cfg(test)]
