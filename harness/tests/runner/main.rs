@@ -6,8 +6,10 @@
 mod door;
 mod ends;
 mod fakes;
+mod formats;
 mod outputs;
 mod policy;
+mod robust;
 mod runs;
 
 use std::process::ExitCode;
@@ -20,15 +22,16 @@ fn main() -> ExitCode {
         Ok("libtest") => return harness::cli::libtest_main(&fakes::all(), fakes::probe),
         _ => {}
     }
-    let trials = [ends::TESTS, outputs::TESTS, policy::TESTS, runs::TESTS]
-        .concat()
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(name, move || {
-                test();
-                Ok(())
+    let trials =
+        [ends::TESTS, formats::TESTS, outputs::TESTS, policy::TESTS, robust::TESTS, runs::TESTS]
+            .concat()
+            .into_iter()
+            .map(|(name, test)| {
+                Trial::test(name, move || {
+                    test();
+                    Ok(())
+                })
             })
-        })
-        .collect();
+            .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
