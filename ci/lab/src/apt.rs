@@ -42,12 +42,23 @@ impl Suite {
     /// # Errors
     /// No mirror is known, or the cache cannot be written.
     pub fn new(cache: &Cache, name: &str, arch: Arch) -> Result<Self> {
+        Self::of(cache, &mirror()?, name, arch)
+    }
+
+    /// The same for a suite of security updates (`bookworm-security`).
+    ///
+    /// # Errors
+    /// As above.
+    pub fn security(cache: &Cache, name: &str, arch: Arch) -> Result<Self> {
+        Self::of(cache, &security_mirror()?, name, arch)
+    }
+
+    fn of(cache: &Cache, mirror: &str, name: &str, arch: Arch) -> Result<Self> {
         let dir = cache.dir(format!("apt/{}-{name}", arch.debian()))?;
         for part in ["lists/partial", "archives/archives/partial", "empty"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).at(&path)?;
         }
-        let mirror = mirror()?;
         let sources = dir.join("sources.list");
         let debian = arch.debian();
         let line = format!(
@@ -90,6 +101,39 @@ impl Suite {
             .split("\n\n")
             .filter_map(Record::parse)
             .collect())
+    }
+
+    /// The newest version of one package.
+    ///
+    /// # Errors
+    /// The suite has none.
+    pub fn version_of(&self, package: &str) -> Result<String> {
+        let found = self.records(&format!("^{package}$"))?;
+        let found = found.into_iter().find(|record| record.package == package);
+        found.map(|record| record.version).ok_or_else(|| {
+            LabError::Other(format!(
+                "suite {} has no {package} for {}",
+                self.name,
+                self.arch.debian()
+            ))
+        })
+    }
+
+    /// The names of the packages that a package depends on.
+    ///
+    /// # Errors
+    /// The suite has no such package.
+    pub fn depends_of(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.apt("apt-cache");
+        let text = process::run(command.args(["show", package]), "apt")?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Depends:"))
+            .unwrap_or_default();
+        let names = line
+            .split([',', '|'])
+            .filter_map(|item| item.split_whitespace().next());
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// Downloads packages (`NAME` or `NAME=VERSION`) and unpacks them into a directory.
@@ -171,19 +215,38 @@ fn configuration(dir: &Path, debian_arch: &str) -> String {
     )
 }
 
-/// The Debian mirror: from the environment, else the first one in this machine's apt sources.
+/// The Debian mirror: from the command line, the environment, else the first one in this machine's
+/// apt sources.
 ///
 /// # Errors
-/// Neither names one.
+/// None names one.
 pub fn mirror() -> Result<String> {
     let variable = || {
         std::env::var(MIRROR_VARIABLE)
             .ok()
             .filter(|value| !value.is_empty())
     };
-    if let Some(mirror) = CHOSEN.get().cloned().or_else(variable) {
-        return Ok(mirror);
+    CHOSEN
+        .get()
+        .cloned()
+        .or_else(variable)
+        .or_else(|| machine_mirror("debian"))
+        .ok_or_else(|| {
+            LabError::Mirror(format!(
+                "/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"
+            ))
+        })
+}
+
+/// The mirror of security updates: the one in this machine's apt sources, else beside the other.
+fn security_mirror() -> Result<String> {
+    match machine_mirror("debian-security") {
+        Some(mirror) => Ok(mirror),
+        None => Ok(format!("{}-security", mirror()?.trim_end_matches('/'))),
     }
+}
+
+fn machine_mirror(archive: &str) -> Option<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
         let mut parts: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -193,18 +256,16 @@ pub fn mirror() -> Result<String> {
     files
         .iter()
         .filter_map(|file| fs::read_to_string(file).ok())
-        .find_map(|text| debian_mirror(&text))
-        .ok_or_else(|| {
-            LabError::Mirror(format!(
-                "/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"
-            ))
-        })
+        .find_map(|text| find_mirror(&text, archive))
 }
 
-/// The first address in an apt source file, in either form, that ends in `/debian`.
-fn debian_mirror(text: &str) -> Option<String> {
+/// The first address in an apt source file, in either form, whose last part names the archive.
+fn find_mirror(text: &str, archive: &str) -> Option<String> {
     let deb822 = |line: &str| line.strip_prefix("URIs:").map(str::to_owned);
     let one_line = |line: &str| line.strip_prefix("deb ").map(str::to_owned);
+    let is_mirror = |word: &String| {
+        word.contains("://") && word.trim_end_matches('/').rsplit('/').next() == Some(archive)
+    };
     text.lines()
         .filter_map(|line| deb822(line.trim()).or_else(|| one_line(line.trim())))
         .flat_map(|line| {
@@ -212,7 +273,7 @@ fn debian_mirror(text: &str) -> Option<String> {
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         })
-        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
+        .find(is_mirror)
 }
 
 #[cfg(test)]
@@ -222,11 +283,20 @@ mod tests {
     #[test]
     fn finds_the_mirror_in_both_forms() {
         let deb822 = "Types: deb\n# URIs: http://no/debian\nURIs: http://other/x http://m/debian/\nSuites: bookworm\n";
-        assert_eq!(debian_mirror(deb822).as_deref(), Some("http://m/debian/"));
+        assert_eq!(
+            find_mirror(deb822, "debian").as_deref(),
+            Some("http://m/debian/")
+        );
         let list =
             "# deb http://no/debian x main\ndeb [arch=amd64] https://m/debian bookworm main\n";
-        assert_eq!(debian_mirror(list).as_deref(), Some("https://m/debian"));
-        assert_eq!(debian_mirror("deb http://m/debian-security x main\n"), None);
+        assert_eq!(
+            find_mirror(list, "debian").as_deref(),
+            Some("https://m/debian")
+        );
+        assert_eq!(
+            find_mirror("deb http://m/debian-security x main\n", "debian"),
+            None
+        );
     }
 
     #[test]

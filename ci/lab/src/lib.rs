@@ -11,6 +11,7 @@ mod cpio;
 mod emulator;
 mod error;
 mod initramfs;
+pub mod door;
 pub mod kernel;
 mod lab;
 mod process;

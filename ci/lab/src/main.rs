@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use lab::toolchain::Build;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
 
 /// Exit codes of what is not the runner's own end.
@@ -27,6 +28,8 @@ struct Arguments {
 enum Action {
     /// Boot a host and run a static runner in it; its lines go to standard output.
     Run(Run),
+    /// Run the suite in a host, with the runner's own command line; results look as if native.
+    Test(Box<lab::door::Test>),
     /// List the kernels of the Debian archive.
     Kernels {
         /// Architecture.
@@ -35,6 +38,18 @@ enum Action {
     },
     /// List the host profiles.
     Hosts,
+    /// Build a static program of this workspace for an architecture, and print its path.
+    Build {
+        /// Architecture.
+        #[arg(long)]
+        arch: Arch,
+        /// Cargo package.
+        #[arg(short, long)]
+        package: String,
+        /// Program in it [default: as the package].
+        #[arg(long)]
+        bin: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -86,8 +101,24 @@ fn act() -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
+        Action::Test(test) => Ok(lab::door::test(&test)?),
         Action::Kernels { arch } => list_kernels(arch),
         Action::Hosts => list_hosts(),
+        Action::Build { arch, package, bin } => {
+            let bin = bin.as_ref().unwrap_or(&package);
+            let what = Build {
+                package: &package,
+                bin,
+                arch,
+                strip: false,
+                env: &[],
+            };
+            println!(
+                "{}",
+                lab::toolchain::build(&Cache::open()?, &what)?.display()
+            );
+            Ok(0)
+        }
     }
 }
 
