@@ -10,7 +10,7 @@ use harness::requirement::Requirement;
 use nix::sys::signal::{Signal, raise};
 
 /// A fake of that name and body.
-const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
+pub const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
     TestCase {
         path,
         file: "suites/src/common/fake.rs",
