@@ -1,5 +1,6 @@
 //! x86_64.
 
+pub mod mmio;
 pub mod pio;
 pub mod selftest;
 
@@ -11,5 +12,5 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
     pub use guest_runtime::arch::x86_64::trap::vector;
-    pub use guest_runtime::arch::x86_64::{ioapic, mmu, user};
+    pub use guest_runtime::arch::x86_64::{insn, ioapic, mmu, user};
 }
