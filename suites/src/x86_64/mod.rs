@@ -1,8 +1,11 @@
 //! x86_64.
 
 pub mod mmio;
+pub mod msr_filter;
+pub mod msr_lists;
 pub mod pio;
 pub mod selftest;
+pub mod userspace_msr;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -234,3 +234,22 @@ pub fn call(gva: u64) {
     // SAFETY: the caller's promise; a fault ends the test.
     unsafe { asm!("call {}", in(reg) gva, clobber_abi("C")) };
 }
+
+/// `RDMSR` with the upper halves of RAX, RCX and RDX set: RAX and RDX afterwards.
+pub fn rdmsr_raw(index: u32) -> (u64, u64) {
+    let (mut rax, mut rdx) = (u64::MAX, u64::MAX);
+    // SAFETY: the guest's own MSRs.
+    unsafe {
+        asm!("rdmsr", in("rcx") u64::from(index) | !0 << 32, inout("rax") rax, inout("rdx") rdx, options(nostack));
+    }
+    (rax, rdx)
+}
+
+/// `WRMSR` of `value` with the upper halves of RAX, RCX and RDX set.
+pub fn wrmsr_raw(index: u32, value: u64) {
+    let upper = |low: u64| low & 0xffff_ffff | !0 << 32;
+    // SAFETY: the guest's own MSRs.
+    unsafe {
+        asm!("wrmsr", in("rcx") upper(index.into()), in("rax") upper(value), in("rdx") upper(value >> 32), options(nostack));
+    }
+}
