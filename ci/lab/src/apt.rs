@@ -56,12 +56,7 @@ impl Suite {
         fs::write(&sources, line).at(&sources)?;
         let config = dir.join("apt.conf");
         fs::write(&config, configuration(&dir, debian)).at(&config)?;
-        Ok(Self {
-            dir,
-            config,
-            name: name.to_owned(),
-            arch,
-        })
+        Ok(Self { dir, config, name: name.to_owned(), arch })
     }
 
     /// Fetches the suite's index.
@@ -70,10 +65,7 @@ impl Suite {
     /// The mirror cannot be reached, has no such suite, or its signature is not good.
     pub fn update(&self) -> Result<()> {
         let output = process::run(self.apt("apt-get").args(["-q", "update"]), "apt")?;
-        match output
-            .lines()
-            .find(|line| line.starts_with("E:") || line.starts_with("Err:"))
-        {
+        match output.lines().find(|line| line.starts_with("E:") || line.starts_with("Err:")) {
             Some(line) => Err(LabError::Other(format!("suite {}: {line}", self.name))),
             None => Ok(()),
         }
@@ -86,10 +78,7 @@ impl Suite {
     pub fn records(&self, name_regex: &str) -> Result<Vec<Record>> {
         let mut command = self.apt("apt-cache");
         command.args(["search", "--names-only", "--full", name_regex]);
-        Ok(process::run(&mut command, "apt")?
-            .split("\n\n")
-            .filter_map(Record::parse)
-            .collect())
+        Ok(process::run(&mut command, "apt")?.split("\n\n").filter_map(Record::parse).collect())
     }
 
     /// Downloads packages (`NAME` or `NAME=VERSION`) and unpacks them into a directory.
@@ -99,17 +88,10 @@ impl Suite {
     pub fn unpack(&self, packages: &[String], target: &Path) -> Result<()> {
         let scratch = tempfile::tempdir_in(&self.dir).at(&self.dir)?;
         let mut command = self.apt("apt-get");
-        command
-            .args(["-q", "download"])
-            .args(packages)
-            .current_dir(scratch.path());
+        command.args(["-q", "download"]).args(packages).current_dir(scratch.path());
         process::run(&mut command, "apt")?;
         for entry in fs::read_dir(scratch.path()).at(scratch.path())?.flatten() {
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "deb")
-            {
+            if entry.path().extension().is_some_and(|extension| extension == "deb") {
                 let mut unpack = Command::new("dpkg-deb");
                 process::run(unpack.arg("-x").arg(entry.path()).arg(target), "dpkg")?;
             }
@@ -119,11 +101,7 @@ impl Suite {
 
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command
-            .arg("-c")
-            .arg(&self.config)
-            .env("LC_ALL", "C.UTF-8")
-            .env_remove("APT_CONFIG");
+        command.arg("-c").arg(&self.config).env("LC_ALL", "C.UTF-8").env_remove("APT_CONFIG");
         command
     }
 }
@@ -140,13 +118,9 @@ pub struct Record {
 impl Record {
     fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
-            text.lines()
-                .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+            text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
         };
-        Some(Self {
-            package: field("Package:")?,
-            version: field("Version:")?,
-        })
+        Some(Self { package: field("Package:")?, version: field("Version:")? })
     }
 }
 
@@ -176,11 +150,7 @@ fn configuration(dir: &Path, debian_arch: &str) -> String {
 /// # Errors
 /// Neither names one.
 pub fn mirror() -> Result<String> {
-    let variable = || {
-        std::env::var(MIRROR_VARIABLE)
-            .ok()
-            .filter(|value| !value.is_empty())
-    };
+    let variable = || std::env::var(MIRROR_VARIABLE).ok().filter(|value| !value.is_empty());
     if let Some(mirror) = CHOSEN.get().cloned().or_else(variable) {
         return Ok(mirror);
     }
@@ -195,9 +165,7 @@ pub fn mirror() -> Result<String> {
         .filter_map(|file| fs::read_to_string(file).ok())
         .find_map(|text| debian_mirror(&text))
         .ok_or_else(|| {
-            LabError::Mirror(format!(
-                "/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"
-            ))
+            LabError::Mirror(format!("/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"))
         })
 }
 
@@ -207,11 +175,7 @@ fn debian_mirror(text: &str) -> Option<String> {
     let one_line = |line: &str| line.strip_prefix("deb ").map(str::to_owned);
     text.lines()
         .filter_map(|line| deb822(line.trim()).or_else(|| one_line(line.trim())))
-        .flat_map(|line| {
-            line.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
 }
 
@@ -232,10 +196,7 @@ mod tests {
     #[test]
     fn reads_a_record() {
         let record = Record::parse("Package: linux-image-1\nSource: x\nVersion: 1-2~bpo1\nSize: 3");
-        let expected = Record {
-            package: "linux-image-1".into(),
-            version: "1-2~bpo1".into(),
-        };
+        let expected = Record { package: "linux-image-1".into(), version: "1-2~bpo1".into() };
         assert_eq!(record, Some(expected));
     }
 }

@@ -169,11 +169,7 @@ fn plan(request: &Request, base: &Base) -> Plan {
     let mut argv = vec![RUNNER_PATH.to_owned()];
     argv.extend(request.argv.iter().cloned());
     Plan {
-        modules: base
-            .modules
-            .iter()
-            .map(|module| with_params(module, profile))
-            .collect(),
+        modules: base.modules.iter().map(|module| with_params(module, profile)).collect(),
         argv,
         env: request.env.clone(),
         kvm_optional: request.kvm_optional,
@@ -183,16 +179,10 @@ fn plan(request: &Request, base: &Base) -> Plan {
 }
 
 fn with_params(module: &Module, profile: &Profile) -> Module {
-    let of_profile = profile
-        .modules
-        .iter()
-        .find(|(name, _)| name.replace('-', "_") == module.name);
+    let of_profile = profile.modules.iter().find(|(name, _)| name.replace('-', "_") == module.name);
     let mut module = module.clone();
     if let Some((_, params)) = of_profile {
-        let params: Vec<_> = params
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let params: Vec<_> = params.iter().map(|(name, value)| format!("{name}={value}")).collect();
         module.params = params.join(" ");
         module.needed = true;
     }
@@ -204,11 +194,7 @@ pub(crate) fn command_line(profile: &Profile) -> String {
     let mut words = profile.cmdline.clone();
     for (module, params) in &profile.modules {
         let module = module.replace('-', "_");
-        words.extend(
-            params
-                .iter()
-                .map(|(name, value)| format!("{module}.{name}={value}")),
-        );
+        words.extend(params.iter().map(|(name, value)| format!("{module}.{name}={value}")));
     }
     words.join(" ")
 }

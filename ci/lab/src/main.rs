@@ -101,10 +101,7 @@ fn list_hosts() -> anyhow::Result<u8> {
 
 fn list_kernels(arch: Arch) -> anyhow::Result<u8> {
     for kernel in lab::kernel::list(arch, &Cache::open()?)? {
-        println!(
-            "{:<20} {:<36} {}",
-            kernel.suite, kernel.release, kernel.version
-        );
+        println!("{:<20} {:<36} {}", kernel.suite, kernel.release, kernel.version);
     }
     Ok(0)
 }
@@ -116,9 +113,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
     let spec = run.kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
     let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
     let files = run.files.iter().map(|file| {
-        let (path, source) = file
-            .split_once('=')
-            .context("--file takes GUEST_PATH=FILE")?;
+        let (path, source) = file.split_once('=').context("--file takes GUEST_PATH=FILE")?;
         Ok((path.to_owned(), PathBuf::from(source)))
     });
     let request = Request {
@@ -146,11 +141,7 @@ fn show(event: &Event<'_>, verbose: bool) {
     match event {
         Event::Line(line) => println!("{line}"),
         Event::Stderr(line) => eprintln!("{line}"),
-        Event::Booted {
-            after,
-            guest_ms,
-            release,
-        } if verbose => {
+        Event::Booted { after, guest_ms, release } if verbose => {
             eprintln!("lab: {release} booted after {after:.2?} (its own clock: {guest_ms} ms)");
         }
         Event::Started { after } if verbose => eprintln!("lab: runner started after {after:.2?}"),

@@ -44,27 +44,12 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
     let variable = target.to_uppercase().replace('-', "_");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
-        .args([
-            "build",
-            "--release",
-            "--package",
-            build.package,
-            "--bin",
-            build.bin,
-        ])
-        .args([
-            "--target",
-            target,
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--package", build.package, "--bin", build.bin])
+        .args(["--target", target, "--message-format", "json-render-diagnostics"])
         .current_dir(workspace())
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env(
-            format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
-            "-C target-feature=+crt-static",
-        )
+        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), "-C target-feature=+crt-static")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     if build.strip {
@@ -87,16 +72,9 @@ pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     INIT_SOURCES.hash(&mut hasher);
     let dir = cache.once(format!("init/{arch}-{:016x}", hasher.finish()), |fresh| {
-        let what = Build {
-            package: "lab-init",
-            bin: "lab-init",
-            arch,
-            strip: true,
-        };
+        let what = Build { package: "lab-init", bin: "lab-init", arch, strip: true };
         let built = build(cache, &what)?;
-        fs::copy(&built, fresh.join("lab-init"))
-            .at(&built)
-            .map(|_| ())
+        fs::copy(&built, fresh.join("lab-init")).at(&built).map(|_| ())
     })?;
     Ok(dir.join("lab-init"))
 }

@@ -1,5 +1,6 @@
 //! x86_64.
 
+pub mod ioeventfd;
 pub mod pio;
 pub mod selftest;
 

@@ -61,10 +61,7 @@ impl Plan {
         };
         for module in &self.modules {
             let needed = if module.needed { "needed" } else { "optional" };
-            line(
-                "module",
-                &[&module.name, &module.path, &module.params, needed],
-            );
+            line("module", &[&module.name, &module.path, &module.params, needed]);
         }
         for arg in &self.argv {
             line("arg", &[arg]);
@@ -128,10 +125,7 @@ impl Plan {
 }
 
 fn escape(field: &str) -> String {
-    field
-        .replace('\\', "\\\\")
-        .replace('\t', "\\t")
-        .replace('\n', "\\n")
+    field.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n")
 }
 
 fn unescape(field: &str) -> String {
@@ -178,9 +172,6 @@ mod tests {
 
     #[test]
     fn names_the_bad_line() {
-        assert_eq!(
-            Plan::decode("arg\tx\nwhat\tx\n"),
-            Err(PlanError("what\tx".into()))
-        );
+        assert_eq!(Plan::decode("arg\tx\nwhat\tx\n"), Err(PlanError("what\tx".into())));
     }
 }

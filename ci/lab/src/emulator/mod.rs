@@ -68,8 +68,5 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
 }
 
 fn unknown(profile: &Profile, emulator: Emulator) -> LabError {
-    LabError::Other(format!(
-        "profile {}: the lab does not start {emulator:?} hosts",
-        profile.name
-    ))
+    LabError::Other(format!("profile {}: the lab does not start {emulator:?} hosts", profile.name))
 }
