@@ -1,8 +1,10 @@
 //! Typed wrappers over KVM's file descriptors. With `arch`, the only place of the host side that
 //! needs `unsafe`.
 
+mod event;
 mod exit;
 mod guarded;
+mod irqfd;
 mod memory;
 mod run;
 mod system;
@@ -10,8 +12,10 @@ mod vcpu;
 mod vm;
 mod watchdog;
 
+pub use event::{Event, eventually};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
 pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_value};
+pub use irqfd::{IoEventfd, Irqfd, Route};
 pub use kvm_bindings as bindings;
 pub use memory::{Mapping, Ram};
 pub use run::{Message, Stop};

@@ -3,6 +3,7 @@
 pub mod mmio;
 pub mod msr_filter;
 pub mod msr_lists;
+pub mod ioeventfd;
 pub mod pio;
 pub mod selftest;
 pub mod userspace_msr;
