@@ -4,6 +4,7 @@
 mod exit;
 mod guarded;
 mod memory;
+pub mod request;
 mod run;
 mod system;
 mod vcpu;
@@ -11,10 +12,10 @@ mod vm;
 mod watchdog;
 
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
-pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_value};
+pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_fd, raw_ioctl_value};
 pub use kvm_bindings as bindings;
 pub use memory::{Mapping, Ram};
-pub use run::{Message, Stop};
+pub use run::{Message, Next, Stop};
 pub use system::{KvmUnusable, System};
 pub use vcpu::Vcpu;
 pub use vm::{Irqchip, SharedStatic, Vm, VmShape};

@@ -1,6 +1,13 @@
 //! x86_64.
 
 pub mod pio;
+pub mod uapi_bounds;
+pub mod uapi_bounds_caps;
+pub mod uapi_bounds_filters;
+pub mod uapi_bounds_irq;
+pub mod uapi_bounds_lists;
+pub mod uapi_bounds_msrs;
+pub mod uapi_bounds_vcpu;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
