@@ -107,11 +107,7 @@ pub fn raw_ioctl_value(fd: &impl AsRawFd, request: u64, value: u64) -> Result<i3
 /// # Errors
 ///
 /// The errno.
-pub fn raw_ioctl_fd(
-    fd: &impl AsRawFd,
-    request: u64,
-    bytes: &mut [u8],
-) -> Result<OwnedFd, Errno> {
+pub fn raw_ioctl_fd(fd: &impl AsRawFd, request: u64, bytes: &mut [u8]) -> Result<OwnedFd, Errno> {
     let new = if bytes.is_empty() {
         raw_ioctl_value(fd, request, 0)?
     } else {

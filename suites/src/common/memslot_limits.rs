@@ -1,9 +1,9 @@
 //! What KVM_SET_USER_MEMORY_REGION refuses (api.rst 4.35), and that a refused call changes nothing.
 use crate::prelude::*;
 
+use super::memslots::serve;
 #[host]
 use super::memslots::{Access, READY, pages, read};
-use super::memslots::serve;
 
 #[guest]
 fn accesses(g: &mut Guest) {
@@ -53,9 +53,17 @@ fn overlapping_slots_are_eexist(t: &mut OneVcpu) -> TestResult {
     for (what, start, end) in overlaps {
         let got = vm.set_region(OTHER, 0, at(start), (end - start) * PAGE, wide.hva());
         check_eq!("a slot over {what} is EEXIST", got, Err(Errno::EEXIST));
-        check_eq!("a slot over {what}, refused, is not there", delete(vm, OTHER), Err(Errno::EINVAL));
+        check_eq!(
+            "a slot over {what}, refused, is not there",
+            delete(vm, OTHER),
+            Err(Errno::EINVAL)
+        );
         check_eq!("a slot over {what} leaves the old", read(vcpu, at(4))?, Access::Value(CONTENT));
-        check_eq!("a slot over {what} leaves the old's end", read(vcpu, at(7))?, Access::Value(CONTENT + 3));
+        check_eq!(
+            "a slot over {what} leaves the old's end",
+            read(vcpu, at(7))?,
+            Access::Value(CONTENT + 3)
+        );
     }
     for (what, page) in [("before", 3), ("behind", 8)] {
         let got = vm.set_region(OTHER, 0, at(page), PAGE, wide.hva());
@@ -69,8 +77,16 @@ fn overlapping_slots_are_eexist(t: &mut OneVcpu) -> TestResult {
     for (what, page) in [("its start", 3), ("itself", 5), ("its end", 7)] {
         let got = vm.set_region(OTHER, 0, at(page), 2 * PAGE, moving.hva());
         check_eq!("a move onto {what} is EEXIST", got, Err(Errno::EEXIST));
-        check_eq!("a move onto {what} leaves the mover", read(vcpu, at(12))?, Access::Value(!CONTENT));
-        check_eq!("a move onto {what} leaves the other", read(vcpu, at(4))?, Access::Value(CONTENT));
+        check_eq!(
+            "a move onto {what} leaves the mover",
+            read(vcpu, at(12))?,
+            Access::Value(!CONTENT)
+        );
+        check_eq!(
+            "a move onto {what} leaves the other",
+            read(vcpu, at(4))?,
+            Access::Value(CONTENT)
+        );
     }
     Ok(())
 }
@@ -153,7 +169,11 @@ fn address_spaces_do_not_overlap(t: &mut OneVm) -> TestResult {
     let spaces = vm.check_extension(bindings::KVM_CAP_MULTI_ADDRESS_SPACE) as u32;
     let set = |slot| vm.set_region(slot, 0, GPA, PAGE, memory.hva());
     for space in 0..spaces {
-        check_eq!("the same range is taken in every address space", set(space << 16 | SLOT), Ok(()));
+        check_eq!(
+            "the same range is taken in every address space",
+            set(space << 16 | SLOT),
+            Ok(())
+        );
         let got = set(space << 16 | OTHER);
         check_eq!("the same range twice in one is EEXIST", got, Err(Errno::EEXIST));
     }
@@ -188,10 +208,23 @@ fn existing_slot_keeps_its_size_and_memory(t: &mut OneVcpu) -> TestResult {
         let got = vm.set_region(SLOT, flags, gpa, size, hva);
         check_eq!("{what} is EINVAL", got, Err(Errno::EINVAL));
         check_eq!("{what} leaves the slot", read(vcpu, GPA)?, Access::Value(CONTENT));
-        check_eq!("{what} leaves the slot's end", read(vcpu, GPA + PAGE)?, Access::Value(CONTENT + 1));
-        check_eq!("{what} leaves what is behind the slot", read(vcpu, GPA + 2 * PAGE)?, Access::MmioRead);
+        check_eq!(
+            "{what} leaves the slot's end",
+            read(vcpu, GPA + PAGE)?,
+            Access::Value(CONTENT + 1)
+        );
+        check_eq!(
+            "{what} leaves what is behind the slot",
+            read(vcpu, GPA + 2 * PAGE)?,
+            Access::MmioRead
+        );
     }
-    let good = [("nothing new", 0), ("dirty logging", LOG), ("dirty logging again", LOG), ("no dirty logging", 0)];
+    let good = [
+        ("nothing new", 0),
+        ("dirty logging", LOG),
+        ("dirty logging again", LOG),
+        ("no dirty logging", 0),
+    ];
     for (what, flags) in good {
         check_eq!("{what} is taken", vm.set_region(SLOT, flags, GPA, 2 * PAGE, hva), Ok(()));
         check_eq!("{what} leaves the content", read(vcpu, GPA)?, Access::Value(CONTENT));
@@ -247,8 +280,16 @@ fn fill_slots(t: &mut OneVcpu, slots: Vec<u64>) -> TestResult {
         let seen = read(vcpu, gpa(slot))?;
         check_eq!("every slot holds its own memory", seen, Access::Value(CONTENT + slot));
     }
-    check_eq!("between two slots there is nothing", read(vcpu, gpa(last) - PAGE)?, Access::MmioRead);
-    check_eq!("behind the last slot there is nothing", read(vcpu, gpa(last) + PAGE)?, Access::MmioRead);
+    check_eq!(
+        "between two slots there is nothing",
+        read(vcpu, gpa(last) - PAGE)?,
+        Access::MmioRead
+    );
+    check_eq!(
+        "behind the last slot there is nothing",
+        read(vcpu, gpa(last) + PAGE)?,
+        Access::MmioRead
+    );
     delete(vm, middle as u32).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
     check_eq!("one of them can be deleted", read(vcpu, gpa(middle))?, Access::MmioRead);
     check_eq!("the last stays", read(vcpu, gpa(last))?, Access::Value(CONTENT + last));

@@ -46,10 +46,20 @@ fn reads_a_slot_that_comes_and_goes(_: &mut Guest) {
         let after = STEP.load(SeqCst);
         if after == step {
             match step % STEPS {
-                PRESENT => check_eq!("while the slot is there, reads see its memory", seen, content(step)),
+                PRESENT => {
+                    check_eq!("while the slot is there, reads see its memory", seen, content(step))
+                }
                 ABSENT => check_eq!("while the slot is not there, reads are MMIO", seen, MMIO),
-                GOING => check!("while the slot goes, reads see its memory or MMIO", seen == content(step) || seen == MMIO, "{seen:#x} at step {step}"),
-                _ => check!("while the slot comes, reads see the new memory or MMIO", seen == content(step + 1) || seen == MMIO, "{seen:#x} at step {step}"),
+                GOING => check!(
+                    "while the slot goes, reads see its memory or MMIO",
+                    seen == content(step) || seen == MMIO,
+                    "{seen:#x} at step {step}"
+                ),
+                _ => check!(
+                    "while the slot comes, reads see the new memory or MMIO",
+                    seen == content(step + 1) || seen == MMIO,
+                    "{seen:#x} at step {step}"
+                ),
             };
             SEEN.store(step, SeqCst);
         }
@@ -162,11 +172,19 @@ fn reads_two_places_of_one_slot(_: &mut Guest) {
         let seen: [u64; 2] = [peek(HERE), peek(THERE)];
         let after = STEP.load(SeqCst);
         let [here, there] = seen.map(|value| value == content(0));
-        check!("a read sees the slot's memory or MMIO, nothing else", seen.iter().all(|value| *value == MMIO || *value == content(0)), "{seen:x?}");
+        check!(
+            "a read sees the slot's memory or MMIO, nothing else",
+            seen.iter().all(|value| *value == MMIO || *value == content(0)),
+            "{seen:x?}"
+        );
         if after == step {
             match step % STEPS {
-                PRESENT => check!("while the slot is here, it is only here", here && !there, "{seen:x?}"),
-                ABSENT => check!("once the slot has moved, it is only there", !here && there, "{seen:x?}"),
+                PRESENT => {
+                    check!("while the slot is here, it is only here", here && !there, "{seen:x?}")
+                }
+                ABSENT => {
+                    check!("once the slot has moved, it is only there", !here && there, "{seen:x?}")
+                }
                 _ => true,
             };
             SEEN.store(step, SeqCst);
@@ -236,7 +254,11 @@ fn no_write_is_lost_when_a_slot_goes(t: &mut OneVcpu) -> TestResult {
                     fail!("{:x?} instead of an MMIO write", stop.exit());
                 };
                 let value = u64::from_ne_bytes(stop.data().try_into().unwrap_or_default());
-                check!("MMIO writes come in order, none twice", value > last, "{value} after {last}");
+                check!(
+                    "MMIO writes come in order, none twice",
+                    value > last,
+                    "{value} after {last}"
+                );
                 last = value;
             }
             Ok(last)
@@ -254,11 +276,19 @@ fn no_write_is_lost_when_a_slot_goes(t: &mut OneVcpu) -> TestResult {
                 put(vm, 0)?;
                 let left = memory.read_u64(0);
                 two_writes()?;
-                check_eq!("no write reaches the memory of a deleted slot", memory.read_u64(0), left);
+                check_eq!(
+                    "no write reaches the memory of a deleted slot",
+                    memory.read_u64(0),
+                    left
+                );
                 put(vm, PAGE)?;
                 two_writes()?;
                 let now = memory.read_u64(0);
-                check!("with the slot back, writes reach its memory", now > left || !running(), "{now} after {left}");
+                check!(
+                    "with the slot back, writes reach its memory",
+                    now > left || !running(),
+                    "{now} after {left}"
+                );
                 rounds += 1;
             }
             Ok(())

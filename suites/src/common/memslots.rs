@@ -119,7 +119,11 @@ fn slot_is_created_moved_and_deleted(t: &mut OneVcpu) -> TestResult {
 
     set(ELSEWHERE, 2 * PAGE).ioctl("KVM_SET_USER_MEMORY_REGION (move)")?;
     check_eq!("a moved slot is gone from its old place", read(vcpu, GPA)?, Access::MmioRead);
-    check_eq!("a moved slot is gone for writes too", write(vcpu, GPA, OLD)?, Access::MmioWrite(OLD));
+    check_eq!(
+        "a moved slot is gone for writes too",
+        write(vcpu, GPA, OLD)?,
+        Access::MmioWrite(OLD)
+    );
     check_eq!("a moved slot is at its new place", read(vcpu, ELSEWHERE)?, Access::Value(NEW));
     check_eq!("all of it", read(vcpu, ELSEWHERE + PAGE)?, Access::Value(OLD + 1));
     set(ELSEWHERE + PAGE, 2 * PAGE).ioctl("KVM_SET_USER_MEMORY_REGION (move by a page)")?;
@@ -151,10 +155,18 @@ fn new_backing_shows_on_every_vcpu(t: &mut OneVcpu) -> TestResult {
         let content = memory.read_u64(0);
         set(PAGE, memory)?;
         check_eq!("the first vCPU reads the new memory", read(vcpu, GPA)?, Access::Value(content));
-        check_eq!("the second vCPU reads the new memory", read(&mut second, GPA)?, Access::Value(content));
+        check_eq!(
+            "the second vCPU reads the new memory",
+            read(&mut second, GPA)?,
+            Access::Value(content)
+        );
         check_eq!("the first vCPU writes", write(vcpu, GPA, content ^ round)?, Access::Written);
         let seen = read(&mut second, GPA)?;
-        check_eq!("the second vCPU reads what the first wrote", seen, Access::Value(content ^ round));
+        check_eq!(
+            "the second vCPU reads what the first wrote",
+            seen,
+            Access::Value(content ^ round)
+        );
         check_eq!("so does the host", memory.read_u64(0), content ^ round);
         set(0, memory)?;
         check_eq!("the first vCPU sees the slot go", read(vcpu, GPA)?, Access::MmioRead);
@@ -174,17 +186,30 @@ fn read_only_slot_reads_memory_and_exits_on_writes(t: &mut OneVcpu, flags: u32) 
     let memory = pages(2, OLD)?;
     vm.set_region(SLOT, flags, GPA, 2 * PAGE, memory.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     vcpu.run_until_sync(READY)?;
-    check_eq!("a write to a page not yet read is MMIO", write(vcpu, GPA + PAGE, NEW)?, Access::MmioWrite(NEW));
+    check_eq!(
+        "a write to a page not yet read is MMIO",
+        write(vcpu, GPA + PAGE, NEW)?,
+        Access::MmioWrite(NEW)
+    );
     check_eq!("the guest reads memory", read(vcpu, GPA)?, Access::Value(OLD));
-    check_eq!("a write to a page that was read is MMIO", write(vcpu, GPA, NEW)?, Access::MmioWrite(NEW));
+    check_eq!(
+        "a write to a page that was read is MMIO",
+        write(vcpu, GPA, NEW)?,
+        Access::MmioWrite(NEW)
+    );
     check_eq!("memory stays", [memory.read_u64(0), memory.read_u64(PAGE as usize)], [OLD, OLD + 1]);
     check_eq!("the guest reads the old value", read(vcpu, GPA)?, Access::Value(OLD));
     memory.write(0, &NEW.to_ne_bytes());
     check_eq!("the guest reads what the host writes", read(vcpu, GPA)?, Access::Value(NEW));
 
-    vm.set_region(SLOT, flags, GPA, 0, memory.hva()).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
+    vm.set_region(SLOT, flags, GPA, 0, memory.hva())
+        .ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
     vm.set_region(SLOT, 0, GPA, 2 * PAGE, memory.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
-    check_eq!("added again without the flag, writes go to memory", write(vcpu, GPA, OLD)?, Access::Written);
+    check_eq!(
+        "added again without the flag, writes go to memory",
+        write(vcpu, GPA, OLD)?,
+        Access::Written
+    );
     check_eq!("and the host reads them", memory.read_u64(0), OLD);
     Ok(())
 }
@@ -246,10 +271,16 @@ fn inaccessible_backing_is_efault(t: &mut OneVcpu) -> TestResult {
         let efault = Errno::EFAULT as i32;
         let faulted = match exit {
             Exit::RunFailed { errno } => errno == efault,
-            Exit::MemoryFault { gpa, errno, .. } => errno == efault && gpa & !(PAGE - 1) == GPA + PAGE,
+            Exit::MemoryFault { gpa, errno, .. } => {
+                errno == efault && gpa & !(PAGE - 1) == GPA + PAGE
+            }
             _ => false,
         };
-        if !check!("the {attempt} KVM_RUN into the inaccessible page is EFAULT", faulted, "{exit:x?}") {
+        if !check!(
+            "the {attempt} KVM_RUN into the inaccessible page is EFAULT",
+            faulted,
+            "{exit:x?}"
+        ) {
             return Ok(());
         }
     }

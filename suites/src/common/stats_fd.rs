@@ -73,8 +73,9 @@ impl Stats {
     /// All of `len` bytes at `offset`.
     fn bytes(file: &File, offset: u64, len: u64) -> TestResult<Vec<u8>> {
         let mut bytes = vec![0; len as usize];
-        file.read_exact_at(&mut bytes, offset)
-            .map_err(|e| Failure::Fail(format!("{len} bytes at {offset:#x} of the statistics: {e}")))?;
+        file.read_exact_at(&mut bytes, offset).map_err(|e| {
+            Failure::Fail(format!("{len} bytes at {offset:#x} of the statistics: {e}"))
+        })?;
         Ok(bytes)
     }
 
@@ -108,7 +109,11 @@ impl Stats {
         for d in &self.descs {
             let name = d.name();
             check!("every name ends in a zero", d.name.contains(&0), "{:?}", d.name);
-            check!("every name is there once", !name.is_empty() && names.insert(name.clone()), "{name}");
+            check!(
+                "every name is there once",
+                !name.is_empty() && names.insert(name.clone()),
+                "{name}"
+            );
             let kind = d.field(KVM_STATS_TYPE_MASK);
             check!("every type is known", kind <= KVM_STATS_TYPE_MAX, "{name}: {kind}");
             let unit = d.field(KVM_STATS_UNIT_MASK);
@@ -125,19 +130,36 @@ impl Stats {
                 KVM_STATS_UNIT_SECONDS => d.exponent <= 0 && base == KVM_STATS_BASE_POW10,
                 _ => true,
             };
-            check!("every scale fits its unit", fits, "{name}: unit {unit:#x} exponent {}", d.exponent);
-            let histogram =
-                matches!(kind, KVM_STATS_TYPE_LINEAR_HIST | KVM_STATS_TYPE_LOG_HIST);
-            check!("what is no histogram is one value", histogram || d.size == 1, "{name}: {}", d.size);
+            check!(
+                "every scale fits its unit",
+                fits,
+                "{name}: unit {unit:#x} exponent {}",
+                d.exponent
+            );
+            let histogram = matches!(kind, KVM_STATS_TYPE_LINEAR_HIST | KVM_STATS_TYPE_LOG_HIST);
+            check!(
+                "what is no histogram is one value",
+                histogram || d.size == 1,
+                "{name}: {}",
+                d.size
+            );
             check!("a histogram has buckets", !histogram || d.size > 1, "{name}: {}", d.size);
             let linear = kind == KVM_STATS_TYPE_LINEAR_HIST;
-            check!("a linear histogram, and nothing else, has a bucket size", linear == (d.bucket_size != 0), "{name}: {}", d.bucket_size);
+            check!(
+                "a linear histogram, and nothing else, has a bucket size",
+                linear == (d.bucket_size != 0),
+                "{name}: {}",
+                d.bucket_size
+            );
             check_eq!("values are aligned", d.offset % 8, 0);
             let apart = (0..u32::from(d.size)).all(|i| taken.insert(d.offset + 8 * i));
             check!("values do not overlap", apart, "{name} at {:#x}", d.offset);
         }
         let ends = self.id_offset + self.name_size;
-        check!("id and data do not overlap", self.data_offset >= ends || self.id_offset >= self.data_offset + self.data_size());
+        check!(
+            "id and data do not overlap",
+            self.data_offset >= ends || self.id_offset >= self.data_offset + self.data_size()
+        );
         Ok(())
     }
 
@@ -149,7 +171,10 @@ impl Stats {
         };
         let end = self.data_offset + self.data_size();
         let whole = Self::bytes(&self.file, 0, HEADER)?;
-        let halves = [Self::bytes(&self.file, 0, HEADER / 2)?, Self::bytes(&self.file, HEADER / 2, HEADER / 2)?];
+        let halves = [
+            Self::bytes(&self.file, 0, HEADER / 2)?,
+            Self::bytes(&self.file, HEADER / 2, HEADER / 2)?,
+        ];
         check_eq!("the header is the same in two reads", halves.concat(), whole);
         check_eq!("a read of no bytes gives none", read(0, 0), Ok(0));
         check_eq!("a read across the end stops there", read(end - 8, 64), Ok(8));

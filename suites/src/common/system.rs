@@ -27,7 +27,11 @@ fn version_and_mmap_size_take_no_argument(_: &mut HostOnly) -> TestResult {
     let call = |request, argument| raw_ioctl_value(system, request, argument);
     check_eq!("the API version is 12", call(KVM_GET_API_VERSION, 0), Ok(API_VERSION));
     let size = call(KVM_GET_VCPU_MMAP_SIZE, 0).ioctl("KVM_GET_VCPU_MMAP_SIZE")? as usize;
-    check!("kvm_run's mapping holds struct kvm_run", size >= size_of::<bindings::kvm_run>(), "{size}");
+    check!(
+        "kvm_run's mapping holds struct kvm_run",
+        size >= size_of::<bindings::kvm_run>(),
+        "{size}"
+    );
     check_eq!("kvm_run's mapping is whole pages", size % layout::PAGE_SIZE as usize, 0);
     for argument in [1, 1 << 31, u64::MAX] {
         let got = call(KVM_GET_API_VERSION, argument);
@@ -42,14 +46,31 @@ fn version_and_mmap_size_take_no_argument(_: &mut HostOnly) -> TestResult {
 #[kvm_test(requires(cap::CHECK_EXTENSION_VM))]
 fn unknown_extension_is_zero(t: &mut OneVm) -> TestResult {
     let system = system()?;
-    let unknown = [("0x10000", 0x1_0000), ("2^31 - 1", (1 << 31) - 1), ("2^31", 1 << 31), ("2^32 - 1", 0xffff_ffff)];
+    let unknown = [
+        ("0x10000", 0x1_0000),
+        ("2^31 - 1", (1 << 31) - 1),
+        ("2^31", 1 << 31),
+        ("2^32 - 1", 0xffff_ffff),
+    ];
     for (what, cap) in unknown {
-        check_eq!("{what} on /dev/kvm is 0", raw_ioctl_value(system, KVM_CHECK_EXTENSION, cap), Ok(0));
+        check_eq!(
+            "{what} on /dev/kvm is 0",
+            raw_ioctl_value(system, KVM_CHECK_EXTENSION, cap),
+            Ok(0)
+        );
         check_eq!("{what} on a VM is 0", raw_ioctl_value(&t.vm, KVM_CHECK_EXTENSION, cap), Ok(0));
     }
     let known = bindings::KVM_CAP_USER_MEMORY.into();
-    check_eq!("KVM_CAP_USER_MEMORY on /dev/kvm is 1", raw_ioctl_value(system, KVM_CHECK_EXTENSION, known), Ok(1));
-    check_eq!("KVM_CAP_USER_MEMORY on a VM is 1", raw_ioctl_value(&t.vm, KVM_CHECK_EXTENSION, known), Ok(1));
+    check_eq!(
+        "KVM_CAP_USER_MEMORY on /dev/kvm is 1",
+        raw_ioctl_value(system, KVM_CHECK_EXTENSION, known),
+        Ok(1)
+    );
+    check_eq!(
+        "KVM_CAP_USER_MEMORY on a VM is 1",
+        raw_ioctl_value(&t.vm, KVM_CHECK_EXTENSION, known),
+        Ok(1)
+    );
     Ok(())
 }
 
@@ -64,7 +85,11 @@ fn vcpu_limits_are_consistent(t: &mut OneVm) -> TestResult {
     let recommended = limit(bindings::KVM_CAP_NR_VCPUS)?;
     let most = limit(bindings::KVM_CAP_MAX_VCPUS)?;
     let ids = limit(bindings::KVM_CAP_MAX_VCPU_ID)?;
-    check!("the recommended number of vCPUs is within the maximum", recommended <= most, "{recommended} of {most}");
+    check!(
+        "the recommended number of vCPUs is within the maximum",
+        recommended <= most,
+        "{recommended} of {most}"
+    );
     check!("there are ids for every vCPU", ids >= most, "{ids} for {most}");
     check!("a vCPU is recommended", recommended > 0);
     Ok(())
@@ -78,7 +103,11 @@ fn unknown_vm_type_is_einval(_: &mut HostOnly) -> TestResult {
         let got = raw_ioctl_fd_value(system, 1 << bit);
         check_eq!("VM type 2^{bit} is EINVAL", got, Some(Errno::EINVAL));
     }
-    check_eq!("VM type 2^64 - 1 is EINVAL", raw_ioctl_fd_value(system, u64::MAX), Some(Errno::EINVAL));
+    check_eq!(
+        "VM type 2^64 - 1 is EINVAL",
+        raw_ioctl_fd_value(system, u64::MAX),
+        Some(Errno::EINVAL)
+    );
     check_eq!("VM type 0 is taken", raw_ioctl_fd_value(system, 0), None);
     Ok(())
 }
@@ -179,7 +208,11 @@ fn ioctl_of_another_descriptor_is_refused(t: &mut OneVcpu) -> TestResult {
         ("KVM_CREATE_VCPU on a vCPU", raw_ioctl_value(&t.vcpu, KVM_CREATE_VCPU, 1)),
     ];
     for (what, got) in ends {
-        check!("{what} is ENOTTY or EINVAL", matches!(got, Err(Errno::ENOTTY | Errno::EINVAL)), "{got:?}");
+        check!(
+            "{what} is ENOTTY or EINVAL",
+            matches!(got, Err(Errno::ENOTTY | Errno::EINVAL)),
+            "{got:?}"
+        );
     }
     let got = raw_ioctl_value(&t.vcpu, KVM_RUN, 1);
     check_eq!("KVM_RUN with an argument is EINVAL", got, Err(Errno::EINVAL));
@@ -213,7 +246,11 @@ fn signal_mask_has_one_length(t: &mut OneVcpu) -> TestResult {
     check_eq!("a signal that it does not block ends KVM_RUN", vcpu.run_once()?, Exit::Intr);
     for len in [0, 1, SIGSET - 1, SIGSET + 1, 128, 1 << 31, u32::MAX] {
         check_eq!("a mask of {len} bytes is EINVAL", set(vcpu, len, ALL), Err(Errno::EINVAL));
-        check_eq!("a mask of {len} bytes, refused, leaves the old one", vcpu.run_once()?, Exit::Intr);
+        check_eq!(
+            "a mask of {len} bytes, refused, leaves the old one",
+            vcpu.run_once()?,
+            Exit::Intr
+        );
     }
     check_eq!("a mask that blocks everything is taken", set(vcpu, SIGSET, ALL), Ok(0));
     vcpu.run_until_sync(1)?;

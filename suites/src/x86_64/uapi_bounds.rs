@@ -92,7 +92,11 @@ fn set_cpuid_of_a_truncated_list_is_efault(t: &mut OneVm, row: (&str, u64, usize
     let before = stored(&vcpu)?;
     let mut list = cpuid(2, size);
     list.truncate(list.len() - 4);
-    check_eq!("{what}: a list cut short is EFAULT", vcpu.raw(request, &mut list), Err(Errno::EFAULT));
+    check_eq!(
+        "{what}: a list cut short is EFAULT",
+        vcpu.raw(request, &mut list),
+        Err(Errno::EFAULT)
+    );
     check!("{what}: a list cut short changes nothing", stored(&vcpu)? == before);
     Ok(())
 }

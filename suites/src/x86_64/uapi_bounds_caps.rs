@@ -69,7 +69,11 @@ fn cap_takes_the_bits_that_it_lists(t: &mut OneVm, row: MaskCap) -> TestResult {
     require!(offered != 0, "capability {}", row.cap);
     for bit in (0..64).filter(|bit| offered >> bit & 1 == 0) {
         let got = vm.enable_cap(row.cap, [1 << bit, 0, 0, 0]);
-        check!("a bit that is not listed is EINVAL", got == Err(Errno::EINVAL), "bit {bit}: {got:?}");
+        check!(
+            "a bit that is not listed is EINVAL",
+            got == Err(Errno::EINVAL),
+            "bit {bit}: {got:?}"
+        );
         let got = vm.enable_cap(row.cap, [1 << bit | offered & row.takes, 0, 0, 0]);
         check!(
             "a bit that is not listed is EINVAL beside those that are",
@@ -77,7 +81,11 @@ fn cap_takes_the_bits_that_it_lists(t: &mut OneVm, row: MaskCap) -> TestResult {
             "bit {bit}: {got:?}"
         );
     }
-    check_eq!("listed bits are taken", vm.enable_cap(row.cap, [offered & row.takes, 0, 0, 0]), Ok(()));
+    check_eq!(
+        "listed bits are taken",
+        vm.enable_cap(row.cap, [offered & row.takes, 0, 0, 0]),
+        Ok(())
+    );
     check_eq!("no bits are taken", vm.enable_cap(row.cap, [0; 4]), Ok(()));
     Ok(())
 }
@@ -95,7 +103,11 @@ fn split_irqchip_takes_up_to_its_limit(t: &mut HostOnly) -> TestResult {
         let got = vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [pins.into(), 0, 0, 0]);
         if pins > limit {
             check_eq!("{name} pins: EINVAL", got, Err(Errno::EINVAL));
-            check_eq!("{name} pins, refused: no interrupt controller", routes(&vm), Err(Errno::EINVAL));
+            check_eq!(
+                "{name} pins, refused: no interrupt controller",
+                routes(&vm),
+                Err(Errno::EINVAL)
+            );
         } else {
             check_eq!("{name} pins: taken", got, Ok(()));
             check_eq!("{name} pins: GSIs can be routed", routes(&vm), Ok(0));
@@ -160,7 +172,11 @@ fn vcpu_id_limit_can_be_lowered(t: &mut OneVm) -> TestResult {
     let bad = [most + 1, 1 << 31, u32::MAX.into(), 1 << 32, 1 << 63, u64::MAX];
     for ids in bad {
         let got = enable(ids);
-        check!("a limit beyond the maximum is EINVAL", got == Err(Errno::EINVAL), "{ids:#x}: {got:?}");
+        check!(
+            "a limit beyond the maximum is EINVAL",
+            got == Err(Errno::EINVAL),
+            "{ids:#x}: {got:?}"
+        );
     }
     // x86 can enable it since 6.0, and says so nowhere else.
     let got = enable(IDS);

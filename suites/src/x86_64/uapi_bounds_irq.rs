@@ -66,8 +66,9 @@ fn gsi_routing_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     let mut shift = 0;
     let set = |nr: u32| {
         shift += 1;
-        let routes: Vec<Route> =
-            (0..nr.min(limit + 1)).map(|gsi| ioapic(gsi % limit, (gsi + shift) % IOAPIC_PINS)).collect();
+        let routes: Vec<Route> = (0..nr.min(limit + 1))
+            .map(|gsi| ioapic(gsi % limit, (gsi + shift) % IOAPIC_PINS))
+            .collect();
         set_routes(vm, nr, 0, &routes)
     };
     let want = |nr| if nr > limit { Err(Errno::EINVAL) } else { Ok(0) };
@@ -77,7 +78,11 @@ fn gsi_routing_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     let all: Vec<Route> = (0..limit).map(|gsi| ioapic(gsi, gsi % IOAPIC_PINS)).collect();
     set_routes(vm, limit, 0, &all).ioctl("KVM_SET_GSI_ROUTING")?;
     for (place, gsi) in [("first", first), ("last", last)] {
-        check_eq!("the {place} route of a full table works", pins(vm, gsi)?, 1 << (gsi % IOAPIC_PINS));
+        check_eq!(
+            "the {place} route of a full table works",
+            pins(vm, gsi)?,
+            1 << (gsi % IOAPIC_PINS)
+        );
     }
     set_routes(vm, 0, 0, &[]).ioctl("KVM_SET_GSI_ROUTING")?;
     check_eq!("an empty table routes nothing", pins(vm, first)?, 0);

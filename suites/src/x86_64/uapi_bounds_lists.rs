@@ -16,11 +16,7 @@ const SPARE: u32 = 1;
 fn needed(request: u64) -> TestResult<u32> {
     let mut empty = words(&[0]);
     let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
-    check_eq!(
-        "an empty list is E2BIG",
-        raw_ioctl(system, request, &mut empty),
-        Err(Errno::E2BIG)
-    );
+    check_eq!("an empty list is E2BIG", raw_ioctl(system, request, &mut empty), Err(Errno::E2BIG));
     Ok(word(&empty, 0))
 }
 
@@ -74,19 +70,29 @@ fn register_list_tells_its_length(t: &mut OneVm) -> TestResult {
     check!("n becomes the number of registers", length < PLENTY, "{length}");
 
     let wanted = |room: u64| if room < length { Err(Errno::E2BIG) } else { Ok(0) };
-    for (name, room) in [("0", 0), ("one less than needed", length.saturating_sub(1)), ("as many as needed", length)] {
+    for (name, room) in [
+        ("0", 0),
+        ("one less than needed", length.saturating_sub(1)),
+        ("as many as needed", length),
+    ] {
         let mut list = vec![0; 8 * (1 + room as usize)];
         list[..8].copy_from_slice(&room.to_ne_bytes());
         let got = vcpu.raw(request::KVM_GET_REG_LIST, &mut list);
         check_eq!("room for {name} ends as it must", got, wanted(room));
         check_eq!("room for {name}: n becomes the number of registers", n(&list), length);
     }
-    for (name, room) in [("2^31", 1 << 31), ("2^32", 1 << 32), ("2^61", 1 << 61), ("2^64 - 1", u64::MAX)] {
+    for (name, room) in
+        [("2^31", 1 << 31), ("2^32", 1 << 32), ("2^61", 1 << 61), ("2^64 - 1", u64::MAX)]
+    {
         let mut list = vec![0; 8 * (1 + length as usize)];
         list[..8].copy_from_slice(&u64::to_ne_bytes(room));
         let got = vcpu.raw(request::KVM_GET_REG_LIST, &mut list);
         check_eq!("a claim of room for {name} is enough", got, Ok(0));
-        check_eq!("a claim of room for {name}: n becomes the number of registers", n(&list), length);
+        check_eq!(
+            "a claim of room for {name}: n becomes the number of registers",
+            n(&list),
+            length
+        );
     }
     Ok(())
 }

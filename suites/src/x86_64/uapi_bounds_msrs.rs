@@ -160,6 +160,10 @@ fn feature_msrs_have_the_same_limit(_: &mut HostOnly) -> TestResult {
     let got = raw_ioctl(system, KVM_GET_MSRS, &mut msrs(3, stop));
     check_eq!("it stops at what is no MSR", got, Ok(1));
     let set = raw_ioctl(system, KVM_SET_MSRS, &mut msrs(1, |_| (feature, 0)));
-    check!("feature MSRs cannot be set", matches!(set, Err(Errno::EINVAL | Errno::ENOTTY)), "{set:?}");
+    check!(
+        "feature MSRs cannot be set",
+        matches!(set, Err(Errno::EINVAL | Errno::ENOTTY)),
+        "{set:?}"
+    );
     Ok(())
 }

@@ -61,9 +61,17 @@ fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     let before = msr(&vcpu, IA32_MCG_CAP)?;
     for bit in (0..64).filter(|bit| (supported | COUNTS) >> bit & 1 == 0) {
         let got = setup_mce(&vcpu, 1 << bit | 1);
-        check!("a feature that is not supported is EINVAL", got == Err(Errno::EINVAL), "bit {bit}: {got:?}");
+        check!(
+            "a feature that is not supported is EINVAL",
+            got == Err(Errno::EINVAL),
+            "bit {bit}: {got:?}"
+        );
     }
-    check_eq!("features that are not supported leave IA32_MCG_CAP", msr(&vcpu, IA32_MCG_CAP)?, before);
+    check_eq!(
+        "features that are not supported leave IA32_MCG_CAP",
+        msr(&vcpu, IA32_MCG_CAP)?,
+        before
+    );
     let all = supported & !COUNTS | 1;
     check_eq!("every supported feature is taken", setup_mce(&vcpu, all), Ok(0));
     check_eq!("IA32_MCG_CAP tells the features", msr(&vcpu, IA32_MCG_CAP)?, Some(all));
@@ -168,7 +176,11 @@ fn nested_state_tells_its_size(t: &mut OneVm) -> TestResult {
     let (got, needed, _) = get(0);
     check_eq!("room for 0 bytes is E2BIG", got, Err(Errno::E2BIG));
     let range = size_of::<bindings::kvm_nested_state>()..=most;
-    check!("the needed size is within the capability's", range.contains(&(needed as usize)), "{needed}");
+    check!(
+        "the needed size is within the capability's",
+        range.contains(&(needed as usize)),
+        "{needed}"
+    );
     let wanted = |size| if size < needed { Err(Errno::E2BIG) } else { Ok(0) };
     for count in crate::common::boundary::counts(needed) {
         let (name, (got, told, _)) = (count.name, get(count.value));
