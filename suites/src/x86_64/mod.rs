@@ -7,6 +7,13 @@ pub mod ioeventfd;
 pub mod pio;
 pub mod selftest;
 pub mod userspace_msr;
+pub mod uapi_bounds;
+pub mod uapi_bounds_caps;
+pub mod uapi_bounds_filters;
+pub mod uapi_bounds_irq;
+pub mod uapi_bounds_lists;
+pub mod uapi_bounds_msrs;
+pub mod uapi_bounds_vcpu;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
