@@ -1,6 +1,7 @@
 //! Typed wrappers over KVM's file descriptors. With `arch`, the only place of the host side that
 //! needs `unsafe`.
 
+mod dirty;
 mod exit;
 mod guarded;
 mod memory;
@@ -10,6 +11,9 @@ mod vcpu;
 mod vm;
 mod watchdog;
 
+pub use dirty::{
+    DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap, set_bits,
+};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
 pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_value};
 pub use kvm_bindings as bindings;

@@ -1,0 +1,4 @@
+//! What no architecture owns: guest code here runs everywhere.
+
+pub mod dirty_log;
+pub mod dirty_ring;
