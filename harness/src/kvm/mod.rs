@@ -2,6 +2,7 @@
 //! needs `unsafe`.
 
 mod event;
+mod dirty;
 mod exit;
 mod guarded;
 mod irqfd;
@@ -14,6 +15,9 @@ mod vm;
 mod watchdog;
 
 pub use event::{Event, eventually};
+pub use dirty::{
+    DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap, set_bits,
+};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
 pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_value};
 pub use irqfd::{IoEventfd, Irqfd, Route};

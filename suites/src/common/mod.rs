@@ -8,3 +8,5 @@ pub mod memslot_races;
 pub mod memslots;
 pub mod stats_fd;
 pub mod system;
+pub mod dirty_log;
+pub mod dirty_ring;
