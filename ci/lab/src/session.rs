@@ -76,9 +76,7 @@ impl Session {
                 std::thread::spawn(move || forward(stream, source, &sender));
             }
         }
-        let console_log = console_log
-            .map(|path| File::create(path).at(path))
-            .transpose()?;
+        let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
         Ok(Self {
             machine,
             started,
@@ -100,10 +98,7 @@ impl Session {
         let mut deadline = self.started + timeout;
         loop {
             let was_dying = self.dying;
-            match self
-                .messages
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Line(stream, line)) => {
                     if let Some(outcome) = self.take(stream, &line, on_event) {
                         self.drain(on_event);
@@ -162,17 +157,11 @@ impl Session {
         match report {
             // The emulator did not end when the kernel restarted the host.
             Report::Booted { .. } if self.booted => {
-                return Some(Outcome::KernelDied {
-                    log: self.log_text(),
-                });
+                return Some(Outcome::KernelDied { log: self.log_text() });
             }
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
-                on_event(Event::Booted {
-                    after,
-                    guest_ms: *uptime_ms,
-                    release,
-                });
+                on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
             }
             Report::Fact { name, value } => on_event(Event::Fact(name, value)),
             Report::Started => on_event(Event::Started { after }),
@@ -197,11 +186,7 @@ impl Session {
         if line.contains(LAST_WORDS_SIGN) {
             self.dying = true;
         }
-        let limit = if self.trouble {
-            NR_LOG_LINES
-        } else {
-            NR_TAIL_LINES
-        };
+        let limit = if self.trouble { NR_LOG_LINES } else { NR_TAIL_LINES };
         if self.log.len() >= limit {
             if self.trouble {
                 return;
@@ -214,9 +199,8 @@ impl Session {
     /// Takes what is still on its way.
     fn drain(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
         let deadline = Instant::now() + DRAIN;
-        while let Ok(message) = self
-            .messages
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        while let Ok(message) =
+            self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if let Message::Line(stream, line) = message {
                 self.take(stream, &line, on_event);
@@ -239,23 +223,13 @@ impl Session {
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },
             Ok(_) if self.dying => Outcome::KernelDied { log },
-            Ok(status) => Outcome::EmulatorDied {
-                why: format!("{status}: {}", words.trim()),
-                log,
-            },
-            Err(error) => Outcome::EmulatorDied {
-                why: error.to_string(),
-                log,
-            },
+            Ok(status) => Outcome::EmulatorDied { why: format!("{status}: {}", words.trim()), log },
+            Err(error) => Outcome::EmulatorDied { why: error.to_string(), log },
         }
     }
 
     fn log_text(&self) -> String {
-        self.log
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 

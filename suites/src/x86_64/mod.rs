@@ -1,12 +1,11 @@
 //! x86_64.
 
+pub mod ioeventfd;
 pub mod mmio;
 pub mod msr_filter;
 pub mod msr_lists;
-pub mod ioeventfd;
 pub mod pio;
 pub mod selftest;
-pub mod userspace_msr;
 pub mod uapi_bounds;
 pub mod uapi_bounds_caps;
 pub mod uapi_bounds_filters;
@@ -14,6 +13,7 @@ pub mod uapi_bounds_irq;
 pub mod uapi_bounds_lists;
 pub mod uapi_bounds_msrs;
 pub mod uapi_bounds_vcpu;
+pub mod userspace_msr;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -14,24 +14,18 @@ use crate::process;
 const BIOS: (&str, &str) = ("/usr/share/bochs/BIOS-bochs-latest", "bochsbios");
 const VGA_BIOS: (&str, &str) = ("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios");
 const ISOLINUX: (&str, &str) = ("/usr/lib/ISOLINUX/isolinux.bin", "isolinux");
-const LDLINUX: (&str, &str) = (
-    "/usr/lib/syslinux/modules/bios/ldlinux.c32",
-    "syslinux-common",
-);
+const LDLINUX: (&str, &str) = ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "syslinux-common");
 const PROGRAMS: [(&str, &str); 2] = [("bochs", "bochs"), ("xorriso", "xorriso")];
 
 /// Whether Bochs and what it boots from are there.
 pub fn check() -> Result<()> {
-    let programs = PROGRAMS
-        .iter()
-        .filter(|(program, _)| process::find_program(program).is_none());
+    let programs = PROGRAMS.iter().filter(|(program, _)| process::find_program(program).is_none());
     let files = [BIOS, VGA_BIOS, ISOLINUX, LDLINUX];
     let files = files.iter().filter(|(file, _)| !Path::new(file).exists());
     match programs.chain(files).next() {
-        Some((name, package)) => Err(LabError::Missing {
-            program: (*name).into(),
-            package: (*package).into(),
-        }),
+        Some((name, package)) => {
+            Err(LabError::Missing { program: (*name).into(), package: (*package).into() })
+        }
         None => Ok(()),
     }
 }
@@ -39,19 +33,11 @@ pub fn check() -> Result<()> {
 /// Starts Bochs.
 pub fn start(start: &Start<'_>) -> Result<Machine> {
     let image = make_image(start)?;
-    let (console, console_end) = nix::unistd::pipe()
-        .map_err(std::io::Error::from)
-        .at("pipe")?;
-    let (results, results_end) = nix::unistd::pipe()
-        .map_err(std::io::Error::from)
-        .at("pipe")?;
+    let (console, console_end) = nix::unistd::pipe().map_err(std::io::Error::from).at("pipe")?;
+    let (results, results_end) = nix::unistd::pipe().map_err(std::io::Error::from).at("pipe")?;
     let log = start.scratch.join("bochs.log");
     let rc = start.scratch.join("bochsrc");
-    fs::write(
-        &rc,
-        configuration(start, &image, &log, &console_end, &results_end),
-    )
-    .at(&rc)?;
+    fs::write(&rc, configuration(start, &image, &log, &console_end, &results_end)).at(&rc)?;
     // Builds with the debugger wait for a command; others do not know the option's file.
     let script = start.scratch.join("debugger");
     fs::write(&script, "c\n").at(&script)?;
@@ -62,10 +48,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         command.arg("-rc").arg(&script);
     }
     command.current_dir(start.scratch);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = process::spawn(&mut command, &[console_end, results_end]).at("bochs")?;
     Ok(Machine {
         child,
@@ -77,15 +60,9 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
 }
 
 fn has_debugger() -> Result<bool> {
-    let output = Command::new("bochs")
-        .arg("--help")
-        .stdin(Stdio::null())
-        .output()
-        .at("bochs")?;
+    let output = Command::new("bochs").arg("--help").stdin(Stdio::null()).output().at("bochs")?;
     let text = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&text)
-        .lines()
-        .any(|line| line.trim_start().starts_with("-rc ")))
+    Ok(String::from_utf8_lossy(&text).lines().any(|line| line.trim_start().starts_with("-rc ")))
 }
 
 fn make_image(start: &Start<'_>) -> Result<PathBuf> {
@@ -103,22 +80,8 @@ fn make_image(start: &Start<'_>) -> Result<PathBuf> {
     fs::write(tree.join("isolinux.cfg"), menu).at(&tree)?;
     let image = start.scratch.join("cd.iso");
     let mut command = Command::new("xorriso");
-    command.args([
-        "-as",
-        "mkisofs",
-        "-quiet",
-        "-b",
-        "isolinux.bin",
-        "-c",
-        "boot.cat",
-    ]);
-    command.args([
-        "-no-emul-boot",
-        "-boot-load-size",
-        "4",
-        "-boot-info-table",
-        "-o",
-    ]);
+    command.args(["-as", "mkisofs", "-quiet", "-b", "isolinux.bin", "-c", "boot.cat"]);
+    command.args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "-o"]);
     process::run(command.arg(&image).arg(&tree), "xorriso")?;
     Ok(image)
 }
@@ -149,11 +112,7 @@ fn configuration(
         profile.machine, BIOS.0, VGA_BIOS.0, profile.memory_mib, profile.smp,
     );
     for (port, end) in [("com1", console), ("com2", results)] {
-        let _ = writeln!(
-            text,
-            "{port}: enabled=1, mode=file, dev=/dev/fd/{}",
-            end.as_raw_fd()
-        );
+        let _ = writeln!(text, "{port}: enabled=1, mode=file, dev=/dev/fd/{}", end.as_raw_fd());
     }
     for line in &profile.emulator_args {
         let _ = writeln!(text, "{line}");
