@@ -57,6 +57,23 @@ pub fn check(profile: &Profile) -> Result<()> {
     }
 }
 
+/// The packages that the profile's emulator needs and this machine lacks.
+///
+/// # Errors
+/// An emulator that is there is too old.
+pub fn missing_packages(profile: &Profile) -> Result<Vec<String>> {
+    if profile.emulator == Emulator::Bochs {
+        return Ok(bochs::missing()
+            .map(|(_, package)| package.to_owned())
+            .collect());
+    }
+    match check(profile) {
+        Err(LabError::Missing { package, .. }) => Ok(vec![package]),
+        Err(error @ LabError::TooOld { .. }) => Err(error),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// Modules that the way of starting needs, besides those of KVM.
 pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
     match profile.emulator {
