@@ -155,10 +155,7 @@ fn set_up(archs: &[Arch], dry_run: bool) -> anyhow::Result<u8> {
     }
     setup::install(&cache, &wants)?;
     for &arch in archs {
-        println!(
-            "standard library for {arch}: {}",
-            setup::standard_library(&cache, arch)?
-        );
+        println!("standard library for {arch}: {}", setup::standard_library(&cache, arch)?);
     }
     Ok(0)
 }

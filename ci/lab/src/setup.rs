@@ -33,11 +33,7 @@ pub fn missing(cache: &Cache, archs: &[Arch]) -> Result<Vec<Want>> {
     let mut wants: Vec<Want> = Vec::new();
     let mut add = |package: String, reason: String, backports: bool| {
         if !wants.iter().any(|want| want.package == package) {
-            wants.push(Want {
-                package,
-                reason,
-                backports,
-            });
+            wants.push(Want { package, reason, backports });
         }
     };
     for name in Profile::list()? {
@@ -53,11 +49,7 @@ pub fn missing(cache: &Cache, archs: &[Arch]) -> Result<Vec<Want>> {
             }
             Err(LabError::TooOld { found, .. }) => {
                 let (_, package) = profile.arch.qemu();
-                add(
-                    package.to_owned(),
-                    format!("host {name}; {found} is too old"),
-                    true,
-                );
+                add(package.to_owned(), format!("host {name}; {found} is too old"), true);
             }
             Err(error) => return Err(error),
         }
@@ -71,10 +63,7 @@ pub fn missing(cache: &Cache, archs: &[Arch]) -> Result<Vec<Want>> {
         }
     }
     if wants.iter().any(|want| want.package.starts_with("qemu-")) && old_qemu(cache)? {
-        for want in wants
-            .iter_mut()
-            .filter(|want| want.package.starts_with("qemu-"))
-        {
+        for want in wants.iter_mut().filter(|want| want.package.starts_with("qemu-")) {
             want.backports = true;
         }
     }
@@ -93,9 +82,7 @@ pub fn install(cache: &Cache, wants: &[Want]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         let names: Vec<_> = wants.iter().map(|want| want.package.as_str()).collect();
         let names = names.join(" ");
-        return Err(LabError::Other(format!(
-            "only root can install packages: {names}"
-        )));
+        return Err(LabError::Other(format!("only root can install packages: {names}")));
     }
     let installer = Installer::new(cache)?;
     installer.update()?;
@@ -138,11 +125,7 @@ fn old_qemu(cache: &Cache) -> Result<bool> {
 /// `7` of `1:7.2+dfsg-7`.
 fn major(version: &str) -> u32 {
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
-    version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse().ok())
-        .unwrap_or(0)
+    version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -72,23 +72,15 @@ impl Installer {
         let mut command = self.apt();
         command.args(["--yes", "--no-install-recommends"]);
         if backports {
-            command
-                .arg("--target-release")
-                .arg(format!("{}-backports", self.release));
+            command.arg("--target-release").arg(format!("{}-backports", self.release));
         }
         process::run(command.arg("install").args(packages), "apt").map(|_| ())
     }
 
     fn apt(&self) -> Command {
         let mut command = Command::new("apt-get");
-        command
-            .arg("-q")
-            .arg("-c")
-            .arg(&self.config)
-            .args(["-o", LOCK_PATIENCE]);
-        command
-            .env("LC_ALL", "C.UTF-8")
-            .env("DEBIAN_FRONTEND", "noninteractive");
+        command.arg("-q").arg("-c").arg(&self.config).args(["-o", LOCK_PATIENCE]);
+        command.env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
         command.env_remove("APT_CONFIG");
         command
     }

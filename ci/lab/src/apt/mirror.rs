@@ -24,21 +24,10 @@ pub fn choose_mirror(mirror: Option<String>) {
 /// # Errors
 /// None names one.
 pub fn mirror() -> Result<String> {
-    let variable = || {
-        std::env::var(MIRROR_VARIABLE)
-            .ok()
-            .filter(|value| !value.is_empty())
-    };
-    CHOSEN
-        .get()
-        .cloned()
-        .or_else(variable)
-        .or_else(|| machine_mirror("debian"))
-        .ok_or_else(|| {
-            LabError::Mirror(format!(
-                "/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"
-            ))
-        })
+    let variable = || std::env::var(MIRROR_VARIABLE).ok().filter(|value| !value.is_empty());
+    CHOSEN.get().cloned().or_else(variable).or_else(|| machine_mirror("debian")).ok_or_else(|| {
+        LabError::Mirror(format!("/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"))
+    })
 }
 
 /// The mirror of security updates: the one in this machine's apt sources, else beside the other.
@@ -71,11 +60,7 @@ fn find_mirror(text: &str, archive: &str) -> Option<String> {
     };
     text.lines()
         .filter_map(|line| deb822(line.trim()).or_else(|| one_line(line.trim())))
-        .flat_map(|line| {
-            line.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .find(is_mirror)
 }
 
@@ -86,19 +71,10 @@ mod tests {
     #[test]
     fn finds_the_mirror_in_both_forms() {
         let deb822 = "Types: deb\n# URIs: http://no/debian\nURIs: http://other/x http://m/debian/\nSuites: bookworm\n";
-        assert_eq!(
-            find_mirror(deb822, "debian").as_deref(),
-            Some("http://m/debian/")
-        );
+        assert_eq!(find_mirror(deb822, "debian").as_deref(), Some("http://m/debian/"));
         let list =
             "# deb http://no/debian x main\ndeb [arch=amd64] https://m/debian bookworm main\n";
-        assert_eq!(
-            find_mirror(list, "debian").as_deref(),
-            Some("https://m/debian")
-        );
-        assert_eq!(
-            find_mirror("deb http://m/debian-security x main\n", "debian"),
-            None
-        );
+        assert_eq!(find_mirror(list, "debian").as_deref(), Some("https://m/debian"));
+        assert_eq!(find_mirror("deb http://m/debian-security x main\n", "debian"), None);
     }
 }

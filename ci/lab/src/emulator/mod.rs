@@ -63,9 +63,7 @@ pub fn check(profile: &Profile) -> Result<()> {
 /// An emulator that is there is too old.
 pub fn missing_packages(profile: &Profile) -> Result<Vec<String>> {
     if profile.emulator == Emulator::Bochs {
-        return Ok(bochs::missing()
-            .map(|(_, package)| package.to_owned())
-            .collect());
+        return Ok(bochs::missing().map(|(_, package)| package.to_owned()).collect());
     }
     match check(profile) {
         Err(LabError::Missing { package, .. }) => Ok(vec![package]),
