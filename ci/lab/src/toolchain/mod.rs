@@ -69,7 +69,7 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
         }
         command.env(format!("CARGO_TARGET_{variable}_LINKER"), &linker);
         command.env(format!("CC_{}", target.replace('-', "_")), &linker);
-        if !has_target(target) {
+        if !has_target(build.arch) {
             Sysroot::prepare(cache, build.arch)?.apply(&mut command, &workspace());
         }
     }
@@ -105,19 +105,22 @@ pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     Ok(dir.join("lab-init"))
 }
 
+/// Flags beside those of the workspace's own configuration, which links statically.
 fn rust_flags(arch: Arch) -> &'static str {
     match arch {
         // The oldest machine that runs the kernel: Hercules models little more.
-        Arch::S390x => "-C target-feature=+crt-static -C target-cpu=z10",
-        _ => "-C target-feature=+crt-static",
+        Arch::S390x => "-C target-cpu=z10",
+        _ => "",
     }
 }
 
 /// Whether the compiler at hand can build for the target by itself.
-fn has_target(target: &str) -> bool {
+pub(crate) fn has_target(arch: Arch) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
-    command.args(["--print", "target-libdir", "--target", target]).current_dir(workspace());
+    command
+        .args(["--print", "target-libdir", "--target", arch.rust_target()])
+        .current_dir(workspace());
     let dir = process::run(&mut command, "rustc").unwrap_or_default();
     !dir.trim().is_empty() && Path::new(dir.trim()).is_dir()
 }
