@@ -20,13 +20,8 @@ pub enum Arch {
 
 impl Arch {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::X86_64,
-        Self::Aarch64,
-        Self::Ppc64le,
-        Self::Riscv64,
-        Self::S390x,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::X86_64, Self::Aarch64, Self::Ppc64le, Self::Riscv64, Self::S390x];
 
     /// Our id.
     #[must_use]
@@ -132,13 +127,12 @@ impl FromStr for Arch {
     type Err = LabError;
 
     fn from_str(text: &str) -> Result<Self, LabError> {
-        Self::ALL
-            .into_iter()
-            .find(|arch| arch.id() == text || arch.debian() == text)
-            .ok_or_else(|| {
+        Self::ALL.into_iter().find(|arch| arch.id() == text || arch.debian() == text).ok_or_else(
+            || {
                 let known = Self::ALL.map(Self::id).join(", ");
                 LabError::Other(format!("architecture {text} is not known: {known}"))
-            })
+            },
+        )
     }
 }
 

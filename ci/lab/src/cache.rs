@@ -70,9 +70,7 @@ impl Cache {
         let base = self.dir("runs")?;
         for entry in fs::read_dir(&base).at(&base)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let owner = name
-                .strip_prefix(RUN_PREFIX)
-                .and_then(|rest| rest.split('-').next());
+            let owner = name.strip_prefix(RUN_PREFIX).and_then(|rest| rest.split('-').next());
             if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 let _ = fs::remove_dir_all(entry.path());
             }

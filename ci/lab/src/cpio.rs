@@ -22,11 +22,7 @@ pub struct Writer<W> {
 impl<W: Write> Writer<W> {
     /// Starts an archive.
     pub fn new(out: W) -> Self {
-        Self {
-            out,
-            offset: 0,
-            inode: 0,
-        }
+        Self { out, offset: 0, inode: 0 }
     }
 
     /// A directory.
@@ -68,9 +64,7 @@ impl<W: Write> Writer<W> {
             .map_err(|_| io::Error::other(format!("{path} is too long for an initramfs")))?;
         let name_size = u32::try_from(name.len() + 1).map_err(io::Error::other)?;
         self.inode += 1;
-        let fields = [
-            self.inode, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0,
-        ];
+        let fields = [self.inode, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0];
         let mut header = String::from(MAGIC);
         for field in fields {
             header.push_str(&format!("{field:08x}"));
@@ -116,11 +110,7 @@ mod tests {
     #[test]
     fn ends_with_the_trailer() -> io::Result<()> {
         let bytes = Writer::new(Vec::new()).finish()?;
-        assert!(
-            bytes
-                .windows(TRAILER.len())
-                .any(|window| window == TRAILER.as_bytes())
-        );
+        assert!(bytes.windows(TRAILER.len()).any(|window| window == TRAILER.as_bytes()));
         Ok(())
     }
 }

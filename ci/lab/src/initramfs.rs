@@ -46,21 +46,13 @@ impl Base {
     pub fn prepare(cache: &Cache, kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<Self> {
         let dir = cache.once(place(kernel, init, wanted)?, |fresh| {
             let modules = write_base(&fresh.join(BASE_ARCHIVE), kernel, init, wanted)?;
-            let plan = Plan {
-                modules,
-                ..Plan::default()
-            };
+            let plan = Plan { modules, ..Plan::default() };
             fs::write(fresh.join(BASE_MODULES), plan.encode()).at(fresh)
         })?;
         let path = dir.join(BASE_MODULES);
         let text = fs::read_to_string(&path).at(&path)?;
-        let plan = Plan::decode(&text)
-            .map_err(std::io::Error::other)
-            .at(&path)?;
-        Ok(Self {
-            archive: dir.join(BASE_ARCHIVE),
-            modules: plan.modules,
-        })
+        let plan = Plan::decode(&text).map_err(std::io::Error::other).at(&path)?;
+        Ok(Self { archive: dir.join(BASE_ARCHIVE), modules: plan.modules })
     }
 
     /// Writes the whole initramfs of one run.
@@ -98,68 +90,35 @@ fn place(kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<String> {
         (path, meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
     }
     (&kernel.modules, wanted).hash(&mut hasher);
-    Ok(format!(
-        "initramfs/{}-{:016x}",
-        kernel.arch,
-        hasher.finish()
-    ))
+    Ok(format!("initramfs/{}-{:016x}", kernel.arch, hasher.finish()))
 }
 
 fn write_base(target: &Path, kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     let mut archive = Writer::new(BufWriter::new(File::create(target).at(target)?));
-    for dir in [
-        "/dev",
-        "/proc",
-        "/sys",
-        "/tmp",
-        "/run",
-        "/bin",
-        "/lib",
-        "/lab",
-        MODULES_DIR,
-    ] {
+    for dir in ["/dev", "/proc", "/sys", "/tmp", "/run", "/bin", "/lib", "/lab", MODULES_DIR] {
         archive.dir(dir).at(target)?;
     }
     archive.char_device("/dev/console", 5, 1).at(target)?;
     archive.char_device("/dev/null", 1, 3).at(target)?;
-    archive
-        .program("/init", &fs::read(init).at(init)?)
-        .at(target)?;
+    archive.program("/init", &fs::read(init).at(init)?).at(target)?;
 
     let set = kernel.modules.as_deref().map(ModuleSet::scan).transpose()?;
     let mut modules: Vec<Module> = Vec::new();
     for name in wanted {
-        let closure = set
-            .as_ref()
-            .map(|set| set.closure(name))
-            .transpose()?
-            .unwrap_or_default();
+        let closure = set.as_ref().map(|set| set.closure(name)).transpose()?.unwrap_or_default();
         if closure.is_empty() {
-            modules.push(Module {
-                name: name.replace('-', "_"),
-                ..Module::default()
-            });
+            modules.push(Module { name: name.replace('-', "_"), ..Module::default() });
         }
         for module in closure {
             if modules.iter().any(|known| known.name == module.name) {
                 continue;
             }
-            let file = Path::new(&module.path)
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy();
+            let file = Path::new(&module.path).file_name().unwrap_or_default().to_string_lossy();
             let path = format!("{MODULES_DIR}/{file}");
             archive.file(&path, &module.content).at(target)?;
-            modules.push(Module {
-                name: module.name,
-                path,
-                ..Module::default()
-            });
+            modules.push(Module { name: module.name, path, ..Module::default() });
         }
     }
-    archive
-        .finish()
-        .and_then(|mut out| out.flush())
-        .at(target)?;
+    archive.finish().and_then(|mut out| out.flush()).at(target)?;
     Ok(modules)
 }

@@ -150,6 +150,7 @@ impl Lab {
             profile,
             kernel: &request.kernel,
             initramfs: &initramfs,
+            scratch: run_dir.path(),
             interactive: false,
         })?;
         Session::new(machine, started, request.console_log.as_deref())?
@@ -169,30 +170,21 @@ fn plan(request: &Request, base: &Base) -> Plan {
     let mut argv = vec![RUNNER_PATH.to_owned()];
     argv.extend(request.argv.iter().cloned());
     Plan {
-        modules: base
-            .modules
-            .iter()
-            .map(|module| with_params(module, profile))
-            .collect(),
+        modules: base.modules.iter().map(|module| with_params(module, profile)).collect(),
         argv,
         env: request.env.clone(),
         kvm_optional: request.kvm_optional,
         clocksource: profile.clocksource.clone(),
+        result_device: emulator::result_device(profile).map(str::to_owned),
         ..Plan::default()
     }
 }
 
 fn with_params(module: &Module, profile: &Profile) -> Module {
-    let of_profile = profile
-        .modules
-        .iter()
-        .find(|(name, _)| name.replace('-', "_") == module.name);
+    let of_profile = profile.modules.iter().find(|(name, _)| name.replace('-', "_") == module.name);
     let mut module = module.clone();
     if let Some((_, params)) = of_profile {
-        let params: Vec<_> = params
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        let params: Vec<_> = params.iter().map(|(name, value)| format!("{name}={value}")).collect();
         module.params = params.join(" ");
         module.needed = true;
     }
@@ -204,11 +196,7 @@ pub(crate) fn command_line(profile: &Profile) -> String {
     let mut words = profile.cmdline.clone();
     for (module, params) in &profile.modules {
         let module = module.replace('-', "_");
-        words.extend(
-            params
-                .iter()
-                .map(|(name, value)| format!("{module}.{name}={value}")),
-        );
+        words.extend(params.iter().map(|(name, value)| format!("{module}.{name}={value}")));
     }
     words.join(" ")
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use lab::setup;
 use lab::toolchain::Build;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
 
@@ -35,6 +36,15 @@ enum Action {
         /// Architecture.
         #[arg(long, default_value = "x86_64")]
         arch: Arch,
+    },
+    /// Install what the lab needs and this machine lacks; a second run does nothing.
+    Setup {
+        /// Only for these architectures [default: all].
+        #[arg(long, value_delimiter = ',')]
+        arch: Vec<Arch>,
+        /// Only say what is missing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List the host profiles.
     Hosts,
@@ -103,20 +113,12 @@ fn act() -> anyhow::Result<u8> {
         Action::Run(run) => run_host(run),
         Action::Test(test) => Ok(lab::door::test(&test)?),
         Action::Kernels { arch } => list_kernels(arch),
+        Action::Setup { arch, dry_run } => set_up(&arch, dry_run),
         Action::Hosts => list_hosts(),
         Action::Build { arch, package, bin } => {
             let bin = bin.as_ref().unwrap_or(&package);
-            let what = Build {
-                package: &package,
-                bin,
-                arch,
-                strip: false,
-                env: &[],
-            };
-            println!(
-                "{}",
-                lab::toolchain::build(&Cache::open()?, &what)?.display()
-            );
+            let what = Build { package: &package, bin, arch, strip: false, env: &[] };
+            println!("{}", lab::toolchain::build(&Cache::open()?, &what)?.display());
             Ok(0)
         }
     }
@@ -132,10 +134,28 @@ fn list_hosts() -> anyhow::Result<u8> {
 
 fn list_kernels(arch: Arch) -> anyhow::Result<u8> {
     for kernel in lab::kernel::list(arch, &Cache::open()?)? {
-        println!(
-            "{:<20} {:<36} {}",
-            kernel.suite, kernel.release, kernel.version
-        );
+        println!("{:<20} {:<36} {}", kernel.suite, kernel.release, kernel.version);
+    }
+    Ok(0)
+}
+
+fn set_up(archs: &[Arch], dry_run: bool) -> anyhow::Result<u8> {
+    let archs = if archs.is_empty() { &Arch::ALL } else { archs };
+    let cache = Cache::open()?;
+    let wants = setup::missing(&cache, archs)?;
+    for want in &wants {
+        let from = if want.backports { " (backports)" } else { "" };
+        println!("package {}{from}: {}", want.package, want.reason);
+    }
+    if wants.is_empty() {
+        println!("packages: nothing is missing");
+    }
+    if dry_run {
+        return Ok(0);
+    }
+    setup::install(&cache, &wants)?;
+    for &arch in archs {
+        println!("standard library for {arch}: {}", setup::standard_library(&cache, arch)?);
     }
     Ok(0)
 }
@@ -147,9 +167,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
     let spec = run.kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
     let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
     let files = run.files.iter().map(|file| {
-        let (path, source) = file
-            .split_once('=')
-            .context("--file takes GUEST_PATH=FILE")?;
+        let (path, source) = file.split_once('=').context("--file takes GUEST_PATH=FILE")?;
         Ok((path.to_owned(), PathBuf::from(source)))
     });
     let request = Request {
@@ -177,11 +195,7 @@ fn show(event: &Event<'_>, verbose: bool) {
     match event {
         Event::Line(line) => println!("{line}"),
         Event::Stderr(line) => eprintln!("{line}"),
-        Event::Booted {
-            after,
-            guest_ms,
-            release,
-        } if verbose => {
+        Event::Booted { after, guest_ms, release } if verbose => {
             eprintln!("lab: {release} booted after {after:.2?} (its own clock: {guest_ms} ms)");
         }
         Event::Started { after } if verbose => eprintln!("lab: runner started after {after:.2?}"),

@@ -1,9 +1,6 @@
 //! Child processes that do not outlive the lab.
 
-#![expect(
-    unsafe_code,
-    reason = "what happens between fork and exec has no safe interface"
-)]
+#![expect(unsafe_code, reason = "what happens between fork and exec has no safe interface")]
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -45,19 +42,12 @@ pub fn spawn(command: &mut Command, inherit: &[OwnedFd]) -> std::io::Result<Chil
 /// Runs a helper program to its end and gives back its standard output.
 pub fn run(command: &mut Command, package: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => LabError::Missing {
-                program: program.clone(),
-                package: package.to_owned(),
-            },
-            _ => LabError::Io {
-                path: PathBuf::from(&program),
-                source: error,
-            },
-        })?;
+    let output = command.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            LabError::Missing { program: program.clone(), package: package.to_owned() }
+        }
+        _ => LabError::Io { path: PathBuf::from(&program), source: error },
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -74,7 +64,5 @@ pub fn run(command: &mut Command, package: &str) -> Result<String> {
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
 }

@@ -99,18 +99,10 @@ impl Profile {
 
     fn load_from(dir: &Path, name: &str) -> Result<Self> {
         let file = read(dir, name, 0)?;
-        let stem = Path::new(name)
-            .file_stem()
-            .map_or(name.into(), |stem| stem.to_string_lossy());
-        let name = if name.ends_with(".yaml") {
-            stem.into_owned()
-        } else {
-            name.to_owned()
-        };
-        let lacks = |what: &str| LabError::Profile {
-            name: name.clone(),
-            why: format!("no {what}"),
-        };
+        let stem = Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
+        let name = if name.ends_with(".yaml") { stem.into_owned() } else { name.to_owned() };
+        let lacks =
+            |what: &str| LabError::Profile { name: name.clone(), why: format!("no {what}") };
         Ok(Self {
             summary: file.summary.unwrap_or_default(),
             arch: file.arch.ok_or_else(|| lacks("arch"))?,
@@ -138,20 +130,12 @@ impl Profile {
     pub fn list() -> Result<Vec<String>> {
         let dir = hosts_dir();
         let mut names = Vec::new();
-        let entries = std::fs::read_dir(&dir).map_err(|source| LabError::Io {
-            path: dir.clone(),
-            source,
-        })?;
+        let entries =
+            std::fs::read_dir(&dir).map_err(|source| LabError::Io { path: dir.clone(), source })?;
         for entry in entries.flatten() {
             let path = entry.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "yaml")
-            {
-                names.extend(
-                    path.file_stem()
-                        .map(|stem| stem.to_string_lossy().into_owned()),
-                );
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
             }
         }
         names.sort();
@@ -172,17 +156,12 @@ impl Profile {
 }
 
 fn hosts_dir() -> PathBuf {
-    std::env::var_os("KVM_LAB_HOSTS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts"),
-        PathBuf::from,
-    )
+    std::env::var_os("KVM_LAB_HOSTS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts"), PathBuf::from)
 }
 
 fn read(dir: &Path, name: &str, depth: usize) -> Result<File> {
-    let wrong = |why: String| LabError::Profile {
-        name: name.to_owned(),
-        why,
-    };
+    let wrong = |why: String| LabError::Profile { name: name.to_owned(), why };
     if depth > MAX_EXTENDS {
         return Err(wrong("extends too many others".into()));
     }
@@ -247,10 +226,7 @@ mod tests {
         let variant = Profile::load("amd64-svm-npt0")?;
         assert_eq!(variant.cpu, base.cpu);
         assert_eq!(variant.modules["kvm-amd"]["npt"], "0");
-        assert_eq!(
-            variant.modules["kvm-amd"]["nested"],
-            base.modules["kvm-amd"]["nested"]
-        );
+        assert_eq!(variant.modules["kvm-amd"]["nested"], base.modules["kvm-amd"]["nested"]);
         Ok(())
     }
 
@@ -258,9 +234,7 @@ mod tests {
     fn an_unknown_key_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("x.yaml"), "arch: x86_64\nsmpp: 2\n").expect("a file");
-        let error = Profile::load_from(dir.path(), "x")
-            .expect_err("must fail")
-            .to_string();
+        let error = Profile::load_from(dir.path(), "x").expect_err("must fail").to_string();
         assert!(error.contains("smpp"), "{error}");
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -17,13 +16,13 @@ use crate::lab::{Event, Outcome};
 /// How long other streams may still bring something after the last report.
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Console lines kept for the crash log.
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
 const NR_TAIL_LINES: usize = 40;
 /// What a kernel says when it dies.
-const LAST_WORDS_SIGNS: [&str; 2] = ["Kernel panic", "end Kernel panic"];
+const LAST_WORDS_SIGN: &str = "Kernel panic - not syncing";
 /// Where a crash log begins.
 const TROUBLE_SIGNS: [&str; 8] = [
     "BUG:",
@@ -57,6 +56,7 @@ pub struct Session {
     messages: Receiver<Message>,
     console_log: Option<File>,
     log: VecDeque<String>,
+    booted: bool,
     trouble: bool,
     dying: bool,
 }
@@ -70,21 +70,20 @@ impl Session {
             (Stream::Stderr, machine.stderr.take()),
             (Stream::Console, machine.console.take()),
         ];
-        for (stream, socket) in streams {
-            if let Some(socket) = socket {
+        for (stream, source) in streams {
+            if let Some(source) = source {
                 let sender = sender.clone();
-                std::thread::spawn(move || forward(stream, socket, &sender));
+                std::thread::spawn(move || forward(stream, source, &sender));
             }
         }
-        let console_log = console_log
-            .map(|path| File::create(path).at(path))
-            .transpose()?;
+        let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
         Ok(Self {
             machine,
             started,
             messages,
             console_log,
             log: VecDeque::new(),
+            booted: false,
             trouble: false,
             dying: false,
         })
@@ -99,10 +98,7 @@ impl Session {
         let mut deadline = self.started + timeout;
         loop {
             let was_dying = self.dying;
-            match self
-                .messages
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Line(stream, line)) => {
                     if let Some(outcome) = self.take(stream, &line, on_event) {
                         self.drain(on_event);
@@ -152,15 +148,20 @@ impl Session {
         None
     }
 
-    fn take_report(&self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<Outcome> {
+    fn take_report(
+        &mut self,
+        report: &Report,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Option<Outcome> {
         let after = self.started.elapsed();
         match report {
+            // The emulator did not end when the kernel restarted the host.
+            Report::Booted { .. } if self.booted => {
+                return Some(Outcome::KernelDied { log: self.log_text() });
+            }
             Report::Booted { uptime_ms, release } => {
-                on_event(Event::Booted {
-                    after,
-                    guest_ms: *uptime_ms,
-                    release,
-                });
+                self.booted = true;
+                on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
             }
             Report::Fact { name, value } => on_event(Event::Fact(name, value)),
             Report::Started => on_event(Event::Started { after }),
@@ -182,14 +183,10 @@ impl Session {
             let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
             self.log.drain(..surplus);
         }
-        if LAST_WORDS_SIGNS.iter().any(|sign| line.contains(sign)) {
+        if line.contains(LAST_WORDS_SIGN) {
             self.dying = true;
         }
-        let limit = if self.trouble {
-            NR_LOG_LINES
-        } else {
-            NR_TAIL_LINES
-        };
+        let limit = if self.trouble { NR_LOG_LINES } else { NR_TAIL_LINES };
         if self.log.len() >= limit {
             if self.trouble {
                 return;
@@ -202,9 +199,8 @@ impl Session {
     /// Takes what is still on its way.
     fn drain(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
         let deadline = Instant::now() + DRAIN;
-        while let Ok(message) = self
-            .messages
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        while let Ok(message) =
+            self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if let Message::Line(stream, line) = message {
                 self.take(stream, &line, on_event);
@@ -217,35 +213,29 @@ impl Session {
         let log = self.log_text();
         let status = self.machine.child.wait();
         let mut words = String::new();
-        if let Some(stderr) = &mut self.machine.child.stderr {
+        if let Some(log) = &self.machine.log {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
+        } else if let Some(stderr) = &mut self.machine.child.stderr {
             let _ = stderr.read_to_string(&mut words);
         }
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },
             Ok(_) if self.dying => Outcome::KernelDied { log },
-            Ok(status) => Outcome::EmulatorDied {
-                why: format!("{status}: {}", words.trim()),
-                log,
-            },
-            Err(error) => Outcome::EmulatorDied {
-                why: error.to_string(),
-                log,
-            },
+            Ok(status) => Outcome::EmulatorDied { why: format!("{status}: {}", words.trim()), log },
+            Err(error) => Outcome::EmulatorDied { why: error.to_string(), log },
         }
     }
 
     fn log_text(&self) -> String {
-        self.log
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 
 /// Sends the whole lines of a stream; a last one that was cut off is dropped, but for the console.
-fn forward(stream: Stream, socket: UnixStream, sender: &Sender<Message>) {
-    let mut reader = BufReader::new(socket);
+fn forward(stream: Stream, source: File, sender: &Sender<Message>) {
+    let mut reader = BufReader::new(source);
     let mut bytes = Vec::new();
     loop {
         bytes.clear();

@@ -28,23 +28,14 @@ pub fn mount_all() -> anyhow::Result<()> {
         ("hugetlbfs", "/dev/hugepages", false),
     ] {
         let _ = fs::create_dir_all(target);
-        match mount(
-            Some(kind),
-            target,
-            Some(kind),
-            MsFlags::empty(),
-            None::<&str>,
-        ) {
+        match mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>) {
             Err(error) if needed && error != Errno::EBUSY => {
                 return Err(error).with_context(|| format!("mount {kind} on {target}"));
             }
             _ => {}
         }
     }
-    for (link, target) in [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "/proc/self/fd/0"),
-    ] {
+    for (link, target) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0")] {
         let _ = std::os::unix::fs::symlink(target, link);
     }
     Ok(())
@@ -80,11 +71,7 @@ fn load(module: &Module) -> anyhow::Result<()> {
 
 /// Why there is no usable `/dev/kvm`, or `None` if there is one.
 pub fn why_no_kvm(trouble: &[String]) -> Option<String> {
-    let error = match fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-    {
+    let error = match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         Ok(_) => return None,
         Err(error) => error,
     };
@@ -151,15 +138,8 @@ pub fn wait_for_clocksource(wanted: &str) {
 /// Milliseconds since the kernel started.
 pub fn uptime_ms() -> u64 {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let seconds: f64 = text
-        .split(' ')
-        .next()
-        .and_then(|first| first.parse().ok())
-        .unwrap_or(0.0);
-    Duration::from_secs_f64(seconds)
-        .as_millis()
-        .try_into()
-        .unwrap_or(u64::MAX)
+    let seconds: f64 = text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0);
+    Duration::from_secs_f64(seconds).as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// `uname -r`.

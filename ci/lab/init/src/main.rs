@@ -33,10 +33,7 @@ fn run() -> anyhow::Result<()> {
 
     ports::send(
         &mut results,
-        &Report::Booted {
-            uptime_ms: host::uptime_ms(),
-            release: host::release(),
-        },
+        &Report::Booted { uptime_ms: host::uptime_ms(), release: host::release() },
     )?;
     for (name, value) in host::facts() {
         ports::send(&mut results, &Report::Fact { name, value })?;

@@ -16,10 +16,7 @@ pub fn run(plan: &Plan, results: &File) -> anyhow::Result<Report> {
     };
     let mut command = Command::new(program);
     command.args(arguments).env_clear();
-    command
-        .env("PATH", "/bin:/sbin:/usr/bin")
-        .env("HOME", "/tmp")
-        .env("TERM", "linux");
+    command.env("PATH", "/bin:/sbin:/usr/bin").env("HOME", "/tmp").env("TERM", "linux");
     command.envs(plan.env.iter().map(|(name, value)| (name, value)));
     if plan.interactive {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

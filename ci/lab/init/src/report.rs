@@ -61,17 +61,11 @@ impl Report {
         let report = match key {
             "booted" => {
                 let (uptime, release) = rest.split_once(' ')?;
-                Self::Booted {
-                    uptime_ms: uptime.parse().ok()?,
-                    release: release.to_owned(),
-                }
+                Self::Booted { uptime_ms: uptime.parse().ok()?, release: release.to_owned() }
             }
             "fact" => {
                 let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
-                Self::Fact {
-                    name: name.to_owned(),
-                    value: value.to_owned(),
-                }
+                Self::Fact { name: name.to_owned(), value: value.to_owned() }
             }
             "nokvm" => Self::NoKvm(rest.to_owned()),
             "parked" => Self::Parked,
@@ -92,14 +86,8 @@ mod tests {
     #[test]
     fn survives_the_round_trip() {
         for report in [
-            Report::Booted {
-                uptime_ms: 1234,
-                release: "6.12.1".into(),
-            },
-            Report::Fact {
-                name: "kvm_amd.npt".into(),
-                value: "Y".into(),
-            },
+            Report::Booted { uptime_ms: 1234, release: "6.12.1".into() },
+            Report::Fact { name: "kvm_amd.npt".into(), value: "Y".into() },
             Report::NoKvm("why not".into()),
             Report::Parked,
             Report::Started,

@@ -1,5 +1,6 @@
 //! QEMU with TCG.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -16,10 +17,7 @@ use crate::profile::Profile;
 pub fn check(profile: &Profile) -> Result<()> {
     let (program, package) = profile.arch.qemu();
     if process::find_program(program).is_none() {
-        return Err(LabError::Missing {
-            program: program.into(),
-            package: package.into(),
-        });
+        return Err(LabError::Missing { program: program.into(), package: package.into() });
     }
     let Some(needed) = &profile.emulator_version else {
         return Ok(());
@@ -39,16 +37,11 @@ pub fn check(profile: &Profile) -> Result<()> {
 
 /// `QEMU emulator version 10.0.2 (Debian …)`.
 fn parse_version(text: &str) -> Option<&str> {
-    text.split_whitespace()
-        .skip_while(|word| *word != "version")
-        .nth(1)
+    text.split_whitespace().skip_while(|word| *word != "version").nth(1)
 }
 
 fn numbers(version: &str) -> Vec<u32> {
-    version
-        .split('.')
-        .map_while(|part| part.parse().ok())
-        .collect()
+    version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 /// Starts QEMU.
@@ -57,68 +50,42 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let (program, _) = profile.arch.qemu();
     let mut command = Command::new(program);
     command
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-accel",
-            "tcg",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"])
         .args(["-M", &profile.machine, "-cpu", &profile.cpu])
-        .args([
-            "-smp",
-            &profile.smp.to_string(),
-            "-m",
-            &profile.memory_mib.to_string(),
-        ])
+        .args(["-smp", &profile.smp.to_string(), "-m", &profile.memory_mib.to_string()])
         .arg("-kernel")
         .arg(&start.kernel.image)
         .arg("-initrd")
         .arg(start.initramfs)
-        .args(["-append", &super::super::lab::command_line(profile)])
+        .args(["-append", &crate::lab::command_line(profile)])
         .args(&profile.emulator_args);
 
     let mut inherit = Vec::new();
-    let mut channel = |name: &str, command: &mut Command| -> Result<UnixStream> {
+    let mut channel = |name: &str, command: &mut Command| -> Result<File> {
         let (ours, theirs) = UnixStream::pair().at("socket pair")?;
         let theirs = OwnedFd::from(theirs);
         let chardev = format!("socket,id={name},fd={}", theirs.as_raw_fd());
         command.args(["-chardev", &chardev]);
         inherit.push(theirs);
-        Ok(ours)
+        Ok(File::from(OwnedFd::from(ours)))
     };
     let console = if start.interactive {
         command.args(["-serial", "mon:stdio"]);
         None
     } else {
         let console = channel("console", &mut command)?;
-        command
-            .args(["-serial", "chardev:console"])
-            .stdin(Stdio::null());
+        command.args(["-serial", "chardev:console"]).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         Some(console)
     };
     command.args(["-device", bus(profile.arch)]);
     let results = channel("results", &mut command)?;
-    command.args([
-        "-device",
-        &format!("virtserialport,chardev=results,name={RESULT_PORT}"),
-    ]);
+    command.args(["-device", &format!("virtserialport,chardev=results,name={RESULT_PORT}")]);
     let stderr = channel("stderr", &mut command)?;
-    command.args([
-        "-device",
-        &format!("virtserialport,chardev=stderr,name={STDERR_PORT}"),
-    ]);
+    command.args(["-device", &format!("virtserialport,chardev=stderr,name={STDERR_PORT}")]);
 
     let child = process::spawn(&mut command, &inherit).at(program)?;
-    Ok(Machine {
-        child,
-        console,
-        results: Some(results),
-        stderr: Some(stderr),
-    })
+    Ok(Machine { child, console, results: Some(results), stderr: Some(stderr), log: None })
 }
 
 fn bus(arch: Arch) -> &'static str {

@@ -71,10 +71,7 @@ pub(super) fn resolve(spec: &KernelSpec, arch: Arch, cache: &Cache) -> Result<Ke
             Err(error) => failure = format!("{} {}: {error}", kernel.release, kernel.version),
         }
     }
-    Err(LabError::Kernel {
-        spec: spec.to_string(),
-        why: failure,
-    })
+    Err(LabError::Kernel { spec: spec.to_string(), why: failure })
 }
 
 /// The kernels that the spec means, and a text for the case that there are none.
@@ -95,17 +92,11 @@ fn candidates(
         }
         KernelSpec::DebianVersion(wanted) => {
             let all = list(arch, cache)?;
-            let found: Vec<_> = all
-                .iter()
-                .filter(|kernel| is_version(kernel, wanted))
-                .cloned()
-                .collect();
+            let found: Vec<_> =
+                all.iter().filter(|kernel| is_version(kernel, wanted)).cloned().collect();
             Ok((
                 found,
-                format!(
-                    "not in the archive; nearest: {}",
-                    nearest(&all, wanted).join(", ")
-                ),
+                format!("not in the archive; nearest: {}", nearest(&all, wanted).join(", ")),
             ))
         }
         KernelSpec::Path { .. } | KernelSpec::Tree(_) => Ok((Vec::new(), String::new())),
@@ -113,12 +104,10 @@ fn candidates(
 }
 
 fn is_version(kernel: &ArchiveKernel, wanted: &str) -> bool {
-    [&kernel.release, &kernel.version]
-        .into_iter()
-        .any(|version| {
-            let rest = version.strip_prefix(wanted);
-            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
-        })
+    [&kernel.release, &kernel.version].into_iter().any(|version| {
+        let rest = version.strip_prefix(wanted);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    })
 }
 
 fn nearest(all: &[ArchiveKernel], wanted: &str) -> Vec<String> {
@@ -127,9 +116,7 @@ fn nearest(all: &[ArchiveKernel], wanted: &str) -> Vec<String> {
     versions.dedup();
     let place =
         versions.partition_point(|version| version::compare(version, wanted) == Ordering::Less);
-    let start = place
-        .saturating_sub(NR_NEAREST / 2)
-        .min(versions.len().saturating_sub(NR_NEAREST));
+    let start = place.saturating_sub(NR_NEAREST / 2).min(versions.len().saturating_sub(NR_NEAREST));
     versions.into_iter().skip(start).take(NR_NEAREST).collect()
 }
 
@@ -138,22 +125,16 @@ fn by_preference(left: &ArchiveKernel, right: &ArchiveKernel, arch: Arch) -> Ord
     let flavour = |kernel: &ArchiveKernel| {
         let flavours = arch.kernel_flavours();
         flavours.len()
-            - flavours
-                .iter()
-                .position(|flavour| kernel.release.ends_with(flavour))
-                .unwrap_or(0)
+            - flavours.iter().position(|flavour| kernel.release.ends_with(flavour)).unwrap_or(0)
     };
     version::compare(&left.version, &right.version).then(flavour(left).cmp(&flavour(right)))
 }
 
 fn of_suite(name: &str, arch: Arch, cache: &Cache) -> Result<Vec<ArchiveKernel>> {
-    let path = cache
-        .dir("index")?
-        .join(format!("{}-{name}.json", arch.debian()));
+    let path = cache.dir("index")?.join(format!("{}-{name}.json", arch.debian()));
     let _lock = cache.lock(&format!("index-{}-{name}", arch.debian()))?;
-    let known: Option<Vec<ArchiveKernel>> = fs::read_to_string(&path)
-        .ok()
-        .and_then(|text| serde_json::from_str(&text).ok());
+    let known: Option<Vec<ArchiveKernel>> =
+        fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
     let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
     let age = age.and_then(|time| SystemTime::now().duration_since(time).ok());
     match (known, age) {
@@ -186,24 +167,19 @@ fn read_suite(name: &str, arch: Arch, cache: &Cache) -> Result<Vec<ArchiveKernel
 fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel> {
     let flavour_of = |release: &str| {
         arch.kernel_flavours().iter().find(|flavour| {
-            let rest = release
-                .strip_suffix(**flavour)
-                .and_then(|rest| rest.strip_suffix('-'));
+            let rest = release.strip_suffix(**flavour).and_then(|rest| rest.strip_suffix('-'));
             rest.is_some_and(|rest| rest.ends_with(|c: char| c.is_ascii_digit()))
         })
     };
-    let binaries: Vec<_> = records
-        .iter()
-        .filter_map(|record| record.package.strip_prefix("linux-binary-"))
-        .collect();
+    let binaries: Vec<_> =
+        records.iter().filter_map(|record| record.package.strip_prefix("linux-binary-")).collect();
     records
         .iter()
         .filter_map(|record| {
             let package = &record.package;
             let binary = package.strip_prefix("linux-binary-");
-            let image = package
-                .strip_prefix("linux-image-")
-                .filter(|image| !binaries.contains(image));
+            let image =
+                package.strip_prefix("linux-image-").filter(|image| !binaries.contains(image));
             let release = binary.or(image)?;
             if !release.starts_with(|c: char| c.is_ascii_digit()) {
                 return None;
@@ -214,30 +190,18 @@ fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel>
                 packages.push(format!("linux-modules-{release}"));
             }
             let (release, version) = (release.to_owned(), record.version.clone());
-            Some(ArchiveKernel {
-                suite: suite.to_owned(),
-                release,
-                version,
-                packages,
-            })
+            Some(ArchiveKernel { suite: suite.to_owned(), release, version, packages })
         })
         .collect()
 }
 
 fn fetch(kernel: &ArchiveKernel, arch: Arch, cache: &Cache) -> Result<Kernel> {
-    let ArchiveKernel {
-        suite,
-        release,
-        version,
-        packages,
-    } = kernel;
+    let ArchiveKernel { suite, release, version, packages } = kernel;
     let place = format!("kernels/{}/{release}_{version}", arch.debian());
     let dir = cache.once(&place, |fresh| {
         eprintln!("lab: fetching {release} ({version}) of {suite}");
-        let packages: Vec<_> = packages
-            .iter()
-            .map(|package| format!("{package}={version}"))
-            .collect();
+        let packages: Vec<_> =
+            packages.iter().map(|package| format!("{package}={version}")).collect();
         Suite::new(cache, suite, arch)?.unpack(&packages, fresh)?;
         Kernel::unpacked(arch, release.clone(), fresh).map(|_| ())
     })?;
@@ -249,10 +213,7 @@ mod tests {
     use super::*;
 
     fn record(package: &str, version: &str) -> Record {
-        Record {
-            package: package.into(),
-            version: version.into(),
-        }
+        Record { package: package.into(), version: version.into() }
     }
 
     #[test]
@@ -267,17 +228,11 @@ mod tests {
             record("linux-binary-unsigned-7.2.12+deb13-amd64", "7.2.12-1"),
         ];
         let kernels = kernels_of("x", Arch::X86_64, &records);
-        let releases: Vec<_> = kernels
-            .iter()
-            .map(|kernel| kernel.release.as_str())
-            .collect();
+        let releases: Vec<_> = kernels.iter().map(|kernel| kernel.release.as_str()).collect();
         assert_eq!(releases, ["6.1.0-47-cloud-amd64", "7.2.12+deb13-amd64"]);
         assert_eq!(
             kernels[1].packages,
-            [
-                "linux-binary-7.2.12+deb13-amd64",
-                "linux-modules-7.2.12+deb13-amd64"
-            ]
+            ["linux-binary-7.2.12+deb13-amd64", "linux-modules-7.2.12+deb13-amd64"]
         );
     }
 

@@ -34,10 +34,7 @@ impl Kernel {
     /// # Errors
     /// There is none such; the message names what comes near.
     pub fn resolve(spec: &KernelSpec, arch: Arch, cache: &Cache) -> Result<Self> {
-        let lacks = |why: String| LabError::Kernel {
-            spec: spec.to_string(),
-            why,
-        };
+        let lacks = |why: String| LabError::Kernel { spec: spec.to_string(), why };
         match spec {
             KernelSpec::DebianSuite(_) | KernelSpec::DebianVersion(_) => {
                 archive::resolve(spec, arch, cache)
@@ -53,16 +50,10 @@ impl Kernel {
             }
             KernelSpec::Tree(tree) => {
                 let images = arch.tree_images();
-                let image = images
-                    .iter()
-                    .map(|image| tree.join(image))
-                    .find(|image| image.exists());
+                let image =
+                    images.iter().map(|image| tree.join(image)).find(|image| image.exists());
                 let image = image.ok_or_else(|| {
-                    lacks(format!(
-                        "{} is not built: no {}",
-                        tree.display(),
-                        images.join(" or ")
-                    ))
+                    lacks(format!("{} is not built: no {}", tree.display(), images.join(" or ")))
                 })?;
                 let release = tree.join("include/config/kernel.release");
                 let release = std::fs::read_to_string(&release).at(&release)?;
@@ -78,25 +69,24 @@ impl Kernel {
 
     /// An archive kernel's files in an unpacked directory.
     fn unpacked(arch: Arch, name: String, dir: &Path) -> Result<Self> {
-        let boot = dir.join("boot");
-        let image = std::fs::read_dir(&boot)
-            .at(&boot)?
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinu"))
-            });
+        let modules = [dir.join("usr/lib/modules"), dir.join("lib/modules")];
+        let modules = modules.into_iter().find(|dir| dir.exists());
+        let image = find_image(&dir.join("boot"))
+            .or_else(|| children(modules.as_ref()?).find_map(|dir| find_image(&dir)));
         let image = image.ok_or_else(|| LabError::Kernel {
             spec: name.clone(),
             why: "the package holds no boot image".into(),
         })?;
-        let modules = [dir.join("usr/lib/modules"), dir.join("lib/modules")];
-        Ok(Self {
-            arch,
-            name,
-            image,
-            modules: modules.into_iter().find(|dir| dir.exists()),
-        })
+        Ok(Self { arch, name, image, modules })
     }
+}
+
+fn children(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn find_image(dir: &Path) -> Option<PathBuf> {
+    children(dir).find(|path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinu"))
+    })
 }

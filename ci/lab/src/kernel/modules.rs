@@ -42,10 +42,7 @@ impl ModuleSet {
                 }
             }
         }
-        Ok(Self {
-            root: root.to_owned(),
-            files,
-        })
+        Ok(Self { root: root.to_owned(), files })
     }
 
     /// The module and all that it depends on, in loading order; empty if there is none of that
@@ -67,13 +64,8 @@ impl ModuleSet {
         for needed in depends(&content, path)? {
             self.visit(&needed, order)?;
         }
-        let relative = path
-            .strip_prefix(&self.root)
-            .unwrap_or(path)
-            .to_string_lossy();
-        let end = relative
-            .find(".ko")
-            .map_or(relative.len(), |place| place + ".ko".len());
+        let relative = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy();
+        let end = relative.find(".ko").map_or(relative.len(), |place| place + ".ko".len());
         order.push(LoadedModule {
             name: name.to_owned(),
             path: relative[..end].to_owned(),
@@ -89,9 +81,8 @@ fn normalize(name: &str) -> String {
 
 fn module_name(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
-    let stem = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"]
-        .iter()
-        .find_map(|end| file.strip_suffix(end))?;
+    let stem =
+        [".ko", ".ko.xz", ".ko.zst", ".ko.gz"].iter().find_map(|end| file.strip_suffix(end))?;
     Some(normalize(stem))
 }
 
@@ -128,12 +119,7 @@ fn parse_depends(modinfo: &[u8]) -> Vec<String> {
     modinfo
         .split(|&byte| byte == 0)
         .filter_map(|entry| std::str::from_utf8(entry).ok()?.strip_prefix("depends="))
-        .flat_map(|names| {
-            names
-                .split(',')
-                .filter(|name| !name.is_empty())
-                .map(normalize)
-        })
+        .flat_map(|names| names.split(',').filter(|name| !name.is_empty()).map(normalize))
         .collect()
 }
 
@@ -149,10 +135,7 @@ mod tests {
 
     #[test]
     fn knows_a_module_by_its_file_name() {
-        assert_eq!(
-            module_name(Path::new("/a/kvm-amd.ko.xz")).as_deref(),
-            Some("kvm_amd")
-        );
+        assert_eq!(module_name(Path::new("/a/kvm-amd.ko.xz")).as_deref(), Some("kvm_amd"));
         assert_eq!(module_name(Path::new("/a/kvm.ko")).as_deref(), Some("kvm"));
         assert_eq!(module_name(Path::new("/a/modules.order")), None);
     }

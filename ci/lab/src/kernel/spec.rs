@@ -28,19 +28,12 @@ impl FromStr for KernelSpec {
     type Err = LabError;
 
     fn from_str(text: &str) -> Result<Self, LabError> {
-        let wrong = |why: &str| LabError::Kernel {
-            spec: text.to_owned(),
-            why: why.to_owned(),
-        };
+        let wrong = |why: &str| LabError::Kernel { spec: text.to_owned(), why: why.to_owned() };
         let forms =
             "say debian:SUITE, debian:VERSION, path:IMAGE[,modules=DIR], tree:DIR or a directory";
         let Some((kind, rest)) = text.split_once(':') else {
             let path = PathBuf::from(text);
-            return if path.is_dir() {
-                Ok(Self::Tree(path))
-            } else {
-                Err(wrong(forms))
-            };
+            return if path.is_dir() { Ok(Self::Tree(path)) } else { Err(wrong(forms)) };
         };
         if rest.is_empty() {
             return Err(wrong(forms));
@@ -55,10 +48,7 @@ impl FromStr for KernelSpec {
                     Some((image, modules)) => (image, Some(PathBuf::from(modules))),
                     None => (rest, None),
                 };
-                Ok(Self::Path {
-                    image: PathBuf::from(image),
-                    modules,
-                })
+                Ok(Self::Path { image: PathBuf::from(image), modules })
             }
             "tree" => Ok(Self::Tree(PathBuf::from(rest))),
             _ => Err(wrong(forms)),
@@ -70,14 +60,8 @@ impl fmt::Display for KernelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DebianSuite(name) | Self::DebianVersion(name) => write!(f, "debian:{name}"),
-            Self::Path {
-                image,
-                modules: None,
-            } => write!(f, "path:{}", image.display()),
-            Self::Path {
-                image,
-                modules: Some(modules),
-            } => {
+            Self::Path { image, modules: None } => write!(f, "path:{}", image.display()),
+            Self::Path { image, modules: Some(modules) } => {
                 write!(f, "path:{},modules={}", image.display(), modules.display())
             }
             Self::Tree(tree) => write!(f, "tree:{}", tree.display()),
@@ -91,38 +75,22 @@ mod tests {
 
     #[test]
     fn every_form_is_read_and_written() {
-        for text in [
-            "debian:trixie",
-            "debian:6.12",
-            "path:/a/bzImage",
-            "path:/a/b,modules=/c",
-            "tree:/d",
-        ] {
+        for text in
+            ["debian:trixie", "debian:6.12", "path:/a/bzImage", "path:/a/b,modules=/c", "tree:/d"]
+        {
             assert_eq!(
-                text.parse::<KernelSpec>()
-                    .map(|spec| spec.to_string())
-                    .ok()
-                    .as_deref(),
+                text.parse::<KernelSpec>().map(|spec| spec.to_string()).ok().as_deref(),
                 Some(text)
             );
         }
-        assert_eq!(
-            "debian:6.12".parse().ok(),
-            Some(KernelSpec::DebianVersion("6.12".into()))
-        );
-        assert_eq!(
-            "debian:sid".parse().ok(),
-            Some(KernelSpec::DebianSuite("sid".into()))
-        );
+        assert_eq!("debian:6.12".parse().ok(), Some(KernelSpec::DebianVersion("6.12".into())));
+        assert_eq!("debian:sid".parse().ok(), Some(KernelSpec::DebianSuite("sid".into())));
     }
 
     #[test]
     fn nonsense_is_told_what_to_say() {
         for text in ["fedora:40", "debian:", "6.12"] {
-            let error = text
-                .parse::<KernelSpec>()
-                .expect_err("must fail")
-                .to_string();
+            let error = text.parse::<KernelSpec>().expect_err("must fail").to_string();
             assert!(error.contains("debian:SUITE"), "{error}");
         }
     }

@@ -51,43 +51,25 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
     let variable = target.to_uppercase().replace('-', "_");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
-        .args([
-            "build",
-            "--release",
-            "--package",
-            build.package,
-            "--bin",
-            build.bin,
-        ])
-        .args([
-            "--target",
-            target,
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--package", build.package, "--bin", build.bin])
+        .args(["--target", target, "--message-format", "json-render-diagnostics"])
         .current_dir(workspace())
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTC")
         .env_remove("LD_LIBRARY_PATH")
-        .env(
-            format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
-            rust_flags(build.arch),
-        )
+        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), rust_flags(build.arch))
         .envs(build.env.iter().copied())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     if Some(build.arch) != Arch::native() {
         let linker = format!("{}-gcc", build.arch.gnu_triple());
         if process::find_program(&linker).is_none() {
-            return Err(LabError::Missing {
-                package: cross_gcc(build.arch),
-                program: linker,
-            });
+            return Err(LabError::Missing { package: cross_gcc(build.arch), program: linker });
         }
         command.env(format!("CARGO_TARGET_{variable}_LINKER"), &linker);
         command.env(format!("CC_{}", target.replace('-', "_")), &linker);
-        if !has_target(target) {
+        if !has_target(build.arch) {
             Sysroot::prepare(cache, build.arch)?.apply(&mut command, &workspace());
         }
     }
@@ -116,35 +98,28 @@ pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     INIT_SOURCES.hash(&mut hasher);
     let dir = cache.once(format!("init/{arch}-{:016x}", hasher.finish()), |fresh| {
-        let what = Build {
-            package: "lab-init",
-            bin: "lab-init",
-            arch,
-            strip: true,
-            env: &[],
-        };
+        let what = Build { package: "lab-init", bin: "lab-init", arch, strip: true, env: &[] };
         let built = build(cache, &what)?;
-        fs::copy(&built, fresh.join("lab-init"))
-            .at(&built)
-            .map(|_| ())
+        fs::copy(&built, fresh.join("lab-init")).at(&built).map(|_| ())
     })?;
     Ok(dir.join("lab-init"))
 }
 
+/// Flags beside those of the workspace's own configuration, which links statically.
 fn rust_flags(arch: Arch) -> &'static str {
     match arch {
         // The oldest machine that runs the kernel: Hercules models little more.
-        Arch::S390x => "-C target-feature=+crt-static -C target-cpu=z10",
-        _ => "-C target-feature=+crt-static",
+        Arch::S390x => "-C target-cpu=z10",
+        _ => "",
     }
 }
 
 /// Whether the compiler at hand can build for the target by itself.
-fn has_target(target: &str) -> bool {
+pub(crate) fn has_target(arch: Arch) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command
-        .args(["--print", "target-libdir", "--target", target])
+        .args(["--print", "target-libdir", "--target", arch.rust_target()])
         .current_dir(workspace());
     let dir = process::run(&mut command, "rustc").unwrap_or_default();
     !dir.trim().is_empty() && Path::new(dir.trim()).is_dir()

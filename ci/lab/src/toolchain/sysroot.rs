@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::apt::Suite;
+use crate::apt::{Suite, codename};
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};
@@ -33,9 +33,8 @@ impl Sysroot {
     /// # Errors
     /// The archive cannot be reached, or the versions differ.
     pub fn prepare(cache: &Cache, arch: Arch) -> Result<Self> {
-        let dir = cache.once(format!("toolchain/rust-{arch}"), |fresh| {
-            fetch(cache, arch, fresh)
-        })?;
+        let dir =
+            cache.once(format!("toolchain/rust-{arch}"), |fresh| fetch(cache, arch, fresh))?;
         Ok(Self { dir })
     }
 
@@ -110,15 +109,6 @@ fn write_wrapper(cache: &Cache, arch: Arch, host: Arch, fresh: &Path) -> Result<
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).at(&path)
 }
 
-fn codename() -> Result<String> {
-    let text = fs::read_to_string("/etc/os-release").at("/etc/os-release")?;
-    let name = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    name.map(|name| name.trim_matches('"').to_owned())
-        .ok_or_else(|| LabError::Other("/etc/os-release names no Debian release".into()))
-}
-
 /// `1.96.0` of `1.96.0+dfsg1-1~deb12u2`.
 fn upstream(version: &str) -> &str {
     version.split(['+', '-', '~']).next().unwrap_or(version)
@@ -126,9 +116,7 @@ fn upstream(version: &str) -> &str {
 
 /// `1.96` of `1.96.0`.
 fn minor(upstream: &str) -> &str {
-    upstream
-        .rsplit_once('.')
-        .map_or(upstream, |(minor, _)| minor)
+    upstream.rsplit_once('.').map_or(upstream, |(minor, _)| minor)
 }
 
 #[cfg(test)]
