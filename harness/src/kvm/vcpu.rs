@@ -17,6 +17,8 @@ use crate::payload::Payload;
 
 /// `KVM_RUN`.
 const KVM_RUN: u64 = 0xae80;
+/// `KVM_INTERRUPT`.
+const KVM_INTERRUPT: u64 = 0x4004_ae86;
 
 /// A vCPU and what the run loop knows of it.
 #[derive(Debug)]
@@ -156,6 +158,15 @@ impl Vcpu {
     pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result<(), Errno> {
         let cap = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
         self.fd.enable_cap(&cap).map_err(|e| Errno::from_raw(e.errno()))
+    }
+
+    /// `KVM_INTERRUPT` of `vector`.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn interrupt(&self, vector: u32) -> Result<(), Errno> {
+        self.raw(KVM_INTERRUPT, &mut vector.to_ne_bytes()).map(|_| ())
     }
 
     /// An ioctl on the vCPU with a structure of plain bytes ([`raw_ioctl`]).

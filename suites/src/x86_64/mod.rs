@@ -1,5 +1,6 @@
 //! x86_64.
 
+pub mod exits;
 pub mod mmio;
 pub mod msr_filter;
 pub mod msr_lists;

@@ -155,15 +155,28 @@ pub fn rep_stosw(to: u64, value: u16, count: u64) {
     };
 }
 
-/// `FLD m32`; a fault is a value. The x87 stack is empty afterwards.
+/// The bytes of the instruction in [`fld32_safe`].
+pub const FLD32: [u8; 2] = [0xd9, 0x00];
+
+/// `FLD m32` ([`FLD32`]); a fault is a value. The x87 stack is empty afterwards.
 pub fn fld32_safe(gva: u64) -> Result<(), Trap> {
     // SAFETY: a fault resumes behind the instruction; nobody keeps anything in the x87 unit.
     unsafe {
         asm!("fninit");
-        let trap = catching!("fld dword ptr [{gva}]", gva = in(reg) gva);
+        let trap = catching!("fld dword ptr [rax]", in("rax") gva);
         asm!("fninit");
         trap
     }
+}
+
+/// `CPUID` with the upper halves of RAX and RCX set: RAX, RBX, RCX and RDX afterwards.
+pub fn cpuid_raw(leaf: u32) -> [u64; 4] {
+    let (mut rax, mut rbx, mut rcx, mut rdx) = (u64::from(leaf) | !0 << 32, !0, !0 << 32, !0);
+    // SAFETY: RBX, which LLVM reserves, is put back.
+    unsafe {
+        asm!("xchg rbx, {}", "cpuid", "xchg rbx, {0}", inout(reg) rbx, inout("rax") rax, inout("rcx") rcx, inout("rdx") rdx, options(nostack));
+    }
+    [rax, rbx, rcx, rdx]
 }
 
 /// `DIV` by zero, as a value.
