@@ -1,11 +1,13 @@
 //! x86_64.
 
 pub mod exits;
+pub mod ipi;
 pub mod mmio;
 pub mod msr_filter;
 pub mod msr_lists;
 pub mod pio;
 pub mod selftest;
+pub mod traps;
 pub mod userspace_msr;
 
 /// What test files of this architecture import beside the common prelude.

@@ -266,3 +266,27 @@ pub fn wrmsr_raw(index: u32, value: u64) {
         asm!("wrmsr", in("rcx") upper(index.into()), in("rax") upper(value), in("rdx") upper(value >> 32), options(nostack));
     }
 }
+
+/// `FLD1`, `FLDZ`, `FDIVP` with the zero-divide exception unmasked, then `FWAIT`; #MF as a value.
+pub fn x87_divide_by_zero_safe() -> Result<(), Trap> {
+    let control = 0x037b_u16;
+    // SAFETY: a fault resumes behind FWAIT; nobody keeps anything in the x87 unit.
+    unsafe {
+        asm!("fninit", "fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", in(reg) &control);
+        let trap = catching!("fwait");
+        asm!("fninit");
+        trap
+    }
+}
+
+/// `DIVSS` by zero with the exception unmasked; #XM as a value.
+pub fn sse_divide_by_zero_safe() -> Result<(), Trap> {
+    let (unmasked, masked, one) = (0x1d80_u32, 0x1f80_u32, 1.0_f32.to_bits());
+    // SAFETY: a fault resumes behind the instruction; nobody keeps anything in the vector state.
+    unsafe {
+        asm!("ldmxcsr [{}]", "movd xmm0, {:e}", "xorps xmm1, xmm1", in(reg) &unmasked, in(reg) one);
+        let trap = catching!("divss xmm0, xmm1");
+        asm!("ldmxcsr [{}]", in(reg) &masked);
+        trap
+    }
+}
