@@ -3,6 +3,9 @@
 # Arguments of its own:
 #   --no-setup    install nothing: say which command would
 #   --self-test   set up, then pass the project's own tests
+#   lab …         the lab's own commands: setup, kernels, hosts, shell, …
+# --host PROFILE, --arch ARCH and --kernel SPEC run the tests on an emulated host (docs/lab.md); so
+# does a machine without a usable /dev/kvm, unless --host native forbids it.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -24,6 +27,7 @@ say() {
 # Whether the Rust at hand is as new as Cargo.toml asks.
 rust_is_new_enough() {
     local wanted have
+    command -v cargo >/dev/null || return 1
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)
     have=$(cd "$root" && rustc --version 2>/dev/null | cut -d ' ' -f 2) || return 1
     [[ -n $have ]] && printf '%s\n%s\n' "$wanted" "$have" | sort --version-sort --check=quiet
@@ -34,22 +38,15 @@ missing() {
     local packages=()
     command -v cc >/dev/null || packages+=(gcc libc6-dev)
     command -v ld >/dev/null || packages+=(binutils)
-    if ! { command -v cargo >/dev/null && rust_is_new_enough; }; then
-        if ! command -v rustup >/dev/null; then
-            { command -v curl && [[ -e /etc/ssl/certs/ca-certificates.crt ]]; } >/dev/null ||
-                packages+=(curl ca-certificates)
-        fi
+    if ! rust_is_new_enough && ! command -v rustup >/dev/null; then
+        # Debian's own up-to-date Rust, from its security archive.
+        packages+=(cargo-web rustc-web)
     fi
     if ((${#packages[@]} > 0)); then
         printf 'apt-get install -y --no-install-recommends %s\n' "${packages[*]}"
     fi
-    if ! { command -v cargo >/dev/null && rust_is_new_enough; }; then
-        if command -v rustup >/dev/null; then
-            printf 'rustup toolchain install stable --profile minimal && rustup default stable\n'
-        else
-            printf '%s | sh -s -- -y --profile minimal\n' \
-                "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs"
-        fi
+    if ! rust_is_new_enough && command -v rustup >/dev/null; then
+        printf 'rustup toolchain install stable --profile minimal && rustup default stable\n'
     fi
 }
 
@@ -79,15 +76,46 @@ set_up() {
     PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 }
 
+# Builds binaries of the workspace: pairs of package and binary.
 build() {
-    local log status=0
+    local log status=0 targets=()
+    while (($# > 0)); do
+        targets+=(-p "$1" --bin "$2")
+        shift 2
+    done
     log=$(cargo build --release --quiet --manifest-path "$root/Cargo.toml" \
-        -p suites --bin kvm-conformance 2>&1) || status=$?
+        "${targets[@]}" 2>&1) || status=$?
     if ((status != 0)); then
         say "$log"
-        say "error: the tests do not build"
+        say "error: it does not build"
         exit 2
     fi
+}
+
+# Where the tests are to run: "native", or "lab" for an emulated host.
+place() {
+    local argument place='' previous=''
+    for argument in "$@"; do
+        case $previous in
+            --host) place=$([[ $argument == native ]] && echo native || echo lab) ;;
+            --kernel | --arch) place=${place:-lab} ;;
+        esac
+        case $argument in
+            --host=native) place=native ;;
+            --host=*) place=lab ;;
+            --kernel=* | --arch=*) place=${place:-lab} ;;
+            -l | --list | -h | --help | -V | --version | report | compare | explain) place=native ;;
+        esac
+        previous=$argument
+    done
+    if [[ -z $place ]]; then
+        place=native
+        if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+            say "no usable /dev/kvm here: running on the lab's amd64-svm host (--host native forbids it)"
+            place=lab
+        fi
+    fi
+    printf '%s\n' "$place"
 }
 
 set_up
@@ -95,8 +123,17 @@ if [[ $self_test == yes ]]; then
     cd "$root"
     exec cargo test --workspace "${arguments[@]}"
 fi
-build
-target=${CARGO_TARGET_DIR:-$root/target}
+host=$(rustc -vV | sed -n 's/^host: //p')
+bin=${CARGO_TARGET_DIR:-$root/target}/$host/release
 export KVM_CONFORMANCE_COMMAND=${KVM_CONFORMANCE_COMMAND:-$0}
 export KVM_CONFORMANCE_ROOT=$root
-exec "$target/release/kvm-conformance" "${arguments[@]}"
+if [[ ${arguments[0]-} == lab ]]; then
+    build lab lab
+    exec "$bin/lab" "${arguments[@]:1}"
+fi
+if [[ $(place "${arguments[@]}") == lab ]]; then
+    build lab lab
+    exec "$bin/lab" test "${arguments[@]}"
+fi
+build suites kvm-conformance
+exec "$bin/kvm-conformance" "${arguments[@]}"

@@ -106,6 +106,17 @@ impl Stop<'_> {
     }
 }
 
+/// What [`Vcpu::run_until_next`] came to.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// An exit that is not a message.
+    Exit(Stop<'a>),
+    /// `Guest::sync`, with its stage in front of its arguments.
+    Sync([u64; NR_ARGS]),
+    /// The guest function has returned.
+    Done,
+}
+
 /// What one step of the run loop came to.
 enum Step {
     Exit(Exit),
@@ -172,6 +183,20 @@ impl Vcpu {
             Step::Done => Ok(None),
             Step::Sync(args) => Err(self.unexpected(&format!("sync({})", args[0]), "an exit")),
         }
+    }
+
+    /// Runs until an exit, a sync or the end, whichever comes first: for tests that name the one
+    /// they want in a check.
+    ///
+    /// # Errors
+    ///
+    /// Everything that ends a test.
+    pub fn run_until_next(&mut self) -> TestResult<Next<'_>> {
+        Ok(match self.step()? {
+            Step::Exit(exit) => Next::Exit(Stop { vcpu: self, exit }),
+            Step::Sync(args) => Next::Sync(args),
+            Step::Done => Next::Done,
+        })
     }
 
     /// Answers the last sync: what `Guest::sync` returns.

@@ -15,7 +15,18 @@ pub fn render(runs: &[Run]) -> Result<String, String> {
     for run in runs {
         report.add_test_suite(suite(run));
     }
-    report.to_string().map_err(|e| e.to_string())
+    report.to_string().map(|xml| without_total_of_skips(&xml)).map_err(|e| e.to_string())
+}
+
+/// The schemas of CI servers know `skipped` for a suite, not for all of them together.
+fn without_total_of_skips(xml: &str) -> String {
+    let Some(root) = xml.find("<testsuites ") else { return xml.to_owned() };
+    let end = xml[root..].find('>').map_or(xml.len(), |at| root + at);
+    let cut = xml[root..end].find(" skipped=\"").map(|at| root + at);
+    match cut.and_then(|from| Some((from, from + 10 + xml[from + 10..end].find('"')? + 1))) {
+        Some((from, to)) => format!("{}{}", &xml[..from], &xml[to..]),
+        None => xml.to_owned(),
+    }
 }
 
 fn suite(run: &Run) -> TestSuite {
@@ -77,7 +88,6 @@ fn case(result: &TestReport) -> TestCase {
     let mut case = TestCase::new(name, status);
     case.set_classname(class);
     case.set_time(Duration::from_micros(result.duration_us));
-    case.set_assertions(result.checks);
     if !result.log.is_empty() {
         case.set_system_out(XmlString::new(result.log.join("\n")));
     }

@@ -18,6 +18,23 @@ static READY: AtomicU64 = AtomicU64::new(0);
 #[shared]
 static STOP: AtomicU64 = AtomicU64::new(0);
 
+/// Times that a pending `vector` is taken when interrupts are let in. HLT: no CPU may put off an
+/// interrupt there.
+fn take(apic: Apic, vector: u8) -> u64 {
+    let mut count = 0;
+    let on_interrupt = |_: &mut TrapFrame| {
+        count += u64::from(apic.bit(apic::reg::ISR, vector));
+        apic.eoi();
+    };
+    with_handler(vector, on_interrupt, || {
+        if apic.bit(apic::reg::IRR, vector) {
+            sti_hlt();
+            cli();
+        }
+    });
+    count
+}
+
 fn enable(x2apic: bool) -> Apic {
     if x2apic { Apic::enable_x2apic() } else { Apic::enable() }
 }
@@ -30,37 +47,14 @@ fn interrupts_itself(g: &mut Guest) {
     check_eq!("APIC ID of vCPU 0 is 0", apic.id(), 0);
     let mut missing = 0_u64;
     for vector in VECTORS {
-        let mut count = 0;
-        let on_interrupt = |frame: &mut TrapFrame| {
-            count +=
-                u64::from(frame.vector == u64::from(vector) && apic.bit(apic::reg::ISR, vector));
-            apic.eoi();
-        };
-        with_handler(vector, on_interrupt, || {
-            apic.ipi(0, u32::from(vector) | apic::ICR_ASSERT | apic::ICR_SELF);
-            sti();
-            relax();
-            cli();
-        });
+        apic.ipi(0, u32::from(vector) | apic::ICR_ASSERT | apic::ICR_SELF);
+        let count = take(apic, vector);
         missing += u64::from(count != 1);
     }
     check_eq!("each vector that the APIC sends itself arrives once, in service", missing, 0);
     apic.ipi(0, u32::from(VECTOR) | apic::ICR_ASSERT);
     check!("with interrupts off it waits in IRR", apic.bit(apic::reg::IRR, VECTOR));
-    let mut count = 0;
-    with_handler(
-        VECTOR,
-        |_| {
-            count += 1;
-            apic.eoi()
-        },
-        || {
-            sti();
-            relax();
-            cli()
-        },
-    );
-    check_eq!("an IPI to its own ID arrives once", count, 1);
+    check_eq!("an IPI to its own ID arrives once", take(apic, VECTOR), 1);
     check!("it has left IRR", !apic.bit(apic::reg::IRR, VECTOR));
     check!("it has left ISR", !apic.bit(apic::reg::ISR, VECTOR));
 }
@@ -75,21 +69,8 @@ fn every_self_ipi_arrives(t: &mut OneVcpu, x2apic: u64) -> TestResult {
 #[guest]
 fn uses_the_self_ipi_register(_: &mut Guest) {
     let apic = Apic::enable_x2apic();
-    let mut count = 0;
-    with_handler(
-        VECTOR,
-        |_| {
-            count += 1;
-            apic.eoi()
-        },
-        || {
-            apic.write(apic::reg::SELF_IPI, VECTOR.into());
-            sti();
-            relax();
-            cli();
-        },
-    );
-    check_eq!("a write to SELF IPI arrives once", count, 1);
+    apic.write(apic::reg::SELF_IPI, VECTOR.into());
+    check_eq!("a write to SELF IPI arrives once", take(apic, VECTOR), 1);
 }
 
 /// x2APIC mode has a register for self-IPIs.
@@ -101,49 +82,24 @@ fn self_ipi_register_interrupts_this_cpu(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn raises_its_priority(_: &mut Guest) {
     let apic = Apic::enable();
-    let (mut low, mut high) = (0, 0);
     let send = |vector: u8| apic.ipi(0, u32::from(vector) | apic::ICR_ASSERT | apic::ICR_SELF);
-    with_handler(
-        LOW,
-        |_| {
-            low += 1;
-            apic.eoi()
-        },
-        || {
-            with_handler(
-                HIGH,
-                |_| {
-                    high += 1;
-                    apic.eoi()
-                },
-                || {
-                    write_cr8(u64::from(LOW >> 4));
-                    send(LOW);
-                    send(HIGH);
-                    sti();
-                    relax();
-                    cli();
-                },
-            );
-        },
-    );
+    let mut low = 0;
+    let on_low = |_: &mut TrapFrame| {
+        low += 1;
+        apic.eoi();
+    };
+    write_cr8(u64::from(LOW >> 4));
+    let high = with_handler(LOW, on_low, || {
+        send(LOW);
+        send(HIGH);
+        take(apic, HIGH)
+    });
     check_eq!("a vector of the class in CR8 waits", low, 0);
+    check!("it waits in IRR", apic.bit(apic::reg::IRR, LOW));
     check_eq!("a vector above it is taken", high, 1);
     check_eq!("TPR has CR8's class", apic.read(apic::reg::TPR), u32::from(LOW & 0xf0));
-    with_handler(
-        LOW,
-        |_| {
-            low += 1;
-            apic.eoi()
-        },
-        || {
-            write_cr8(0);
-            sti();
-            relax();
-            cli();
-        },
-    );
-    check_eq!("it is taken when CR8 falls", low, 1);
+    write_cr8(0);
+    check_eq!("it is taken when CR8 falls", take(apic, LOW), 1);
 }
 
 /// Vectors of two priority classes.
@@ -215,20 +171,7 @@ fn sends(g: &mut Guest) {
     apic.ipi(0, icr | apic::ICR_ALL);
     check!("an IPI to all interrupts it", arrives(3));
     check!("and the sender", apic.bit(apic::reg::IRR, VECTOR));
-    let mut own = 0;
-    with_handler(
-        VECTOR,
-        |_| {
-            own += 1;
-            apic.eoi()
-        },
-        || {
-            sti();
-            relax();
-            cli()
-        },
-    );
-    check_eq!("the sender takes its own once", own, 1);
+    check_eq!("the sender takes its own once", take(apic, VECTOR), 1);
     apic.ipi(1, apic::ICR_NMI | apic::ICR_ASSERT);
     check!("an NMI to its ID interrupts it", arrives(3 + NMI_COUNT));
     for round in 1..=10 {
@@ -343,27 +286,10 @@ fn takes_ioapic_interrupts(g: &mut Guest) {
         ioapic::entry(PIN) & ioapic::REMOTE_IRR != 0,
         level
     );
-    let mut count = 0;
-    let mut take = || {
-        with_handler(
-            VECTOR,
-            |_| {
-                count += 1;
-                apic.eoi()
-            },
-            || {
-                sti();
-                relax();
-                cli()
-            },
-        );
-        count
-    };
-    check_eq!("it is taken once", take(), 1);
+    check_eq!("it is taken once", take(apic, VECTOR), 1);
     check_eq!("a level that stays comes again after EOI, an edge does not", pending(VECTOR), level);
     g.sync(LOWER, &[]);
-    let taken = if level { 2 } else { 1 };
-    check_eq!("what came again is taken", take(), taken);
+    check_eq!("what came again is taken", take(apic, VECTOR), u64::from(level));
     check!("a lowered pin does not interrupt", !pending(VECTOR));
     check_eq!("Remote IRR is clear after EOI", ioapic::entry(PIN) & ioapic::REMOTE_IRR, 0);
     ioapic::set_entry(PIN, ioapic::entry(PIN) | ioapic::MASKED);
@@ -389,5 +315,30 @@ fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> Test
         t.vcpu.run_until_sync(stage)?;
         t.vm.fd().set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
     }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn opens_for_one_instruction(g: &mut Guest) {
+    let apic = Apic::enable();
+    let mut count = 0;
+    let on_interrupt = |_: &mut TrapFrame| {
+        count += 1;
+        apic.eoi();
+    };
+    with_handler(VECTOR, on_interrupt, || {
+        apic.ipi(0, u32::from(VECTOR) | apic::ICR_ASSERT | apic::ICR_SELF);
+        sti();
+        (0..g.arg(0)).for_each(|_| relax());
+        cli();
+    });
+    check_eq!("a pending interrupt is taken while RFLAGS.IF is set", count, 1);
+}
+
+/// STI holds interrupts back for one instruction, no longer: `STI; NOP; CLI` lets one in (SDM vol. 2,
+/// STI).
+#[kvm_test(opens_for_one_instruction, irqchip, requires(cap::IRQCHIP), params = [one_instruction: 0, some_time: 500])]
+fn sti_lets_pending_interrupts_in(t: &mut OneVcpu, open_for: u64) -> TestResult {
+    t.vcpu.set_args(&[open_for]);
     t.vcpu.run_until_done()
 }

@@ -1,6 +1,7 @@
 //! x86_64.
 
 pub mod exits;
+pub mod ioeventfd;
 pub mod ipi;
 pub mod mmio;
 pub mod msr_filter;
@@ -8,6 +9,13 @@ pub mod msr_lists;
 pub mod pio;
 pub mod selftest;
 pub mod traps;
+pub mod uapi_bounds;
+pub mod uapi_bounds_caps;
+pub mod uapi_bounds_filters;
+pub mod uapi_bounds_irq;
+pub mod uapi_bounds_lists;
+pub mod uapi_bounds_msrs;
+pub mod uapi_bounds_vcpu;
 pub mod userspace_msr;
 
 /// What test files of this architecture import beside the common prelude.

@@ -72,36 +72,57 @@ fn faults_are_values(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
-#[guest]
-fn numeric_faults(_: &mut Guest) {
-    check_eq!(
-        "a non-canonical load by SS is #SS(0)",
-        trap_of(insn::read_by_ss_safe(NON_CANONICAL)),
-        Some((vector::SS, 0))
-    );
-    let cr0 = read_cr0();
-    write_cr0(cr0 | CR0_TS);
-    check_eq!("x87 with CR0.TS is #NM", trap_of(insn::fnop_safe()), Some((vector::NM, 0)));
-    write_cr0(cr0);
-    check_eq!("x87 without CR0.TS is no fault", trap_of(insn::fnop_safe()), None);
-    check_eq!(
-        "an unmasked x87 exception is #MF at FWAIT",
-        trap_of(insn::x87_divide_by_zero_safe()),
-        Some((vector::MF, 0))
-    );
-    check_eq!(
-        "an unmasked SIMD exception is #XM",
-        trap_of(insn::sse_divide_by_zero_safe()),
-        Some((vector::XM, 0))
-    );
-}
-
 /// CR0.TS.
 const CR0_TS: u64 = 1 << 3;
 
-/// Faults of the x87 and SIMD units, and of the stack segment.
-#[kvm_test(numeric_faults)]
-fn numeric_faults_are_values(t: &mut OneVcpu) -> TestResult {
+#[guest]
+fn stack_fault(_: &mut Guest) {
+    let trap = trap_of(insn::read_by_ss_safe(NON_CANONICAL));
+    check_eq!("a non-canonical load by SS is #SS(0)", trap, Some((vector::SS, 0)));
+}
+
+/// The stack segment's own exception (SDM vol. 3, 6.15, interrupt 12).
+#[kvm_test(stack_fault)]
+fn non_canonical_stack_access_is_a_stack_fault(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn uses_x87_while_off(_: &mut Guest) {
+    let cr0 = read_cr0();
+    write_cr0(cr0 | CR0_TS);
+    check_eq!("x87 with CR0.TS is #NM", trap_of(insn::fninit_safe()), Some((vector::NM, 0)));
+    write_cr0(cr0);
+    check_eq!("x87 without CR0.TS is no fault", trap_of(insn::fninit_safe()), None);
+}
+
+/// CR0.TS keeps the x87 unit off (SDM vol. 3, 2.5).
+#[kvm_test(uses_x87_while_off)]
+fn x87_with_task_switched_is_device_not_available(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn divides_by_zero_in_x87(_: &mut Guest) {
+    let trap = trap_of(insn::x87_divide_by_zero_safe());
+    check_eq!("an unmasked x87 exception is #MF at FWAIT", trap, Some((vector::MF, 0)));
+}
+
+/// x87 exceptions that are not masked (SDM vol. 3, 6.15, interrupt 16).
+#[kvm_test(divides_by_zero_in_x87)]
+fn unmasked_x87_exception_is_a_fault(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn divides_by_zero_in_sse(_: &mut Guest) {
+    let trap = trap_of(insn::sse_divide_by_zero_safe());
+    check_eq!("an unmasked SIMD exception is #XM", trap, Some((vector::XM, 0)));
+}
+
+/// SIMD exceptions that are not masked (SDM vol. 3, 6.15, interrupt 19).
+#[kvm_test(divides_by_zero_in_sse)]
+fn unmasked_simd_exception_is_a_fault(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 

@@ -205,10 +205,10 @@ pub fn read_by_ss_safe(gva: u64) -> Result<(), Trap> {
     unsafe { catching!("mov {gva}, ss:[{gva}]", gva = inout(reg) gva => _) }
 }
 
-/// `FNOP`; a fault is a value.
-pub fn fnop_safe() -> Result<(), Trap> {
+/// `FNINIT`; a fault is a value.
+pub fn fninit_safe() -> Result<(), Trap> {
     // SAFETY: a fault resumes behind the instruction.
-    unsafe { catching!("fnop") }
+    unsafe { catching!("fninit") }
 }
 
 /// `INT n`.
