@@ -1,11 +1,14 @@
 //! x86_64.
 
+pub mod exits;
 pub mod ioeventfd;
+pub mod ipi;
 pub mod mmio;
 pub mod msr_filter;
 pub mod msr_lists;
 pub mod pio;
 pub mod selftest;
+pub mod traps;
 pub mod uapi_bounds;
 pub mod uapi_bounds_caps;
 pub mod uapi_bounds_filters;
