@@ -1,7 +1,11 @@
 //! x86_64.
 
 pub mod ioeventfd;
+pub mod irqfd;
+pub mod irqfd_resample;
+pub mod kvmclock;
 pub mod pio;
+pub mod pv_cpuid;
 pub mod selftest;
 
 /// What test files of this architecture import beside the common prelude.
