@@ -307,7 +307,7 @@ fn moves_between_the_msrs(g: &mut Guest) {
 /// using it, and on again by going back to the new one: every change of the MSR is an update.
 #[kvm_test(moves_between_the_msrs, requires(cap::CLOCKSOURCE, cap::ADJUST_CLOCK))]
 fn changing_the_msr_updates_the_master_clock(t: &mut OneVcpu) -> TestResult {
-    let mut stable = |t: &mut OneVcpu, msr: u32| -> TestResult<(bool, bool)> {
+    let stable = |t: &mut OneVcpu, msr: u32| -> TestResult<(bool, bool)> {
         let page = t.vcpu.run_until_sync(msr.into())?[0] != 0;
         let clock = t.vm.fd().get_clock().ioctl("KVM_GET_CLOCK")?;
         Ok((page, clock.flags & KVM_CLOCK_TSC_STABLE != 0))
