@@ -102,6 +102,30 @@ pub struct TestReport {
     pub flaky: bool,
 }
 
+impl TestReport {
+    /// A result of which nothing more is known.
+    pub fn bare(test: &str, outcome: Outcome) -> Self {
+        Self {
+            test: test.to_owned(),
+            outcome,
+            reason: None,
+            checks: 0,
+            failed_checks: Vec::new(),
+            duration_us: 0,
+            groups: Vec::new(),
+            details: Vec::new(),
+            metrics: Vec::new(),
+            log: Vec::new(),
+            kernel_log: Vec::new(),
+            reference: None,
+            location: String::new(),
+            iteration: 1,
+            attempts: 1,
+            flaky: false,
+        }
+    }
+}
+
 fn one() -> u32 {
     1
 }

@@ -194,31 +194,46 @@ impl Payload {
             }
             fp = next;
         }
-        let mut text = String::from("\nguest backtrace:");
-        for (i, address) in addresses.iter().enumerate() {
-            text.push_str(&format!("\n  #{i} {address:#010x} {}", self.symbolize(*address)));
+        // How the runtime tells of a panic, and how a vCPU got to its test, is of no interest.
+        let is_noise = |name: &String| {
+            ["core::panicking", "panic at guest/", "(assembly)"].iter().any(|n| name.starts_with(n))
+        };
+        let frames = addresses.iter().map(|address| (address, self.symbolize(*address)));
+        let frames = frames.skip_while(|(_, name)| is_noise(name));
+        let frames =
+            frames.take_while(|(_, name)| name != "(assembly)" && !name.starts_with("start at "));
+        let lines: Vec<String> = frames
+            .enumerate()
+            .map(|(i, (address, name))| format!("\n  #{i} {address:#010x} {name}"))
+            .collect();
+        if lines.is_empty() {
+            return "\nguest backtrace: none".into();
         }
-        text
+        format!("\nguest backtrace:{}", lines.concat())
     }
 
-    /// `function at file:line` for an address, innermost inlined function first.
+    /// `function at file:line` for an address: the function that was compiled, and the line in it
+    /// or in what was inlined into it.
     pub fn symbolize(&self, address: u64) -> String {
         let Some(context) = self.dwarf() else { return "(no debug information)".into() };
-        let mut text = String::new();
+        let (mut function, mut place): (Option<String>, Option<(String, u32)>) = (None, None);
         if let Ok(mut frames) = context.find_frames(address).skip_all_loads() {
             while let Ok(Some(frame)) = frames.next() {
-                let name =
-                    frame.function.as_ref().and_then(|f| f.demangle().ok().map(Cow::into_owned));
-                let place = frame.location.map_or(String::new(), |l| {
-                    format!(" at {}:{}", l.file.unwrap_or("?"), l.line.unwrap_or(0))
+                let name = frame.function.as_ref().and_then(|f| f.demangle().ok());
+                function = name.map(|n| without_hash(&n).to_owned()).or(function);
+                let here = frame.location.and_then(|l| Some((short(l.file?).to_owned(), l.line?)));
+                // A line of the test says most, then one of the runtime, then where that went.
+                let better = here.filter(|(file, _)| {
+                    place.as_ref().is_none_or(|(old, _)| interest(file) > interest(old))
                 });
-                if !text.is_empty() {
-                    text.push_str(", inlined into ");
-                }
-                text.push_str(&format!("{}{place}", name.as_deref().unwrap_or("?")));
+                place = better.or(place);
             }
         }
-        if text.is_empty() { "(outside the payload)".into() } else { text }
+        match (function, place) {
+            (Some(function), Some((file, line))) => format!("{function} at {file}:{line}"),
+            (Some(function), None) => function,
+            _ => "(assembly)".into(),
+        }
     }
 
     fn dwarf(
@@ -236,5 +251,30 @@ impl Payload {
         };
         let dwarf = gimli::Dwarf::load(section).ok()?;
         addr2line::Context::from_dwarf(dwarf).ok()
+    }
+}
+
+/// A source path without the part that names the build machine.
+fn short(path: &str) -> &str {
+    ["/guest/runtime/", "/suites/src/", "/library/"]
+        .iter()
+        .find_map(|mark| path.rfind(mark))
+        .map_or(path, |at| &path[at + 1..])
+}
+
+/// How much a line of this file says about a failed test.
+fn interest(file: &str) -> u8 {
+    match file.split('/').next() {
+        Some("suites") => 2,
+        Some("guest") => 1,
+        _ => 0,
+    }
+}
+
+/// Legacy symbol names end in `::h` and sixteen digits.
+fn without_hash(function: &str) -> &str {
+    match function.rsplit_once("::h") {
+        Some((name, hash)) if hash.len() == 16 => name,
+        _ => function,
     }
 }

@@ -102,7 +102,7 @@ pub fn parameter(name: &str) -> Option<String> {
 pub(crate) fn open(pipe: OwnedFd, parameters: BTreeMap<String, String>) {
     *lock() = Some(Sink {
         pipe: pipe.into(),
-        buffer: Vec::with_capacity(BUFFER_BYTES),
+        buffer: Vec::new(),
         told: HashSet::new(),
         failed: 0,
         parameters,

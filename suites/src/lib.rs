@@ -5,6 +5,7 @@
 
 pub mod common;
 pub mod prelude;
+pub mod selftest;
 
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

@@ -1,1 +1,28 @@
-//! lab
+//! The lab: an emulated host of any architecture, with any kernel, for one static runner.
+//!
+//! [`Profile::load`] reads a host from `ci/hosts`, [`Kernel::resolve`] finds a kernel for it, and
+//! [`Lab::run`] boots both, runs the runner inside, hands its lines to a callback as they arrive,
+//! and says how it ended ([`Outcome`]).
+
+pub mod apt;
+mod arch;
+mod cache;
+mod cpio;
+pub mod door;
+mod emulator;
+mod error;
+mod initramfs;
+pub mod kernel;
+mod lab;
+mod process;
+mod profile;
+mod session;
+pub mod setup;
+pub mod toolchain;
+
+pub use arch::Arch;
+pub use cache::Cache;
+pub use error::{LabError, Result};
+pub use kernel::{Kernel, KernelSpec};
+pub use lab::{Event, Lab, Outcome, Request};
+pub use profile::{Emulator, Profile};

@@ -1,9 +1,12 @@
 //! The front doors: the command line program and the one for `cargo test`.
 
 pub mod args;
+mod explain;
 mod libtest;
 mod list;
 mod outputs;
+pub mod remote;
+mod reports;
 mod run;
 mod session;
 
@@ -50,9 +53,9 @@ pub fn main<E: Display>(
     let status = match line.command {
         None if line.run.list => list::list(tests, &line.run, &probe),
         None => run::run(tests, &line.run, &probe),
-        Some(Command::Report(_) | Command::Compare(_) | Command::Explain(_)) => {
-            Err(Refusal("not there yet".to_owned()))
-        }
+        Some(Command::Report(args)) => reports::report(&args),
+        Some(Command::Compare(args)) => reports::compare(&args),
+        Some(Command::Explain(args)) => explain::explain(tests, &args, &probe),
     };
     let status = status.unwrap_or_else(|refusal| {
         let _ = writeln!(std::io::stderr(), "error: {refusal}");

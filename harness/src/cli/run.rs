@@ -33,6 +33,11 @@ pub fn run(
     probe: &dyn Fn() -> Result<HostFacts, Refusal>,
 ) -> Result<u8, Refusal> {
     let begin = Instant::now();
+    if args.host.as_deref().unwrap_or("native") != "native" || args.kernel.is_some() {
+        return Err(Refusal(
+            "hosts of the lab are booted by ./run_tests.sh, not by this program".into(),
+        ));
+    }
     let registry = registry(tests, args.config.as_deref())?;
     let mut entries = args.selection().apply(&registry).map_err(Refusal::of)?;
     entries.retain(|entry| is_native(entry));
@@ -60,7 +65,7 @@ pub fn run(
     let console = Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
 
     let known = KnownHere::new(&registry.policy.known_failures, &facts);
-    let mut session = Session::new(info, known, args.retry, args.mark, console, reporters);
+    let mut session = Session::new(info, known, args, console, reporters);
     let mut jobs = Vec::new();
     let done: HashSet<(&str, u32)> =
         earlier.results.iter().map(|r| (r.test.as_str(), r.iteration)).collect();

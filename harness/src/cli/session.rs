@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::args::RunArgs;
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
 use crate::registry::Entry;
@@ -29,6 +30,7 @@ pub struct Session<'a> {
     info: RunInfo,
     known: KnownHere<'a>,
     retries: u32,
+    keep_logs: bool,
     console: Console,
     reporters: Vec<Box<dyn Reporter>>,
     kernel_mark: Option<File>,
@@ -52,17 +54,17 @@ impl<'a> Session<'a> {
     pub fn new(
         info: RunInfo,
         known: KnownHere<'a>,
-        retries: u32,
-        mark: bool,
+        args: &RunArgs,
         console: Console,
         reporters: Vec<Box<dyn Reporter>>,
     ) -> Self {
         let kernel_mark =
-            if mark { OpenOptions::new().write(true).open("/dev/kmsg").ok() } else { None };
+            args.mark.then(|| OpenOptions::new().write(true).open("/dev/kmsg").ok()).flatten();
         Self {
             info,
             known,
-            retries,
+            retries: args.retry,
+            keep_logs: args.verbose,
             console,
             reporters,
             kernel_mark,
@@ -179,6 +181,9 @@ impl Observer for Session<'_> {
         }
         result.flaky = attempt > 1 && result.outcome == Outcome::Pass;
         result.details.extend(self.attempts[index].iter().cloned());
+        if result.outcome == Outcome::Pass && !self.keep_logs {
+            result.log.clear();
+        }
         for reporter in self.reporters.iter_mut().filter(|r| r.unordered()) {
             reporter.result(&result);
         }

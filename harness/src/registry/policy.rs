@@ -86,6 +86,7 @@ impl Policy {
         let raw = yaml::parse(source_name, text)?;
         let tests = raw
             .tests
+            .0
             .into_iter()
             .map(|(name, test)| {
                 let policy = TestPolicy {
@@ -104,7 +105,7 @@ impl Policy {
             text: text.to_owned(),
             timeout: raw.defaults.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
             memory_bytes: raw.defaults.memory.map_or(DEFAULT_MEMORY_BYTES, |m| m.0),
-            groups: raw.groups,
+            groups: raw.groups.0,
             tests,
             known_failures: raw.known_failures,
         })
@@ -156,11 +157,11 @@ impl Policy {
             let message = format!("the known failure of `{}` has no reason", known.test);
             return Err(self.error("known_failures", nth, &known.test, message));
         }
-        if let Some(arch) = &known.when.arch {
-            if !ARCHITECTURES.contains(&arch.as_str()) {
-                let message = unknown("architecture", arch, ARCHITECTURES);
-                return Err(self.error("known_failures", nth, arch, message));
-            }
+        if let Some(arch) = &known.when.arch
+            && !ARCHITECTURES.contains(&arch.as_str())
+        {
+            let message = unknown("architecture", arch, ARCHITECTURES);
+            return Err(self.error("known_failures", nth, arch, message));
         }
         Ok(())
     }

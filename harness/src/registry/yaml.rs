@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::known::KnownFailure;
@@ -18,9 +19,9 @@ pub(super) struct RawPolicy {
     #[serde(default)]
     pub defaults: RawDefaults,
     #[serde(default)]
-    pub groups: BTreeMap<String, Vec<String>>,
+    pub groups: Unique<Vec<String>>,
     #[serde(default)]
-    pub tests: BTreeMap<String, RawTest>,
+    pub tests: Unique<RawTest>,
     #[serde(default)]
     pub known_failures: Vec<KnownFailure>,
 }
@@ -103,6 +104,43 @@ fn span(text: &str) -> Option<Span> {
 fn bytes(text: &str) -> Option<Bytes> {
     let units = [("", 1.0), ("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0)];
     with_unit(text, &units).map(|n| Bytes(n as u64))
+}
+
+/// A mapping in which no key may come twice.
+#[derive(Debug)]
+pub(super) struct Unique<T>(pub BTreeMap<String, T>);
+
+impl<T> Default for Unique<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+struct UniqueVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for UniqueVisitor<T> {
+    type Value = Unique<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Unique<T>, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(de::Error::custom(format!("`{key}` is listed twice")));
+            }
+            map.insert(key, access.next_value()?);
+        }
+        Ok(Unique(map))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_map(UniqueVisitor(PhantomData))
+    }
 }
 
 struct ScalarVisitor;

@@ -175,7 +175,7 @@ impl Console {
         if let Some(signal) = &summary.interrupted {
             let _ = writeln!(text, "cut short by {signal}: not every test has run");
         }
-        if let Some(first) = failures.first() {
+        if let Some(first) = failures.iter().min_by_key(|r| urgency(r.outcome)) {
             let _ = writeln!(text, "next: {} -v {}", self.command, first.test);
         }
         text
@@ -249,6 +249,17 @@ impl Reporter for Console {
 /// Whether a person must look at such a result.
 pub fn is_news(outcome: Outcome) -> bool {
     !matches!(outcome, Outcome::Pass | Outcome::Skip | Outcome::KnownFail)
+}
+
+/// Which failure to look at first.
+fn urgency(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::HostBug => 0,
+        Outcome::Fail => 1,
+        Outcome::Timeout => 2,
+        Outcome::Xpass => 3,
+        _ => 4,
+    }
 }
 
 /// Tests that passed sometimes, one line each.

@@ -1,8 +1,16 @@
 //! Every form in which results are told, made from the one stream of [`crate::journal`].
 
+pub mod compare;
 pub mod console;
+pub mod document;
+pub mod html;
+pub mod junit;
+pub mod ktap;
+pub mod markdown;
+pub mod matrix;
 pub mod output;
 pub mod stream;
+pub mod tap;
 
 use crate::journal::{RunInfo, Summary, TestReport};
 

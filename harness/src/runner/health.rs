@@ -44,6 +44,8 @@ pub struct Health {
     taint: Option<File>,
     tainted: u64,
     kmsg: Option<File>,
+    /// On the heap, where it costs the forks nothing.
+    record: Vec<u8>,
 }
 
 impl Health {
@@ -55,15 +57,19 @@ impl Health {
             .open("/dev/kmsg")
             .and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file))
             .ok();
-        let mut health =
-            Self { taint: File::open("/proc/sys/kernel/tainted").ok(), tainted: 0, kmsg };
+        let mut health = Self {
+            taint: File::open("/proc/sys/kernel/tainted").ok(),
+            tainted: 0,
+            kmsg,
+            record: vec![0; 8192],
+        };
         health.tainted = health.read_taint().unwrap_or(0);
         health
     }
 
     /// Looks at nothing, for tests of the runner itself.
     pub fn blind() -> Self {
-        Self { taint: None, tainted: 0, kmsg: None }
+        Self { taint: None, tainted: 0, kmsg: None, record: Vec::new() }
     }
 
     /// Whether the kernel's log can be read here.
@@ -93,12 +99,11 @@ impl Health {
     fn read_log(&mut self) -> Vec<String> {
         let Some(kmsg) = &mut self.kmsg else { return Vec::new() };
         let mut lines = Vec::new();
-        let mut record = [0; 8192];
         loop {
-            match kmsg.read(&mut record) {
+            match kmsg.read(&mut self.record) {
                 Ok(0) => break,
                 Ok(got) => {
-                    let Some(text) = message(&record[..got]) else { continue };
+                    let Some(text) = message(&self.record[..got]) else { continue };
                     if (!lines.is_empty() || ALARM.is_match(&text)) && lines.len() < MAX_LINES {
                         lines.push(text);
                     }

@@ -24,8 +24,10 @@ use crate::outcome::{Event, Tally};
 pub const WORKER_ARGUMENT: &str = "--kvm-conformance-worker";
 /// A line longer than this is not one of ours.
 const MAX_LINE_BYTES: usize = 1 << 20;
-/// Read from a pipe at a time, so that one noisy worker starves nobody.
-const READ_BYTES: usize = 64 << 10;
+/// Read from a pipe at a time. A bigger buffer costs every fork its page faults.
+const READ_BYTES: usize = 4 << 10;
+/// Reads in a row, so that one noisy worker starves nobody.
+const READS: usize = 16;
 
 /// A test and its limits.
 #[derive(Clone, Debug)]
@@ -72,7 +74,7 @@ struct Spec {
 
 /// How far the ending of a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+enum Stage {
     /// Within its deadline.
     Live,
     /// Told to stop at its deadline.
@@ -95,6 +97,7 @@ pub struct Running {
     grace: Duration,
     timeout: Duration,
     stage: Stage,
+    late: bool,
     /// What the worker's events add up to so far.
     pub tally: Tally,
     /// What it did that no test may do.
@@ -178,6 +181,7 @@ impl Running {
             grace: job.grace,
             timeout: job.timeout,
             stage: Stage::Live,
+            late: false,
             tally: Tally::default(),
             misdeeds: Vec::new(),
             kernel_log: Vec::new(),
@@ -204,8 +208,17 @@ impl Running {
         self.next_deadline
     }
 
+    /// Time since the start.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
     /// Reads what has come. `false` once there is nothing more for now.
     pub fn read(&mut self) -> bool {
+        (0..READS).all(|_| self.read_once())
+    }
+
+    fn read_once(&mut self) -> bool {
         let (tally, misdeeds) = (&mut self.tally, &mut self.misdeeds);
         let events = self.events.read(|line| match serde_json::from_slice::<Event>(line) {
             Ok(event) => tally.add(event),
@@ -230,6 +243,7 @@ impl Running {
             Stage::Live => {
                 sys::signal_main_thread(self.pid, Signal::SIGUSR1);
                 self.stage = Stage::Told;
+                self.late = true;
                 self.next_deadline = now + self.grace;
             }
             Stage::Told | Stage::Killed => self.kill(now),
@@ -267,7 +281,7 @@ impl Running {
         }
         verdict::Ending {
             status: status.unwrap_or(WaitStatus::StillAlive),
-            stage: self.stage,
+            late: self.late,
             timeout: self.timeout,
             duration,
             tally: self.tally,
@@ -280,6 +294,7 @@ impl Running {
 
 fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     let runner = getpid();
+    let processes = super::watch::process_limit();
     // What is still buffered would be written twice.
     let _ = io::stdout().flush();
     match sys::fork()? {
@@ -288,7 +303,7 @@ fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
             events,
             output: Some(output),
             memory_bytes: job.memory_bytes,
-            processes: super::watch::process_limit(),
+            processes,
             parameters: job.parameters.clone(),
             runner,
         }),

@@ -19,6 +19,8 @@ use crate::outcome::Outcome;
 
 /// Longest sleep while something runs.
 const TICK: Duration = Duration::from_millis(100);
+/// A worker of this age is not listened to yet; its pipes hold what it says.
+const YOUNG: Duration = Duration::from_millis(2);
 
 /// What the owner of a pool is told.
 pub trait Observer {
@@ -145,18 +147,20 @@ impl Pool<'_> {
         for (_, worker) in &*running {
             fds.push(PollFd::new(worker.pidfd(), PollFlags::POLLIN));
         }
-        for (_, worker) in &*running {
+        let now = Instant::now();
+        // Most workers end before they have much to say: waking up once, at their end, is enough.
+        let young = running.iter().any(|(_, worker)| worker.age(now) < YOUNG);
+        for (_, worker) in running.iter().filter(|_| !young) {
             fds.extend(worker.pipes().map(|pipe| PollFd::new(pipe, PollFlags::POLLIN)));
         }
         if let Some(signals) = &self.signals {
             fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         }
-        let now = Instant::now();
         let wait = running
             .iter()
             .map(|(_, r)| r.next_deadline().saturating_duration_since(now))
             .min()
-            .map_or(TICK, |d| d.min(TICK));
+            .map_or(TICK, |d| d.min(if young { YOUNG } else { TICK }));
         // Rounded up, so that a wake-up is never before the deadline.
         let timeout = PollTimeout::from(wait.as_micros().div_ceil(1000) as u8);
         match poll(&mut fds, timeout) {
@@ -170,8 +174,10 @@ impl Pool<'_> {
             .map(|(position, _)| position)
             .collect();
         drop(fds);
-        for (_, worker) in running {
-            worker.read();
+        if !young {
+            for (_, worker) in running {
+                worker.read();
+            }
         }
         ended
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use nix::sys::wait::WaitStatus;
 
-use super::job::Stage;
 use crate::outcome::{Outcome, Tally};
 
 /// Log lines that a result keeps.
@@ -15,8 +14,8 @@ const LOG_LINES: usize = 200;
 pub struct Ending {
     /// How the process ended.
     pub status: WaitStatus,
-    /// Whether it was told to end.
-    pub stage: Stage,
+    /// Whether its deadline passed.
+    pub late: bool,
     /// Its deadline.
     pub timeout: Duration,
     /// How long it ran.
@@ -69,7 +68,8 @@ impl Ending {
             outcome = Outcome::Error;
             reason = Some(format!("the test {}", self.misdeeds.join("; ")));
         } else {
-            details.extend(self.misdeeds.iter().map(|m| format!("the test {m}")));
+            let told = self.misdeeds.iter().map(|m| format!("the test {m}"));
+            details.extend(told.filter(|misdeed| reason.as_ref() != Some(misdeed)));
         }
         if outcome == Outcome::Fail && reason.is_none() {
             reason = Some(self.failed_checks_reason());
@@ -99,11 +99,10 @@ impl Ending {
         &self,
         told: Option<(Outcome, Option<String>, Vec<String>)>,
     ) -> (Outcome, Option<String>, Vec<String>) {
-        let late = self.stage != Stage::Live;
         let limit = Seconds(self.timeout);
         match told {
             // Our own kill says more than what the worker said before it hung again.
-            Some((outcome, reason, details)) if late => match outcome {
+            Some((outcome, reason, details)) if self.late => match outcome {
                 Outcome::Timeout | Outcome::Fail => (outcome, reason, details),
                 _ => {
                     let text = reason.map_or_else(String::new, |r| format!(": {r}"));
@@ -112,10 +111,10 @@ impl Ending {
                     (Outcome::Timeout, Some(reason), details)
                 }
             },
-            None if late => (
+            None if self.late => (
                 Outcome::Timeout,
                 Some(format!("no verdict within {limit}: the host half did not return, killed")),
-                self.last_words(),
+                Vec::new(),
             ),
             Some((outcome, reason, details)) => {
                 if self.status != WaitStatus::Exited(pid_of(&self.status), 0) {
@@ -136,16 +135,14 @@ impl Ending {
                     }
                 }
             }
+            None if !self.misdeeds.is_empty() => {
+                (Outcome::Error, Some(format!("the test {}", self.misdeeds.join("; "))), Vec::new())
+            }
             None => {
                 let reason = format!("the worker {} before its verdict", ended(&self.status));
-                (Outcome::Error, Some(reason), self.last_words())
+                (Outcome::Error, Some(reason), Vec::new())
             }
         }
-    }
-
-    fn last_words(&self) -> Vec<String> {
-        let from = self.tally.log.len().saturating_sub(10);
-        self.tally.log[from..].iter().map(|line| format!("log: {line}")).collect()
     }
 
     fn failed_checks_reason(&self) -> String {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::OnceLock;
 
 use nix::unistd::{Pid, getpid};
 
@@ -50,7 +51,8 @@ impl TaskWatch {
 
 /// RLIMIT_NPROC for a worker whose user the kernel limits.
 pub fn process_limit() -> u64 {
-    total_tasks().unwrap_or(4096) + MAX_TASKS
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| total_tasks().unwrap_or(4096) + 2 * MAX_TASKS)
 }
 
 /// Children of this process that are not in `workers`.

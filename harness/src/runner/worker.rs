@@ -20,7 +20,7 @@ use crate::record;
 /// Descriptors that a test may have open at a time.
 const MAX_FDS: u64 = 4096;
 /// Descriptor numbers that are looked at for leaks.
-const LEAK_SCAN: RawFd = 512;
+const LEAK_SCAN: RawFd = 128;
 
 static KEPT: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 
@@ -93,9 +93,12 @@ fn limit(memory_bytes: u64, processes: u64) {
         (Resource::RLIMIT_NOFILE, MAX_FDS),
         (Resource::RLIMIT_NPROC, processes),
     ] {
-        let hard = getrlimit(resource).map_or(most, |(_, hard)| hard);
-        let most = most.min(hard);
-        let _ = setrlimit(resource, most, most);
+        // Only root may raise a hard limit that is lower already.
+        if setrlimit(resource, most, most).is_err()
+            && let Ok((_, hard)) = getrlimit(resource)
+        {
+            let _ = setrlimit(resource, most.min(hard), hard);
+        }
     }
 }
 

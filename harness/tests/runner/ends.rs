@@ -75,7 +75,7 @@ fn crash() {
         assert_eq!((result["outcome"].as_str(), reason(&result), code), (Some("error"), why, 2));
     }
     let (_, result) = door.one(&["sigsegv"]);
-    assert_eq!(result["details"][0], "log: about to crash");
+    assert_eq!(result["log"][0], "about to crash");
     let (_, result) = door.one(&["panic"]);
     assert_eq!(result["outcome"], "error");
     assert!(reason(&result).starts_with("host half panicked at "), "{result}");
@@ -96,7 +96,7 @@ fn never_returns() {
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
     let (_, result) = door.one(&["--timeout", "0.1", "never_returns"]);
-    assert_eq!(result["details"][0], "log: last words");
+    assert_eq!(result["log"][0], "last words");
 }
 
 fn watchdog() {
@@ -122,8 +122,9 @@ fn leaves() {
 fn fork_bomb() {
     let begin = Instant::now();
     let (_, result) = Door::new().one(&["--timeout", "15", "many_processes"]);
-    assert_ne!(result["outcome"], "pass");
-    assert!(result.to_string().contains("processes, killed"), "{result}");
+    assert_eq!(result["outcome"], "error");
+    assert!(reason(&result).starts_with("the test started "), "{result}");
+    assert!(reason(&result).ends_with(" processes, killed"), "{result}");
     assert!(begin.elapsed() < Duration::from_secs(14), "cut only after {:?}", begin.elapsed());
 }
 

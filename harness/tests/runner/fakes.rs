@@ -77,15 +77,8 @@ static FAKES: [TestCase; 26] = [
         }
     }),
     fake("suites::common::ends::told_to_stop", told_to_stop),
-    fake("suites::common::ends::leaves_a_process", || {
-        std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        Ok(())
-    }),
-    fake("suites::common::ends::leaves_a_session", || {
-        std::process::Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-        Ok(())
-    }),
+    fake("suites::common::ends::leaves_a_process", || leaves("sleep", &["600"])),
+    fake("suites::common::ends::leaves_a_session", || leaves("setsid", &["sleep", "600"])),
     fake("suites::common::ends::leaks_an_fd", || {
         std::mem::forget(std::fs::File::open("/proc/version").unwrap());
         Ok(())
@@ -155,6 +148,14 @@ fn told_to_stop() -> TestResult {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).unwrap();
     let _ = mask.wait();
     Err(Failure::Timeout("guest at rip 0x1234 (spin+0x4)".into()))
+}
+
+#[expect(clippy::zombie_processes, reason = "leaving it is the point")]
+fn leaves(program: &str, arguments: &[&str]) -> TestResult {
+    std::process::Command::new(program).args(arguments).spawn().unwrap();
+    // Time for setsid to become what it starts.
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(())
 }
 
 /// A fork bomb that ends by itself: the cap keeps this test harmless should the runner fail.

@@ -6,6 +6,9 @@
 mod door;
 mod ends;
 mod fakes;
+mod outputs;
+mod policy;
+mod runs;
 
 use std::process::ExitCode;
 
@@ -17,7 +20,7 @@ fn main() -> ExitCode {
         Ok("libtest") => return harness::cli::libtest_main(&fakes::all(), fakes::probe),
         _ => {}
     }
-    let trials = [ends::TESTS]
+    let trials = [ends::TESTS, outputs::TESTS, policy::TESTS, runs::TESTS]
         .concat()
         .into_iter()
         .map(|(name, test)| {

@@ -211,3 +211,78 @@ fn doc(function: &ItemFn) -> String {
     });
     lines.collect::<Vec<_>>().join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse(options: &str, function: &str) -> Error {
+        let refused = syn::parse_str::<Options>(options)
+            .and_then(|options| expand(options, syn::parse_str(function)?));
+        match refused {
+            Ok(tokens) => panic!("taken: {tokens}"),
+            Err(error) => error,
+        }
+    }
+
+    const GOOD: &str = "fn rule(t: &mut OneVcpu) -> TestResult { Ok(()) }";
+
+    #[test]
+    fn every_option_is_taken() {
+        let options = "guest_code, requires(cap::IRQCHIP, cpu::X2APIC), irqchip, vcpus = 2, \
+                       groups(\"smoke\", \"irq\"), exclusive,";
+        let tokens = expand(syn::parse_str(options).unwrap(), syn::parse_str(GOOD).unwrap());
+        let text = tokens.unwrap().to_string();
+        for part in [
+            "guest_fn ! (guest_code)",
+            "cap :: IRQCHIP , cpu :: X2APIC",
+            "Kernel",
+            "\"smoke\" , \"irq\"",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn each_parameter_is_a_case() {
+        let options = syn::parse_str("code, params = [byte: 1, word: 2]").unwrap();
+        let function = "fn rule(t: &mut OneVcpu, size: u8) -> TestResult { Ok(()) }";
+        let text = expand(options, syn::parse_str(function).unwrap()).unwrap().to_string();
+        assert_eq!(text.matches("distributed_slice").count(), 2);
+        assert!(text.contains("\"::byte\"") && text.contains("\"::word\""), "{text}");
+    }
+
+    #[test]
+    fn errors_say_what_would_be_right() {
+        for (options, function, want) in [
+            (
+                "code, require(cap::IRQCHIP)",
+                GOOD,
+                "unknown option: expected one of requires, irqchip",
+            ),
+            ("irqchip, split_irqchip", GOOD, "the VM has one interrupt controller"),
+            ("code, params = [a: 1]", GOOD, "a test with `params` takes two arguments"),
+            (
+                "code",
+                "fn rule(t: &mut OneVcpu, n: u8) -> TestResult {}",
+                "a test without `params` takes one",
+            ),
+            ("code", "fn rule() -> TestResult {}", "a test's first argument is its fixture"),
+            (
+                "code",
+                "fn rule(t: OneVcpu) -> TestResult {}",
+                "a test's first argument is its fixture",
+            ),
+        ] {
+            let error = refuse(options, function).to_string();
+            assert!(error.starts_with(want), "{options}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_point_at_the_wrong_word() {
+        let error = refuse("code,\n requires(cap::IRQCHIP),\n exclusiv", GOOD);
+        let start = error.span().start();
+        assert_eq!((start.line, start.column), (3, 1));
+    }
+}

@@ -1,6 +1,7 @@
 //! x86_64.
 
 pub mod pio;
+pub mod selftest;
 pub mod uapi_bounds;
 pub mod uapi_bounds_caps;
 pub mod uapi_bounds_filters;

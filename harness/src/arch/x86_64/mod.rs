@@ -232,8 +232,12 @@ pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
         .map_or(format!("vector {vector}"), |n| format!("{n} (vector {vector})"));
     let mut regs = [0; 14];
     regs.copy_from_slice(&args[trap::REGS..trap::REGS + 14]);
+    let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
+    let overflow = vector == 14 && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
+    let overflow =
+        if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
     format!(
-        "{name}, error code {:#x}, on vCPU {vcpu}\nrip {:016x} rflags {:08x} cr2 {:x}{}",
+        "{name}, error code {:#x}, on vCPU {vcpu}{overflow}\nrip {:016x} rflags {:08x} cr2 {:x}{}",
         args[trap::CODE],
         args[trap::PC],
         args[trap::FLAGS],

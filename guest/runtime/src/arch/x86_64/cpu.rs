@@ -99,6 +99,13 @@ pub fn set_rflags(value: u64) {
     unsafe { asm!("push {}", "popfq", in(reg) value) };
 }
 
+/// Takes a trap with an empty IDT: #DF cannot be delivered either, and the CPU shuts down.
+pub fn triple_fault() {
+    let no_idt = [0_u64; 2];
+    // SAFETY: ends the VM.
+    unsafe { asm!("lidt [{}]", "ud2", in(reg) &no_idt) };
+}
+
 /// `CPUID` of a leaf and subleaf: EAX, EBX, ECX, EDX.
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = x86_64::__cpuid_count(leaf, subleaf);

@@ -205,6 +205,7 @@ core::arch::global_asm!(
     // The second trap's IST frame, which lies where the first one's did: report from a good stack.
     "trap_no_stack:",
     "mov rdi, rsp",
+    "mov rsi, rbp",
     "mov rax, rsp",
     "and rax, -{area}",
     "lea rsp, [rax + {fatal_stack_end}]",
@@ -221,7 +222,7 @@ core::arch::global_asm!(
 
 /// A trap's stack was unusable: says where the stack pointer was.
 #[cfg_attr(not(kvm_guest), expect(dead_code, reason = "called from the stubs"))]
-extern "C" fn no_stack(ist: *const [u64; 9]) -> ! {
+extern "C" fn no_stack(ist: *const [u64; 9], rbp: u64) -> ! {
     // SAFETY: the stub passes its own stack.
     let [_, rax, vector, error, rip, _, rflags, rsp, _] = unsafe { *ist };
     // SAFETY: all-zero bytes are a valid frame.
@@ -230,6 +231,7 @@ extern "C" fn no_stack(ist: *const [u64; 9]) -> ! {
     frame.error = error;
     frame.rip = rip;
     frame.rflags = rflags;
+    frame.rbp = rbp;
     // RAX is where the copy was going: 128 bytes below the broken stack pointer.
     frame.rsp = rax;
     frame.rax = rsp;

@@ -1,0 +1,19 @@
+//! What the lab tells the init of an emulated host, and what that init answers.
+//!
+//! The lab puts a [`Plan`] into the initramfs; the init carries it out and sends [`Report`]s over
+//! the result port, between which the runner's own lines pass untouched.
+
+#![forbid(unsafe_code)]
+
+mod plan;
+mod report;
+
+pub use plan::{Module, Plan, PlanError};
+pub use report::Report;
+
+/// Where the plan stands in the initramfs.
+pub const PLAN_PATH: &str = "/lab/plan";
+/// The virtio port that carries result lines.
+pub const RESULT_PORT: &str = "lab.results";
+/// The virtio port that carries the runner's standard error.
+pub const STDERR_PORT: &str = "lab.stderr";

@@ -1,0 +1,55 @@
+//! The init of an emulated host: mounts, loads modules, runs one program, reports how it ended.
+
+#![forbid(unsafe_code)]
+
+mod host;
+mod ports;
+mod program;
+
+use anyhow::Context as _;
+use lab_init::{PLAN_PATH, Plan, Report};
+use nix::sys::reboot::{RebootMode, reboot};
+
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("lab-init: {error:#}");
+        if let Ok(mut port) = ports::open_results(None) {
+            let _ = ports::send(&mut port, &Report::Failed(format!("{error:#}")));
+        }
+    }
+    nix::unistd::sync();
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    host::mount_all()?;
+    let plan = std::fs::read_to_string(PLAN_PATH).context(PLAN_PATH)?;
+    let plan = Plan::decode(&plan)?;
+    let trouble = host::load_modules(&plan.modules);
+    let mut results = ports::open_results(plan.result_device.as_deref())?;
+
+    ports::send(
+        &mut results,
+        &Report::Booted { uptime_ms: host::uptime_ms(), release: host::release() },
+    )?;
+    for (name, value) in host::facts() {
+        ports::send(&mut results, &Report::Fact { name, value })?;
+    }
+    if !plan.kvm_optional
+        && let Some(why) = host::why_no_kvm(&trouble)
+    {
+        ports::send(&mut results, &Report::NoKvm(why))?;
+        return Ok(());
+    }
+    if let Some(source) = &plan.clocksource {
+        host::wait_for_clocksource(source);
+    }
+
+    ports::send(&mut results, &Report::Started)?;
+    let end = program::run(&plan, &results)?;
+    ports::send(&mut results, &end)?;
+    Ok(())
+}

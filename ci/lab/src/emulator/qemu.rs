@@ -1,0 +1,108 @@
+//! QEMU with TCG.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use lab_init::{RESULT_PORT, STDERR_PORT};
+
+use super::{Machine, Start};
+use crate::arch::Arch;
+use crate::error::{At as _, LabError, Result};
+use crate::process;
+use crate::profile::Profile;
+
+/// Whether QEMU is there and new enough.
+pub fn check(profile: &Profile) -> Result<()> {
+    let (program, package) = profile.arch.qemu();
+    if process::find_program(program).is_none() {
+        return Err(LabError::Missing { program: program.into(), package: package.into() });
+    }
+    let Some(needed) = &profile.emulator_version else {
+        return Ok(());
+    };
+    let text = process::run(Command::new(program).arg("--version"), package)?;
+    let found = parse_version(&text).unwrap_or("unknown");
+    if numbers(found) < numbers(needed) {
+        return Err(LabError::TooOld {
+            program: program.into(),
+            found: found.into(),
+            profile: profile.name.clone(),
+            needed: needed.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// `QEMU emulator version 10.0.2 (Debian …)`.
+fn parse_version(text: &str) -> Option<&str> {
+    text.split_whitespace().skip_while(|word| *word != "version").nth(1)
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
+}
+
+/// Starts QEMU.
+pub fn start(start: &Start<'_>) -> Result<Machine> {
+    let profile = start.profile;
+    let (program, _) = profile.arch.qemu();
+    let mut command = Command::new(program);
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"])
+        .args(["-M", &profile.machine, "-cpu", &profile.cpu])
+        .args(["-smp", &profile.smp.to_string(), "-m", &profile.memory_mib.to_string()])
+        .arg("-kernel")
+        .arg(&start.kernel.image)
+        .arg("-initrd")
+        .arg(start.initramfs)
+        .args(["-append", &super::super::lab::command_line(profile)])
+        .args(&profile.emulator_args);
+
+    let mut inherit = Vec::new();
+    let mut channel = |name: &str, command: &mut Command| -> Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair().at("socket pair")?;
+        let theirs = OwnedFd::from(theirs);
+        let chardev = format!("socket,id={name},fd={}", theirs.as_raw_fd());
+        command.args(["-chardev", &chardev]);
+        inherit.push(theirs);
+        Ok(ours)
+    };
+    let console = if start.interactive {
+        command.args(["-serial", "mon:stdio"]);
+        None
+    } else {
+        let console = channel("console", &mut command)?;
+        command.args(["-serial", "chardev:console"]).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        Some(console)
+    };
+    command.args(["-device", bus(profile.arch)]);
+    let results = channel("results", &mut command)?;
+    command.args(["-device", &format!("virtserialport,chardev=results,name={RESULT_PORT}")]);
+    let stderr = channel("stderr", &mut command)?;
+    command.args(["-device", &format!("virtserialport,chardev=stderr,name={STDERR_PORT}")]);
+
+    let child = process::spawn(&mut command, &inherit).at(program)?;
+    Ok(Machine { child, console, results: Some(results), stderr: Some(stderr) })
+}
+
+fn bus(arch: Arch) -> &'static str {
+    match arch {
+        Arch::S390x => "virtio-serial-ccw",
+        _ => "virtio-serial-pci",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compares_versions_by_number() {
+        let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright";
+        assert_eq!(parse_version(text), Some("10.0.2"));
+        assert!(numbers("10.0.2") >= numbers("10.0"));
+        assert!(numbers("7.2.1") < numbers("10.0"));
+    }
+}

@@ -1,0 +1,87 @@
+//! What can go wrong before a host runs.
+
+use std::path::{Path, PathBuf};
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, LabError>;
+
+/// A host that could not be started, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// A helper program failed.
+    #[error("{program} failed ({status}): {output}")]
+    Program {
+        /// The command.
+        program: String,
+        /// How it ended.
+        status: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A needed program is not installed.
+    #[error(
+        "{program} is not installed: it is in the Debian package {package} (`lab setup` installs it)"
+    )]
+    Missing {
+        /// The program.
+        program: String,
+        /// The package that holds it.
+        package: String,
+    },
+    /// An emulator is older than the profile needs.
+    #[error(
+        "{program} is version {found}, profile {profile} needs {needed} (`lab setup` installs it)"
+    )]
+    TooOld {
+        /// The program.
+        program: String,
+        /// Its version.
+        found: String,
+        /// The profile.
+        profile: String,
+        /// The version that it needs.
+        needed: String,
+    },
+    /// A host profile that does not exist or cannot be read.
+    #[error("host profile {name}: {why}")]
+    Profile {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A kernel that cannot be had.
+    #[error("kernel {spec}: {why}")]
+    Kernel {
+        /// As it was asked for.
+        spec: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The machine's apt sources do not tell a Debian mirror.
+    #[error("no Debian mirror: {0}")]
+    Mirror(String),
+    /// Something else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Gives an I/O error its path.
+pub(crate) trait At<T> {
+    /// Adds the path.
+    fn at(self, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T> At<T> for std::io::Result<T> {
+    fn at(self, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|source| LabError::Io { path: path.as_ref().to_owned(), source })
+    }
+}

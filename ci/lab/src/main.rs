@@ -1,0 +1,205 @@
+//! `lab`: emulated hosts with KVM, from the command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use lab::toolchain::Build;
+use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
+
+/// Exit codes of what is not the runner's own end.
+const EXIT_ERROR: u8 = 2;
+const EXIT_NO_KVM: u8 = 3;
+
+/// Emulated hosts with KVM.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    /// Debian mirror for kernels and toolchains [default: that of this machine's apt sources].
+    #[arg(long, env = "KVM_LAB_MIRROR", global = true)]
+    mirror: Option<String>,
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Boot a host and run a static runner in it; its lines go to standard output.
+    Run(Run),
+    /// Run the suite in a host, with the runner's own command line; results look as if native.
+    Test(Box<lab::door::Test>),
+    /// List the kernels of the Debian archive.
+    Kernels {
+        /// Architecture.
+        #[arg(long, default_value = "x86_64")]
+        arch: Arch,
+    },
+    /// List the host profiles.
+    Hosts,
+    /// Build a static program of this workspace for an architecture, and print its path.
+    Build {
+        /// Architecture.
+        #[arg(long)]
+        arch: Arch,
+        /// Cargo package.
+        #[arg(short, long)]
+        package: String,
+        /// Program in it [default: as the package].
+        #[arg(long)]
+        bin: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Host profile.
+    #[arg(long)]
+    host: String,
+    /// debian:SUITE, debian:VERSION, path:IMAGE[,modules=DIR] or tree:DIR [default: the profile's].
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Static program of the host's architecture.
+    #[arg(long)]
+    runner: PathBuf,
+    /// Seconds from the emulator's start to the runner's end.
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// File for the kernel's console.
+    #[arg(long)]
+    console: Option<PathBuf>,
+    /// Processors of the host [default: the profile's].
+    #[arg(long)]
+    smp: Option<u32>,
+    /// Put a file into the host.
+    #[arg(long = "file", value_name = "GUEST_PATH=FILE")]
+    files: Vec<String>,
+    /// Run without /dev/kvm too.
+    #[arg(long)]
+    kvm_optional: bool,
+    /// Tell what happens, on standard error.
+    #[arg(short, long)]
+    verbose: bool,
+    /// The runner's arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    argv: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match act() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+fn act() -> anyhow::Result<u8> {
+    let arguments = Arguments::parse();
+    lab::apt::choose_mirror(arguments.mirror);
+    match arguments.command {
+        Action::Run(run) => run_host(run),
+        Action::Test(test) => Ok(lab::door::test(&test)?),
+        Action::Kernels { arch } => list_kernels(arch),
+        Action::Hosts => list_hosts(),
+        Action::Build { arch, package, bin } => {
+            let bin = bin.as_ref().unwrap_or(&package);
+            let what = Build { package: &package, bin, arch, strip: false, env: &[] };
+            println!("{}", lab::toolchain::build(&Cache::open()?, &what)?.display());
+            Ok(0)
+        }
+    }
+}
+
+fn list_hosts() -> anyhow::Result<u8> {
+    for name in Profile::list()? {
+        let profile = Profile::load(&name)?;
+        println!("{name:<20} {:<8} {}", profile.arch, profile.summary);
+    }
+    Ok(0)
+}
+
+fn list_kernels(arch: Arch) -> anyhow::Result<u8> {
+    for kernel in lab::kernel::list(arch, &Cache::open()?)? {
+        println!("{:<20} {:<36} {}", kernel.suite, kernel.release, kernel.version);
+    }
+    Ok(0)
+}
+
+fn run_host(run: Run) -> anyhow::Result<u8> {
+    let mut profile = Profile::load(&run.host)?;
+    profile.smp = run.smp.unwrap_or(profile.smp);
+    let cache = Cache::open()?;
+    let spec = run.kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
+    let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
+    let files = run.files.iter().map(|file| {
+        let (path, source) = file.split_once('=').context("--file takes GUEST_PATH=FILE")?;
+        Ok((path.to_owned(), PathBuf::from(source)))
+    });
+    let request = Request {
+        kernel,
+        runner: run.runner,
+        argv: run.argv,
+        env: Vec::new(),
+        files: files.collect::<anyhow::Result<_>>()?,
+        timeout: Duration::from_secs(run.timeout),
+        console_log: run.console,
+        kvm_optional: run.kvm_optional,
+        profile,
+    };
+    if run.verbose {
+        eprintln!("lab: kernel {}", request.kernel.name);
+    }
+    let outcome = Lab::new(cache).run(&request, &mut |event| show(&event, run.verbose))?;
+    if run.verbose {
+        eprintln!("lab: {outcome:?}");
+    }
+    Ok(exit_code(&outcome))
+}
+
+fn show(event: &Event<'_>, verbose: bool) {
+    match event {
+        Event::Line(line) => println!("{line}"),
+        Event::Stderr(line) => eprintln!("{line}"),
+        Event::Booted { after, guest_ms, release } if verbose => {
+            eprintln!("lab: {release} booted after {after:.2?} (its own clock: {guest_ms} ms)");
+        }
+        Event::Started { after } if verbose => eprintln!("lab: runner started after {after:.2?}"),
+        Event::Fact(name, value) if verbose => eprintln!("lab: {name} = {value}"),
+        Event::Console(line) if verbose => eprintln!("| {line}"),
+        _ => {}
+    }
+}
+
+fn exit_code(outcome: &Outcome) -> u8 {
+    let explain = |what: &str, log: &str| eprintln!("lab: {what}\n{log}");
+    match outcome {
+        Outcome::Exited(code) => u8::try_from(*code).unwrap_or(EXIT_ERROR),
+        Outcome::Killed(signal) => {
+            eprintln!("lab: signal {signal} killed the runner");
+            EXIT_ERROR
+        }
+        Outcome::NoKvm(why) => {
+            eprintln!("lab: no KVM in this host: {why}");
+            EXIT_NO_KVM
+        }
+        Outcome::KernelDied { log } => {
+            explain("the host's kernel died", log);
+            EXIT_ERROR
+        }
+        Outcome::EmulatorDied { why, log } => {
+            explain(&format!("the emulator died: {why}"), log);
+            EXIT_ERROR
+        }
+        Outcome::TimedOut { log } => {
+            explain("the time is up", log);
+            EXIT_ERROR
+        }
+        Outcome::HostFailed(why) => {
+            eprintln!("lab: the host's init failed: {why}");
+            EXIT_ERROR
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Following a running host: its three streams, its deadline, its end.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use lab_init::Report;
+
+use crate::emulator::Machine;
+use crate::error::{At as _, Result};
+use crate::lab::{Event, Outcome};
+
+/// How long other streams may still bring something after the last report.
+const DRAIN: Duration = Duration::from_millis(50);
+/// How long a kernel may take from its last words to the emulator's end.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Console lines kept for the crash log.
+const NR_LOG_LINES: usize = 600;
+/// Console lines told where there is no sign of trouble in them.
+const NR_TAIL_LINES: usize = 40;
+/// What a kernel says when it dies.
+const LAST_WORDS_SIGNS: [&str; 2] = ["Kernel panic", "end Kernel panic"];
+/// Where a crash log begins.
+const TROUBLE_SIGNS: [&str; 8] = [
+    "BUG:",
+    "Oops",
+    "------------[ cut here",
+    "general protection fault",
+    "Unable to handle kernel",
+    "Kernel panic",
+    "watchdog:",
+    "rcu: INFO",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Results,
+    Stderr,
+    Console,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Stream, String),
+    End(Stream),
+}
+
+/// A host that runs.
+#[derive(Debug)]
+pub struct Session {
+    machine: Machine,
+    started: Instant,
+    messages: Receiver<Message>,
+    console_log: Option<File>,
+    log: VecDeque<String>,
+    trouble: bool,
+    dying: bool,
+}
+
+impl Session {
+    /// Takes over a machine that was just started.
+    pub fn new(mut machine: Machine, started: Instant, console_log: Option<&Path>) -> Result<Self> {
+        let (sender, messages) = channel();
+        let streams = [
+            (Stream::Results, machine.results.take()),
+            (Stream::Stderr, machine.stderr.take()),
+            (Stream::Console, machine.console.take()),
+        ];
+        for (stream, socket) in streams {
+            if let Some(socket) = socket {
+                let sender = sender.clone();
+                std::thread::spawn(move || forward(stream, socket, &sender));
+            }
+        }
+        let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
+        Ok(Self {
+            machine,
+            started,
+            messages,
+            console_log,
+            log: VecDeque::new(),
+            trouble: false,
+            dying: false,
+        })
+    }
+
+    /// Passes everything on until the host has ended, one way or another.
+    pub fn follow(
+        mut self,
+        timeout: Duration,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        let mut deadline = self.started + timeout;
+        loop {
+            let was_dying = self.dying;
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Message::Line(stream, line)) => {
+                    if let Some(outcome) = self.take(stream, &line, on_event) {
+                        self.drain(on_event);
+                        return Ok(outcome);
+                    }
+                }
+                Ok(Message::End(Stream::Stderr)) => {}
+                Ok(Message::End(_)) | Err(RecvTimeoutError::Disconnected) => {
+                    self.drain(on_event);
+                    return Ok(self.sudden_end());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let log = self.log_text();
+                    let dead = self.dying;
+                    return Ok(if dead {
+                        Outcome::KernelDied { log }
+                    } else {
+                        Outcome::TimedOut { log }
+                    });
+                }
+            }
+            if self.dying && !was_dying {
+                deadline = deadline.min(Instant::now() + LAST_WORDS);
+            }
+        }
+    }
+
+    /// One line; gives back the outcome if it is the last report.
+    fn take(
+        &mut self,
+        stream: Stream,
+        line: &str,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Option<Outcome> {
+        match stream {
+            Stream::Stderr => on_event(Event::Stderr(line)),
+            // Where there is no result port, results come over the console.
+            Stream::Console if Report::decode(line).is_none() && !line.starts_with("{\"type\"") => {
+                self.keep(line);
+                on_event(Event::Console(line));
+            }
+            Stream::Console | Stream::Results => match Report::decode(line) {
+                Some(report) => return self.take_report(&report, on_event),
+                None => on_event(Event::Line(line)),
+            },
+        }
+        None
+    }
+
+    fn take_report(&self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<Outcome> {
+        let after = self.started.elapsed();
+        match report {
+            Report::Booted { uptime_ms, release } => {
+                on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
+            }
+            Report::Fact { name, value } => on_event(Event::Fact(name, value)),
+            Report::Started => on_event(Event::Started { after }),
+            Report::Parked => {}
+            Report::NoKvm(why) => return Some(Outcome::NoKvm(why.clone())),
+            Report::Exited(code) => return Some(Outcome::Exited(*code)),
+            Report::Killed(signal) => return Some(Outcome::Killed(*signal)),
+            Report::Failed(why) => return Some(Outcome::HostFailed(why.clone())),
+        }
+        None
+    }
+
+    fn keep(&mut self, line: &str) {
+        if let Some(file) = &mut self.console_log {
+            let _ = writeln!(file, "{line}");
+        }
+        if !self.trouble && TROUBLE_SIGNS.iter().any(|sign| line.contains(sign)) {
+            self.trouble = true;
+            let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
+            self.log.drain(..surplus);
+        }
+        if LAST_WORDS_SIGNS.iter().any(|sign| line.contains(sign)) {
+            self.dying = true;
+        }
+        let limit = if self.trouble { NR_LOG_LINES } else { NR_TAIL_LINES };
+        if self.log.len() >= limit {
+            if self.trouble {
+                return;
+            }
+            self.log.pop_front();
+        }
+        self.log.push_back(line.to_owned());
+    }
+
+    /// Takes what is still on its way.
+    fn drain(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
+        let deadline = Instant::now() + DRAIN;
+        while let Ok(message) =
+            self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            if let Message::Line(stream, line) = message {
+                self.take(stream, &line, on_event);
+            }
+        }
+    }
+
+    /// The streams ended without a last report: whose death was it?
+    fn sudden_end(&mut self) -> Outcome {
+        let log = self.log_text();
+        let status = self.machine.child.wait();
+        let mut words = String::new();
+        if let Some(stderr) = &mut self.machine.child.stderr {
+            let _ = stderr.read_to_string(&mut words);
+        }
+        match status {
+            Ok(status) if status.success() => Outcome::KernelDied { log },
+            Ok(_) if self.dying => Outcome::KernelDied { log },
+            Ok(status) => Outcome::EmulatorDied { why: format!("{status}: {}", words.trim()), log },
+            Err(error) => Outcome::EmulatorDied { why: error.to_string(), log },
+        }
+    }
+
+    fn log_text(&self) -> String {
+        self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Sends the whole lines of a stream; a last one that was cut off is dropped, but for the console.
+fn forward(stream: Stream, socket: UnixStream, sender: &Sender<Message>) {
+    let mut reader = BufReader::new(socket);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        match reader.read_until(b'\n', &mut bytes) {
+            Ok(length) if length > 0 => {}
+            _ => break,
+        }
+        let whole = bytes.ends_with(b"\n");
+        if !whole && stream == Stream::Results {
+            break;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let line = text.trim_end_matches(['\n', '\r']).to_owned();
+        if sender.send(Message::Line(stream, line)).is_err() {
+            return;
+        }
+    }
+    let _ = sender.send(Message::End(stream));
+}

@@ -1,0 +1,137 @@
+//! What changed between two runs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::console::{Time, is_news, words};
+use super::matrix::{Cell, Matrix};
+use crate::journal::Run;
+use crate::outcome::Outcome;
+
+/// A pass that got slower by less than this is noise.
+const SLOWER_AT_LEAST_US: u64 = 20_000;
+
+/// What changed, and whether anything regressed.
+#[derive(Debug)]
+pub struct Comparison {
+    /// For a person.
+    pub text: String,
+    /// Something that was well is not any more.
+    pub regressed: bool,
+}
+
+/// The headings, in the order in which they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    Regressed,
+    Fixed,
+    StillFailing,
+    NewFailing,
+    New,
+    Gone,
+    NotRun,
+    RunAgain,
+    Slower,
+}
+
+impl Change {
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Regressed => "regressed",
+            Self::Fixed => "fixed",
+            Self::StillFailing => "still failing",
+            Self::NewFailing => "new, and failing",
+            Self::New => "new",
+            Self::Gone => "gone",
+            Self::NotRun => "now skipped",
+            Self::RunAgain => "no longer skipped",
+            Self::Slower => "slower",
+        }
+    }
+}
+
+/// Compares two sets of runs. A host of the one is compared with the same host
+/// of the other; where each has a single host, those two are, whatever they are.
+pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
+    let (old, new) = (Matrix::new(old), Matrix::new(new));
+    let mut changes: BTreeMap<Change, Vec<String>> = BTreeMap::new();
+    let mut text = String::new();
+    let single = old.columns.len() == 1 && new.columns.len() == 1;
+    if single && old.columns[0].key != new.columns[0].key {
+        let _ = writeln!(text, "{} → {}\n", old.columns[0].key.label(), new.columns[0].key.label());
+    }
+    for column in &new.columns {
+        let before = old.columns.iter().find(|c| single || c.key == column.key);
+        let Some(before) = before else {
+            let _ = writeln!(text, "{}: a host without earlier results\n", column.key.label());
+            continue;
+        };
+        let host = if single { String::new() } else { format!(" on {}", column.key.label()) };
+        let mut tests: Vec<&str> =
+            column.cells.keys().chain(before.cells.keys()).copied().collect();
+        tests.sort_unstable();
+        tests.dedup();
+        for test in tests {
+            if let Some((change, told)) =
+                change(before.cells.get(test), column.cells.get(test), slower)
+            {
+                changes.entry(change).or_default().push(format!("{test}{host}: {told}"));
+            }
+        }
+    }
+    for column in
+        old.columns.iter().filter(|c| !single && !new.columns.iter().any(|n| n.key == c.key))
+    {
+        let _ = writeln!(text, "{}: a host without later results\n", column.key.label());
+    }
+    for (change, lines) in &changes {
+        let _ = writeln!(text, "{} ({}):", change.heading(), lines.len());
+        for line in lines {
+            let _ = writeln!(text, "  {line}");
+        }
+        text.push('\n');
+    }
+    if changes.is_empty() {
+        text.push_str("no change\n");
+    }
+    Comparison { text, regressed: changes.contains_key(&Change::Regressed) }
+}
+
+fn change(old: Option<&Cell<'_>>, new: Option<&Cell<'_>>, slower: f64) -> Option<(Change, String)> {
+    let (old, new) = match (old, new) {
+        (None, Some(new)) => {
+            let change = if is_news(new.latest.outcome) { Change::NewFailing } else { Change::New };
+            return Some((change, told(new)));
+        }
+        (Some(old), None) => {
+            return Some((Change::Gone, format!("was {}", words(old.latest.outcome))));
+        }
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return None,
+    };
+    let (was, is) = (old.latest.outcome, new.latest.outcome);
+    let step = || format!("{} → {}", words(was), told(new));
+    match (is_news(was), is_news(is)) {
+        (false, true) => Some((Change::Regressed, step())),
+        (true, false) if is != Outcome::Skip => Some((Change::Fixed, step())),
+        (true, true) => Some((Change::StillFailing, if was == is { told(new) } else { step() })),
+        _ if was != is && is == Outcome::Skip => Some((Change::NotRun, step())),
+        _ if was != is && was == Outcome::Skip => Some((Change::RunAgain, step())),
+        _ if was == Outcome::KnownFail && is == Outcome::Pass => Some((Change::Fixed, step())),
+        // A failure that was put on the list after it came up is no longer news, but it came up.
+        _ if was == Outcome::Pass && is == Outcome::KnownFail => Some((Change::Regressed, step())),
+        _ => {
+            let (before, after) = (old.latest.duration_us, new.latest.duration_us);
+            let much = after > before + SLOWER_AT_LEAST_US && after as f64 > before as f64 * slower;
+            much.then(|| (Change::Slower, format!("{} → {}", Time(before), Time(after))))
+        }
+    }
+}
+
+fn told(cell: &Cell<'_>) -> String {
+    let outcome = words(cell.latest.outcome);
+    match &cell.latest.reason {
+        Some(reason) => format!("{outcome}: {reason}"),
+        None => outcome.to_owned(),
+    }
+}

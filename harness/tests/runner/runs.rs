@@ -1,0 +1,288 @@
+//! Whole runs: selection, order, repetition, interruption, two at once.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::door::{Door, Named, lines, results, text};
+
+pub const TESTS: &[Named] = &[
+    ("runs::wrong_words_are_told_with_the_right_ones", wrong_words),
+    ("runs::shards_part_the_tests", shards),
+    ("runs::a_seed_decides_the_order", shuffle),
+    ("runs::parallel_output_is_in_order", parallel),
+    ("runs::repeat_and_retry_tell_flakes", flakes),
+    ("runs::exit_status_serves_git_bisect", bisect),
+    ("runs::resume_goes_on_where_it_stopped", resume),
+    ("runs::interrupts_have_two_stages", interrupts),
+    ("runs::two_runs_at_once_do_not_meet", two_at_once),
+    ("runs::workers_die_with_the_runner", orphans),
+    ("runs::listing_ten_thousand_tests_is_fast", many),
+    ("runs::no_kvm_is_told", no_kvm),
+    ("runs::the_libtest_door_gives_the_same", libtest),
+];
+
+fn names(lines: &[Value]) -> Vec<String> {
+    results(lines).iter().map(|r| r["test"].as_str().unwrap().to_owned()).collect()
+}
+
+fn wrong_words() {
+    let door = Door::new();
+    for (arguments, message) in [
+        (&["ends::pas"][..], "no test is named `ends::pas`; did you mean `ends::pass`?"),
+        (&["qqqq"], "no test is named `qqqq`; `-l` lists them"),
+        (&["zzz*"], "`zzz*` matches no test"),
+        (&["/[/"], "regex parse error"),
+        (&["-g", "fakse"], "unknown group `fakse`; did you mean `fakes`?"),
+        (&["-x", "pas"], "no test is named `pas`"),
+        (&["--shard", "3/2"], "a shard is I/N with 1 <= I <= N"),
+        (&["-j", "0"], "a number of at least 1 is needed"),
+        (&["--timeout=-1"], "a number of seconds greater than 0 is needed"),
+        (&["--jsn", "x"], "'--json'"),
+        (&["-t", "--junit", "-"], "only one format fits on standard output, not --junit and --tap"),
+        (&["--json", "/nowhere/x", "pass"], "/nowhere/x: No such file or directory"),
+    ] {
+        let output = door.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let told = text(&output.stderr);
+        assert!(told.contains(message), "{arguments:?}: {told}");
+    }
+}
+
+fn shards() {
+    let door = Door::new();
+    let list = |shard: &str| {
+        let output = door.run(&["-l", "--shard", shard]);
+        text(&output.stdout).lines().map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = list("1/1");
+    let parts: Vec<Vec<String>> = ["1/3", "2/3", "3/3"].iter().map(|s| list(s)).collect();
+    assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), all.len());
+    assert_eq!(parts.concat().into_iter().collect::<BTreeSet<_>>(), all.iter().cloned().collect());
+    assert!(parts.iter().all(|part| part.len().abs_diff(all.len() / 3) <= 1));
+    let output = Door::new().run(&["--shard", "9/9", "pass"]);
+    assert_eq!(output.status.code(), Some(3), "an empty shard ran nothing");
+}
+
+fn shuffle() {
+    let door = Door::new().with("FAKE_COUNT", 50);
+    let order = |seed: &str| text(&door.run(&["-l", "--shuffle", seed, "generated"]).stdout);
+    assert_eq!(order("7"), order("7"));
+    assert_ne!(order("7"), order("8"));
+    let sorted = |text: String| text.lines().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(sorted(order("7")), sorted(order("8")));
+}
+
+fn parallel() {
+    let door = Door::new().with("FAKE_COUNT", 40);
+    let tap = |jobs: &str| {
+        let output =
+            door.run(&["-t", "-j", jobs, "generated", "rare", "leaves_a_session", "fail_by_check"]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let all = text(&output.stdout);
+        all.lines().filter(|l| l.contains("ok ")).map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    let (one, four) = (tap("1"), tap("4"));
+    assert_eq!(one.len(), 45);
+    assert_eq!(one, four);
+    let (_, all) = door.json(&["-j", "4", "generated"]);
+    assert_eq!(results(&all).len(), 40);
+}
+
+fn flakes() {
+    let door = Door::new();
+    let marker = door.path("marker");
+    let door = door.with("FAKE_MARKER", marker.display());
+    let (code, result) = door.one(&["--retry", "2", "flaky"]);
+    assert_eq!((code, &result["outcome"], &result["flaky"]), (0, &"pass".into(), &true.into()));
+    assert_eq!(result["attempts"], 2);
+    assert_eq!(result["details"][0], "attempt 1: fail: first time unlucky");
+    std::fs::remove_file(&marker).unwrap();
+    let output = door.run(&["--retry", "2", "flaky"]);
+    assert!(text(&output.stdout).contains("ends::flaky: passed only on attempt 2"));
+    std::fs::remove_file(&marker).unwrap();
+    let output = door.run(&["--repeat", "3", "flaky"]);
+    assert!(
+        text(&output.stdout).contains("ends::flaky: passed 2 of 3"),
+        "{}",
+        text(&output.stdout)
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let (_, result) = door.one(&["--retry", "2", "fail_by_body"]);
+    assert_eq!((&result["outcome"], &result["attempts"]), (&"fail".into(), &3.into()));
+    let (_, lines) = door.json(&["--repeat", "2", "pass"]);
+    assert_eq!(results(&lines)[1]["iteration"], 2);
+    assert_eq!(lines.last().unwrap()["flaky"], 0);
+}
+
+fn bisect() {
+    let door = Door::new();
+    for (test, status) in
+        [("pass", 0), ("fail_by_check", 1), ("error", 125), ("skip_late", 125), ("nope", 125)]
+    {
+        assert_eq!(door.run(&["--bisect", test]).status.code(), Some(status), "{test}");
+    }
+}
+
+fn resume() {
+    let door = Door::new().with("FAKE_COUNT", 6);
+    let journal = door.path("j.json");
+    let path = journal.to_str().unwrap();
+    let arguments = ["--resume", path, "generated"];
+    assert!(door.run(&arguments).status.success());
+    let whole = lines(&journal);
+    assert_eq!(results(&whole).len(), 6);
+    // A crash in the middle of the fourth result.
+    let text_so_far = std::fs::read_to_string(&journal).unwrap();
+    let fourth = text_so_far.lines().take(4).map(|l| l.len() + 1).sum::<usize>();
+    std::fs::write(&journal, &text_so_far[..fourth + 20]).unwrap();
+    let tap = door.path("tap");
+    let output = door.run(&["--tap", tap.to_str().unwrap(), "--resume", path, "generated"]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("going on after 3 earlier results"));
+    let again = lines(&journal);
+    assert_eq!(names(&again), names(&whole));
+    assert_eq!(again.iter().filter(|l| l["type"] == "run").count(), 1);
+    assert_eq!(again.last().unwrap()["pass"], 6);
+    let tap = std::fs::read_to_string(tap).unwrap();
+    assert!(tap.contains("1..6\n") && tap.contains("\nok 6 - "), "{tap}");
+    // Nothing is left to do.
+    let output = door.run(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    // Another kernel's results are not gone on with.
+    let other = Door::new().with("FAKE_KERNEL", "5.10.0");
+    let output = other.run(&["--resume", path, "pass"]);
+    assert!(text(&output.stderr).contains("was made on x86_64 6.12.3-fake kvm_fake"));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+fn interrupts() {
+    // SIGINT twice: the running test is not waited for.
+    let door = Door::new();
+    let journal = door.path("j.json");
+    let start = |test: &str| {
+        door.command("cli", &["--json", journal.to_str().unwrap(), "pass", test])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    for (signals, code) in [(&[Signal::SIGINT, Signal::SIGINT][..], 130), (&[Signal::SIGTERM], 143)]
+    {
+        let mut child = start("told_to_stop");
+        std::thread::sleep(Duration::from_millis(300));
+        let begin = Instant::now();
+        for signal in signals {
+            kill(Pid::from_raw(child.id() as i32), *signal).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(begin.elapsed() < Duration::from_secs(3));
+        let all = lines(&journal);
+        assert_eq!(names(&all), ["ends::pass"]);
+        assert_eq!(all.last().unwrap()["interrupted"], signals[0].as_str());
+    }
+    // SIGINT once: the running test ends in its own time.
+    let mut child = door
+        .command(
+            "cli",
+            &["--json", journal.to_str().unwrap(), "--timeout", "1", "told_to_stop", "rare"],
+        )
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(names(&lines(&journal)), ["ends::told_to_stop"]);
+}
+
+fn two_at_once() {
+    let doors: Vec<Door> = (0..2).map(|_| Door::new().with("FAKE_COUNT", 60)).collect();
+    let runs: Vec<_> = doors
+        .iter()
+        .map(|door| {
+            let json = door.path("j.json");
+            let arguments =
+                ["--json", json.to_str().unwrap(), "generated", "leaves_a_process", "rare"];
+            door.command("cli", &arguments).stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for (run, door) in runs.into_iter().zip(&doors) {
+        assert_eq!(run.wait_with_output().unwrap().status.code(), Some(2));
+        let all = lines(&door.path("j.json"));
+        assert_eq!(all.last().unwrap()["pass"], 63);
+        assert_eq!(all.last().unwrap()["error"], 1);
+    }
+}
+
+fn orphans() {
+    let door = Door::new();
+    let mut child = door.command("cli", &["spins"]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let file = format!("/proc/{0}/task/{0}/children", child.id());
+    let worker: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    let gone = (0..50).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
+        // What is dead and waits for init counts as gone.
+        stat.is_empty() || stat.rsplit(')').next().is_some_and(|s| s.trim_start().starts_with('Z'))
+    });
+    assert!(gone, "worker {worker} lives on");
+}
+
+fn many() {
+    let door = Door::new().with("FAKE_COUNT", 10_000);
+    let begin = Instant::now();
+    let output = door.run(&["-l", "generated"]);
+    let listed = begin.elapsed();
+    assert_eq!(text(&output.stdout).lines().count(), 10_000);
+    // An unoptimised build on a busy machine; the release build is held to 100 ms elsewhere.
+    assert!(listed < Duration::from_millis(1000), "listing took {listed:?}");
+}
+
+fn no_kvm() {
+    let door = Door::new().with("FAKE_NO_KVM", 1);
+    let output = door.run(&["pass"]);
+    assert_eq!(text(&output.stderr), "error: /dev/kvm: No such file or directory\n");
+    assert_eq!(output.status.code(), Some(2));
+    let output = door.run(&["-l", "-v", "pass", "skip_early"]);
+    assert_eq!(
+        text(&output.stdout),
+        "ends::pass  groups: common,fake,fakes\n\
+         ends::skip_early  groups: common,fake,fakes  requires: KVM_CAP_THERE, KVM_CAP_MISSING\n"
+    );
+    let output = Door::new().run(&["-l", "-v", "skip_early"]);
+    assert!(text(&output.stdout).ends_with("skipped here: no KVM_CAP_MISSING\n"));
+}
+
+fn libtest() {
+    let door = Door::new();
+    let run = |arguments: &[&str]| {
+        let output = door.command("libtest", arguments).output().unwrap();
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, listed) = run(&["--list", "--format", "terse"]);
+    assert_eq!(code, Some(0));
+    assert!(listed.contains("ends::pass: test\n"), "{listed}");
+    let (_, ignored) = run(&["--list", "--format", "terse", "--ignored"]);
+    assert_eq!(ignored, "rare::measures: test\nrare::on_request: test\n");
+    assert_eq!(run(&["--exact", "ends::pass"]).0, Some(0));
+    let (code, told) = run(&["--exact", "ends::fail_by_check"]);
+    assert_eq!(code, Some(101));
+    assert!(told.contains("check: one is two: at guest.rs:12: 1 != 2"), "{told}");
+    let (code, told) = run(&["skip_"]);
+    assert_eq!(code, Some(0));
+    assert!(told.contains("needs KVM_CAP_MISSING") && told.contains("2 ignored"), "{told}");
+    let (_, told) = run(&["sigsegv"]);
+    assert!(told.contains("the worker was ended by SIGSEGV before its verdict"), "{told}");
+    let (_, told) = run(&["leaves_a_process"]);
+    assert!(told.contains("left 1 process(es) running"), "{told}");
+    assert_eq!(run(&["rare", "--include-ignored"]).0, Some(0));
+}

@@ -1,0 +1,129 @@
+//! Guests that misbehave: tests of the harness, not of KVM. In group `nodefault`;
+//! `suites/tests/hostile.rs` runs each and compares what the user is told.
+use crate::prelude::*;
+
+#[guest]
+fn loops_for_ever(_: &mut Guest) {
+    wait_until(|| false);
+}
+
+/// The deadline cuts it off, and its last state is told.
+#[kvm_test(loops_for_ever, groups("nodefault"))]
+fn guest_loops_for_ever(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn halts_for_ever(_: &mut Guest) {
+    guest_runtime::arch::halt_forever();
+}
+
+/// Without an interrupt controller, HLT is an exit that nobody waited for.
+#[kvm_test(halts_for_ever, groups("nodefault"))]
+fn guest_halts_in_userspace(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+/// With one, the vCPU sleeps until the deadline.
+#[kvm_test(halts_for_ever, irqchip, groups("nodefault"))]
+fn guest_halts_in_the_kernel(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn panics(g: &mut Guest) {
+    panic!("the argument is {}", g.arg(0));
+}
+
+/// A guest panic is told with its message and line.
+#[kvm_test(panics, groups("nodefault"))]
+fn guest_panics(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.set_args(&[7]);
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn recurses(g: &mut Guest) {
+    fn deeper(n: u64) -> u64 {
+        let room = core::hint::black_box([n; 64]);
+        if n == u64::MAX { 0 } else { deeper(core::hint::black_box(n + 1)) + room[3] }
+    }
+    check_eq!("recursion ends", deeper(g.arg(0)), 0);
+}
+
+/// A stack overflow is told as one.
+#[kvm_test(recurses, groups("nodefault"))]
+fn guest_overflows_its_stack(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn returns_at_once(_: &mut Guest) {}
+
+/// A guest function that ends before the exit that the test waits for.
+#[kvm_test(returns_at_once, groups("nodefault"))]
+fn guest_ends_early(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(1).map(|_| ())
+}
+
+#[guest]
+fn fails_a_check(_: &mut Guest) {
+    check_eq!("two and two are five", 2 + 2, 5);
+    check!("four is even", 4 % 2 == 0);
+}
+
+/// A failed check fails the test, whatever comes after it.
+#[kvm_test(fails_a_check, groups("nodefault"))]
+fn guest_fails_a_check(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn scribbles(g: &mut Guest) {
+    log!("a good message first");
+    let message = layout::vcpu_area(0) + layout::vcpu_area::MESSAGE;
+    match g.arg(0) {
+        0 => poke(message, 0x6261_6463_u32),
+        1 => poke(message + 4, 99_u32),
+        2 => poke(message + 8, 3_u32),
+        _ => poke(message + 16 + 8 * 24, 0xffff_u16),
+    }
+    guest_runtime::arch::ring_doorbell(message as u32);
+}
+
+/// Garbage in the message page is an error with the bytes, never a crash of the host.
+#[kvm_test(scribbles, groups("nodefault"), params = [magic: 0, verb: 1, vcpu: 2, text_length: 3])]
+fn guest_scribbles_over_its_message(t: &mut OneVcpu, field: u64) -> TestResult {
+    t.vcpu.set_args(&[field]);
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn rings_wildly(g: &mut Guest) {
+    guest_runtime::arch::ring_doorbell(g.arg(0) as u32);
+}
+
+/// A doorbell with any address but the vCPU's own message page is an error.
+#[kvm_test(rings_wildly, groups("nodefault"), params = [
+    null: 0,
+    unaligned: 0x10_0001,
+    another_vcpu: 0x11_0000,
+    beyond_ram: 0xffff_f000,
+    broken_guest: 0xffff_ffff,
+])]
+fn guest_rings_with_a_wild_address(t: &mut OneVcpu, address: u64) -> TestResult {
+    t.vcpu.set_args(&[address]);
+    t.vcpu.run_until_done()
+}
+
+/// A guest function of another build is missed before anything runs.
+#[kvm_test(groups("nodefault"))]
+fn payload_lacks_the_guest_function(t: &mut OneVm) -> TestResult {
+    t.vm.add_vcpu(0, GuestFn { name: "suites::selftest::gone" }).map(|_| ())
+}
+
+/// A skip that only shows late is told with the requirement's name.
+#[kvm_test(groups("nodefault"))]
+fn late_skip(_: &mut HostOnly) -> TestResult {
+    skip!("a host with a flux capacitor");
+}

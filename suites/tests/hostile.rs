@@ -1,0 +1,218 @@
+//! What the user is told when a guest misbehaves (`suites/src/selftest.rs`), word for word.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How a test of `selftest` must end.
+struct Expected {
+    test: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+    /// A line that must be among the details (empty: none asked for).
+    detail: &'static str,
+}
+
+const fn expect(
+    test: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+    detail: &'static str,
+) -> Expected {
+    Expected { test, outcome, reason, detail }
+}
+
+const EXPECTED: &[Expected] = &[
+    expect(
+        "guest_ends_early",
+        "fail",
+        "vCPU 0: the end of the guest function instead of sync(1) (after 1 exits)",
+        "",
+    ),
+    expect("guest_fails_a_check", "fail", "check failed: two and two are five", ""),
+    expect(
+        "guest_halts_in_the_kernel",
+        "timeout",
+        "vCPU 0: the deadline has passed (after 1 exits)",
+        "halts_for_ever at suites/src/selftest.rs",
+    ),
+    expect(
+        "guest_halts_in_userspace",
+        "fail",
+        "vCPU 0: Hlt instead of the end of the guest function (after 1 exits)",
+        "halts_for_ever at suites/src/selftest.rs",
+    ),
+    expect(
+        "guest_loops_for_ever",
+        "timeout",
+        "vCPU 0: the deadline has passed (after 1 exits)",
+        "loops_for_ever at suites/src/selftest.rs",
+    ),
+    expect(
+        "guest_panics",
+        "fail",
+        "guest panicked at suites/src/selftest.rs:35: the argument is 7",
+        "panics at suites/src/selftest.rs:35",
+    ),
+    expect(
+        "guest_rings_with_a_wild_address::null",
+        "error",
+        "vCPU 0: garbage from the guest: doorbell with 0x0, its message page is 0x100000 (after 1 exits)",
+        "rings_wildly at suites/src/selftest.rs",
+    ),
+    expect(
+        "guest_rings_with_a_wild_address::unaligned",
+        "error",
+        "vCPU 0: garbage from the guest: doorbell with 0x100001, its message page is 0x100000 (after 1 exits)",
+        "",
+    ),
+    expect(
+        "guest_rings_with_a_wild_address::another_vcpu",
+        "error",
+        "vCPU 0: garbage from the guest: doorbell with 0x110000, its message page is 0x100000 (after 1 exits)",
+        "",
+    ),
+    expect(
+        "guest_rings_with_a_wild_address::beyond_ram",
+        "error",
+        "vCPU 0: garbage from the guest: doorbell with 0xfffff000, its message page is 0x100000 (after 1 exits)",
+        "",
+    ),
+    expect(
+        "guest_rings_with_a_wild_address::broken_guest",
+        "error",
+        "vCPU 0: the guest runtime does not know this start info: payload and harness are of different builds (after 1 exits)",
+        "",
+    ),
+    expect(
+        "guest_scribbles_over_its_message::magic",
+        "error",
+        "vCPU 0: garbage from the guest: bad magic 0x62616463, first bytes [63, 64, 61, 62, 01, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
+        "last log line: a good message first",
+    ),
+    expect(
+        "guest_scribbles_over_its_message::verb",
+        "error",
+        "vCPU 0: garbage from the guest: unknown verb 99, first bytes [4b, 56, 4d, 43, 63, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
+        "",
+    ),
+    expect(
+        "guest_scribbles_over_its_message::vcpu",
+        "error",
+        "vCPU 0: garbage from the guest: message of vCPU 3 from vCPU 0, first bytes [4b, 56, 4d, 43, 01, 00, 00, 00, 03, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
+        "",
+    ),
+    expect(
+        "guest_scribbles_over_its_message::text_length",
+        "error",
+        "vCPU 0: garbage from the guest: text of 65535 bytes at 0, first bytes [4b, 56, 4d, 43, 01, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
+        "",
+    ),
+    expect("late_skip", "skip", "a host with a flux capacitor", ""),
+    expect(
+        "payload_lacks_the_guest_function",
+        "error",
+        "the payload has no guest function suites::selftest::gone",
+        "",
+    ),
+    #[cfg(target_arch = "x86_64")]
+    expect(
+        "guest_overflows_its_stack",
+        "fail",
+        "unexpected trap in the guest: #PF (vector 14), error code 0x2, on vCPU 0, in the guard page below the stack: stack overflow",
+        "deeper at suites/src/selftest.rs",
+    ),
+    #[cfg(target_arch = "x86_64")]
+    expect(
+        "x86_64::selftest::guest_traps",
+        "fail",
+        "unexpected trap in the guest: #GP (vector 13), error code 0x0, on vCPU 0",
+        "takes_an_unexpected_trap at suites/src/x86_64/selftest.rs",
+    ),
+    #[cfg(target_arch = "x86_64")]
+    expect(
+        "x86_64::selftest::guest_triple_faults",
+        "fail",
+        "vCPU 0: Shutdown instead of the end of the guest function (after 1 exits)",
+        "triple_faults at suites/src/x86_64/selftest.rs",
+    ),
+];
+
+fn runner() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvm-conformance"));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn no_kvm() -> bool {
+    let missing = !std::fs::exists("/dev/kvm").unwrap_or(false);
+    if missing {
+        eprintln!("skipped: /dev/kvm");
+    }
+    missing
+}
+
+#[test]
+fn misbehaving_guests_are_told_word_for_word() {
+    if no_kvm() {
+        return;
+    }
+    let started = Instant::now();
+    let output = runner()
+        .args(["-a", "--timeout", "0.5", "--timeout-scale", "1", "--json", "-", "/selftest::/"])
+        .output()
+        .expect("the runner starts");
+    assert_eq!(output.status.code(), Some(1), "a failure outweighs errors");
+    assert!(started.elapsed() < Duration::from_secs(20), "nothing hangs past its deadline");
+
+    let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+    let results: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON line"))
+        .filter(|line: &serde_json::Value| line["type"] == "result")
+        .collect();
+    assert_eq!(results.len(), EXPECTED.len(), "every misbehaving guest is expected here");
+    for want in EXPECTED {
+        let name = if want.test.contains("selftest::") {
+            want.test.to_owned()
+        } else {
+            format!("selftest::{}", want.test)
+        };
+        let got = results.iter().find(|r| r["test"] == name.as_str());
+        let got = got.unwrap_or_else(|| panic!("no result of {name}"));
+        assert_eq!(got["outcome"], want.outcome, "{name}: {got}");
+        assert_eq!(got["reason"], want.reason, "{name}");
+        assert!(got["details"].to_string().contains(want.detail), "{name}: {}", got["details"]);
+    }
+}
+
+/// Each way in which `/dev/kvm` can be unusable ends in exit code 2 and says what to do.
+#[test]
+fn an_unusable_device_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let forbidden = dir.path().join("kvm");
+    std::fs::write(&forbidden, "").expect("a file");
+    for (device, want) in [
+        ("/nonexistent/kvm", "/nonexistent/kvm does not exist: load the module for this CPU"),
+        ("/dev/null", "cannot open /dev/null: it is not a KVM device"),
+        (forbidden.to_str().expect("UTF-8"), "it is not a KVM device"),
+    ] {
+        let output = runner()
+            .args(["--host", "native", "-a", "/selftest/"])
+            .env("KVM_CONFORMANCE_DEVICE", device)
+            .output()
+            .expect("the runner starts");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{device}: {told}");
+        assert!(told.contains(want), "{device}: {told}");
+    }
+}
+
+#[test]
+fn every_guest_function_is_in_the_payload() {
+    let payload = harness::payload::Payload::load(suites::PAYLOAD).expect("our own payload");
+    let functions: Vec<&str> = payload.entries().collect();
+    assert!(functions.contains(&"suites::selftest::panics"), "{functions:?}");
+    for garbage in [&b""[..], b"\x7fELF", &suites::PAYLOAD[..100], &suites::PAYLOAD[..5000]] {
+        assert!(harness::payload::Payload::load(garbage).is_err(), "{} bytes", garbage.len());
+    }
+}
