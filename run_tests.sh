@@ -132,8 +132,8 @@ if [[ ${arguments[0]-} == lab ]]; then
     exec "$bin/lab" "${arguments[@]:1}"
 fi
 if [[ $(place "${arguments[@]}") == lab ]]; then
-    build suites kvm-conformance lab lab
-    exec "$bin/lab" test --runner "$bin/kvm-conformance" "${arguments[@]}"
+    build lab lab
+    exec "$bin/lab" test "${arguments[@]}"
 fi
 build suites kvm-conformance
 exec "$bin/kvm-conformance" "${arguments[@]}"

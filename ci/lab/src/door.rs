@@ -10,6 +10,7 @@ use harness::outcome;
 use crate::error::{LabError, Result};
 use crate::kernel::Kernel;
 use crate::lab::{Event, Lab, Outcome, Request};
+use crate::toolchain::{self, Build};
 use crate::{Arch, Cache, Profile};
 
 /// Boots after a host's death, at most.
@@ -20,9 +21,9 @@ const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
 /// Where and what to run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Test {
-    /// Static runner of the host's architecture.
+    /// Static runner of the host's architecture [default: built from this workspace].
     #[arg(long)]
-    pub runner: PathBuf,
+    pub runner: Option<PathBuf>,
     /// The runner's own command line.
     #[command(flatten)]
     pub run: RunArgs,
@@ -54,6 +55,14 @@ fn default_host(arch: Arch) -> &'static str {
     }
 }
 
+/// The runner for `arch`: this machine's own as it is built anyway, others without their own debug
+/// information (the payload inside keeps its).
+fn build(cache: &Cache, arch: Arch) -> Result<PathBuf> {
+    let strip = Arch::native() != Some(arch);
+    let runner = Build { package: "suites", bin: "kvm-conformance", arch, strip, env: &[] };
+    toolchain::build(cache, &runner)
+}
+
 /// Boots the host, runs the tests, boots again after a death, and reports. Gives the exit status.
 ///
 /// # Errors
@@ -64,13 +73,17 @@ pub fn test(test: &Test) -> Result<u8> {
     let cache = Cache::open()?;
     let spec = test.run.kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
     let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
+    let runner = match &test.runner {
+        Some(runner) => runner.clone(),
+        None => build(&cache, profile.arch)?,
+    };
     let lab = Lab::new(cache);
     let mut remote = Remote::new(&test.run).map_err(LabError::Other)?;
     for _ in 0..MOST_BOOTS {
         let request = Request {
             profile: profile.clone(),
             kernel: kernel.clone(),
-            runner: test.runner.clone(),
+            runner: runner.clone(),
             argv: remote.inner_arguments(&test.run),
             env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
             files: Vec::new(),

@@ -150,6 +150,7 @@ impl Lab {
             profile,
             kernel: &request.kernel,
             initramfs: &initramfs,
+            scratch: run_dir.path(),
             interactive: false,
         })?;
         Session::new(machine, started, request.console_log.as_deref())?
@@ -174,6 +175,7 @@ fn plan(request: &Request, base: &Base) -> Plan {
         env: request.env.clone(),
         kvm_optional: request.kvm_optional,
         clocksource: profile.clocksource.clone(),
+        result_device: emulator::result_device(profile).map(str::to_owned),
         ..Plan::default()
     }
 }

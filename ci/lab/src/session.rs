@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -17,13 +16,13 @@ use crate::lab::{Event, Outcome};
 /// How long other streams may still bring something after the last report.
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Console lines kept for the crash log.
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
 const NR_TAIL_LINES: usize = 40;
 /// What a kernel says when it dies.
-const LAST_WORDS_SIGNS: [&str; 2] = ["Kernel panic", "end Kernel panic"];
+const LAST_WORDS_SIGN: &str = "Kernel panic - not syncing";
 /// Where a crash log begins.
 const TROUBLE_SIGNS: [&str; 8] = [
     "BUG:",
@@ -57,6 +56,7 @@ pub struct Session {
     messages: Receiver<Message>,
     console_log: Option<File>,
     log: VecDeque<String>,
+    booted: bool,
     trouble: bool,
     dying: bool,
 }
@@ -70,10 +70,10 @@ impl Session {
             (Stream::Stderr, machine.stderr.take()),
             (Stream::Console, machine.console.take()),
         ];
-        for (stream, socket) in streams {
-            if let Some(socket) = socket {
+        for (stream, source) in streams {
+            if let Some(source) = source {
                 let sender = sender.clone();
-                std::thread::spawn(move || forward(stream, socket, &sender));
+                std::thread::spawn(move || forward(stream, source, &sender));
             }
         }
         let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
@@ -83,6 +83,7 @@ impl Session {
             messages,
             console_log,
             log: VecDeque::new(),
+            booted: false,
             trouble: false,
             dying: false,
         })
@@ -147,10 +148,19 @@ impl Session {
         None
     }
 
-    fn take_report(&self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<Outcome> {
+    fn take_report(
+        &mut self,
+        report: &Report,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Option<Outcome> {
         let after = self.started.elapsed();
         match report {
+            // The emulator did not end when the kernel restarted the host.
+            Report::Booted { .. } if self.booted => {
+                return Some(Outcome::KernelDied { log: self.log_text() });
+            }
             Report::Booted { uptime_ms, release } => {
+                self.booted = true;
                 on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
             }
             Report::Fact { name, value } => on_event(Event::Fact(name, value)),
@@ -173,7 +183,7 @@ impl Session {
             let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
             self.log.drain(..surplus);
         }
-        if LAST_WORDS_SIGNS.iter().any(|sign| line.contains(sign)) {
+        if line.contains(LAST_WORDS_SIGN) {
             self.dying = true;
         }
         let limit = if self.trouble { NR_LOG_LINES } else { NR_TAIL_LINES };
@@ -203,7 +213,11 @@ impl Session {
         let log = self.log_text();
         let status = self.machine.child.wait();
         let mut words = String::new();
-        if let Some(stderr) = &mut self.machine.child.stderr {
+        if let Some(log) = &self.machine.log {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
+        } else if let Some(stderr) = &mut self.machine.child.stderr {
             let _ = stderr.read_to_string(&mut words);
         }
         match status {
@@ -220,8 +234,8 @@ impl Session {
 }
 
 /// Sends the whole lines of a stream; a last one that was cut off is dropped, but for the console.
-fn forward(stream: Stream, socket: UnixStream, sender: &Sender<Message>) {
-    let mut reader = BufReader::new(socket);
+fn forward(stream: Stream, source: File, sender: &Sender<Message>) {
+    let mut reader = BufReader::new(source);
     let mut bytes = Vec::new();
     loop {
         bytes.clear();

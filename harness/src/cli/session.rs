@@ -237,4 +237,5 @@ pub(super) fn report(
         attempts,
         flaky: false,
     }
+    .printable()
 }

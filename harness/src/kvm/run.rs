@@ -80,19 +80,29 @@ impl Stop<'_> {
     }
 
     /// Answers [`Exit::Rdmsr`]: a value, or `None` for #GP.
-    #[expect(unsafe_code, reason = "writes the union member that the exit selects")]
     pub fn complete_rdmsr(&mut self, value: Option<u64>) {
+        self.complete_rdmsr_with(value.unwrap_or(0), value.is_none().into());
+    }
+
+    /// Answers [`Exit::Rdmsr`] with raw `data` and `error`.
+    #[expect(unsafe_code, reason = "writes the union member that the exit selects")]
+    pub fn complete_rdmsr_with(&mut self, data: u64, error: u8) {
         assert!(matches!(self.exit, Exit::Rdmsr { .. }), "not an RDMSR exit: {:?}", self.exit);
         // SAFETY: the exit selects this member.
         let msr = unsafe { &mut self.vcpu.kvm_run().__bindgen_anon_1.msr };
-        msr.data = value.unwrap_or(0);
-        msr.error = value.is_none().into();
+        msr.data = data;
+        msr.error = error;
     }
 
     /// Answers [`Exit::Wrmsr`]: taken, or #GP.
     pub fn complete_wrmsr(&mut self, taken: bool) {
+        self.complete_wrmsr_with((!taken).into());
+    }
+
+    /// Answers [`Exit::Wrmsr`] with a raw `error`.
+    pub fn complete_wrmsr_with(&mut self, error: u8) {
         assert!(matches!(self.exit, Exit::Wrmsr { .. }), "not a WRMSR exit: {:?}", self.exit);
-        self.vcpu.kvm_run().__bindgen_anon_1.msr.error = (!taken).into();
+        self.vcpu.kvm_run().__bindgen_anon_1.msr.error = error;
     }
 }
 

@@ -1,7 +1,9 @@
 //! What no architecture owns: guest code here runs everywhere.
 
 pub mod boundary;
+pub mod dirty_log;
 pub mod dirty_log_bounds;
+pub mod dirty_ring;
 pub mod guest_memfd;
 pub mod memslot_limits;
 pub mod memslot_races;

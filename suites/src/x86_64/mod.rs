@@ -1,5 +1,9 @@
 //! x86_64.
 
+pub mod ioeventfd;
+pub mod mmio;
+pub mod msr_filter;
+pub mod msr_lists;
 pub mod pio;
 pub mod selftest;
 pub mod uapi_bounds;
@@ -9,6 +13,7 @@ pub mod uapi_bounds_irq;
 pub mod uapi_bounds_lists;
 pub mod uapi_bounds_msrs;
 pub mod uapi_bounds_vcpu;
+pub mod userspace_msr;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
@@ -18,5 +23,5 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
     pub use guest_runtime::arch::x86_64::trap::vector;
-    pub use guest_runtime::arch::x86_64::{ioapic, mmu, user};
+    pub use guest_runtime::arch::x86_64::{insn, ioapic, mmu, user};
 }

@@ -1,9 +1,10 @@
 //! The emulators: how each is started, and which sockets come out of it.
 
+mod bochs;
 mod qemu;
 
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use crate::error::{LabError, Result};
@@ -19,6 +20,8 @@ pub struct Start<'a> {
     pub kernel: &'a Kernel,
     /// Its initramfs.
     pub initramfs: &'a Path,
+    /// A directory for what the emulator needs while it runs.
+    pub scratch: &'a Path,
     /// Whether the console is this terminal.
     pub interactive: bool,
 }
@@ -29,11 +32,13 @@ pub struct Machine {
     /// The process.
     pub child: Child,
     /// The kernel's console.
-    pub console: Option<UnixStream>,
+    pub console: Option<File>,
     /// Reports and the runner's lines.
-    pub results: Option<UnixStream>,
+    pub results: Option<File>,
     /// The runner's standard error.
-    pub stderr: Option<UnixStream>,
+    pub stderr: Option<File>,
+    /// Where the emulator logs, if not on its standard error.
+    pub log: Option<PathBuf>,
 }
 
 impl Drop for Machine {
@@ -47,6 +52,7 @@ impl Drop for Machine {
 pub fn check(profile: &Profile) -> Result<()> {
     match profile.emulator {
         Emulator::Qemu => qemu::check(profile),
+        Emulator::Bochs => bochs::check(),
         other => Err(unknown(profile, other)),
     }
 }
@@ -59,10 +65,19 @@ pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
     }
 }
 
+/// The serial device for results where there are no virtio ports.
+pub fn result_device(profile: &Profile) -> Option<&'static str> {
+    match profile.emulator {
+        Emulator::Bochs => Some("/dev/ttyS1"),
+        _ => None,
+    }
+}
+
 /// Starts the emulator.
 pub fn start(start: &Start<'_>) -> Result<Machine> {
     match start.profile.emulator {
         Emulator::Qemu => qemu::start(start),
+        Emulator::Bochs => bochs::start(start),
         other => Err(unknown(start.profile, other)),
     }
 }

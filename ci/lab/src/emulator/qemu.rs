@@ -1,5 +1,6 @@
 //! QEMU with TCG.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -56,17 +57,17 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         .arg(&start.kernel.image)
         .arg("-initrd")
         .arg(start.initramfs)
-        .args(["-append", &super::super::lab::command_line(profile)])
+        .args(["-append", &crate::lab::command_line(profile)])
         .args(&profile.emulator_args);
 
     let mut inherit = Vec::new();
-    let mut channel = |name: &str, command: &mut Command| -> Result<UnixStream> {
+    let mut channel = |name: &str, command: &mut Command| -> Result<File> {
         let (ours, theirs) = UnixStream::pair().at("socket pair")?;
         let theirs = OwnedFd::from(theirs);
         let chardev = format!("socket,id={name},fd={}", theirs.as_raw_fd());
         command.args(["-chardev", &chardev]);
         inherit.push(theirs);
-        Ok(ours)
+        Ok(File::from(OwnedFd::from(ours)))
     };
     let console = if start.interactive {
         command.args(["-serial", "mon:stdio"]);
@@ -84,7 +85,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     command.args(["-device", &format!("virtserialport,chardev=stderr,name={STDERR_PORT}")]);
 
     let child = process::spawn(&mut command, &inherit).at(program)?;
-    Ok(Machine { child, console, results: Some(results), stderr: Some(stderr) })
+    Ok(Machine { child, console, results: Some(results), stderr: Some(stderr), log: None })
 }
 
 fn bus(arch: Arch) -> &'static str {

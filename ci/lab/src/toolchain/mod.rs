@@ -105,11 +105,12 @@ pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     Ok(dir.join("lab-init"))
 }
 
+/// Flags beside those of the workspace's own configuration, which links statically.
 fn rust_flags(arch: Arch) -> &'static str {
     match arch {
         // The oldest machine that runs the kernel: Hercules models little more.
-        Arch::S390x => "-C target-feature=+crt-static -C target-cpu=z10",
-        _ => "-C target-feature=+crt-static",
+        Arch::S390x => "-C target-cpu=z10",
+        _ => "",
     }
 }
 
