@@ -1,7 +1,14 @@
 //! x86_64.
 
+pub mod debugregs;
+pub mod dirty_log_pv;
 pub mod pio;
+pub mod registers;
 pub mod selftest;
+pub mod sregs;
+pub mod sync_regs;
+pub mod vcpu_events;
+pub mod xsave;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -1,6 +1,7 @@
 //! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
 
 mod image;
+mod state;
 
 pub(crate) use image::prepare_image;
 
