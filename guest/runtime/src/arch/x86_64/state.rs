@@ -167,3 +167,11 @@ pub fn move_string(dest: u64, src: u64, n: u64) {
         asm!("rep movsb", inout("rcx") n => _, inout("rdi") dest => _, inout("rsi") src => _, options(nostack, preserves_flags))
     }
 }
+
+/// `REP INSB`: reads bytes from a port to an address.
+pub fn ins_string(port: u16, dest: u64, n: u64) {
+    // SAFETY: the guest's memory is its own.
+    unsafe {
+        asm!("rep insb", in("dx") port, inout("rcx") n => _, inout("rdi") dest => _, options(nostack, preserves_flags))
+    }
+}
