@@ -21,6 +21,13 @@ pub mod uapi_bounds_lists;
 pub mod uapi_bounds_msrs;
 pub mod uapi_bounds_vcpu;
 pub mod userspace_msr;
+pub mod debugregs;
+pub mod dirty_log_pv;
+pub mod registers;
+pub mod sregs;
+pub mod sync_regs;
+pub mod vcpu_events;
+pub mod xsave;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
