@@ -8,9 +8,11 @@ fn tests() -> Vec<&'static str> {
 
 /// Back-quoted words of a document that look like tests: `file::test`, or a file of tests.
 fn named(document: &str) -> impl Iterator<Item = &str> {
-    document.split('`').skip(1).step_by(2).filter(|word| {
-        word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
-    })
+    document
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':'))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -19,7 +21,8 @@ fn coverage_names_tests_that_exist() {
     let tests = tests();
     let mut count = 0;
     for word in named(include_str!("../../docs/coverage.md")) {
-        let exists = tests.iter().any(|test| *test == word || test.starts_with(&format!("{word}::")));
+        let exists =
+            tests.iter().any(|test| *test == word || test.starts_with(&format!("{word}::")));
         assert!(exists, "docs/coverage.md names {word}, which no test is called");
         count += 1;
     }

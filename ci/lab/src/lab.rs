@@ -166,11 +166,8 @@ impl Lab {
 }
 
 fn guest_files(request: &Request) -> Vec<GuestFile> {
-    let runner = GuestFile {
-        path: RUNNER_PATH.into(),
-        source: request.runner.clone(),
-        executable: true,
-    };
+    let runner =
+        GuestFile { path: RUNNER_PATH.into(), source: request.runner.clone(), executable: true };
     let others = request.files.iter().map(|(path, source)| GuestFile {
         path: path.clone(),
         source: source.clone(),

@@ -115,9 +115,7 @@ impl Session {
         match self.watch(timeout, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
-                return Err(LabError::Other(format!(
-                    "no checkpoint: the host ended: {outcome:?}"
-                )));
+                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
             }
         }
         std::thread::sleep(SETTLE);
@@ -185,16 +183,10 @@ impl Session {
         let after = self.started.elapsed();
         let outcome = match report {
             // The emulator did not end when the kernel restarted the host.
-            Report::Booted { .. } if self.booted => Outcome::KernelDied {
-                log: self.log_text(),
-            },
+            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
-                on_event(Event::Booted {
-                    after,
-                    guest_ms: *uptime_ms,
-                    release,
-                });
+                on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
                 return None;
             }
             Report::Fact { name, value } => {

@@ -1,17 +1,22 @@
 //! x86_64.
 
+pub mod debugregs;
+pub mod dirty_log_pv;
 pub mod exits;
 pub mod ioeventfd;
 pub mod ipi;
-pub mod mmio;
-pub mod msr_filter;
-pub mod msr_lists;
 pub mod irqfd;
 pub mod irqfd_resample;
 pub mod kvmclock;
+pub mod mmio;
+pub mod msr_filter;
+pub mod msr_lists;
 pub mod pio;
 pub mod pv_cpuid;
+pub mod registers;
 pub mod selftest;
+pub mod sregs;
+pub mod sync_regs;
 pub mod traps;
 pub mod uapi_bounds;
 pub mod uapi_bounds_caps;
@@ -21,11 +26,6 @@ pub mod uapi_bounds_lists;
 pub mod uapi_bounds_msrs;
 pub mod uapi_bounds_vcpu;
 pub mod userspace_msr;
-pub mod debugregs;
-pub mod dirty_log_pv;
-pub mod registers;
-pub mod sregs;
-pub mod sync_regs;
 pub mod vcpu_events;
 pub mod xsave;
 

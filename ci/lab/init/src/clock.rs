@@ -1,9 +1,6 @@
 //! Setting the wall clock.
 
-#![expect(
-    unsafe_code,
-    reason = "there is no safe interface to clock_settime here"
-)]
+#![expect(unsafe_code, reason = "there is no safe interface to clock_settime here")]
 
 use std::time::Duration;
 

@@ -33,10 +33,7 @@ pub fn wait(results: &mut File) -> anyhow::Result<()> {
         }
     }
     let text = String::from_utf8_lossy(&line);
-    let nanoseconds = text
-        .trim()
-        .parse()
-        .with_context(|| format!("odd order: {text}"))?;
+    let nanoseconds = text.trim().parse().with_context(|| format!("odd order: {text}"))?;
     clock::set(Duration::from_nanos(nanoseconds))?;
     Ok(())
 }
@@ -68,11 +65,7 @@ pub fn take(device: &str) -> anyhow::Result<Plan> {
         .custom_flags(OFlag::O_DIRECT.bits())
         .open(device)
         .with_context(|| device.to_owned())?;
-    let mut disk = Disk {
-        disk,
-        offset: 0,
-        buffer: vec![0; CHUNK_BYTES + FEED_BLOCK],
-    };
+    let mut disk = Disk { disk, offset: 0, buffer: vec![0; CHUNK_BYTES + FEED_BLOCK] };
     let header = FeedHeader::decode(disk.read(FEED_BLOCK)?)?;
     let plan = disk.read_all(header.plan_bytes)?;
     let plan = Plan::decode(&String::from_utf8(plan)?)?;

@@ -59,15 +59,10 @@ impl FeedHeader {
         let text = String::from_utf8_lossy(block);
         let mut lines = text.lines().take_while(|line| !line.is_empty());
         let first = lines.next().unwrap_or_default();
-        let plan_bytes = first
-            .strip_prefix(MAGIC)
-            .and_then(|rest| rest.trim().parse().ok());
+        let plan_bytes = first.strip_prefix(MAGIC).and_then(|rest| rest.trim().parse().ok());
         let plan_bytes = plan_bytes.ok_or_else(|| PlanError::new("the disk has no header"))?;
         let files = lines.map(|line| parse_file(line).ok_or_else(|| PlanError::new(line)));
-        Ok(Self {
-            plan_bytes,
-            files: files.collect::<Result<_, _>>()?,
-        })
+        Ok(Self { plan_bytes, files: files.collect::<Result<_, _>>()? })
     }
 }
 
@@ -75,11 +70,7 @@ fn parse_file(line: &str) -> Option<FeedFile> {
     let mut words = line.splitn(3, ' ');
     let executable = words.next()? == "x";
     let bytes = words.next()?.parse().ok()?;
-    Some(FeedFile {
-        path: words.next()?.to_owned(),
-        bytes,
-        executable,
-    })
+    Some(FeedFile { path: words.next()?.to_owned(), bytes, executable })
 }
 
 #[cfg(test)]
@@ -91,16 +82,8 @@ mod tests {
         let header = FeedHeader {
             plan_bytes: 17,
             files: vec![
-                FeedFile {
-                    path: "/runner".into(),
-                    bytes: 123_456,
-                    executable: true,
-                },
-                FeedFile {
-                    path: "/etc/a file".into(),
-                    bytes: 0,
-                    executable: false,
-                },
+                FeedFile { path: "/runner".into(), bytes: 123_456, executable: true },
+                FeedFile { path: "/etc/a file".into(), bytes: 0, executable: false },
             ],
         };
         let block = header.encode().expect("fits");

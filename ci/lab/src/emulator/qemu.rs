@@ -59,22 +59,9 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let (program, _) = profile.arch.qemu();
     let mut command = Command::new(program);
     command
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-accel",
-            "tcg",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"])
         .args(["-M", &machine(start), "-cpu", &profile.cpu])
-        .args([
-            "-smp",
-            &profile.smp.to_string(),
-            "-m",
-            &profile.memory_mib.to_string(),
-        ])
+        .args(["-smp", &profile.smp.to_string(), "-m", &profile.memory_mib.to_string()])
         .arg("-kernel")
         .arg(&start.kernel.image)
         .arg("-initrd")
@@ -112,11 +99,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=feed"]);
     }
     if let Mode::Park(dir) | Mode::Restore(dir) = start.mode {
-        let share = if matches!(start.mode, Mode::Park(_)) {
-            "on"
-        } else {
-            "off"
-        };
+        let share = if matches!(start.mode, Mode::Park(_)) { "on" } else { "off" };
         let (path, size) = (dir.join(RAM_FILE), profile.memory_mib);
         let backend = format!(
             "memory-backend-file,id=mem,size={size}M,mem-path={},share={share}",
@@ -133,14 +116,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let child = process::spawn(&mut command, &inherit).at(program)?;
     drop(inherit);
     let control = control.map(Qmp::new).transpose()?;
-    Ok(Machine {
-        control,
-        child,
-        console,
-        results: Some(results),
-        stderr: Some(stderr),
-        log: None,
-    })
+    Ok(Machine { control, child, console, results: Some(results), stderr: Some(stderr), log: None })
 }
 
 fn machine(start: &Start<'_>) -> String {

@@ -23,17 +23,12 @@ pub struct Qmp {
 impl Qmp {
     /// Takes over a fresh channel.
     pub(super) fn new(stream: File) -> Result<Self> {
-        let mut qmp = Self {
-            stream: BufReader::new(stream),
-        };
+        let mut qmp = Self { stream: BufReader::new(stream) };
         qmp.message()?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         // The memory is a file already: only the rest goes into the checkpoint.
         let capabilities = json!([{ "capability": "x-ignore-shared", "state": true }]);
-        qmp.execute(
-            "migrate-set-capabilities",
-            &json!({ "capabilities": capabilities }),
-        )?;
+        qmp.execute("migrate-set-capabilities", &json!({ "capabilities": capabilities }))?;
         Ok(qmp)
     }
 

@@ -1,11 +1,8 @@
 //! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
 
 mod image;
-<<<<<<< HEAD
 mod interrupts;
-=======
 mod state;
->>>>>>> s4
 
 pub(crate) use image::prepare_image;
 
