@@ -3,6 +3,9 @@
 # Arguments of its own:
 #   --no-setup    install nothing: say which command would
 #   --self-test   set up, then pass the project's own tests
+#   lab …         the lab's own commands: setup, kernels, hosts, shell, …
+# --host PROFILE, --arch ARCH and --kernel SPEC run the tests on an emulated host (docs/lab.md); so
+# does a machine without a usable /dev/kvm, unless --host native forbids it.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -73,15 +76,46 @@ set_up() {
     PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 }
 
+# Builds binaries of the workspace: pairs of package and binary.
 build() {
-    local log status=0
+    local log status=0 targets=()
+    while (($# > 0)); do
+        targets+=(-p "$1" --bin "$2")
+        shift 2
+    done
     log=$(cargo build --release --quiet --manifest-path "$root/Cargo.toml" \
-        -p suites --bin kvm-conformance 2>&1) || status=$?
+        "${targets[@]}" 2>&1) || status=$?
     if ((status != 0)); then
         say "$log"
-        say "error: the tests do not build"
+        say "error: it does not build"
         exit 2
     fi
+}
+
+# Where the tests are to run: "native", or "lab" for an emulated host.
+place() {
+    local argument place='' previous=''
+    for argument in "$@"; do
+        case $previous in
+            --host) place=$([[ $argument == native ]] && echo native || echo lab) ;;
+            --kernel | --arch) place=${place:-lab} ;;
+        esac
+        case $argument in
+            --host=native) place=native ;;
+            --host=*) place=lab ;;
+            --kernel=* | --arch=*) place=${place:-lab} ;;
+            -l | --list | -h | --help | -V | --version | report | compare | explain) place=native ;;
+        esac
+        previous=$argument
+    done
+    if [[ -z $place ]]; then
+        place=native
+        if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+            say "no usable /dev/kvm here: running on the lab's amd64-svm host (--host native forbids it)"
+            place=lab
+        fi
+    fi
+    printf '%s\n' "$place"
 }
 
 set_up
@@ -89,9 +123,17 @@ if [[ $self_test == yes ]]; then
     cd "$root"
     exec cargo test --workspace "${arguments[@]}"
 fi
-build
-target=${CARGO_TARGET_DIR:-$root/target}
+host=$(rustc -vV | sed -n 's/^host: //p')
+bin=${CARGO_TARGET_DIR:-$root/target}/$host/release
 export KVM_CONFORMANCE_COMMAND=${KVM_CONFORMANCE_COMMAND:-$0}
 export KVM_CONFORMANCE_ROOT=$root
-host=$(rustc -vV | sed -n 's/^host: //p')
-exec "$target/$host/release/kvm-conformance" "${arguments[@]}"
+if [[ ${arguments[0]-} == lab ]]; then
+    build lab lab
+    exec "$bin/lab" "${arguments[@]:1}"
+fi
+if [[ $(place "${arguments[@]}") == lab ]]; then
+    build lab lab
+    exec "$bin/lab" test "${arguments[@]}"
+fi
+build suites kvm-conformance
+exec "$bin/kvm-conformance" "${arguments[@]}"

@@ -56,6 +56,15 @@ fn main() {
     let payload_target =
         out.ancestors().nth(4).expect("OUT_DIR lies in a target directory").join("payload");
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
+    // What the outer build (clippy, a coverage tool, a cross build) wants of rustc is not for the guest.
+    for (name, _) in env::vars() {
+        let outer =
+            ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
+        let of_outer = ["CARGO_FEATURE_", "CARGO_PROFILE_"].iter().any(|p| name.starts_with(p));
+        if outer.contains(&name.as_str()) || of_outer {
+            cargo.env_remove(name);
+        }
+    }
     cargo
         .args(["build", "--quiet", "--release", "--package", "guest-payload", "--target", &target])
         .arg("--manifest-path")
@@ -65,14 +74,6 @@ fn main() {
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    // What the outer build (clippy, a coverage tool, a cross build) wants of rustc is not for the guest.
-    for (name, _) in env::vars() {
-        let outer =
-            ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
-        if outer.contains(&name.as_str()) || name.starts_with("CARGO_FEATURE_") {
-            cargo.env_remove(name);
-        }
-    }
     let status = cargo.status().expect("cargo runs");
     assert!(status.success(), "the payload does not build");
     let built = payload_target.join(&target).join("release/guest-payload");

@@ -103,6 +103,21 @@ pub struct TestReport {
 }
 
 impl TestReport {
+    /// The same with control characters made visible: what a guest says must
+    /// neither steer a terminal nor break a format.
+    #[must_use]
+    pub fn printable(mut self) -> Self {
+        make_printable(&mut self.test);
+        self.reason.iter_mut().for_each(make_printable);
+        for check in &mut self.failed_checks {
+            make_printable(&mut check.name);
+            make_printable(&mut check.detail);
+        }
+        let lists = [&mut self.details, &mut self.log, &mut self.kernel_log];
+        lists.into_iter().flatten().for_each(make_printable);
+        self
+    }
+
     /// A result of which nothing more is known.
     pub fn bare(test: &str, outcome: Outcome) -> Self {
         Self {
@@ -123,6 +138,22 @@ impl TestReport {
             attempts: 1,
             flaky: false,
         }
+    }
+}
+
+fn make_printable(text: &mut String) {
+    let breaks = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t')) || matches!(c, '\u{fffe}' | '\u{ffff}')
+    };
+    if text.contains(breaks) {
+        *text = text.chars().fold(String::with_capacity(text.len()), |mut clean, c| {
+            if breaks(c) {
+                clean.extend(c.escape_default())
+            } else {
+                clean.push(c)
+            }
+            clean
+        });
     }
 }
 
@@ -311,7 +342,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Run>, JournalError> {
                 if run.unfinished.as_ref() == Some(&result.test) {
                     run.unfinished = None;
                 }
-                run.results.push(result);
+                run.results.push(result.printable());
             }
             Line::Summary(summary) => run.summary = Some(summary),
             Line::Run(_) => {}

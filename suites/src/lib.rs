@@ -3,6 +3,7 @@
 //! Compiled twice: into the runner, and (`cfg(kvm_guest)`) into the payload.
 #![cfg_attr(kvm_guest, no_std)]
 
+pub mod common;
 pub mod prelude;
 pub mod selftest;
 

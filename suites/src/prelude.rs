@@ -21,8 +21,9 @@ mod host_half {
     pub use harness::case::GuestFn;
     pub use harness::fixture::{Fixture, HostOnly, OneVcpu, OneVm};
     pub use harness::kvm::{
-        Exit, ExitMatch, GuardedBuffer, IoDirection, Ioctl, Irqchip, Mapping, System, Vcpu, Vm,
-        VmShape, bindings, raw_ioctl, raw_ioctl_value,
+        Event, Exit, ExitMatch, GuardedBuffer, IoDirection, IoEventfd, Ioctl, Irqchip, Irqfd,
+        Mapping, Next, Route, System, Vcpu, Vm, VmShape, bindings, eventually, raw_ioctl,
+        raw_ioctl_fd, raw_ioctl_value, request,
     };
     pub use harness::outcome::{Failure, TestResult};
     pub use harness::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};

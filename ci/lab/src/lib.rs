@@ -8,6 +8,7 @@ pub mod apt;
 mod arch;
 mod cache;
 mod cpio;
+pub mod door;
 mod emulator;
 mod error;
 mod initramfs;
@@ -18,6 +19,7 @@ mod profile;
 mod session;
 pub mod setup;
 pub mod toolchain;
+mod warm;
 
 pub use arch::Arch;
 pub use cache::Cache;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use lab::setup;
+use lab::toolchain::Build;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
 
 /// Exit codes of what is not the runner's own end.
@@ -27,14 +29,37 @@ struct Arguments {
 enum Action {
     /// Boot a host and run a static runner in it; its lines go to standard output.
     Run(Run),
+    /// Run the suite in a host, with the runner's own command line; results look as if native.
+    Test(Box<lab::door::Test>),
     /// List the kernels of the Debian archive.
     Kernels {
         /// Architecture.
         #[arg(long, default_value = "x86_64")]
         arch: Arch,
     },
+    /// Install what the lab needs and this machine lacks; a second run does nothing.
+    Setup {
+        /// Only for these architectures [default: all].
+        #[arg(long, value_delimiter = ',')]
+        arch: Vec<Arch>,
+        /// Only say what is missing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List the host profiles.
     Hosts,
+    /// Build a static program of this workspace for an architecture, and print its path.
+    Build {
+        /// Architecture.
+        #[arg(long)]
+        arch: Arch,
+        /// Cargo package.
+        #[arg(short, long)]
+        package: String,
+        /// Program in it [default: as the package].
+        #[arg(long)]
+        bin: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +88,9 @@ struct Run {
     /// Run without /dev/kvm too.
     #[arg(long)]
     kvm_optional: bool,
+    /// Start from a checkpoint of the booted host.
+    #[arg(long)]
+    warm: bool,
     /// Tell what happens, on standard error.
     #[arg(short, long)]
     verbose: bool,
@@ -86,8 +114,16 @@ fn act() -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
+        Action::Test(test) => Ok(lab::door::test(&test)?),
         Action::Kernels { arch } => list_kernels(arch),
+        Action::Setup { arch, dry_run } => set_up(&arch, dry_run),
         Action::Hosts => list_hosts(),
+        Action::Build { arch, package, bin } => {
+            let bin = bin.as_ref().unwrap_or(&package);
+            let what = Build { package: &package, bin, arch, strip: false, env: &[] };
+            println!("{}", lab::toolchain::build(&Cache::open()?, &what)?.display());
+            Ok(0)
+        }
     }
 }
 
@@ -102,6 +138,27 @@ fn list_hosts() -> anyhow::Result<u8> {
 fn list_kernels(arch: Arch) -> anyhow::Result<u8> {
     for kernel in lab::kernel::list(arch, &Cache::open()?)? {
         println!("{:<20} {:<36} {}", kernel.suite, kernel.release, kernel.version);
+    }
+    Ok(0)
+}
+
+fn set_up(archs: &[Arch], dry_run: bool) -> anyhow::Result<u8> {
+    let archs = if archs.is_empty() { &Arch::ALL } else { archs };
+    let cache = Cache::open()?;
+    let wants = setup::missing(&cache, archs)?;
+    for want in &wants {
+        let from = if want.backports { " (backports)" } else { "" };
+        println!("package {}{from}: {}", want.package, want.reason);
+    }
+    if wants.is_empty() {
+        println!("packages: nothing is missing");
+    }
+    if dry_run {
+        return Ok(0);
+    }
+    setup::install(&cache, &wants)?;
+    for &arch in archs {
+        println!("standard library for {arch}: {}", setup::standard_library(&cache, arch)?);
     }
     Ok(0)
 }
@@ -125,6 +182,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         timeout: Duration::from_secs(run.timeout),
         console_log: run.console,
         kvm_optional: run.kvm_optional,
+        warm: run.warm,
         profile,
     };
     if run.verbose {

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -11,19 +10,21 @@ use std::time::{Duration, Instant};
 use lab_init::Report;
 
 use crate::emulator::Machine;
-use crate::error::{At as _, Result};
+use crate::error::{At as _, LabError, Result};
 use crate::lab::{Event, Outcome};
 
+/// How long a host that reported ready may take until it waits.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How long other streams may still bring something after the last report.
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Console lines kept for the crash log.
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
 const NR_TAIL_LINES: usize = 40;
 /// What a kernel says when it dies.
-const LAST_WORDS_SIGNS: [&str; 2] = ["Kernel panic", "end Kernel panic"];
+const LAST_WORDS_SIGN: &str = "Kernel panic - not syncing";
 /// Where a crash log begins.
 const TROUBLE_SIGNS: [&str; 8] = [
     "BUG:",
@@ -49,6 +50,13 @@ enum Message {
     End(Stream),
 }
 
+/// What a stretch of a host's life ends with.
+#[derive(Debug)]
+enum End {
+    Outcome(Outcome),
+    Parked,
+}
+
 /// A host that runs.
 #[derive(Debug)]
 pub struct Session {
@@ -57,6 +65,7 @@ pub struct Session {
     messages: Receiver<Message>,
     console_log: Option<File>,
     log: VecDeque<String>,
+    booted: bool,
     trouble: bool,
     dying: bool,
 }
@@ -70,10 +79,10 @@ impl Session {
             (Stream::Stderr, machine.stderr.take()),
             (Stream::Console, machine.console.take()),
         ];
-        for (stream, socket) in streams {
-            if let Some(socket) = socket {
+        for (stream, source) in streams {
+            if let Some(source) = source {
                 let sender = sender.clone();
-                std::thread::spawn(move || forward(stream, socket, &sender));
+                std::thread::spawn(move || forward(stream, source, &sender));
             }
         }
         let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
@@ -83,6 +92,7 @@ impl Session {
             messages,
             console_log,
             log: VecDeque::new(),
+            booted: false,
             trouble: false,
             dying: false,
         })
@@ -94,28 +104,50 @@ impl Session {
         timeout: Duration,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
+        match self.watch(timeout, on_event) {
+            End::Outcome(outcome) => Ok(outcome),
+            End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
+        }
+    }
+
+    /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
+    pub fn park(mut self, timeout: Duration, dir: &Path) -> Result<()> {
+        match self.watch(timeout, &mut |_| {}) {
+            End::Parked => {}
+            End::Outcome(outcome) => {
+                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
+            }
+        }
+        std::thread::sleep(SETTLE);
+        match &mut self.machine.control {
+            Some(control) => control.park(dir),
+            None => Err(LabError::Other("this emulator makes no checkpoints".into())),
+        }
+    }
+
+    fn watch(&mut self, timeout: Duration, on_event: &mut dyn FnMut(Event<'_>)) -> End {
         let mut deadline = self.started + timeout;
         loop {
             let was_dying = self.dying;
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Line(stream, line)) => {
-                    if let Some(outcome) = self.take(stream, &line, on_event) {
-                        self.drain(on_event);
-                        return Ok(outcome);
+                    if let Some(end) = self.take(stream, &line, on_event) {
+                        if let End::Outcome(_) = end {
+                            self.drain(on_event);
+                        }
+                        return end;
                     }
                 }
                 Ok(Message::End(Stream::Stderr)) => {}
                 Ok(Message::End(_)) | Err(RecvTimeoutError::Disconnected) => {
                     self.drain(on_event);
-                    return Ok(self.sudden_end());
+                    return End::Outcome(self.sudden_end());
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let log = self.log_text();
-                    let dead = self.dying;
-                    return Ok(if dead {
-                        Outcome::KernelDied { log }
-                    } else {
-                        Outcome::TimedOut { log }
+                    return End::Outcome(match self.dying {
+                        true => Outcome::KernelDied { log },
+                        false => Outcome::TimedOut { log },
                     });
                 }
             }
@@ -131,7 +163,7 @@ impl Session {
         stream: Stream,
         line: &str,
         on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Option<Outcome> {
+    ) -> Option<End> {
         match stream {
             Stream::Stderr => on_event(Event::Stderr(line)),
             // Where there is no result port, results come over the console.
@@ -147,21 +179,31 @@ impl Session {
         None
     }
 
-    fn take_report(&self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<Outcome> {
+    fn take_report(&mut self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<End> {
         let after = self.started.elapsed();
-        match report {
+        let outcome = match report {
+            // The emulator did not end when the kernel restarted the host.
+            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
             Report::Booted { uptime_ms, release } => {
+                self.booted = true;
                 on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
+                return None;
             }
-            Report::Fact { name, value } => on_event(Event::Fact(name, value)),
-            Report::Started => on_event(Event::Started { after }),
-            Report::Parked => {}
-            Report::NoKvm(why) => return Some(Outcome::NoKvm(why.clone())),
-            Report::Exited(code) => return Some(Outcome::Exited(*code)),
-            Report::Killed(signal) => return Some(Outcome::Killed(*signal)),
-            Report::Failed(why) => return Some(Outcome::HostFailed(why.clone())),
-        }
-        None
+            Report::Fact { name, value } => {
+                on_event(Event::Fact(name, value));
+                return None;
+            }
+            Report::Started => {
+                on_event(Event::Started { after });
+                return None;
+            }
+            Report::Parked => return Some(End::Parked),
+            Report::NoKvm(why) => Outcome::NoKvm(why.clone()),
+            Report::Exited(code) => Outcome::Exited(*code),
+            Report::Killed(signal) => Outcome::Killed(*signal),
+            Report::Failed(why) => Outcome::HostFailed(why.clone()),
+        };
+        Some(End::Outcome(outcome))
     }
 
     fn keep(&mut self, line: &str) {
@@ -173,7 +215,7 @@ impl Session {
             let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
             self.log.drain(..surplus);
         }
-        if LAST_WORDS_SIGNS.iter().any(|sign| line.contains(sign)) {
+        if line.contains(LAST_WORDS_SIGN) {
             self.dying = true;
         }
         let limit = if self.trouble { NR_LOG_LINES } else { NR_TAIL_LINES };
@@ -203,7 +245,11 @@ impl Session {
         let log = self.log_text();
         let status = self.machine.child.wait();
         let mut words = String::new();
-        if let Some(stderr) = &mut self.machine.child.stderr {
+        if let Some(log) = &self.machine.log {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
+        } else if let Some(stderr) = &mut self.machine.child.stderr {
             let _ = stderr.read_to_string(&mut words);
         }
         match status {
@@ -220,8 +266,8 @@ impl Session {
 }
 
 /// Sends the whole lines of a stream; a last one that was cut off is dropped, but for the console.
-fn forward(stream: Stream, socket: UnixStream, sender: &Sender<Message>) {
-    let mut reader = BufReader::new(socket);
+fn forward(stream: Stream, source: File, sender: &Sender<Message>) {
+    let mut reader = BufReader::new(source);
     let mut bytes = Vec::new();
     loop {
         bytes.clear();

@@ -93,9 +93,15 @@ pub struct RunArgs {
     /// Policy to use instead of the built-in unittests.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Host to run on; profiles of emulated hosts are run by `run_tests.sh`.
-    #[arg(long, value_name = "PROFILE", default_value = "native", value_parser = ["native"])]
-    pub host: String,
+    /// Host to run on: `native`, or a profile of the lab.
+    #[arg(long, value_name = "PROFILE")]
+    pub host: Option<String>,
+    /// Architecture whose default host of the lab to run on.
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Kernel of the lab's host: debian:SUITE, debian:VERSION, path:IMAGE[,modules=DIR] or tree:DIR.
+    #[arg(long, value_name = "SPEC")]
+    pub kernel: Option<String>,
     /// Where results go.
     #[command(flatten)]
     pub formats: Formats,

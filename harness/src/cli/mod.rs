@@ -5,6 +5,7 @@ mod explain;
 mod libtest;
 mod list;
 mod outputs;
+pub mod remote;
 mod reports;
 mod run;
 mod session;

@@ -33,6 +33,11 @@ pub fn run(
     probe: &dyn Fn() -> Result<HostFacts, Refusal>,
 ) -> Result<u8, Refusal> {
     let begin = Instant::now();
+    if args.host.as_deref().unwrap_or("native") != "native" || args.kernel.is_some() {
+        return Err(Refusal(
+            "hosts of the lab are booted by ./run_tests.sh, not by this program".into(),
+        ));
+    }
     let registry = registry(tests, args.config.as_deref())?;
     let mut entries = args.selection().apply(&registry).map_err(Refusal::of)?;
     entries.retain(|entry| is_native(entry));

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "raw ioctls on memory mapped for them")]
 
 use std::num::NonZeroUsize;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
@@ -100,4 +100,19 @@ pub fn raw_ioctl(fd: &impl AsRawFd, request: u64, bytes: &mut [u8]) -> Result<i3
 pub fn raw_ioctl_value(fd: &impl AsRawFd, request: u64, value: u64) -> Result<i32, Errno> {
     // SAFETY: used for ioctls that take no pointer; one given by mistake is the kernel's to refuse.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, value) })
+}
+
+/// An ioctl that returns a new descriptor; `bytes` as in [`raw_ioctl`], none for no argument.
+///
+/// # Errors
+///
+/// The errno.
+pub fn raw_ioctl_fd(fd: &impl AsRawFd, request: u64, bytes: &mut [u8]) -> Result<OwnedFd, Errno> {
+    let new = if bytes.is_empty() {
+        raw_ioctl_value(fd, request, 0)?
+    } else {
+        raw_ioctl(fd, request, bytes)?
+    };
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }

@@ -3,10 +3,13 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+use nix::errno::Errno;
 
 use crate::outcome::{Failure, TestResult};
 
@@ -49,6 +52,27 @@ impl Mapping {
             mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)
         }
         .map_err(|e| Failure::Error(format!("mmap of {len} bytes: {e}")))?;
+        Ok(Self { base, len })
+    }
+
+    /// `len` bytes of what a KVM descriptor offers for mapping at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn of_descriptor(
+        fd: &impl AsRawFd,
+        offset: u64,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, Errno> {
+        let size = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new mapping at an address of the kernel's choice, of a descriptor that is open
+        // for as long as `fd` is borrowed.
+        let base = unsafe {
+            mmap(None, size, prot, flags, BorrowedFd::borrow_raw(fd.as_raw_fd()), offset as i64)
+        }?;
         Ok(Self { base, len })
     }
 

@@ -1,20 +1,29 @@
 //! Typed wrappers over KVM's file descriptors. With `arch`, the only place of the host side that
 //! needs `unsafe`.
 
+mod dirty;
+mod event;
 mod exit;
 mod guarded;
+mod irqfd;
 mod memory;
+pub mod request;
 mod run;
 mod system;
 mod vcpu;
 mod vm;
 mod watchdog;
 
+pub use dirty::{
+    DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap, set_bits,
+};
+pub use event::{Event, eventually};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
-pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_value};
+pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_fd, raw_ioctl_value};
+pub use irqfd::{IoEventfd, Irqfd, Route};
 pub use kvm_bindings as bindings;
 pub use memory::{Mapping, Ram};
-pub use run::{Message, Stop};
+pub use run::{Message, Next, Stop};
 pub use system::{KvmUnusable, System};
 pub use vcpu::Vcpu;
 pub use vm::{Irqchip, SharedStatic, Vm, VmShape};

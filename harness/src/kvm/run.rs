@@ -80,20 +80,41 @@ impl Stop<'_> {
     }
 
     /// Answers [`Exit::Rdmsr`]: a value, or `None` for #GP.
-    #[expect(unsafe_code, reason = "writes the union member that the exit selects")]
     pub fn complete_rdmsr(&mut self, value: Option<u64>) {
+        self.complete_rdmsr_with(value.unwrap_or(0), value.is_none().into());
+    }
+
+    /// Answers [`Exit::Rdmsr`] with raw `data` and `error`.
+    #[expect(unsafe_code, reason = "writes the union member that the exit selects")]
+    pub fn complete_rdmsr_with(&mut self, data: u64, error: u8) {
         assert!(matches!(self.exit, Exit::Rdmsr { .. }), "not an RDMSR exit: {:?}", self.exit);
         // SAFETY: the exit selects this member.
         let msr = unsafe { &mut self.vcpu.kvm_run().__bindgen_anon_1.msr };
-        msr.data = value.unwrap_or(0);
-        msr.error = value.is_none().into();
+        msr.data = data;
+        msr.error = error;
     }
 
     /// Answers [`Exit::Wrmsr`]: taken, or #GP.
     pub fn complete_wrmsr(&mut self, taken: bool) {
-        assert!(matches!(self.exit, Exit::Wrmsr { .. }), "not a WRMSR exit: {:?}", self.exit);
-        self.vcpu.kvm_run().__bindgen_anon_1.msr.error = (!taken).into();
+        self.complete_wrmsr_with((!taken).into());
     }
+
+    /// Answers [`Exit::Wrmsr`] with a raw `error`.
+    pub fn complete_wrmsr_with(&mut self, error: u8) {
+        assert!(matches!(self.exit, Exit::Wrmsr { .. }), "not a WRMSR exit: {:?}", self.exit);
+        self.vcpu.kvm_run().__bindgen_anon_1.msr.error = error;
+    }
+}
+
+/// What [`Vcpu::run_until_next`] came to.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// An exit that is not a message.
+    Exit(Stop<'a>),
+    /// `Guest::sync`, with its stage in front of its arguments.
+    Sync([u64; NR_ARGS]),
+    /// The guest function has returned.
+    Done,
 }
 
 /// What one step of the run loop came to.
@@ -162,6 +183,20 @@ impl Vcpu {
             Step::Done => Ok(None),
             Step::Sync(args) => Err(self.unexpected(&format!("sync({})", args[0]), "an exit")),
         }
+    }
+
+    /// Runs until an exit, a sync or the end, whichever comes first: for tests that name the one
+    /// they want in a check.
+    ///
+    /// # Errors
+    ///
+    /// Everything that ends a test.
+    pub fn run_until_next(&mut self) -> TestResult<Next<'_>> {
+        Ok(match self.step()? {
+            Step::Exit(exit) => Next::Exit(Stop { vcpu: self, exit }),
+            Step::Sync(args) => Next::Sync(args),
+            Step::Done => Next::Done,
+        })
     }
 
     /// Answers the last sync: what `Guest::sync` returns.

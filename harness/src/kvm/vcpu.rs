@@ -18,6 +18,8 @@ use crate::payload::Payload;
 
 /// `KVM_RUN`.
 const KVM_RUN: u64 = 0xae80;
+/// `KVM_INTERRUPT`.
+const KVM_INTERRUPT: u64 = 0x4004_ae86;
 
 /// `KVM_ENABLE_CAP`; kvm-ioctls has it for vCPUs of some architectures only.
 const KVM_ENABLE_CAP: u64 = 0x4068_aea3;
@@ -166,6 +168,15 @@ impl Vcpu {
         bytes[..4].copy_from_slice(&cap.to_ne_bytes());
         bytes[8..40].copy_from_slice(args.as_bytes());
         self.raw(KVM_ENABLE_CAP, &mut bytes).map(drop)
+    }
+
+    /// `KVM_INTERRUPT` of `vector`.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn interrupt(&self, vector: u32) -> Result<(), Errno> {
+        self.raw(KVM_INTERRUPT, &mut vector.to_ne_bytes()).map(|_| ())
     }
 
     /// An ioctl on the vCPU with a structure of plain bytes ([`raw_ioctl`]).

@@ -10,3 +10,9 @@ pub const NESTED: Requirement = Requirement {
     name: "nested virtualization (CPUID feature VMX or SVM)",
     met: |f| f.cpu_features.iter().any(|n| n == "VMX" || n == "SVM"),
 };
+
+/// Accesses to MSRs that KVM does not know fault: kvm's parameter `ignore_msrs` makes them succeed.
+pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement {
+    name: "kvm.ignore_msrs=N",
+    met: |f| !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1"),
+};

@@ -57,19 +57,15 @@ impl Health {
             .open("/dev/kmsg")
             .and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file))
             .ok();
-        let mut health = Self {
-            taint: File::open("/proc/sys/kernel/tainted").ok(),
-            tainted: 0,
-            kmsg,
-            record: vec![0; 8192],
-        };
-        health.tainted = health.read_taint().unwrap_or(0);
-        health
+        Self::of(File::open("/proc/sys/kernel/tainted").ok(), kmsg)
     }
 
-    /// Looks at nothing, for tests of the runner itself.
-    pub fn blind() -> Self {
-        Self { taint: None, tainted: 0, kmsg: None, record: Vec::new() }
+    /// Looks at these instead: a file with the taint, and a log that gives one
+    /// record a read and never blocks.
+    pub fn of(taint: Option<File>, kmsg: Option<File>) -> Self {
+        let mut health = Self { taint, tainted: 0, kmsg, record: vec![0; 8192] };
+        health.tainted = health.read_taint().unwrap_or(0);
+        health
     }
 
     /// Whether the kernel's log can be read here.
@@ -137,6 +133,10 @@ fn taint_letters(bits: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     #[test]
@@ -169,6 +169,49 @@ mod tests {
     #[test]
     fn taint_bits_have_letters() {
         assert_eq!(taint_letters(1 << 9 | 1 << 7), "DW");
+    }
+
+    /// A log of whole records, as /dev/kmsg gives them.
+    fn log() -> (UnixDatagram, Health, File) {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut taint = tempfile::tempfile().unwrap();
+        taint.write_all(b"4096\n").unwrap();
+        let health =
+            Health::of(Some(taint.try_clone().unwrap()), Some(OwnedFd::from(theirs).into()));
+        (ours, health, taint)
+    }
+
+    #[test]
+    fn a_complaint_is_kept_from_its_first_line_on() {
+        let (log, mut health, _taint) = log();
+        for line in [
+            "6,1,10,-;kvm: chatter",
+            "4,2,11,-;WARNING: CPU: 0 PID: 7 at arch/x86/kvm/mmu.c:5 f+0x1/0x2 [kvm]",
+            "4,3,12,c;Modules linked in: kvm",
+            "12,4,13,-;userspace says BUG: too",
+            "4,5,14,-;---[ end trace ]---\n SUBSYSTEM=cpu",
+        ] {
+            log.send(line.as_bytes()).unwrap();
+        }
+        assert_eq!(
+            health.look(),
+            [
+                "WARNING: CPU: 0 PID: 7 at arch/x86/kvm/mmu.c:5 f+0x1/0x2 [kvm]",
+                "Modules linked in: kvm",
+                "---[ end trace ]---"
+            ]
+        );
+        assert_eq!(health.look(), Vec::<String>::new(), "told once");
+    }
+
+    #[test]
+    fn new_taint_is_told_once() {
+        let (_log, mut health, taint) = log();
+        assert_eq!(health.look(), Vec::<String>::new(), "old taint is no news");
+        taint.write_all_at(b"4608\n", 0).unwrap();
+        assert_eq!(health.look(), ["kernel taint went from 4096 to 4608 (W)"]);
+        assert_eq!(health.look(), Vec::<String>::new());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use harness::requirement::Requirement;
 use nix::sys::signal::{Signal, raise};
 
 /// A fake of that name and body.
-const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
+pub const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
     TestCase {
         path,
         file: "suites/src/common/fake.rs",
@@ -30,7 +30,7 @@ const LACKS_IT: Requirement = Requirement {
     met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
 };
 
-static FAKES: [TestCase; 26] = [
+static FAKES: [TestCase; 27] = [
     fake("suites::common::ends::pass", || {
         record::check("two is two", true, "");
         record::check("two is two", true, "");
@@ -127,6 +127,14 @@ static FAKES: [TestCase; 26] = [
     fake("suites::common::ends::parameter", || match record::parameter("iterations").as_deref() {
         Some("42") => Ok(()),
         other => Err(Failure::Fail(format!("iterations is {other:?}"))),
+    }),
+    fake("suites::common::ends::odd_text", || {
+        record::check("a # in a name, and </script>", false, "1 < 2 && \"3\" > ']]>' \u{1b}[0m");
+        record::log("ok 1 - not a result\r");
+        record::log("<b>&amp;</b> `code` | pipe");
+        Err(Failure::Fail(
+            "</script><script>alert(1)</script> # SKIP\nsecond line \0 \u{fffe}".into(),
+        ))
     }),
     TestCase { groups: &["nodefault"], ..fake("suites::common::rare::on_request", || Ok(())) },
     TestCase { groups: &["perf"], ..fake("suites::common::rare::measures", || Ok(())) },

@@ -6,8 +6,11 @@
 mod door;
 mod ends;
 mod fakes;
+mod formats;
+mod host;
 mod outputs;
 mod policy;
+mod robust;
 mod runs;
 
 use std::process::ExitCode;
@@ -18,17 +21,26 @@ fn main() -> ExitCode {
     match std::env::var("FAKE_DOOR").as_deref() {
         Ok("cli") => return harness::cli::main(&fakes::all(), fakes::probe),
         Ok("libtest") => return harness::cli::libtest_main(&fakes::all(), fakes::probe),
+        Ok("sick") => return host::sick_door(),
         _ => {}
     }
-    let trials = [ends::TESTS, outputs::TESTS, policy::TESTS, runs::TESTS]
-        .concat()
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(name, move || {
-                test();
-                Ok(())
-            })
+    let trials = [
+        ends::TESTS,
+        formats::TESTS,
+        host::TESTS,
+        outputs::TESTS,
+        policy::TESTS,
+        robust::TESTS,
+        runs::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
         })
-        .collect();
+    })
+    .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -34,17 +34,21 @@ pub struct Plan {
     pub feed_device: Option<String>,
     /// Wait until this clock source is in use, or a few seconds have passed.
     pub clocksource: Option<String>,
-    /// End the emulator through this debug port (Bochs).
-    pub shutdown_port: Option<u16>,
 }
 
 /// A plan that cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PlanError(String);
 
+impl PlanError {
+    pub(crate) fn new(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+}
+
 impl std::fmt::Display for PlanError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "bad line in the plan: {}", self.0)
+        write!(f, "cannot be read: {}", self.0)
     }
 }
 
@@ -78,9 +82,6 @@ impl Plan {
         if let Some(source) = &self.clocksource {
             line("clocksource", &[source]);
         }
-        if let Some(port) = self.shutdown_port {
-            line("shutdown_port", &[&port.to_string()]);
-        }
         if self.kvm_optional {
             line("kvm_optional", &[]);
         }
@@ -112,9 +113,6 @@ impl Plan {
                 ("result_device", [device]) => plan.result_device = Some(device.clone()),
                 ("feed_device", [device]) => plan.feed_device = Some(device.clone()),
                 ("clocksource", [source]) => plan.clocksource = Some(source.clone()),
-                ("shutdown_port", [port]) => {
-                    plan.shutdown_port = Some(port.parse().map_err(|_| bad())?);
-                }
                 ("kvm_optional", _) => plan.kvm_optional = true,
                 ("interactive", _) => plan.interactive = true,
                 _ => return Err(bad()),
@@ -165,7 +163,6 @@ mod tests {
             interactive: true,
             feed_device: Some("/dev/vda".into()),
             clocksource: Some("tsc".into()),
-            shutdown_port: Some(0x8900),
         };
         assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
     }

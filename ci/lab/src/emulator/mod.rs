@@ -1,14 +1,30 @@
 //! The emulators: how each is started, and which sockets come out of it.
 
+mod bochs;
 mod qemu;
+mod qmp;
 
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
+pub use qmp::Qmp;
+
+use crate::arch::Arch;
 use crate::error::{LabError, Result};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
+
+/// How a host comes to life.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode<'a> {
+    /// It boots, and is used once.
+    Cold,
+    /// It boots with its memory in the directory, to be checkpointed there.
+    Park(&'a Path),
+    /// It is restored from the directory.
+    Restore(&'a Path),
+}
 
 /// What every emulator is started with.
 #[derive(Debug)]
@@ -19,6 +35,12 @@ pub struct Start<'a> {
     pub kernel: &'a Kernel,
     /// Its initramfs.
     pub initramfs: &'a Path,
+    /// A directory for what the emulator needs while it runs.
+    pub scratch: &'a Path,
+    /// How it comes to life.
+    pub mode: Mode<'a>,
+    /// The disk that brings programs into a restored host.
+    pub feed: Option<&'a Path>,
     /// Whether the console is this terminal.
     pub interactive: bool,
 }
@@ -29,11 +51,15 @@ pub struct Machine {
     /// The process.
     pub child: Child,
     /// The kernel's console.
-    pub console: Option<UnixStream>,
+    pub console: Option<File>,
     /// Reports and the runner's lines.
-    pub results: Option<UnixStream>,
+    pub results: Option<File>,
     /// The runner's standard error.
-    pub stderr: Option<UnixStream>,
+    pub stderr: Option<File>,
+    /// The emulator's control channel.
+    pub control: Option<Qmp>,
+    /// Where the emulator logs, if not on its standard error.
+    pub log: Option<PathBuf>,
 }
 
 impl Drop for Machine {
@@ -43,19 +69,59 @@ impl Drop for Machine {
     }
 }
 
+/// Whether hosts of this kind can be checkpointed and restored.
+pub fn can_park(profile: &Profile) -> bool {
+    profile.emulator == Emulator::Qemu && profile.arch != Arch::S390x
+}
+
+/// The emulator's version, as it tells it.
+pub fn version(profile: &Profile) -> Result<String> {
+    match profile.emulator {
+        Emulator::Qemu => qemu::version(profile),
+        other => Err(unknown(profile, other)),
+    }
+}
+
+/// The name of the feed disk in the host.
+pub const FEED_DEVICE: &str = "/dev/vda";
+
 /// Checks that the profile's emulator is there and new enough.
 pub fn check(profile: &Profile) -> Result<()> {
     match profile.emulator {
         Emulator::Qemu => qemu::check(profile),
+        Emulator::Bochs => bochs::check(),
         other => Err(unknown(profile, other)),
+    }
+}
+
+/// The packages that the profile's emulator needs and this machine lacks.
+///
+/// # Errors
+/// An emulator that is there is too old.
+pub fn missing_packages(profile: &Profile) -> Result<Vec<String>> {
+    if profile.emulator == Emulator::Bochs {
+        return Ok(bochs::missing().map(|(_, package)| package.to_owned()).collect());
+    }
+    match check(profile) {
+        Err(LabError::Missing { package, .. }) => Ok(vec![package]),
+        Err(error @ LabError::TooOld { .. }) => Err(error),
+        _ => Ok(Vec::new()),
     }
 }
 
 /// Modules that the way of starting needs, besides those of KVM.
 pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
     match profile.emulator {
-        Emulator::Qemu => &["virtio_pci", "virtio_console"],
+        Emulator::Qemu => &["virtio_pci", "virtio_console", "virtio_blk"],
         _ => &[],
+    }
+}
+
+/// The serial device for results where there are no virtio ports.
+pub fn result_device(profile: &Profile) -> Option<&'static str> {
+    match profile.emulator {
+        Emulator::Bochs => Some("/dev/ttyS1"),
+        _ => None,
     }
 }
 
@@ -63,6 +129,7 @@ pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
 pub fn start(start: &Start<'_>) -> Result<Machine> {
     match start.profile.emulator {
         Emulator::Qemu => qemu::start(start),
+        Emulator::Bochs => bochs::start(start),
         other => Err(unknown(start.profile, other)),
     }
 }

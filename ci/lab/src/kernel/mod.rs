@@ -69,16 +69,24 @@ impl Kernel {
 
     /// An archive kernel's files in an unpacked directory.
     fn unpacked(arch: Arch, name: String, dir: &Path) -> Result<Self> {
-        let boot = dir.join("boot");
-        let image =
-            std::fs::read_dir(&boot).at(&boot)?.flatten().map(|entry| entry.path()).find(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinu"))
-            });
+        let modules = [dir.join("usr/lib/modules"), dir.join("lib/modules")];
+        let modules = modules.into_iter().find(|dir| dir.exists());
+        let image = find_image(&dir.join("boot"))
+            .or_else(|| children(modules.as_ref()?).find_map(|dir| find_image(&dir)));
         let image = image.ok_or_else(|| LabError::Kernel {
             spec: name.clone(),
             why: "the package holds no boot image".into(),
         })?;
-        let modules = [dir.join("usr/lib/modules"), dir.join("lib/modules")];
-        Ok(Self { arch, name, image, modules: modules.into_iter().find(|dir| dir.exists()) })
+        Ok(Self { arch, name, image, modules })
     }
+}
+
+fn children(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn find_image(dir: &Path) -> Option<PathBuf> {
+    children(dir).find(|path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinu"))
+    })
 }

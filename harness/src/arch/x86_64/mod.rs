@@ -1,6 +1,8 @@
 //! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
 
 mod image;
+mod interrupts;
+mod state;
 
 pub(crate) use image::prepare_image;
 
@@ -9,7 +11,8 @@ use std::sync::OnceLock;
 use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
 use guest_protocol::{MAGIC, NR_ARGS, PROTOCOL_VERSION, StartInfo, trap};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_enable_cap, kvm_regs, kvm_segment,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_dtable, kvm_enable_cap, kvm_mp_state,
+    kvm_regs, kvm_segment,
 };
 use kvm_ioctls::VmFd;
 use zerocopy::IntoBytes;
@@ -199,7 +202,13 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
         rflags: 2,
         ..Default::default()
     };
-    vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")
+    vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+    if vcpu.index() != 0 {
+        // With an in-kernel APIC all but the first vCPU would wait for a SIPI.
+        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        vcpu.fd().set_mp_state(runnable).ioctl("KVM_SET_MP_STATE")?;
+    }
+    Ok(())
 }
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.

@@ -235,3 +235,21 @@ pub fn invlpg(gva: u64) {
     // SAFETY: drops a translation.
     unsafe { asm!("invlpg [{}]", in(reg) gva, options(nostack, preserves_flags)) };
 }
+
+/// Model-specific registers that every x86_64 CPU has, with the manuals' names.
+pub mod msr {
+    #![expect(missing_docs, reason = "the manuals' names")]
+    pub const TSC: u32 = 0x10;
+    pub const SYSENTER_CS: u32 = 0x174;
+    pub const SYSENTER_ESP: u32 = 0x175;
+    pub const SYSENTER_EIP: u32 = 0x176;
+    pub const PAT: u32 = 0x277;
+    pub const EFER: u32 = 0xc000_0080;
+    pub const STAR: u32 = 0xc000_0081;
+    pub const LSTAR: u32 = 0xc000_0082;
+    pub const CSTAR: u32 = 0xc000_0083;
+    pub const FMASK: u32 = 0xc000_0084;
+    pub const FS_BASE: u32 = 0xc000_0100;
+    pub const GS_BASE: u32 = 0xc000_0101;
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}

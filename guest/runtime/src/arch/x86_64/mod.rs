@@ -3,11 +3,13 @@
 pub mod apic;
 pub mod cpu;
 pub mod entry;
+pub mod insn;
 pub mod ioapic;
 pub mod kvm;
 pub mod memory;
 pub mod mmu;
 pub mod port;
+pub mod state;
 pub mod trap;
 pub mod ucall;
 pub mod user;

@@ -1,30 +1,24 @@
 //! The Debian archive by apt in a private configuration: own lists, own cache, no packages of
 //! this machine in sight, signatures checked against the archive keyring.
 
+mod install;
+mod mirror;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};
 use crate::process;
 
+pub use install::Installer;
+use mirror::security_mirror;
+pub use mirror::{MIRROR_VARIABLE, choose_mirror, mirror};
+
 /// The archive's keys.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Names a mirror where the machine's apt sources do not.
-pub const MIRROR_VARIABLE: &str = "KVM_LAB_MIRROR";
-/// The mirror of the command line.
-static CHOSEN: OnceLock<String> = OnceLock::new();
-
-/// Takes this mirror from now on; the first choice counts.
-pub fn choose_mirror(mirror: Option<String>) {
-    if let Some(mirror) = mirror {
-        CHOSEN.get_or_init(|| mirror);
-    }
-}
-
 /// One suite of one architecture, seen through its own lists.
 #[derive(Debug)]
 pub struct Suite {
@@ -42,12 +36,23 @@ impl Suite {
     /// # Errors
     /// No mirror is known, or the cache cannot be written.
     pub fn new(cache: &Cache, name: &str, arch: Arch) -> Result<Self> {
+        Self::of(cache, &mirror()?, name, arch)
+    }
+
+    /// The same for a suite of security updates (`bookworm-security`).
+    ///
+    /// # Errors
+    /// As above.
+    pub fn security(cache: &Cache, name: &str, arch: Arch) -> Result<Self> {
+        Self::of(cache, &security_mirror()?, name, arch)
+    }
+
+    fn of(cache: &Cache, mirror: &str, name: &str, arch: Arch) -> Result<Self> {
         let dir = cache.dir(format!("apt/{}-{name}", arch.debian()))?;
         for part in ["lists/partial", "archives/archives/partial", "empty"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).at(&path)?;
         }
-        let mirror = mirror()?;
         let sources = dir.join("sources.list");
         let debian = arch.debian();
         let line = format!(
@@ -79,6 +84,34 @@ impl Suite {
         let mut command = self.apt("apt-cache");
         command.args(["search", "--names-only", "--full", name_regex]);
         Ok(process::run(&mut command, "apt")?.split("\n\n").filter_map(Record::parse).collect())
+    }
+
+    /// The newest version of one package.
+    ///
+    /// # Errors
+    /// The suite has none.
+    pub fn version_of(&self, package: &str) -> Result<String> {
+        let found = self.records(&format!("^{package}$"))?;
+        let found = found.into_iter().find(|record| record.package == package);
+        found.map(|record| record.version).ok_or_else(|| {
+            LabError::Other(format!(
+                "suite {} has no {package} for {}",
+                self.name,
+                self.arch.debian()
+            ))
+        })
+    }
+
+    /// The names of the packages that a package depends on.
+    ///
+    /// # Errors
+    /// The suite has no such package.
+    pub fn depends_of(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.apt("apt-cache");
+        let text = process::run(command.args(["show", package]), "apt")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Depends:")).unwrap_or_default();
+        let names = line.split([',', '|']).filter_map(|item| item.split_whitespace().next());
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// Downloads packages (`NAME` or `NAME=VERSION`) and unpacks them into a directory.
@@ -124,6 +157,17 @@ impl Record {
     }
 }
 
+/// The code name of this machine's Debian release.
+///
+/// # Errors
+/// It is no Debian.
+pub fn codename() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").at("/etc/os-release")?;
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    name.map(|name| name.trim_matches('"').to_owned())
+        .ok_or_else(|| LabError::Other("/etc/os-release names no Debian release".into()))
+}
+
 fn configuration(dir: &Path, debian_arch: &str) -> String {
     let dir = dir.display();
     format!(
@@ -145,53 +189,9 @@ fn configuration(dir: &Path, debian_arch: &str) -> String {
     )
 }
 
-/// The Debian mirror: from the environment, else the first one in this machine's apt sources.
-///
-/// # Errors
-/// Neither names one.
-pub fn mirror() -> Result<String> {
-    let variable = || std::env::var(MIRROR_VARIABLE).ok().filter(|value| !value.is_empty());
-    if let Some(mirror) = CHOSEN.get().cloned().or_else(variable) {
-        return Ok(mirror);
-    }
-    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
-        let mut parts: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        parts.sort();
-        files.extend(parts);
-    }
-    files
-        .iter()
-        .filter_map(|file| fs::read_to_string(file).ok())
-        .find_map(|text| debian_mirror(&text))
-        .ok_or_else(|| {
-            LabError::Mirror(format!("/etc/apt names none; give --mirror or {MIRROR_VARIABLE}"))
-        })
-}
-
-/// The first address in an apt source file, in either form, that ends in `/debian`.
-fn debian_mirror(text: &str) -> Option<String> {
-    let deb822 = |line: &str| line.strip_prefix("URIs:").map(str::to_owned);
-    let one_line = |line: &str| line.strip_prefix("deb ").map(str::to_owned);
-    text.lines()
-        .filter_map(|line| deb822(line.trim()).or_else(|| one_line(line.trim())))
-        .flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn finds_the_mirror_in_both_forms() {
-        let deb822 = "Types: deb\n# URIs: http://no/debian\nURIs: http://other/x http://m/debian/\nSuites: bookworm\n";
-        assert_eq!(debian_mirror(deb822).as_deref(), Some("http://m/debian/"));
-        let list =
-            "# deb http://no/debian x main\ndeb [arch=amd64] https://m/debian bookworm main\n";
-        assert_eq!(debian_mirror(list).as_deref(), Some("https://m/debian"));
-        assert_eq!(debian_mirror("deb http://m/debian-security x main\n"), None);
-    }
 
     #[test]
     fn reads_a_record() {

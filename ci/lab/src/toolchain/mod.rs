@@ -1,0 +1,158 @@
+//! Building static programs for every architecture.
+
+mod sysroot;
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+pub use sysroot::Sysroot;
+
+use crate::arch::Arch;
+use crate::cache::Cache;
+use crate::error::{At as _, LabError, Result};
+use crate::process;
+
+/// Everything that the init is made of.
+const INIT_SOURCES: [&str; 11] = [
+    include_str!("../../init/Cargo.toml"),
+    include_str!("../../init/src/clock.rs"),
+    include_str!("../../init/src/feed.rs"),
+    include_str!("../../init/src/feed_header.rs"),
+    include_str!("../../init/src/host.rs"),
+    include_str!("../../init/src/lib.rs"),
+    include_str!("../../init/src/main.rs"),
+    include_str!("../../init/src/plan.rs"),
+    include_str!("../../init/src/ports.rs"),
+    include_str!("../../init/src/program.rs"),
+    include_str!("../../init/src/report.rs"),
+];
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Build<'a> {
+    /// The cargo package.
+    pub package: &'a str,
+    /// The program in it.
+    pub bin: &'a str,
+    /// For which architecture.
+    pub arch: Arch,
+    /// Without debug information.
+    pub strip: bool,
+    /// More environment for cargo.
+    pub env: &'a [(&'a str, &'a str)],
+}
+
+/// Builds a static program of this workspace and gives back its path. Where the compiler at hand
+/// has no standard library for the architecture, Debian's is fetched into a private sysroot.
+///
+/// # Errors
+/// The build fails, or the architecture's toolchain is not to be had.
+pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
+    let target = build.arch.rust_target();
+    let variable = target.to_uppercase().replace('-', "_");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(["build", "--release", "--package", build.package, "--bin", build.bin])
+        .args(["--target", target, "--message-format", "json-render-diagnostics"])
+        .current_dir(workspace())
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTC")
+        .env_remove("LD_LIBRARY_PATH")
+        .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), rust_flags(build.arch))
+        .envs(build.env.iter().copied())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    if Some(build.arch) != Arch::native() {
+        let linker = format!("{}-gcc", build.arch.gnu_triple());
+        if process::find_program(&linker).is_none() {
+            return Err(LabError::Missing { package: cross_gcc(build.arch), program: linker });
+        }
+        command.env(format!("CARGO_TARGET_{variable}_LINKER"), &linker);
+        command.env(format!("CC_{}", target.replace('-', "_")), &linker);
+        if !has_target(build.arch) {
+            Sysroot::prepare(cache, build.arch)?.apply(&mut command, &workspace());
+        }
+    }
+    if build.strip {
+        command.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    }
+    let output = command.output().at("cargo")?;
+    let failed = |why: &str| LabError::Program {
+        program: format!("cargo build -p {} --target {target}", build.package),
+        status: output.status.to_string(),
+        output: why.to_owned(),
+    };
+    if !output.status.success() {
+        return Err(failed("see above"));
+    }
+    executable(&output.stdout, build.bin).ok_or_else(|| failed("cargo named no executable"))
+}
+
+/// The cross compiler's package: it links, and brings the C library's headers with it.
+pub(crate) fn cross_gcc(arch: Arch) -> String {
+    format!("gcc-{}", arch.gnu_triple())
+}
+
+/// The init for emulated hosts of an architecture, built when its sources have changed.
+pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    INIT_SOURCES.hash(&mut hasher);
+    let dir = cache.once(format!("init/{arch}-{:016x}", hasher.finish()), |fresh| {
+        let what = Build { package: "lab-init", bin: "lab-init", arch, strip: true, env: &[] };
+        let built = build(cache, &what)?;
+        fs::copy(&built, fresh.join("lab-init")).at(&built).map(|_| ())
+    })?;
+    Ok(dir.join("lab-init"))
+}
+
+/// Flags beside those of the workspace's own configuration, which links statically.
+fn rust_flags(arch: Arch) -> &'static str {
+    match arch {
+        // The oldest machine that runs the kernel: Hercules models little more.
+        Arch::S390x => "-C target-cpu=z10",
+        _ => "",
+    }
+}
+
+/// Whether the compiler at hand can build for the target by itself.
+pub(crate) fn has_target(arch: Arch) -> bool {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command
+        .args(["--print", "target-libdir", "--target", arch.rust_target()])
+        .current_dir(workspace());
+    let dir = process::run(&mut command, "rustc").unwrap_or_default();
+    !dir.trim().is_empty() && Path::new(dir.trim()).is_dir()
+}
+
+fn workspace() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    path.canonicalize().unwrap_or(path)
+}
+
+/// The path that cargo's messages name for the program.
+fn executable(messages: &[u8], bin: &str) -> Option<PathBuf> {
+    let text = String::from_utf8_lossy(messages);
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == bin)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_program_among_the_messages() {
+        let messages = br#"{"reason":"compiler-artifact","target":{"name":"x"},"executable":null}
+not json
+{"reason":"compiler-artifact","target":{"name":"y"},"executable":"/t/y"}
+"#;
+        assert_eq!(executable(messages, "y"), Some(PathBuf::from("/t/y")));
+        assert_eq!(executable(messages, "x"), None);
+    }
+}

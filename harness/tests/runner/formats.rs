@@ -1,0 +1,301 @@
+//! Every form of report, on results that try to break it.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::door::{Door, Named, text};
+
+pub const TESTS: &[Named] = &[
+    ("formats::tap_is_tap_13", tap),
+    ("formats::ktap_is_ktap_1", ktap),
+    ("formats::junit_is_well_formed", junit),
+    ("formats::html_is_self_contained", html),
+    ("formats::markdown_tells_hosts_apart", markdown),
+    ("formats::report_merges_runs", report),
+    ("formats::compare_tells_what_changed", compare),
+    ("formats::explain_tells_what_there_is_to_know", explain),
+    ("formats::the_console_says_what_to_do_next", console),
+];
+
+const YAML: &str = "known_failures:\n- test: ends::fail_by_body\n  reason: known for long\n  \
+                    when: { kernel: \">=6.1\" }\n  reference: docs/findings.md#x\n";
+const TESTS_OF_EVERY_KIND: &[&str] = &[
+    "ends::pass",
+    "ends::fail_by_check",
+    "ends::fail_by_body",
+    "ends::error",
+    "ends::skip_late",
+    "ends::odd_text",
+    "ends::told_to_stop",
+];
+
+/// One run over every outcome; gives what `option` wrote.
+fn written(door: &Door, option: &str) -> String {
+    door.file("p.yaml", YAML);
+    let out = door.path("out");
+    let mut arguments =
+        vec!["--config", "p.yaml", "--timeout", "0.2", option, out.to_str().unwrap()];
+    arguments.extend(TESTS_OF_EVERY_KIND);
+    assert_eq!(door.run(&arguments).status.code(), Some(1));
+    std::fs::read_to_string(&out).unwrap()
+}
+
+fn tap() {
+    let all = written(&Door::new(), "--tap");
+    let mut lines = all.lines();
+    assert_eq!(lines.next(), Some("TAP version 13"));
+    assert_eq!(lines.next(), Some("# x86_64 6.12.3-fake kvm_fake"));
+    assert_eq!(lines.next(), Some("1..7"));
+    let point = Regex::new(r"^(not )?ok (\d+) - ([^#]*[^# ])( # (SKIP|TODO) .*)?$").unwrap();
+    let mut seen = BTreeMap::new();
+    let mut in_yaml = false;
+    for line in lines {
+        match line {
+            "  ---" => in_yaml = true,
+            "  ..." => in_yaml = false,
+            _ if in_yaml => assert!(line.starts_with("  "), "{line}"),
+            _ => {
+                let parts = point.captures(line).unwrap_or_else(|| panic!("{line}"));
+                let directive = parts.get(5).map_or("", |m| m.as_str()).to_owned();
+                seen.insert(parts[3].to_owned(), (parts.get(1).is_none(), directive));
+                assert_eq!(parts[2].parse::<usize>().unwrap(), seen.len());
+            }
+        }
+    }
+    assert!(!in_yaml);
+    for (name, ok, directive) in [
+        ("pass", true, ""),
+        ("fail_by_check", false, ""),
+        ("fail_by_body", false, "TODO"),
+        ("error", false, ""),
+        ("skip_late", true, "SKIP"),
+        ("odd_text", false, ""),
+        ("told_to_stop", false, ""),
+    ] {
+        assert_eq!(seen[&format!("ends::{name}")], (ok, directive.to_owned()), "{name}");
+    }
+    // The diagnostics are YAML, whatever the text.
+    let block = Regex::new(r"(?s)\n  ---\n(.*?)\n  \.\.\.").unwrap();
+    for found in block.captures_iter(&all) {
+        let value: Result<BTreeMap<String, Value>, _> = serde_yaml::from_str(&found[1]);
+        assert!(value.is_ok(), "{value:?} in {}", &found[1]);
+    }
+}
+
+fn ktap() {
+    let all = written(&Door::new(), "--ktap");
+    let lines: Vec<&str> = all.lines().collect();
+    assert_eq!(
+        lines[..5],
+        ["KTAP version 1", "1..1", "  KTAP version 1", "  # Subtest: kvm-conformance", "  1..7"]
+    );
+    assert_eq!(lines.last(), Some(&"not ok 1 kvm-conformance"));
+    let result = Regex::new(r"^  (ok|not ok) (\d+) ([^#]+?)( # (\w+) .*)?$").unwrap();
+    let mut seen = Vec::new();
+    for line in &lines[5..lines.len() - 1] {
+        if let Some(parts) = result.captures(line) {
+            seen.push((
+                parts[3].trim_start_matches("ends::").to_owned(),
+                parts[1].to_owned(),
+                parts.get(5).map_or("", |m| m.as_str()).to_owned(),
+            ));
+            assert_eq!(parts[2].parse::<usize>().unwrap(), seen.len());
+        } else {
+            assert!(line.starts_with("  # "), "{line}");
+        }
+    }
+    let wanted = [
+        ("error", "not ok", "ERROR"),
+        ("fail_by_body", "ok", "XFAIL"),
+        ("fail_by_check", "not ok", ""),
+        ("odd_text", "not ok", ""),
+        ("pass", "ok", ""),
+        ("skip_late", "ok", "SKIP"),
+        ("told_to_stop", "not ok", "TIMEOUT"),
+    ];
+    let wanted: Vec<_> = wanted.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())).into();
+    assert_eq!(seen, wanted);
+}
+
+fn junit() {
+    let all = written(&Door::new(), "--junit");
+    assert!(all.starts_with("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites "));
+    assert!(all.contains("tests=\"7\" failures=\"2\" errors=\"2\""), "{all}");
+    assert!(all.contains("<skipped message=\"known failure: known for long\"/>"), "{all}");
+    // No character that XML forbids, and no text that ends an element early.
+    assert!(!all.chars().any(|c| c < ' ' && !matches!(c, '\n' | '\t' | '\r')), "{all}");
+    assert!(!all.contains("<script>"));
+    let mut open: Vec<&str> = Vec::new();
+    let tag = Regex::new(r"<(/?)([a-z]+)(?: [^<>]*?)?(/?)>").unwrap();
+    for found in tag.captures_iter(&all) {
+        let name = found.get(2).unwrap().as_str();
+        if &found[1] == "/" {
+            assert_eq!(open.pop(), Some(name));
+        } else if &found[3] != "/" {
+            open.push(name);
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+fn html() {
+    let all = written(&Door::new(), "--html");
+    for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "fetch(", "XMLHttp"] {
+        assert!(!all.contains(outside), "the page must not load {outside}");
+    }
+    assert_eq!(all.matches("<script").count(), 2, "no text of a test becomes markup");
+    assert_eq!(all.matches("</script>").count(), 2);
+    let from = all.find("id=\"data\">").unwrap() + 10;
+    let to = from + all[from..].find("</script>").unwrap();
+    let data: Value = serde_json::from_str(&all[from..to]).unwrap();
+    assert_eq!(data["tests"].as_array().unwrap().len(), 7);
+    let odd = data["tests"].as_array().unwrap().iter().position(|t| t == "ends::odd_text").unwrap();
+    let cell = &data["columns"][0]["cells"][odd];
+    assert_eq!(cell["o"], "fail");
+    assert_eq!(cell["checks"][0]["name"], "a # in a name, and </script>");
+    assert!(!all.contains("/*STYLE*/") && !all.contains("/*SCRIPT*/") && !all.contains("/*DATA*/"));
+}
+
+fn markdown() {
+    let all = written(&Door::new(), "--markdown");
+    assert!(
+        all.contains("| x86\\_64 6.12.3-fake kvm\\_fake | 7 | 1 | 2 | 1 | 1 | 1 | 1 | 0 | 0 |"),
+        "{all}"
+    );
+    assert!(
+        all.contains("- known for long (x86\\_64 6.12.3-fake kvm\\_fake): `ends::fail_by_body`")
+    );
+    assert!(all.contains("## Skipped\n\n- nested paging"));
+}
+
+/// A journal of these tests on this kernel.
+fn journal(door: Door, kernel: &str, name: &str, tests: &[&str]) -> Door {
+    let door = door.with("FAKE_KERNEL", kernel);
+    let path = door.path(name);
+    let mut arguments = vec!["--json", path.to_str().unwrap()];
+    arguments.extend(tests);
+    door.run(&arguments);
+    door
+}
+
+fn report() {
+    let door = journal(Door::new(), "6.9.1", "old", &["pass", "ends::fail_by_body"]);
+    let door = journal(door, "6.12.3", "new", &["pass", "skip_late"]);
+    let door = journal(door, "6.12.3", "part2", &["ends::fail_by_check"]);
+    let output = door.run(&["report", "new", "old", "part2"]);
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let old = told.find("| x86\\_64 6.9.1").unwrap();
+    let new = told.find("| x86\\_64 6.12.3 kvm\\_fake | 3 | 1 | 1 |").unwrap();
+    assert!(old < new, "6.9 is older than 6.12: {told}");
+    for format in ["--tap", "--ktap", "--junit", "--json", "--html", "--markdown"] {
+        let output = door.run(&["report", format, "-", "old", "new"]);
+        assert_eq!(output.status.code(), Some(0), "{format}");
+        assert!(text(&output.stdout).contains("6.9.1"), "{format}");
+    }
+    assert!(text(&door.run(&["report", "--tap", "-", "old", "new"]).stdout).contains("\n1..4\n"));
+    std::fs::write(door.path("bad"), "what\n").unwrap();
+    let output = door.run(&["report", "bad"]);
+    assert!(text(&output.stderr).starts_with("error: bad:1: no result line"));
+    assert_eq!(output.status.code(), Some(2));
+    // A stream that a dead host left names the test that ran.
+    std::fs::write(
+        door.path("dead"),
+        "{\"type\":\"run\",\"arch\":\"s390x\"}\n{\"type\":\"start\",\"test\":\"a::b\"}\n{\"type",
+    )
+    .unwrap();
+    let told = text(&door.run(&["report", "dead"]).stdout);
+    assert!(
+        told.contains("### error: `a::b`") && told.contains("the run ended while this test ran")
+    );
+}
+
+fn compare() {
+    let line = |test: &str, outcome: &str, us: u64| {
+        format!(
+            "{{\"type\":\"result\",\"test\":\"{test}\",\"outcome\":\"{outcome}\",\"duration_us\":{us}}}\n"
+        )
+    };
+    let run = |kernel: &str, rest: &[String]| {
+        format!(
+            "{{\"type\":\"run\",\"arch\":\"x86_64\",\"kernel\":\"{kernel}\"}}\n{}",
+            rest.concat()
+        )
+    };
+    let door = Door::new();
+    door.file(
+        "old",
+        &run(
+            "6.1",
+            &[
+                line("a", "pass", 1000),
+                line("b", "fail", 1),
+                line("c", "pass", 1),
+                line("d", "pass", 10_000),
+                line("e", "skip", 1),
+                line("f", "timeout", 1),
+                line("h", "pass", 1),
+            ],
+        ),
+    );
+    door.file(
+        "new",
+        &run(
+            "6.2",
+            &[
+                line("a", "fail", 1000),
+                line("b", "pass", 1),
+                line("d", "pass", 90_000),
+                line("e", "pass", 1),
+                line("f", "fail", 1),
+                line("g", "pass", 1),
+                line("h", "skip", 1),
+            ],
+        ),
+    );
+    let output = door.run(&["compare", "old", "new"]);
+    assert_eq!(
+        text(&output.stdout),
+        "x86_64 6.1  → x86_64 6.2 \n\nregressed (1):\n  a: pass → fail\n\nfixed (1):\n  b: fail → pass\n\n\
+         still failing (1):\n  f: timeout → fail\n\nnew (1):\n  g: pass\n\ngone (1):\n  c: was pass\n\n\
+         now skipped (1):\n  h: pass → skip\n\nno longer skipped (1):\n  e: skip → pass\n\n\
+         slower (1):\n  d: 10.0 ms → 90.0 ms\n\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let output = door.run(&["compare", "old", "old"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("still failing (2)"));
+}
+
+fn explain() {
+    let door = Door::new();
+    door.file("p.yaml", YAML);
+    std::fs::create_dir_all(door.path("ci/mutants")).unwrap();
+    door.file("ci/mutants/no_check.yaml", "red: [ends::fail_by_body]\n");
+    door.file("ci/mutants/other.yaml", "red: [ends::fail_by_body_not]\n");
+    let output = door.run(&["explain", "--config", "p.yaml", "ends::fail_by_body", "skip_early"]);
+    assert_eq!(
+        text(&output.stdout),
+        "ends::fail_by_body\n  The runner tells this end from every other.\n  \
+         source: suites/src/common/fake.rs:7\n  groups: common, fake, fakes\n  deadline: 10 s\n  \
+         known failure (holds here): known for long; when kernel >=6.1; see docs/findings.md#x\n  \
+         goes red on mutant: no_check\n\n\
+         ends::skip_early\n  The runner tells this end from every other.\n  \
+         source: suites/src/common/fake.rs:7\n  groups: common, fake, fakes\n  deadline: 10 s\n  \
+         needs: KVM_CAP_THERE (met here)\n  needs: KVM_CAP_MISSING (missing here: the test is skipped)\n"
+    );
+    assert_eq!(door.run(&["explain", "nope"]).status.code(), Some(2));
+}
+
+fn console() {
+    let output = Door::new().run(&["pass", "ends::fail_by_check", "ends::error", "odd_text"]);
+    let told = text(&output.stdout);
+    assert!(!told.contains('\x1b'), "no escape sequence reaches a pipe: {told:?}");
+    assert!(told.ends_with("next: ./run_tests.sh -v ends::fail_by_check\n"), "{told}");
+    assert!(told.contains("    check: one is two\n           at guest.rs:12: 1 != 2\n"), "{told}");
+    assert!(told.contains("4 tests, 5 checks in "), "{told}");
+    assert!(told.contains(": 1 pass, 2 fail, 1 error\n"), "{told}");
+    assert_eq!(text(&output.stderr), "");
+}

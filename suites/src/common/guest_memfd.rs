@@ -1,0 +1,190 @@
+//! guest_memfd, and the slots that are backed by it (api.rst 4.140, 4.142).
+use crate::prelude::*;
+
+#[host]
+use super::memslots::pages;
+#[host]
+use harness::kvm::bindings::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+#[host]
+use std::os::fd::{AsRawFd, OwnedFd};
+
+#[host]
+const SLOT: u32 = 1;
+#[host]
+const OTHER: u32 = 2;
+#[host]
+const PAGE: u64 = layout::PAGE_SIZE;
+#[host]
+const GPA: u64 = layout::FREE;
+#[host]
+const GPA2: u64 = GPA + 64 * PAGE;
+/// `KVM_CAP_GUEST_MEMFD_FLAGS`: the flags that KVM_CREATE_GUEST_MEMFD takes.
+#[host]
+const CAP_GUEST_MEMFD_FLAGS: u32 = 244;
+
+/// KVM_CREATE_GUEST_MEMFD.
+#[host]
+fn create(vm: &Vm, size: u64, flags: u64) -> Result<OwnedFd, Errno> {
+    let mut bytes = [size.to_ne_bytes(), flags.to_ne_bytes()].concat();
+    bytes.resize(size_of::<bindings::kvm_create_guest_memfd>(), 0);
+    raw_ioctl_fd(vm, request::KVM_CREATE_GUEST_MEMFD, &mut bytes)
+}
+
+/// What KVM_SET_USER_MEMORY_REGION2 gets.
+#[host]
+#[derive(Clone, Copy)]
+struct Region {
+    slot: u32,
+    flags: u32,
+    gpa: u64,
+    size: u64,
+    hva: u64,
+    offset: u64,
+    fd: i32,
+}
+
+#[host]
+fn set(vm: &Vm, r: Region) -> Result<(), Errno> {
+    let mut bytes = [r.slot.to_ne_bytes(), r.flags.to_ne_bytes()].concat();
+    for value in [r.gpa, r.size, r.hva, r.offset] {
+        bytes.extend(value.to_ne_bytes());
+    }
+    bytes.extend(r.fd.to_ne_bytes());
+    bytes.resize(size_of::<bindings::kvm_userspace_memory_region2>(), 0);
+    vm.raw(request::KVM_SET_USER_MEMORY_REGION2, &mut bytes).map(drop)
+}
+
+#[host]
+fn delete(vm: &Vm, slot: u32) -> Result<(), Errno> {
+    vm.set_region(slot, 0, 0, 0, 0)
+}
+
+/// /dev/kvm offers it for some machine types; this machine's type must have it.
+#[host]
+fn require_guest_memfd(vm: &Vm) -> TestResult {
+    let has = vm.check_extension(bindings::KVM_CAP_GUEST_MEMFD) > 0;
+    require!(has, "KVM_CAP_GUEST_MEMFD on a VM of type 0");
+    Ok(())
+}
+
+/// api.rst 4.140: without KVM_MEM_GUEST_MEMFD, KVM_SET_USER_MEMORY_REGION2 is
+/// KVM_SET_USER_MEMORY_REGION: the same slots, the same refusals.
+#[kvm_test(requires(cap::USER_MEMORY2))]
+fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
+    let vm = &t.vm;
+    let memory = pages(2, 0)?;
+    let good =
+        Region { slot: SLOT, flags: 0, gpa: GPA, size: PAGE, hva: memory.hva(), offset: 0, fd: -1 };
+    check_eq!("a slot is added", set(vm, good), Ok(()));
+    let over = Region { slot: OTHER, ..good };
+    check_eq!("another over it is EEXIST", set(vm, over), Err(Errno::EEXIST));
+    let bad = [
+        ("GPA + 1", Region { gpa: GPA2 + 1, ..over }),
+        ("size 1", Region { gpa: GPA2, size: 1, ..over }),
+        ("userspace_addr + 1", Region { gpa: GPA2, hva: good.hva + 1, ..over }),
+        ("flag bit 3", Region { gpa: GPA2, flags: 1 << 3, ..over }),
+        ("flag bit 31", Region { gpa: GPA2, flags: 1 << 31, ..over }),
+        ("another size of an existing slot", Region { size: 2 * PAGE, ..good }),
+    ];
+    for (what, region) in bad {
+        check_eq!("{what} is EINVAL", set(vm, region), Err(Errno::EINVAL));
+    }
+    check_eq!("what was refused made no slot", delete(vm, OTHER), Err(Errno::EINVAL));
+    check_eq!("KVM_SET_USER_MEMORY_REGION deletes the slot", delete(vm, SLOT), Ok(()));
+    check_eq!("it is gone for both", set(vm, Region { size: 0, ..good }), Err(Errno::EINVAL));
+    let old = vm.set_region(SLOT, KVM_MEM_GUEST_MEMFD, GPA, PAGE, memory.hva());
+    check_eq!("KVM_SET_USER_MEMORY_REGION has no guest_memfd", old, Err(Errno::EINVAL));
+    Ok(())
+}
+
+/// api.rst 4.142: a guest_memfd has a size of whole pages, not 0, and known flags only; else EINVAL.
+#[kvm_test(requires(cap::GUEST_MEMFD))]
+fn create_guest_memfd_wants_whole_pages(t: &mut OneVm) -> TestResult {
+    let vm = &t.vm;
+    require_guest_memfd(vm)?;
+    let sizes = [
+        ("0", 0),
+        ("1", 1),
+        ("a page - 1", PAGE - 1),
+        ("a page + 1", PAGE + 1),
+        ("2^63", 1 << 63),
+        ("2^64 - a page", 0_u64.wrapping_sub(PAGE)),
+        ("2^64 - 1", u64::MAX),
+    ];
+    for (what, size) in sizes {
+        check_eq!("size {what} is EINVAL", create(vm, size, 0).map(drop), Err(Errno::EINVAL));
+    }
+    let flags = vm.check_extension(CAP_GUEST_MEMFD_FLAGS) as u64;
+    for bit in (0..64).filter(|bit| flags >> bit & 1 == 0) {
+        let got = create(vm, PAGE, 1 << bit).map(drop);
+        check!(
+            "a flag that is not offered is EINVAL",
+            got == Err(Errno::EINVAL),
+            "bit {bit}: {got:?}"
+        );
+    }
+    check_eq!("a page is taken", create(vm, PAGE, 0).map(drop), Ok(()));
+    Ok(())
+}
+
+/// api.rst 4.140: the part of a guest_memfd that backs a slot starts at a whole page, lies inside the
+/// file, is of this VM's guest_memfd, and backs no other slot.
+#[kvm_test(requires(cap::USER_MEMORY2, cap::GUEST_MEMFD))]
+fn guest_memfd_binding_is_checked(t: &mut OneVm) -> TestResult {
+    const FILE_PAGES: u64 = 4;
+    let vm = &t.vm;
+    require_guest_memfd(vm)?;
+    let memory = pages(FILE_PAGES + 1, 0)?;
+    let file = create(vm, FILE_PAGES * PAGE, 0).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let null = std::fs::File::open("/dev/null").map_err(|e| Failure::Error(e.to_string()))?;
+    let stranger = Vm::new(VmShape::default())?;
+    let theirs = create(&stranger, FILE_PAGES * PAGE, 0).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let good = Region {
+        slot: SLOT,
+        flags: KVM_MEM_GUEST_MEMFD,
+        gpa: GPA,
+        size: 2 * PAGE,
+        hva: memory.hva(),
+        offset: 0,
+        fd: file.as_raw_fd(),
+    };
+    let bad = [
+        ("offset 1", Region { offset: 1, ..good }),
+        ("an offset of half a page", Region { offset: PAGE / 2, ..good }),
+        ("an offset at the file's end", Region { offset: FILE_PAGES * PAGE, ..good }),
+        ("a range across the file's end", Region { offset: (FILE_PAGES - 1) * PAGE, ..good }),
+        ("a range larger than the file", Region { size: (FILE_PAGES + 1) * PAGE, ..good }),
+        ("an offset of 2^63", Region { offset: 1 << 63, ..good }),
+        ("an offset that wraps", Region { offset: 0_u64.wrapping_sub(PAGE), ..good }),
+        ("a file that is no guest_memfd", Region { fd: null.as_raw_fd(), ..good }),
+        ("a guest_memfd of another VM", Region { fd: theirs.as_raw_fd(), ..good }),
+        ("KVM_MEM_READONLY", Region { flags: KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY, ..good }),
+        (
+            "KVM_MEM_LOG_DIRTY_PAGES",
+            Region { flags: KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES, ..good },
+        ),
+    ];
+    for (what, region) in bad {
+        check_eq!("{what} is EINVAL", set(vm, region), Err(Errno::EINVAL));
+        check_eq!("{what}, refused, makes no slot", delete(vm, SLOT), Err(Errno::EINVAL));
+    }
+    let closed = set(vm, Region { fd: -1, ..good });
+    check!(
+        "no file is EINVAL or EBADF",
+        matches!(closed, Err(Errno::EINVAL | Errno::EBADF)),
+        "{closed:?}"
+    );
+
+    check_eq!("the first half is bound", set(vm, good), Ok(()));
+    let second = Region { slot: OTHER, gpa: GPA2, ..good };
+    for (what, offset) in [("same", 0), ("overlapping", PAGE)] {
+        let got = set(vm, Region { offset, ..second });
+        check_eq!("the {what} part for another slot is EINVAL", got, Err(Errno::EINVAL));
+    }
+    check_eq!("the second half is bound", set(vm, Region { offset: 2 * PAGE, ..second }), Ok(()));
+    let moved = set(vm, Region { gpa: GPA + 8 * PAGE, ..good });
+    check_eq!("a slot with a guest_memfd cannot be changed", moved, Err(Errno::EINVAL));
+    check_eq!("it can be deleted", delete(vm, SLOT), Ok(()));
+    check_eq!("then its part is free again", set(vm, good), Ok(()));
+    Ok(())
+}

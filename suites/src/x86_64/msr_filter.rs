@@ -1,0 +1,433 @@
+//! MSR filters (api.rst 4.97, KVM_X86_SET_MSR_FILTER).
+use crate::prelude::*;
+
+#[host]
+use bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_FILTER_DEFAULT_ALLOW as ALLOW,
+    KVM_MSR_FILTER_DEFAULT_DENY as DENY, KVM_MSR_FILTER_MAX_BITMAP_SIZE, KVM_MSR_FILTER_MAX_RANGES,
+    KVM_MSR_FILTER_READ as READ, KVM_MSR_FILTER_WRITE as WRITE,
+};
+
+/// `KVM_X86_SET_MSR_FILTER`.
+#[host]
+const KVM_X86_SET_MSR_FILTER: u64 = 0x4188_aec6;
+/// Bytes of `struct kvm_msr_filter`, and of its header.
+#[host]
+const FILTER_BYTES: usize = 0x188;
+#[host]
+const HEADER_BYTES: usize = 8;
+/// Bytes of `struct kvm_msr_filter_range`, and the offset of its pointer.
+#[host]
+const RANGE_BYTES: usize = 24;
+/// The most MSRs that a range may have.
+#[host]
+const MAX_NMSRS: u32 = KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8;
+
+/// A range of a filter; bit `i` of the bitmap allows MSR `base + i`.
+#[host]
+#[derive(Clone)]
+pub struct Range {
+    flags: u32,
+    nmsrs: u32,
+    base: u32,
+    bitmap: Vec<u8>,
+}
+
+/// A range that allows MSRs by the bits of `bitmap`, both ways.
+#[host]
+fn range(base: u32, nmsrs: u32, bitmap: &[u8]) -> Range {
+    Range { flags: READ | WRITE, nmsrs, base, bitmap: bitmap.to_vec() }
+}
+
+/// A range that denies all of its MSRs, both ways.
+#[host]
+pub fn deny(base: u32, nmsrs: u32) -> Range {
+    range(base, nmsrs, &vec![0; bitmap_bytes(nmsrs)])
+}
+
+/// What KVM reads of a bitmap: whole 64-bit words.
+#[host]
+fn bitmap_bytes(nmsrs: u32) -> usize {
+    nmsrs.div_ceil(64) as usize * 8
+}
+
+/// KVM_X86_SET_MSR_FILTER; memory behind each bitmap is inaccessible.
+#[host]
+pub fn set(vm: &Vm, flags: u32, ranges: &[Range]) -> Result<(), Errno> {
+    let bitmaps: Vec<GuardedBuffer> = ranges
+        .iter()
+        .map(|r| {
+            let mut bitmap = r.bitmap.clone();
+            bitmap
+                .resize(bitmap_bytes(r.nmsrs).min(2 * KVM_MSR_FILTER_MAX_BITMAP_SIZE as usize), 0);
+            GuardedBuffer::new(&bitmap)
+        })
+        .collect();
+    let pointers: Vec<u64> = bitmaps.iter().map(GuardedBuffer::address).collect();
+    set_raw(vm, flags, ranges, &pointers)
+}
+
+#[host]
+fn set_raw(vm: &Vm, flags: u32, ranges: &[Range], pointers: &[u64]) -> Result<(), Errno> {
+    let mut bytes = [0; FILTER_BYTES];
+    bytes[..4].copy_from_slice(&flags.to_ne_bytes());
+    for ((slot, range), pointer) in
+        bytes[HEADER_BYTES..].chunks_mut(RANGE_BYTES).zip(ranges).zip(pointers)
+    {
+        slot[0..4].copy_from_slice(&range.flags.to_ne_bytes());
+        slot[4..8].copy_from_slice(&range.nmsrs.to_ne_bytes());
+        slot[8..12].copy_from_slice(&range.base.to_ne_bytes());
+        slot[16..24].copy_from_slice(&pointer.to_ne_bytes());
+    }
+    vm.raw(KVM_X86_SET_MSR_FILTER, &mut bytes).map(|_| ())
+}
+
+/// How an access came out, as the guest tells it.
+const OK: u64 = 0;
+const GP_0: u64 = 1;
+const OTHER_TRAP: u64 = 2;
+
+fn outcome<T>(result: Result<T, Trap>) -> u64 {
+    match result {
+        Ok(_) => OK,
+        Err(Trap { vector: vector::GP, error: 0, .. }) => GP_0,
+        Err(_) => OTHER_TRAP,
+    }
+}
+
+/// Stages of [`probes`].
+const PROBE: u64 = 1;
+
+/// Reads and writes the MSRs that the host names until it names 0.
+#[guest]
+fn probes(g: &mut Guest) {
+    let mut outcomes = [0; 2];
+    loop {
+        let index = g.sync(PROBE, &outcomes)[0] as u32;
+        if index == 0 {
+            return;
+        }
+        outcomes = [outcome(rdmsr_safe(index)), outcome(wrmsr_safe(index, 0))];
+    }
+}
+
+/// What RDMSR and WRMSR of `index` come to in a guest that runs [`probes`].
+#[host]
+fn probe(vcpu: &mut Vcpu, index: u32) -> TestResult<[u64; 2]> {
+    vcpu.answer(&[index.into()]);
+    let args = vcpu.run_until_sync(PROBE)?;
+    Ok([args[0], args[1]])
+}
+
+#[host]
+fn finish(vcpu: &mut Vcpu) -> TestResult {
+    vcpu.answer(&[0]);
+    vcpu.run_until_done()
+}
+
+const BOTH: [u64; 2] = [OK, OK];
+const NEITHER: [u64; 2] = [GP_0, GP_0];
+
+/// Without a filter every MSR here can be read and written; with one, bits of the bitmap that are
+/// set allow and clear ones deny, and the default decides outside of the ranges.
+#[kvm_test(probes, requires(cap::X86_MSR_FILTER), params = [default_allow: ALLOW, default_deny: DENY])]
+fn bitmap_decides_inside_and_default_outside(t: &mut OneVcpu, default: u32) -> TestResult {
+    const INSIDE: [u32; 3] = [msr::SYSENTER_CS, msr::SYSENTER_ESP, msr::SYSENTER_EIP];
+    const OUTSIDE: [u32; 5] =
+        [msr::STAR, msr::LSTAR, msr::FMASK, msr::KERNEL_GS_BASE, msr::GS_BASE];
+    t.vcpu.run_until_sync(PROBE)?;
+    for index in INSIDE.into_iter().chain(OUTSIDE) {
+        check_eq!("without a filter MSR {index:#x} is allowed", probe(&mut t.vcpu, index)?, BOTH);
+    }
+    set(&t.vm, default, &[range(INSIDE[0], 3, &[0b101])]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    for (index, want) in INSIDE.into_iter().zip([BOTH, NEITHER, BOTH]) {
+        check_eq!("the bitmap decides on MSR {index:#x}", probe(&mut t.vcpu, index)?, want);
+    }
+    for index in OUTSIDE {
+        let want = if default == ALLOW { BOTH } else { NEITHER };
+        check_eq!("the default decides on MSR {index:#x}", probe(&mut t.vcpu, index)?, want);
+    }
+    finish(&mut t.vcpu)
+}
+
+/// A range guards only the directions in its flags; the default decides on the other.
+#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(PROBE)?;
+    for (default, flags, bit, want) in [
+        (ALLOW, READ, 0, [GP_0, OK]),
+        (ALLOW, WRITE, 0, [OK, GP_0]),
+        (ALLOW, READ | WRITE, 0, NEITHER),
+        (DENY, READ, 1, [OK, GP_0]),
+        (DENY, WRITE, 1, [GP_0, OK]),
+        (DENY, READ | WRITE, 1, BOTH),
+    ] {
+        let one = Range { flags, ..range(msr::STAR, 1, &[bit]) };
+        set(&t.vm, default, &[one]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        let got = probe(&mut t.vcpu, msr::STAR)?;
+        check_eq!("default {default}, range flags {flags}, bit {bit}", got, want);
+    }
+    let split = [
+        Range { flags: READ, ..range(msr::STAR, 1, &[1]) },
+        Range { flags: WRITE, ..range(msr::STAR, 1, &[0]) },
+    ];
+    set(&t.vm, ALLOW, &split).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!("one range for each direction", probe(&mut t.vcpu, msr::STAR)?, [OK, GP_0]);
+    finish(&mut t.vcpu)
+}
+
+/// A range covers exactly `nmsrs` MSRs, also where they do not fill a word of the bitmap, up to the
+/// longest bitmap.
+#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+fn ranges_cover_exactly_their_msrs(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(PROBE)?;
+    for nmsrs in [1, 2, 63, 64, 65, 128, MAX_NMSRS - 1, MAX_NMSRS] {
+        let ends_before = deny(msr::GS_BASE - nmsrs, nmsrs);
+        set(&t.vm, ALLOW, &[ends_before]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        let got = [probe(&mut t.vcpu, msr::FS_BASE)?, probe(&mut t.vcpu, msr::GS_BASE)?];
+        check_eq!("{nmsrs} MSRs end with the last one", got, [NEITHER, BOTH]);
+        let starts_after = deny(msr::GS_BASE, nmsrs);
+        set(&t.vm, ALLOW, &[starts_after]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        let got = [probe(&mut t.vcpu, msr::FS_BASE)?, probe(&mut t.vcpu, msr::GS_BASE)?];
+        check_eq!("{nmsrs} MSRs start with the first one", got, [BOTH, NEITHER]);
+        let mut only_last = deny(msr::FS_BASE + 1 - nmsrs, nmsrs);
+        only_last.bitmap[(nmsrs - 1) as usize / 8] = 1 << ((nmsrs - 1) % 8);
+        set(&t.vm, DENY, &[only_last]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        let got = [probe(&mut t.vcpu, msr::FS_BASE)?, probe(&mut t.vcpu, msr::STAR)?];
+        check_eq!("the last of {nmsrs} bits is the last MSR's", got, [BOTH, NEITHER]);
+    }
+    finish(&mut t.vcpu)
+}
+
+/// All of a filter's ranges count, whichever of them are empty.
+#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+fn every_range_counts(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(PROBE)?;
+    let empty = range(0, 0, &[]);
+    for place in 0..KVM_MSR_FILTER_MAX_RANGES as usize {
+        let mut ranges = vec![empty.clone(); KVM_MSR_FILTER_MAX_RANGES as usize];
+        ranges[place] = deny(msr::LSTAR, 1);
+        set(&t.vm, ALLOW, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        check_eq!(
+            "range {place} counts if the others are empty",
+            probe(&mut t.vcpu, msr::LSTAR)?,
+            NEITHER
+        );
+    }
+    let other = (0..15).map(|i| deny(0x2000_0000 + i, 1));
+    let full: Vec<Range> = other.chain([deny(msr::LSTAR, 1)]).collect();
+    set(&t.vm, ALLOW, &full).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!("the last of 16 ranges counts", probe(&mut t.vcpu, msr::LSTAR)?, NEITHER);
+    check_eq!("and only for its own MSR", probe(&mut t.vcpu, msr::STAR)?, BOTH);
+    finish(&mut t.vcpu)
+}
+
+/// A new filter replaces the old one at once; one without ranges ends filtering, and it may not deny
+/// by default (api.rst 4.97).
+#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(PROBE)?;
+    set(&t.vm, ALLOW, &[deny(msr::STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!("the first filter denies", probe(&mut t.vcpu, msr::STAR)?, NEITHER);
+    set(&t.vm, ALLOW, &[deny(msr::LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!("the second one allows what it does not name", probe(&mut t.vcpu, msr::STAR)?, BOTH);
+    check_eq!("the second one denies what it names", probe(&mut t.vcpu, msr::LSTAR)?, NEITHER);
+    check_eq!(
+        "a filter that denies everything is EINVAL",
+        set(&t.vm, DENY, &[]),
+        Err(Errno::EINVAL)
+    );
+    check_eq!("a refused filter changes nothing", probe(&mut t.vcpu, msr::LSTAR)?, NEITHER);
+    set(&t.vm, ALLOW, &[]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!("an empty filter allows everything", probe(&mut t.vcpu, msr::LSTAR)?, BOTH);
+    finish(&mut t.vcpu)
+}
+
+/// A filter holds for all vCPUs, also those made later.
+#[kvm_test(probes, vcpus = 2, requires(cap::X86_MSR_FILTER))]
+fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
+    let mut early = t.vm.add_vcpu(1, guest_fn!(probes))?;
+    early.run_until_sync(PROBE)?;
+    t.vcpu.run_until_sync(PROBE)?;
+    set(&t.vm, ALLOW, &[deny(msr::KERNEL_GS_BASE, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    let mut late = t.vm.add_vcpu(2, guest_fn!(probes))?;
+    late.run_until_sync(PROBE)?;
+    for vcpu in [&mut t.vcpu, &mut early, &mut late] {
+        let index = vcpu.index();
+        check_eq!("vCPU {index} is filtered", probe(vcpu, msr::KERNEL_GS_BASE)?, NEITHER);
+        check_eq!("vCPU {index} is not filtered elsewhere", probe(vcpu, msr::STAR)?, BOTH);
+        finish(vcpu)?;
+    }
+    Ok(())
+}
+
+/// The filter is for guests: KVM_GET_MSRS and KVM_SET_MSRS reach what it denies.
+#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+fn userspace_is_not_filtered(t: &mut OneVcpu) -> TestResult {
+    const VALUE: u64 = 0x1234_5678_9abc_def0;
+    set(&t.vm, ALLOW, &[deny(msr::STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vcpu.run_until_sync(PROBE)?;
+    check_eq!("the guest is denied", probe(&mut t.vcpu, msr::STAR)?, NEITHER);
+    let entry = |data| bindings::kvm_msr_entry { index: msr::STAR, data, ..Default::default() };
+    let msrs = |data| {
+        bindings::Msrs::from_entries(&[entry(data)]).map_err(|e| Failure::Error(format!("{e:?}")))
+    };
+    let written = t.vcpu.fd().set_msrs(&msrs(VALUE)?).ioctl("KVM_SET_MSRS")?;
+    check_eq!("KVM_SET_MSRS writes a denied MSR", written, 1);
+    let mut read = msrs(0)?;
+    let count = t.vcpu.fd().get_msrs(&mut read).ioctl("KVM_GET_MSRS")?;
+    check_eq!("KVM_GET_MSRS reads a denied MSR", (count, read.as_slice()[0].data), (1, VALUE));
+    finish(&mut t.vcpu)
+}
+
+/// What userspace answers to accesses that exit.
+const ANSWER: u64 = 0xfeed_0000_beef;
+
+#[guest]
+fn leaves_denied_accesses_to_userspace(_: &mut Guest) {
+    check_eq!("userspace answers a denied read", rdmsr_safe(msr::LSTAR), Ok(ANSWER));
+    check_eq!("userspace takes a denied write", wrmsr_safe(msr::LSTAR, ANSWER), Ok(()));
+    check_eq!("userspace refuses a denied read", outcome(rdmsr_safe(msr::LSTAR)), GP_0);
+    check_eq!("userspace refuses a denied write", outcome(wrmsr_safe(msr::LSTAR, ANSWER)), GP_0);
+}
+
+/// With KVM_MSR_EXIT_REASON_FILTER enabled a denied access is userspace's to complete; KVM's own copy
+/// of the MSR stays (api.rst 4.97).
+#[kvm_test(
+    leaves_denied_accesses_to_userspace,
+    requires(cap::X86_MSR_FILTER, cap::X86_USER_SPACE_MSR)
+)]
+fn denied_accesses_exit_if_enabled(t: &mut OneVcpu) -> TestResult {
+    const REASON: u32 = KVM_MSR_EXIT_REASON_FILTER;
+    t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
+        .ioctl("KVM_ENABLE_CAP")?;
+    set(&t.vm, ALLOW, &[deny(msr::LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    for taken in [true, false] {
+        let mut stop = t.vcpu.run_until(Exit::rdmsr(msr::LSTAR))?;
+        check_eq!(
+            "a denied read has the reason FILTER",
+            stop.exit(),
+            Exit::Rdmsr { index: msr::LSTAR, reason: REASON }
+        );
+        stop.complete_rdmsr(taken.then_some(ANSWER));
+        let mut stop = t.vcpu.run_until(Exit::wrmsr(msr::LSTAR))?;
+        let want = Exit::Wrmsr { index: msr::LSTAR, reason: REASON, data: ANSWER };
+        check_eq!("a denied write has the reason FILTER and its data", stop.exit(), want);
+        stop.complete_wrmsr(taken);
+    }
+    t.vcpu.run_until_done()?;
+    let entry = bindings::kvm_msr_entry { index: msr::LSTAR, data: 1, ..Default::default() };
+    let mut msrs =
+        bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+    t.vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
+    check_eq!("KVM's own copy is not written", msrs.as_slice()[0].data, 0);
+    Ok(())
+}
+
+/// MSRs of x2APIC mode, and those next to them, which nobody has.
+const X2APIC_MSRS: core::ops::Range<u32> = 0x800..0x900;
+const NEIGHBOURS: [u32; 2] = [X2APIC_MSRS.start - 1, X2APIC_MSRS.end];
+
+#[guest]
+fn uses_x2apic(_: &mut Guest) {
+    let apic = Apic::enable_x2apic();
+    check_eq!("APIC ID can be read", apic.id(), 0);
+    apic.write(apic::reg::TPR, 0x20);
+    check_eq!("TPR can be written and read", apic.read(apic::reg::TPR), 0x20);
+    let self_ipi = rdmsr_safe(Apic::msr(apic::reg::SELF_IPI));
+    check_eq!("SELF IPI cannot be read, as without a filter", outcome(self_ipi), GP_0);
+    for index in NEIGHBOURS {
+        check_eq!("MSR {index:#x} is userspace's", rdmsr_safe(index), Ok(ANSWER));
+    }
+}
+
+/// Filters never apply to x2APIC MSRs: neither ranges over them nor the default (api.rst 4.97). All
+/// else still exits.
+#[kvm_test(
+    uses_x2apic,
+    irqchip,
+    requires(cap::X86_MSR_FILTER, cap::X86_USER_SPACE_MSR, cap::IRQCHIP, cpu::X2APIC)
+)]
+fn x2apic_msrs_cannot_be_filtered(t: &mut OneVcpu) -> TestResult {
+    const REASON: u32 = KVM_MSR_EXIT_REASON_FILTER;
+    t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
+        .ioctl("KVM_ENABLE_CAP")?;
+    let nmsrs = X2APIC_MSRS.end - X2APIC_MSRS.start;
+    let ranges = [deny(X2APIC_MSRS.start, nmsrs), range(apic::IA32_APIC_BASE, 1, &[1])];
+    set(&t.vm, DENY, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    for index in NEIGHBOURS {
+        let mut stop = t.vcpu.run_until(Exit::rdmsr(index))?;
+        check_eq!(
+            "the default denies MSR {index:#x}",
+            stop.exit(),
+            Exit::Rdmsr { index, reason: REASON }
+        );
+        stop.complete_rdmsr(Some(ANSWER));
+    }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn reads_the_tsc(_: &mut Guest) {
+    check_eq!("RDMSR of the TSC is denied", outcome(rdmsr_safe(msr::TSC)), GP_0);
+    let (first, second) = (rdtsc(), rdtsc());
+    check!("RDTSC goes on", second >= first && first != 0, "{first} {second}");
+}
+
+/// Instructions that read an MSR's value by another way are not filtered.
+#[kvm_test(reads_the_tsc, requires(cap::X86_MSR_FILTER))]
+fn rdtsc_is_not_filtered(t: &mut OneVcpu) -> TestResult {
+    set(&t.vm, ALLOW, &[deny(msr::TSC, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vcpu.run_until_done()
+}
+
+/// Filters that KVM must refuse, with their errno (api.rst 4.97).
+#[kvm_test(requires(cap::X86_MSR_FILTER))]
+fn malformed_filters_are_refused(t: &mut OneVm) -> TestResult {
+    let good = deny(msr::STAR, 1);
+    let with = |flags| Range { flags, ..good.clone() };
+    check_eq!("a good filter is accepted", set(&t.vm, ALLOW, std::slice::from_ref(&good)), Ok(()));
+    check_eq!("the longest range is accepted", set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS)]), Ok(()));
+    check_eq!(
+        "one MSR more is EINVAL",
+        set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS + 1)]),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "2^32 - 1 MSRs are EINVAL",
+        set(&t.vm, ALLOW, &[Range { nmsrs: u32::MAX, ..good.clone() }]),
+        Err(Errno::EINVAL)
+    );
+    check_eq!("no direction is EINVAL", set(&t.vm, ALLOW, &[with(0)]), Err(Errno::EINVAL));
+    check_eq!(
+        "an unknown direction is EINVAL",
+        set(&t.vm, ALLOW, &[with(READ | 1 << 2)]),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "an unknown flag is EINVAL",
+        set(&t.vm, 1 << 1, std::slice::from_ref(&good)),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "the highest flag is EINVAL",
+        set(&t.vm, 1 << 31, std::slice::from_ref(&good)),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "a bad range behind a good one is EINVAL",
+        set(&t.vm, ALLOW, &[good.clone(), with(4)]),
+        Err(Errno::EINVAL)
+    );
+    let unreadable = set_raw(&t.vm, ALLOW, std::slice::from_ref(&good), &[8]);
+    check_eq!("an unreadable bitmap is EFAULT", unreadable, Err(Errno::EFAULT));
+    let short = GuardedBuffer::new(&[0; 8]);
+    let too_short =
+        set_raw(&t.vm, ALLOW, &[Range { nmsrs: 65, ..good.clone() }], &[short.address()]);
+    check_eq!("a bitmap that ends too early is EFAULT", too_short, Err(Errno::EFAULT));
+    let exact = set_raw(&t.vm, ALLOW, &[Range { nmsrs: 64, ..good }], &[short.address()]);
+    check_eq!("a bitmap of 8 bytes is enough for 64 MSRs", exact, Ok(()));
+    let nowhere = raw_ioctl_value(&t.vm, KVM_X86_SET_MSR_FILTER, 8);
+    check_eq!("an unreadable filter is EFAULT", nowhere, Err(Errno::EFAULT));
+    Ok(())
+}
