@@ -88,6 +88,9 @@ struct Run {
     /// Run without /dev/kvm too.
     #[arg(long)]
     kvm_optional: bool,
+    /// Start from a checkpoint of the booted host.
+    #[arg(long)]
+    warm: bool,
     /// Tell what happens, on standard error.
     #[arg(short, long)]
     verbose: bool,
@@ -179,6 +182,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         timeout: Duration::from_secs(run.timeout),
         console_log: run.console,
         kvm_optional: run.kvm_optional,
+        warm: run.warm,
         profile,
     };
     if run.verbose {

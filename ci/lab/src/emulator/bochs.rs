@@ -60,6 +60,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         console: Some(File::from(console)),
         results: Some(File::from(results)),
         stderr: None,
+        control: None,
         log: Some(log),
     })
 }
