@@ -354,11 +354,11 @@ fn eventfd_triggers_one_gsi(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
-/// Spins, and lets the other thread have this CPU if it has none.
+/// Sleeps until `done` holds: the other thread makes it hold, then wakes this one.
 #[host]
-fn wait_politely(mut done: impl FnMut() -> bool) {
-    while !spin_for(1000, &mut done) {
-        std::thread::yield_now();
+fn sleep_until(mut done: impl FnMut() -> bool) {
+    while !spin_for(100, &mut done) {
+        std::thread::park();
     }
 }
 
@@ -376,25 +376,31 @@ fn event_is_neither_lost_nor_doubled(t: &mut OneVcpu) -> TestResult {
     let event = Event::new()?;
     let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
     let (mut rounds, mut lost, mut doubled, mut injected) = (0, 0, 0, 0);
+    let main = std::thread::current();
     let result = std::thread::scope(|s| {
-        s.spawn(|| {
+        let signaller = s.spawn(|| {
             for round in 1..=RACES {
-                wait_politely(|| begun.load(Acquire) >= round);
+                sleep_until(|| begun.load(Acquire) >= round);
                 if begun.load(Acquire) == STOP {
                     break;
                 }
                 (0..round % 64 * 8).for_each(|_| std::hint::spin_loop());
                 let signalled = event.signal(1).is_ok();
                 ended.store(if signalled { round } else { STOP }, Release);
+                main.unpark();
             }
         });
+        let begin = |round| {
+            begun.store(round, Release);
+            signaller.thread().unpark();
+        };
         let start = Instant::now();
         let unfinished = |round: &u64| *round <= ENOUGH || start.elapsed() < BUDGET;
         let outcome = (1..=RACES).take_while(unfinished).try_for_each(|round| {
-            begun.store(round, Release);
+            begin(round);
             t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
             t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
-            wait_politely(|| ended.load(Acquire) >= round);
+            sleep_until(|| ended.load(Acquire) >= round);
             let interrupt = t.vcpu.drop_pending(VECTOR)?;
             let left = event.count() != 0;
             injected += u64::from(interrupt);
@@ -403,7 +409,7 @@ fn event_is_neither_lost_nor_doubled(t: &mut OneVcpu) -> TestResult {
             rounds = round;
             Ok(())
         });
-        begun.store(STOP, Release);
+        begin(STOP);
         outcome
     });
     result?;
