@@ -50,6 +50,19 @@ impl Sink {
     }
 }
 
+/// Bytes of a detail that a person can use.
+const DETAIL_BYTES: usize = 1 << 10;
+
+/// The start of a detail, and how much more there was.
+fn shortened(mut detail: String) -> String {
+    if detail.len() > DETAIL_BYTES {
+        let more = detail.len() - DETAIL_BYTES;
+        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
+        detail.push_str(&format!("… and {more} bytes more"));
+    }
+    detail
+}
+
 /// Reports a named check. `detail` is only formatted when the check failed.
 pub fn check(name: &str, pass: bool, detail: impl Display) {
     let mut sink = lock();
@@ -61,7 +74,8 @@ pub fn check(name: &str, pass: bool, detail: impl Display) {
         }
     } else {
         sink.failed += 1;
-        sink.push(&Event::Check { name: name.to_owned(), pass, detail: detail.to_string() });
+        let detail = shortened(detail.to_string());
+        sink.push(&Event::Check { name: name.to_owned(), pass, detail });
         sink.flush();
     }
 }

@@ -35,7 +35,8 @@ pub struct GuestFile {
 /// The cached part.
 #[derive(Debug)]
 pub struct Base {
-    archive: PathBuf,
+    /// Its archive; the name of its directory changes whenever its content would.
+    pub archive: PathBuf,
     /// All modules in loading order, without parameters.
     pub modules: Vec<Module>,
 }

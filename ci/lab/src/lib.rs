@@ -19,6 +19,7 @@ mod profile;
 mod session;
 pub mod setup;
 pub mod toolchain;
+mod warm;
 
 pub use arch::Arch;
 pub use cache::Cache;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use lab::setup;
 use lab::toolchain::Build;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
 
@@ -35,6 +36,15 @@ enum Action {
         /// Architecture.
         #[arg(long, default_value = "x86_64")]
         arch: Arch,
+    },
+    /// Install what the lab needs and this machine lacks; a second run does nothing.
+    Setup {
+        /// Only for these architectures [default: all].
+        #[arg(long, value_delimiter = ',')]
+        arch: Vec<Arch>,
+        /// Only say what is missing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List the host profiles.
     Hosts,
@@ -78,6 +88,9 @@ struct Run {
     /// Run without /dev/kvm too.
     #[arg(long)]
     kvm_optional: bool,
+    /// Start from a checkpoint of the booted host.
+    #[arg(long)]
+    warm: bool,
     /// Tell what happens, on standard error.
     #[arg(short, long)]
     verbose: bool,
@@ -103,6 +116,7 @@ fn act() -> anyhow::Result<u8> {
         Action::Run(run) => run_host(run),
         Action::Test(test) => Ok(lab::door::test(&test)?),
         Action::Kernels { arch } => list_kernels(arch),
+        Action::Setup { arch, dry_run } => set_up(&arch, dry_run),
         Action::Hosts => list_hosts(),
         Action::Build { arch, package, bin } => {
             let bin = bin.as_ref().unwrap_or(&package);
@@ -128,6 +142,27 @@ fn list_kernels(arch: Arch) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+fn set_up(archs: &[Arch], dry_run: bool) -> anyhow::Result<u8> {
+    let archs = if archs.is_empty() { &Arch::ALL } else { archs };
+    let cache = Cache::open()?;
+    let wants = setup::missing(&cache, archs)?;
+    for want in &wants {
+        let from = if want.backports { " (backports)" } else { "" };
+        println!("package {}{from}: {}", want.package, want.reason);
+    }
+    if wants.is_empty() {
+        println!("packages: nothing is missing");
+    }
+    if dry_run {
+        return Ok(0);
+    }
+    setup::install(&cache, &wants)?;
+    for &arch in archs {
+        println!("standard library for {arch}: {}", setup::standard_library(&cache, arch)?);
+    }
+    Ok(0)
+}
+
 fn run_host(run: Run) -> anyhow::Result<u8> {
     let mut profile = Profile::load(&run.host)?;
     profile.smp = run.smp.unwrap_or(profile.smp);
@@ -147,6 +182,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         timeout: Duration::from_secs(run.timeout),
         console_log: run.console,
         kvm_optional: run.kvm_optional,
+        warm: run.warm,
         profile,
     };
     if run.verbose {

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use lab_init::Report;
 
 use crate::emulator::Machine;
-use crate::error::{At as _, Result};
+use crate::error::{At as _, LabError, Result};
 use crate::lab::{Event, Outcome};
 
+/// How long a host that reported ready may take until it waits.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How long other streams may still bring something after the last report.
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
@@ -46,6 +48,13 @@ enum Stream {
 enum Message {
     Line(Stream, String),
     End(Stream),
+}
+
+/// What a stretch of a host's life ends with.
+#[derive(Debug)]
+enum End {
+    Outcome(Outcome),
+    Parked,
 }
 
 /// A host that runs.
@@ -95,28 +104,50 @@ impl Session {
         timeout: Duration,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
+        match self.watch(timeout, on_event) {
+            End::Outcome(outcome) => Ok(outcome),
+            End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
+        }
+    }
+
+    /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
+    pub fn park(mut self, timeout: Duration, dir: &Path) -> Result<()> {
+        match self.watch(timeout, &mut |_| {}) {
+            End::Parked => {}
+            End::Outcome(outcome) => {
+                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
+            }
+        }
+        std::thread::sleep(SETTLE);
+        match &mut self.machine.control {
+            Some(control) => control.park(dir),
+            None => Err(LabError::Other("this emulator makes no checkpoints".into())),
+        }
+    }
+
+    fn watch(&mut self, timeout: Duration, on_event: &mut dyn FnMut(Event<'_>)) -> End {
         let mut deadline = self.started + timeout;
         loop {
             let was_dying = self.dying;
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Line(stream, line)) => {
-                    if let Some(outcome) = self.take(stream, &line, on_event) {
-                        self.drain(on_event);
-                        return Ok(outcome);
+                    if let Some(end) = self.take(stream, &line, on_event) {
+                        if let End::Outcome(_) = end {
+                            self.drain(on_event);
+                        }
+                        return end;
                     }
                 }
                 Ok(Message::End(Stream::Stderr)) => {}
                 Ok(Message::End(_)) | Err(RecvTimeoutError::Disconnected) => {
                     self.drain(on_event);
-                    return Ok(self.sudden_end());
+                    return End::Outcome(self.sudden_end());
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let log = self.log_text();
-                    let dead = self.dying;
-                    return Ok(if dead {
-                        Outcome::KernelDied { log }
-                    } else {
-                        Outcome::TimedOut { log }
+                    return End::Outcome(match self.dying {
+                        true => Outcome::KernelDied { log },
+                        false => Outcome::TimedOut { log },
                     });
                 }
             }
@@ -132,7 +163,7 @@ impl Session {
         stream: Stream,
         line: &str,
         on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Option<Outcome> {
+    ) -> Option<End> {
         match stream {
             Stream::Stderr => on_event(Event::Stderr(line)),
             // Where there is no result port, results come over the console.
@@ -148,30 +179,31 @@ impl Session {
         None
     }
 
-    fn take_report(
-        &mut self,
-        report: &Report,
-        on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Option<Outcome> {
+    fn take_report(&mut self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<End> {
         let after = self.started.elapsed();
-        match report {
+        let outcome = match report {
             // The emulator did not end when the kernel restarted the host.
-            Report::Booted { .. } if self.booted => {
-                return Some(Outcome::KernelDied { log: self.log_text() });
-            }
+            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
                 on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
+                return None;
             }
-            Report::Fact { name, value } => on_event(Event::Fact(name, value)),
-            Report::Started => on_event(Event::Started { after }),
-            Report::Parked => {}
-            Report::NoKvm(why) => return Some(Outcome::NoKvm(why.clone())),
-            Report::Exited(code) => return Some(Outcome::Exited(*code)),
-            Report::Killed(signal) => return Some(Outcome::Killed(*signal)),
-            Report::Failed(why) => return Some(Outcome::HostFailed(why.clone())),
-        }
-        None
+            Report::Fact { name, value } => {
+                on_event(Event::Fact(name, value));
+                return None;
+            }
+            Report::Started => {
+                on_event(Event::Started { after });
+                return None;
+            }
+            Report::Parked => return Some(End::Parked),
+            Report::NoKvm(why) => Outcome::NoKvm(why.clone()),
+            Report::Exited(code) => Outcome::Exited(*code),
+            Report::Killed(signal) => Outcome::Killed(*signal),
+            Report::Failed(why) => Outcome::HostFailed(why.clone()),
+        };
+        Some(End::Outcome(outcome))
     }
 
     fn keep(&mut self, line: &str) {

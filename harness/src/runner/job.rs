@@ -29,6 +29,9 @@ const READ_BYTES: usize = 4 << 10;
 /// Reads in a row, so that one noisy worker starves nobody.
 const READS: usize = 16;
 
+/// A request that glibc's allocator calls a large one.
+const CONSOLIDATING_BYTES: usize = 4 << 10;
+
 /// A test and its limits.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -295,6 +298,9 @@ impl Running {
 fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     let runner = getpid();
     let processes = super::watch::process_limit();
+    // A big request makes the allocator merge its small free pieces now, once, rather than in
+    // every child, where each page that it touches is copied.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(CONSOLIDATING_BYTES)));
     // What is still buffered would be written twice.
     let _ = io::stdout().flush();
     match sys::fork()? {

@@ -19,15 +19,20 @@ const PROGRAMS: [(&str, &str); 2] = [("bochs", "bochs"), ("xorriso", "xorriso")]
 
 /// Whether Bochs and what it boots from are there.
 pub fn check() -> Result<()> {
-    let programs = PROGRAMS.iter().filter(|(program, _)| process::find_program(program).is_none());
-    let files = [BIOS, VGA_BIOS, ISOLINUX, LDLINUX];
-    let files = files.iter().filter(|(file, _)| !Path::new(file).exists());
-    match programs.chain(files).next() {
+    match missing().next() {
         Some((name, package)) => {
-            Err(LabError::Missing { program: (*name).into(), package: (*package).into() })
+            Err(LabError::Missing { program: name.into(), package: package.into() })
         }
         None => Ok(()),
     }
+}
+
+/// What is not there, and the packages that hold it.
+pub fn missing() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let programs =
+        PROGRAMS.into_iter().filter(|(program, _)| process::find_program(program).is_none());
+    let files = [BIOS, VGA_BIOS, ISOLINUX, LDLINUX];
+    programs.chain(files.into_iter().filter(|(file, _)| !Path::new(file).exists()))
 }
 
 /// Starts Bochs.
@@ -55,6 +60,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         console: Some(File::from(console)),
         results: Some(File::from(results)),
         stderr: None,
+        control: None,
         log: Some(log),
     })
 }

@@ -15,8 +15,11 @@ use crate::error::{At as _, LabError, Result};
 use crate::process;
 
 /// Everything that the init is made of.
-const INIT_SOURCES: [&str; 8] = [
+const INIT_SOURCES: [&str; 11] = [
     include_str!("../../init/Cargo.toml"),
+    include_str!("../../init/src/clock.rs"),
+    include_str!("../../init/src/feed.rs"),
+    include_str!("../../init/src/feed_header.rs"),
     include_str!("../../init/src/host.rs"),
     include_str!("../../init/src/lib.rs"),
     include_str!("../../init/src/main.rs"),
@@ -69,7 +72,7 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
         }
         command.env(format!("CARGO_TARGET_{variable}_LINKER"), &linker);
         command.env(format!("CC_{}", target.replace('-', "_")), &linker);
-        if !has_target(target) {
+        if !has_target(build.arch) {
             Sysroot::prepare(cache, build.arch)?.apply(&mut command, &workspace());
         }
     }
@@ -115,10 +118,12 @@ fn rust_flags(arch: Arch) -> &'static str {
 }
 
 /// Whether the compiler at hand can build for the target by itself.
-fn has_target(target: &str) -> bool {
+pub(crate) fn has_target(arch: Arch) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
-    command.args(["--print", "target-libdir", "--target", target]).current_dir(workspace());
+    command
+        .args(["--print", "target-libdir", "--target", arch.rust_target()])
+        .current_dir(workspace());
     let dir = process::run(&mut command, "rustc").unwrap_or_default();
     !dir.trim().is_empty() && Path::new(dir.trim()).is_dir()
 }

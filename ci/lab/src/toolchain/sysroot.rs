@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::apt::Suite;
+use crate::apt::{Suite, codename};
 use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};
@@ -107,13 +107,6 @@ fn write_wrapper(cache: &Cache, arch: Arch, host: Arch, fresh: &Path) -> Result<
     let path = fresh.join("rustc");
     fs::write(&path, script).at(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).at(&path)
-}
-
-fn codename() -> Result<String> {
-    let text = fs::read_to_string("/etc/os-release").at("/etc/os-release")?;
-    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    name.map(|name| name.trim_matches('"').to_owned())
-        .ok_or_else(|| LabError::Other("/etc/os-release names no Debian release".into()))
 }
 
 /// `1.96.0` of `1.96.0+dfsg1-1~deb12u2`.

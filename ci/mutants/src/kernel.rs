@@ -1,0 +1,170 @@
+//! The switchable kernel: all mutants of an architecture in one build.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail, ensure};
+use lab::Arch;
+
+use crate::mutant::{self, Mutant};
+use crate::source::{Tree, program};
+use crate::weave::{Change, SWITCH, prelude, weave};
+
+/// The file of the kvm module that defines the switch.
+const SWITCH_FILE: &str = "virt/kvm/kvm_main.c";
+/// Lines of a failed build that are told.
+const NR_ERROR_LINES: usize = 30;
+/// What a build needs: what shows that it is there, and the Debian package that holds it.
+const NEEDED: [(&str, &str); 8] = [
+    ("make", "make"),
+    ("gcc", "gcc"),
+    ("flex", "flex"),
+    ("bison", "bison"),
+    ("bc", "bc"),
+    ("perl", "perl"),
+    ("/usr/include/libelf.h", "libelf-dev"),
+    ("/usr/include/openssl/ssl.h", "libssl-dev"),
+];
+
+/// Weaves the mutants that apply to this kernel into its source.
+///
+/// # Errors
+/// An anchor holds nothing, two edits overlap, or the cache cannot be written.
+pub fn weave_all(tree: &Tree, mutants: &[Mutant]) -> anyhow::Result<()> {
+    let changes = locate(tree, mutants)?;
+    let nothing = Vec::new();
+    let mut files = tree.changed()?;
+    files.extend(changes.keys().cloned());
+    files.push(SWITCH_FILE.to_owned());
+    files.sort();
+    files.dedup();
+    for file in files {
+        let original = tree.original(&file).with_context(|| format!("no file {file}"))?;
+        let of_file = changes.get(&file).unwrap_or(&nothing);
+        let mut text = weave(&original, of_file).with_context(|| file.clone())?;
+        if !of_file.is_empty() {
+            text.insert_str(0, &prelude(&file));
+        }
+        if file == SWITCH_FILE {
+            text.push_str(SWITCH);
+        }
+        tree.change(&file, &text)?;
+    }
+    Ok(())
+}
+
+/// Finds every anchor in the source as Debian has it.
+///
+/// # Errors
+/// An anchor holds nothing.
+pub fn locate(tree: &Tree, mutants: &[Mutant]) -> anyhow::Result<BTreeMap<String, Vec<Change>>> {
+    let applying: Vec<_> =
+        mutants.iter().filter(|mutant| mutant.applies_to(&tree.version)).cloned().collect();
+    let mut texts = BTreeMap::new();
+    let mut read =
+        |file: &str| texts.entry(file.to_owned()).or_insert_with(|| tree.original(file)).clone();
+    mutant::locate(&applying, &mut read)
+}
+
+/// Builds the kernel from what is in the tree and gives back its boot image.
+///
+/// # Errors
+/// Something that the build needs is missing, or the build fails.
+pub fn build(tree: &Tree, jobs: usize) -> anyhow::Result<PathBuf> {
+    check_needed()?;
+    let source = tree.source();
+    let fragment = mutant::directory().join(tree.arch.id()).join("kernel.config");
+    if is_newer(&fragment, &source.join(".config")) {
+        configure(tree, &fragment)?;
+    }
+    let target = match tree.arch {
+        Arch::X86_64 => "bzImage",
+        other => bail!("no minimal kernel for {other} yet"),
+    };
+    let output = make(tree, jobs).arg(target).output().context("make")?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = text.lines().take(NR_ERROR_LINES).collect();
+        bail!("the kernel does not build:\n{}", lines.join("\n"));
+    }
+    let images = tree.arch.tree_images();
+    let image = images.iter().map(|image| source.join(image)).find(|image| image.exists());
+    image.context("the build made no boot image")
+}
+
+fn configure(tree: &Tree, fragment: &Path) -> anyhow::Result<()> {
+    let source = tree.source();
+    let wanted = fs::read_to_string(fragment).with_context(|| fragment.display().to_string())?;
+    run(make(tree, 1).arg("tinyconfig"))?;
+    let config = source.join(".config");
+    let mut text = fs::read_to_string(&config)?;
+    text.push_str(&wanted);
+    fs::write(&config, text)?;
+    run(make(tree, 1).arg("olddefconfig"))?;
+    let got = fs::read_to_string(&config)?;
+    let lacking: Vec<_> = lacking(&wanted, &got).collect();
+    ensure!(lacking.is_empty(), "the kernel cannot be configured with {}", lacking.join(" "));
+    Ok(())
+}
+
+/// The options that were asked for and did not come out so.
+fn lacking<'a>(wanted: &'a str, got: &'a str) -> impl Iterator<Item = &'a str> {
+    let asked = wanted.lines().filter(|line| line.ends_with("=y"));
+    asked.filter(move |line| !got.lines().any(|other| other == *line))
+}
+
+/// `make` for the tree's architecture, out of the way of others on the machine.
+fn make(tree: &Tree, jobs: usize) -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", "10", "make", "-s", "-C"]).arg(tree.source()).arg(format!("-j{jobs}"));
+    command.arg(format!("ARCH={}", kernel_arch(tree.arch)));
+    command.env("KBUILD_BUILD_TIMESTAMP", "1970-01-01").env("LC_ALL", "C");
+    command
+}
+
+fn kernel_arch(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "x86_64",
+        Arch::Aarch64 => "arm64",
+        Arch::Ppc64le => "powerpc",
+        Arch::Riscv64 => "riscv",
+        Arch::S390x => "s390",
+    }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}: {text}", output.status);
+    Ok(())
+}
+
+fn check_needed() -> anyhow::Result<()> {
+    let there = |what: &str| {
+        if what.starts_with('/') { Path::new(what).exists() } else { program(what).is_some() }
+    };
+    let missing: Vec<_> =
+        NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect();
+    ensure!(missing.is_empty(), "to build a kernel: apt-get install {}", missing.join(" "));
+    Ok(())
+}
+
+/// Whether the second file is missing or older than the first.
+fn is_newer(first: &Path, second: &Path) -> bool {
+    let when = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    when(second).is_none_or(|second| when(first).is_some_and(|first| first > second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_that_did_not_come_out_is_named() {
+        let wanted = "# KVM=y\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_C=y\n";
+        let got = "CONFIG_A=y\n# CONFIG_C is not set\n";
+        assert_eq!(lacking(wanted, got).collect::<Vec<_>>(), ["CONFIG_C=y"]);
+    }
+}

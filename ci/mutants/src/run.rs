@@ -1,0 +1,321 @@
+//! One boot of the switchable kernel, and what its tests say.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
+use serde::{Deserialize, Serialize};
+
+use crate::mutant::Mutant;
+
+/// The longest that one boot and its tests may take.
+const LONGEST_RUN: Duration = Duration::from_secs(900);
+
+/// One test's verdict, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Verdict {
+    /// The test.
+    pub test: String,
+    /// The runner's word for its outcome.
+    pub outcome: String,
+    /// The test's groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// One sentence.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// The checks that did not hold.
+    #[serde(default)]
+    pub failed_checks: Vec<FailedCheck>,
+}
+
+/// A check that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FailedCheck {
+    /// The rule.
+    pub name: String,
+}
+
+impl Verdict {
+    /// Whether the test says that KVM is as it should be.
+    #[must_use]
+    pub fn is_green(&self) -> bool {
+        matches!(self.outcome.as_str(), "pass" | "known_fail")
+    }
+
+    /// Whether the test says that KVM is wrong.
+    #[must_use]
+    pub fn is_red(&self) -> bool {
+        matches!(self.outcome.as_str(), "fail" | "xpass" | "timeout" | "host_bug")
+    }
+
+    /// What it is about: the first check that did not hold, else the reason.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let check = self.failed_checks.first().map(|check| check.name.clone());
+        check.or_else(|| self.reason.clone()).unwrap_or_else(|| self.outcome.clone())
+    }
+}
+
+/// What one boot brought.
+#[derive(Clone, Debug, Default)]
+pub struct Boot {
+    /// The verdicts by test.
+    pub verdicts: BTreeMap<String, Verdict>,
+    /// Why the host did not live until the end, if it did not.
+    pub death: Option<String>,
+    /// The test that ran when it died.
+    pub victim: Option<String>,
+}
+
+/// A kernel, and a runner to put on it.
+#[derive(Debug)]
+pub struct Stand {
+    lab: Lab,
+    kernel: Kernel,
+    runner: PathBuf,
+}
+
+/// A line of the runner's result stream.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line {
+    Start {
+        test: String,
+    },
+    Result(Verdict),
+    #[serde(other)]
+    Other,
+}
+
+impl Stand {
+    /// Makes a stand of a boot image and a static runner.
+    #[must_use]
+    pub fn new(cache: Cache, arch: Arch, image: PathBuf, runner: PathBuf) -> Self {
+        let kernel = Kernel { arch, name: "switchable kernel".into(), image, modules: None };
+        Self { lab: Lab::new(cache), kernel, runner }
+    }
+
+    /// Boots with the switch at `number` (0: no mutant) and runs these tests, or all if none is
+    /// named.
+    ///
+    /// # Errors
+    /// The host cannot be started.
+    pub fn boot(&self, profile: &str, number: u32, tests: &[String]) -> anyhow::Result<Boot> {
+        let mut profile = Profile::load(profile)?;
+        let switch = BTreeMap::from([("mutant".to_owned(), number.to_string())]);
+        profile.modules.insert("kvm".to_owned(), switch);
+        let mut argv: Vec<String> =
+            ["--host", "native", "--json", "-", "--mark"].map(str::to_owned).to_vec();
+        argv.extend(tests.iter().cloned());
+        let request = Request {
+            env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
+            kernel: self.kernel.clone(),
+            runner: self.runner.clone(),
+            argv,
+            files: Vec::new(),
+            timeout: LONGEST_RUN,
+            console_log: None,
+            kvm_optional: false,
+            profile,
+        };
+        let mut boot = Boot::default();
+        let mut errors = Vec::new();
+        let end = self.lab.run(&request, &mut |event| match event {
+            Event::Line(line) => boot.take(line),
+            Event::Stderr(line) => errors.push(line.to_owned()),
+            _ => {}
+        })?;
+        boot.death = death(&end, &errors);
+        Ok(boot)
+    }
+}
+
+impl Boot {
+    fn take(&mut self, line: &str) {
+        match serde_json::from_str(line) {
+            Ok(Line::Start { test }) => self.victim = Some(test),
+            Ok(Line::Result(verdict)) => {
+                self.victim = None;
+                self.verdicts.insert(verdict.test.clone(), verdict);
+            }
+            Ok(Line::Other) | Err(_) => {}
+        }
+    }
+}
+
+/// Why the host or its runner came to no good end.
+fn death(end: &Outcome, errors: &[String]) -> Option<String> {
+    /// Exit codes with which a runner says that it did its work.
+    const WORKED: [i32; 3] = [0, 1, 2];
+    let first = |log: &str| log.lines().next().unwrap_or_default().to_owned();
+    match end {
+        Outcome::Exited(code) if WORKED.contains(code) => None,
+        Outcome::Exited(code) => {
+            Some(format!("the runner ended with {code}: {}", errors.join(" ")))
+        }
+        Outcome::Killed(signal) => Some(format!("signal {signal} killed the runner")),
+        Outcome::NoKvm(why) => Some(format!("no KVM: {why}")),
+        Outcome::KernelDied { log } => Some(format!("the kernel died: {}", first(log))),
+        Outcome::EmulatorDied { why, .. } => Some(format!("the emulator died: {why}")),
+        Outcome::TimedOut { .. } => Some("the host hangs".to_owned()),
+        Outcome::HostFailed(why) => Some(format!("the host's init failed: {why}")),
+    }
+}
+
+/// What became of a mutant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// A test that was to go red went red.
+    Killed,
+    /// All of them stayed green.
+    Survived,
+    /// Tests of other things went red too, or nothing could be seen.
+    Broken,
+    /// No test can tell it from the original.
+    Equivalent,
+    /// No test that would have to see it exists on this host.
+    Untested,
+}
+
+/// A mutant's fate, and how it came about.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// The mutant.
+    pub mutant: String,
+    /// Its fate.
+    pub fate: Fate,
+    /// The expected tests that went red, each with the rule that it names.
+    pub red: Vec<(String, String)>,
+    /// What else there is to say.
+    pub note: String,
+    /// Boot and tests.
+    pub seconds: f64,
+}
+
+/// Runs a mutant's tests against what the unmutated kernel said.
+///
+/// # Errors
+/// The host cannot be started.
+pub fn judge(
+    stand: &Stand,
+    mutant: &Mutant,
+    baseline: &BTreeMap<String, Verdict>,
+    everything: bool,
+) -> anyhow::Result<Finding> {
+    let mut finding = Finding {
+        mutant: mutant.name.clone(),
+        fate: Fate::Equivalent,
+        red: Vec::new(),
+        note: mutant.equivalent.clone().unwrap_or_default(),
+        seconds: 0.0,
+    };
+    if mutant.equivalent.is_some() {
+        return Ok(finding);
+    }
+    let sane = || baseline.values().filter(|verdict| verdict.is_green());
+    let expected: Vec<_> = sane().filter(|verdict| mutant.expects(&verdict.test)).collect();
+    if expected.is_empty() {
+        finding.fate = Fate::Untested;
+        finding.note = "no test of that name is green on the unmutated kernel".to_owned();
+        return Ok(finding);
+    }
+    let is_guard =
+        |verdict: &Verdict| verdict.groups.iter().any(|group| mutant.green.contains(group));
+    let others = sane().filter(|verdict| !mutant.expects(&verdict.test) && is_guard(verdict));
+    let mut tests: Vec<_> =
+        expected.iter().chain(&others.collect::<Vec<_>>()).map(|v| v.test.clone()).collect();
+    if everything {
+        tests = sane().map(|verdict| verdict.test.clone()).collect();
+    }
+    let started = Instant::now();
+    let boot = stand.boot(&mutant.profile, mutant.number(), &tests).context("boot")?;
+    finding.seconds = started.elapsed().as_secs_f64();
+    decide(&mut finding, mutant, &boot, everything);
+    Ok(finding)
+}
+
+fn decide(finding: &mut Finding, mutant: &Mutant, boot: &Boot, everything: bool) {
+    let red = |expected: bool| {
+        boot.verdicts.values().filter(move |v| v.is_red() && mutant.expects(&v.test) == expected)
+    };
+    finding.red = red(true).map(|verdict| (verdict.test.clone(), verdict.why())).collect();
+    let mut notes = Vec::new();
+    if let (Some(death), Some(victim)) = (&boot.death, &boot.victim) {
+        if mutant.expects(victim) {
+            finding.red.push((victim.clone(), death.clone()));
+        }
+    }
+    let strays: Vec<_> = red(false).map(|verdict| verdict.test.as_str()).collect();
+    finding.fate = if finding.red.is_empty() { Fate::Survived } else { Fate::Killed };
+    if !strays.is_empty() {
+        notes.push(format!("red besides: {}", strays.join(", ")));
+        if !everything {
+            finding.fate = Fate::Broken;
+        }
+    }
+    if let Some(death) = &boot.death {
+        notes.push(death.clone());
+        if finding.red.is_empty() {
+            finding.fate = Fate::Broken;
+        }
+    }
+    finding.note = notes.join("; ");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutant() -> Mutant {
+        serde_yaml::from_str("{name: m, rule: r, edits: [], expect: ['a::*']}").expect("a mutant")
+    }
+
+    fn fate(lines: &[&str], death: Option<&str>) -> (Fate, Finding) {
+        let mut boot = Boot { death: death.map(str::to_owned), ..Boot::default() };
+        lines.iter().for_each(|line| boot.take(line));
+        let mut finding = Finding {
+            mutant: "m".into(),
+            fate: Fate::Equivalent,
+            red: Vec::new(),
+            note: String::new(),
+            seconds: 0.0,
+        };
+        decide(&mut finding, &mutant(), &boot, false);
+        (finding.fate, finding)
+    }
+
+    const GREEN: &str = r#"{"type":"result","test":"a::x","outcome":"pass"}"#;
+    const RED: &str =
+        r#"{"type":"result","test":"a::y","outcome":"fail","failed_checks":[{"name":"rule"}]}"#;
+    const STRAY: &str = r#"{"type":"result","test":"b::z","outcome":"fail"}"#;
+    const ERROR: &str = r#"{"type":"result","test":"a::z","outcome":"error"}"#;
+    const START: &str = r#"{"type":"start","test":"a::z"}"#;
+
+    #[test]
+    fn one_red_test_kills() {
+        let (fate, finding) = fate(&[GREEN, RED], None);
+        assert_eq!(fate, Fate::Killed);
+        assert_eq!(finding.red, [("a::y".to_owned(), "rule".to_owned())]);
+    }
+
+    #[test]
+    fn green_tests_and_errors_do_not_kill() {
+        assert_eq!(fate(&[GREEN], None).0, Fate::Survived);
+        assert_eq!(fate(&[GREEN, ERROR], None).0, Fate::Survived);
+    }
+
+    #[test]
+    fn a_stray_red_test_makes_it_broken() {
+        assert_eq!(fate(&[RED, STRAY], None).0, Fate::Broken);
+    }
+
+    #[test]
+    fn a_host_that_dies_in_an_expected_test_kills() {
+        assert_eq!(fate(&[GREEN, START], Some("panic")).0, Fate::Killed);
+        assert_eq!(fate(&[GREEN], Some("no boot")).0, Fate::Broken);
+    }
+}
