@@ -13,10 +13,12 @@ mod error;
 mod initramfs;
 pub mod kernel;
 mod lab;
+pub mod matrix;
 mod process;
 mod profile;
 mod session;
 pub mod setup;
+mod shell;
 pub mod toolchain;
 mod warm;
 
@@ -26,3 +28,4 @@ pub use error::{LabError, Result};
 pub use kernel::{Kernel, KernelSpec};
 pub use lab::{Event, Lab, Outcome, Request};
 pub use profile::{Emulator, Profile};
+pub use shell::shell;

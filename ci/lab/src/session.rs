@@ -268,7 +268,10 @@ impl Session {
             let lines: Vec<_> = text.lines().collect();
             words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
         } else if let Some(stderr) = &mut self.machine.child.stderr {
-            let _ = stderr.read_to_string(&mut words);
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            let told = text.lines().filter(|line| !line.contains(": warning:"));
+            words = told.collect::<Vec<_>>().join("\n");
         }
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },

@@ -12,7 +12,7 @@ use crate::cache::Cache;
 use crate::emulator::{self, FEED_DEVICE, Mode, Start};
 use crate::error::{At as _, LabError, Result};
 use crate::initramfs::{Base, GuestFile};
-use crate::lab::{Event, Outcome, Request};
+use crate::lab::Request;
 use crate::session::Session;
 
 /// Size of the feed disk: the checkpoint remembers it, so it is always the same.
@@ -63,15 +63,14 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
     })
 }
 
-/// Restores the checkpoint with a fresh runner.
-pub fn run(
+/// Restores the checkpoint with a fresh runner, which starts at once.
+pub fn restore(
     cache: &Cache,
     request: &Request,
     parked: &Path,
     plan: &Plan,
     files: &[GuestFile],
-    on_event: &mut dyn FnMut(Event<'_>),
-) -> Result<Outcome> {
+) -> Result<Session> {
     let run_dir = cache.run_dir()?;
     let feed = run_dir.path().join("feed");
     write_feed(&feed, plan, files)?;
@@ -92,8 +91,7 @@ pub fn run(
         let now = now.map_err(|error| LabError::Other(error.to_string()))?;
         writeln!(results, "{}", now.as_nanos()).at("result port")?;
     }
-    Session::new(machine, started, request.console_log.as_deref())?
-        .follow(request.timeout, on_event)
+    Session::new(machine, started, request.console_log.as_deref())
 }
 
 fn start<'a>(

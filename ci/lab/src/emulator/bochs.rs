@@ -74,7 +74,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = process::spawn(&mut command, &[console_end, results_end]).at("bochs")?;
+    let child = process::spawn(&mut command, &[console_end, results_end], false).at("bochs")?;
     Ok(Machine {
         child,
         console: Some(File::from(console)),
