@@ -99,6 +99,9 @@ fn place(kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<String> {
         (path, meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
     }
     (&kernel.modules, wanted).hash(&mut hasher);
+    if let Some(modules) = kernel.modules.as_ref().filter(|_| !kernel.fixed) {
+        ModuleSet::scan(modules)?.hash_state(&mut hasher);
+    }
     Ok(format!(
         "initramfs/{}-{:016x}",
         kernel.arch,

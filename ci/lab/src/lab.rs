@@ -32,7 +32,7 @@ pub struct Request {
     pub env: Vec<(String, String)>,
     /// More files to put into the host.
     pub files: Vec<(String, PathBuf)>,
-    /// From the start of the emulator to the end of the runner.
+    /// From the runner's start to its end; the host's boot has a limit of its own.
     pub timeout: Duration,
     /// Where the kernel's console goes; nowhere if absent.
     pub console_log: Option<PathBuf>,

@@ -91,7 +91,7 @@ struct Run {
     /// Static program of the host's architecture.
     #[arg(long)]
     runner: PathBuf,
-    /// Seconds from the emulator's start to the runner's end.
+    /// Seconds that the runner may take.
     #[arg(long, default_value_t = 300)]
     timeout: u64,
     /// File for the kernel's console.

@@ -62,7 +62,7 @@ pub fn run(command: &mut Command, package: &str) -> Result<String> {
             },
             _ => LabError::Io {
                 path: PathBuf::from(&program),
-                source: error,
+                error,
             },
         })?;
     if output.status.success() {

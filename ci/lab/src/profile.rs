@@ -138,9 +138,9 @@ impl Profile {
     pub fn list() -> Result<Vec<String>> {
         let dir = hosts_dir();
         let mut names = Vec::new();
-        let entries = std::fs::read_dir(&dir).map_err(|source| LabError::Io {
+        let entries = std::fs::read_dir(&dir).map_err(|error| LabError::Io {
             path: dir.clone(),
-            source,
+            error,
         })?;
         for entry in entries.flatten() {
             let path = entry.path();

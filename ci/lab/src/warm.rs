@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
 
@@ -17,8 +17,6 @@ use crate::session::Session;
 
 /// Size of the feed disk: the checkpoint remembers it, so it is always the same.
 const FEED_DISK_BYTES: u64 = 1 << 30;
-/// How long the host may take to boot for its checkpoint.
-const BOOT_PATIENCE: Duration = Duration::from_secs(300);
 const INITRAMFS: &str = "initramfs";
 
 /// Makes the checkpoint, unless there is one.
@@ -59,7 +57,7 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
             Mode::Park(fresh),
             &feed,
         ))?;
-        Session::new(machine, started, None)?.park(BOOT_PATIENCE, fresh)
+        Session::new(machine, started, None)?.park(fresh)
     })
 }
 

@@ -26,6 +26,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The directory under which its modules lie, if it has any.
     pub modules: Option<PathBuf>,
+    /// Whether its files never change under their names.
+    pub fixed: bool,
 }
 
 impl Kernel {
@@ -49,6 +51,7 @@ impl Kernel {
                     name: spec.to_string(),
                     image: image.clone(),
                     modules: modules.clone(),
+                    fixed: false,
                 })
             }
             KernelSpec::Tree(tree) => {
@@ -71,6 +74,7 @@ impl Kernel {
                     name: format!("{} ({})", release.trim(), tree.display()),
                     image,
                     modules: Some(tree.clone()),
+                    fixed: false,
                 })
             }
         }
@@ -91,6 +95,7 @@ impl Kernel {
             name,
             image,
             modules,
+            fixed: true,
         })
     }
 }
