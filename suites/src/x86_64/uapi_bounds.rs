@@ -36,10 +36,11 @@ fn cpuid(nent: u32, size: usize) -> Vec<u8> {
     words(&list)
 }
 
-/// A list with room for `nent` entries and nothing in them; never more than one beyond the limit.
+/// A list that claims room for `nent` entries, with nothing in it, and an entry more; never more than
+/// that beyond the limit.
 #[host]
 fn room(nent: u32) -> Vec<u8> {
-    let mut list = vec![0; HEADER + ENTRY2 * nent.min(LIMIT + 1) as usize];
+    let mut list = vec![0; HEADER + ENTRY2 * (nent.min(LIMIT) + 1) as usize];
     list[0] = nent;
     words(&list)
 }
