@@ -22,9 +22,11 @@ static STOP: AtomicU64 = AtomicU64::new(0);
 /// interrupt there.
 fn take(apic: Apic, vector: u8) -> u64 {
     let mut count = 0;
-    let on_interrupt = |_: &mut TrapFrame| {
+    let on_interrupt = |frame: &mut TrapFrame| {
         count += 1;
         apic.eoi();
+        // A level that stays raised would come again and again.
+        frame.rflags &= !RFLAGS_IF;
     };
     with_handler(vector, on_interrupt, || {
         if apic.bit(apic::reg::IRR, vector) {

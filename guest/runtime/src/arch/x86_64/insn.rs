@@ -199,10 +199,10 @@ pub fn load_ss_safe(selector: u16) -> Result<(), Trap> {
     unsafe { catching!("mov ss, {selector:e}", selector = in(reg) u32::from(selector)) }
 }
 
-/// A load whose segment is SS; a fault is a value.
-pub fn read_by_ss_safe(gva: u64) -> Result<(), Trap> {
+/// A load from `offset` bytes above RSP, whose segment is SS; a fault is a value.
+pub fn read_by_ss_safe(offset: u64) -> Result<(), Trap> {
     // SAFETY: a fault resumes behind the instruction.
-    unsafe { catching!("mov {gva}, ss:[{gva}]", gva = inout(reg) gva => _) }
+    unsafe { catching!("mov {offset}, [rsp + {offset}]", offset = inout(reg) offset => _) }
 }
 
 /// `FNINIT`; a fault is a value.
