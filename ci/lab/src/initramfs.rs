@@ -91,7 +91,14 @@ fn place(kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<String> {
         (path, meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
     }
     (&kernel.modules, wanted).hash(&mut hasher);
-    Ok(format!("initramfs/{}-{:016x}", kernel.arch, hasher.finish()))
+    if let Some(modules) = kernel.modules.as_ref().filter(|_| !kernel.fixed) {
+        ModuleSet::scan(modules)?.hash_state(&mut hasher);
+    }
+    Ok(format!(
+        "initramfs/{}-{:016x}",
+        kernel.arch,
+        hasher.finish()
+    ))
 }
 
 fn write_base(target: &Path, kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<Vec<Module>> {

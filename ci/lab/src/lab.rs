@@ -7,7 +7,7 @@ use lab_init::{Module, Plan};
 
 use crate::cache::Cache;
 use crate::emulator::{self, Mode, Start};
-use crate::error::{LabError, Result};
+use crate::error::{At as _, LabError, Result};
 use crate::initramfs::{Base, GuestFile};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
@@ -32,7 +32,7 @@ pub struct Request {
     pub env: Vec<(String, String)>,
     /// More files to put into the host.
     pub files: Vec<(String, PathBuf)>,
-    /// From the start of the emulator to the end of the runner.
+    /// From the runner's start to its end; the host's boot has a limit of its own.
     pub timeout: Duration,
     /// Where the kernel's console goes; nowhere if absent.
     pub console_log: Option<PathBuf>,
@@ -138,7 +138,13 @@ impl Lab {
         let files = guest_files(request);
         if request.warm && emulator::can_park(profile) {
             let parked = warm::park(&self.cache, request, &base, &plan)?;
-            return warm::run(&self.cache, request, &parked, &plan, &files, on_event);
+            match warm::restore(&self.cache, request, &parked, &plan, &files) {
+                Ok(session) => return session.follow(request.timeout, on_event),
+                Err(error) => {
+                    eprintln!("lab: a checkpoint is bad and was removed; starting cold: {error}");
+                    std::fs::remove_dir_all(&parked).at(&parked)?;
+                }
+            }
         }
         let run_dir = self.cache.run_dir()?;
         let initramfs = run_dir.path().join("initramfs");
@@ -157,7 +163,7 @@ impl Lab {
             .follow(request.timeout, on_event)
     }
 
-    fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {
+    pub(crate) fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {
         let init = toolchain::lab_init(&self.cache, profile.arch)?;
         let mut wanted = emulator::transport_modules(profile).to_vec();
         wanted.extend(profile.modules.keys().map(String::as_str));
@@ -191,8 +197,11 @@ fn plan(request: &Request, base: &Base) -> Plan {
     }
 }
 
-fn with_params(module: &Module, profile: &Profile) -> Module {
-    let of_profile = profile.modules.iter().find(|(name, _)| name.replace('-', "_") == module.name);
+pub(crate) fn with_params(module: &Module, profile: &Profile) -> Module {
+    let of_profile = profile
+        .modules
+        .iter()
+        .find(|(name, _)| name.replace('-', "_") == module.name);
     let mut module = module.clone();
     if let Some((_, params)) = of_profile {
         let params: Vec<_> = params.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -14,10 +14,12 @@ mod error;
 mod initramfs;
 pub mod kernel;
 mod lab;
+pub mod matrix;
 mod process;
 mod profile;
 mod session;
 pub mod setup;
+mod shell;
 pub mod toolchain;
 mod warm;
 
@@ -27,3 +29,4 @@ pub use error::{LabError, Result};
 pub use kernel::{Kernel, KernelSpec};
 pub use lab::{Event, Lab, Outcome, Request};
 pub use profile::{Emulator, Profile};
+pub use shell::shell;

@@ -130,8 +130,10 @@ impl Profile {
     pub fn list() -> Result<Vec<String>> {
         let dir = hosts_dir();
         let mut names = Vec::new();
-        let entries =
-            std::fs::read_dir(&dir).map_err(|source| LabError::Io { path: dir.clone(), source })?;
+        let entries = std::fs::read_dir(&dir).map_err(|error| LabError::Io {
+            path: dir.clone(),
+            error,
+        })?;
         for entry in entries.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
@@ -150,7 +152,7 @@ impl Profile {
             Arch::Aarch64 => "arm64-gicv3-vhe",
             Arch::Ppc64le => "ppc64le-p10",
             Arch::Riscv64 => "riscv64",
-            Arch::S390x => "s390x-hercules",
+            Arch::S390x => "s390x-qemu",
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::emulator::Machine;
 use crate::error::{At as _, LabError, Result};
 use crate::lab::{Event, Outcome};
 
+/// How long a host may take to boot, on a busy machine too.
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a host that reported ready may take until it waits.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How long other streams may still bring something after the last report.
@@ -66,6 +68,7 @@ pub struct Session {
     console_log: Option<File>,
     log: VecDeque<String>,
     booted: bool,
+    running: bool,
     trouble: bool,
     dying: bool,
 }
@@ -93,6 +96,7 @@ impl Session {
             console_log,
             log: VecDeque::new(),
             booted: false,
+            running: false,
             trouble: false,
             dying: false,
         })
@@ -111,8 +115,8 @@ impl Session {
     }
 
     /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
-    pub fn park(mut self, timeout: Duration, dir: &Path) -> Result<()> {
-        match self.watch(timeout, &mut |_| {}) {
+    pub fn park(mut self, dir: &Path) -> Result<()> {
+        match self.watch(Duration::ZERO, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
                 return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
@@ -126,10 +130,13 @@ impl Session {
     }
 
     fn watch(&mut self, timeout: Duration, on_event: &mut dyn FnMut(Event<'_>)) -> End {
-        let mut deadline = self.started + timeout;
+        let mut deadline = self.started + BOOT_PATIENCE;
         loop {
-            let was_dying = self.dying;
-            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let (was_dying, was_running) = (self.dying, self.running);
+            match self
+                .messages
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(Message::Line(stream, line)) => {
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {
@@ -150,6 +157,9 @@ impl Session {
                         false => Outcome::TimedOut { log },
                     });
                 }
+            }
+            if self.running && !was_running {
+                deadline = Instant::now() + timeout;
             }
             if self.dying && !was_dying {
                 deadline = deadline.min(Instant::now() + LAST_WORDS);
@@ -194,6 +204,7 @@ impl Session {
                 return None;
             }
             Report::Started => {
+                self.running = true;
                 on_event(Event::Started { after });
                 return None;
             }
@@ -250,7 +261,10 @@ impl Session {
             let lines: Vec<_> = text.lines().collect();
             words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
         } else if let Some(stderr) = &mut self.machine.child.stderr {
-            let _ = stderr.read_to_string(&mut words);
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            let told = text.lines().filter(|line| !line.contains(": warning:"));
+            words = told.collect::<Vec<_>>().join("\n");
         }
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },

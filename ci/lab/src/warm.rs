@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
 
@@ -12,13 +12,11 @@ use crate::cache::Cache;
 use crate::emulator::{self, FEED_DEVICE, Mode, Start};
 use crate::error::{At as _, LabError, Result};
 use crate::initramfs::{Base, GuestFile};
-use crate::lab::{Event, Outcome, Request};
+use crate::lab::Request;
 use crate::session::Session;
 
 /// Size of the feed disk: the checkpoint remembers it, so it is always the same.
 const FEED_DISK_BYTES: u64 = 1 << 30;
-/// How long the host may take to boot for its checkpoint.
-const BOOT_PATIENCE: Duration = Duration::from_secs(300);
 const INITRAMFS: &str = "initramfs";
 
 /// Makes the checkpoint, unless there is one.
@@ -43,21 +41,25 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
         let disk = File::create(&feed).at(&feed)?;
         disk.set_len(FEED_DISK_BYTES).at(&feed)?;
         let started = Instant::now();
-        let machine =
-            emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Park(fresh), &feed))?;
-        Session::new(machine, started, None)?.park(BOOT_PATIENCE, fresh)
+        let machine = emulator::start(&start(
+            request,
+            &initramfs,
+            run_dir.path(),
+            Mode::Park(fresh),
+            &feed,
+        ))?;
+        Session::new(machine, started, None)?.park(fresh)
     })
 }
 
-/// Restores the checkpoint with a fresh runner.
-pub fn run(
+/// Restores the checkpoint with a fresh runner, which starts at once.
+pub fn restore(
     cache: &Cache,
     request: &Request,
     parked: &Path,
     plan: &Plan,
     files: &[GuestFile],
-    on_event: &mut dyn FnMut(Event<'_>),
-) -> Result<Outcome> {
+) -> Result<Session> {
     let run_dir = cache.run_dir()?;
     let feed = run_dir.path().join("feed");
     write_feed(&feed, plan, files)?;
@@ -73,8 +75,7 @@ pub fn run(
         let now = now.map_err(|error| LabError::Other(error.to_string()))?;
         writeln!(results, "{}", now.as_nanos()).at("result port")?;
     }
-    Session::new(machine, started, request.console_log.as_deref())?
-        .follow(request.timeout, on_event)
+    Session::new(machine, started, request.console_log.as_deref())
 }
 
 fn start<'a>(

@@ -105,7 +105,7 @@ impl Vcpu {
     /// The deadline has passed: `Failure::Timeout` with the vCPU's state.
     pub fn run_once(&mut self) -> TestResult<Exit> {
         if self.exits == 0 {
-            arch::before_first_run(self)?;
+            arch::before_first_run(&self.vm)?;
         }
         let raw = self.as_raw_fd();
         let run: *mut kvm_run = self.fd.get_kvm_run();

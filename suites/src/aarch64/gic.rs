@@ -169,18 +169,12 @@ fn priorities(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn reads_the_distributor(_: &mut Guest) {
     let gic = GuestGic::detect();
-    let id = if gic == GuestGic::V3 { gicd::PIDR2 } else { gicd::ICPIDR2 };
-    for (register, value) in [gicd::TYPER, gicd::IIDR, id].map(|r| (r, gic.read_dist(r))) {
+    for (register, value) in [gicd::TYPER, gicd::IIDR].map(|r| (r, gic.read_dist(r))) {
         for pattern in [!0, 0xa5a5_5a5a, 0] {
             gic.write_dist(register, pattern);
-            check_eq!("TYPER, IIDR and PIDR2 are read-only", gic.read_dist(register), value);
+            check_eq!("TYPER and IIDR are read-only", gic.read_dist(register), value);
         }
     }
-    check_eq!(
-        "PIDR2 tells the version",
-        gic.read_dist(id) >> 4 & 0xf,
-        if gic == GuestGic::V3 { 3 } else { 2 }
-    );
     let nr_intids = 32 * ((gic.read_dist(gicd::TYPER) & 0x1f) + 1);
     check_eq!("TYPER tells 256 interrupts", nr_intids, 256);
 
@@ -228,6 +222,37 @@ fn reads_the_distributor(_: &mut Guest) {
 #[kvm_test(reads_the_distributor, irqchip)]
 fn distributor_registers(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
+}
+
+#[guest]
+fn reads_the_version(g: &mut Guest) {
+    let register = g.arg(0);
+    let value = mmio_read::<u32>(layout::aarch64::GICD + register);
+    check_eq!("PIDR2 tells the architecture's version", u64::from(value >> 4 & 0xf), g.arg(1));
+    mmio_write::<u32>(layout::aarch64::GICD + register, !value);
+    check_eq!("PIDR2 is read-only", mmio_read::<u32>(layout::aarch64::GICD + register), value);
+}
+
+#[host]
+fn version_is_told(t: &mut OneVm, version: GicVersion, args: [u64; 2]) -> TestResult {
+    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
+    let gic = Gic::create(&t.vm, version)?;
+    let mut vcpu = t.vm.add_vcpu(0, guest)?;
+    gic.init()?;
+    vcpu.set_args(&args);
+    vcpu.run_until_done()
+}
+
+/// ICPIDR2.ArchRev of a GICv2 is 2, in all configurations (IHI 0048 4.3.22).
+#[kvm_test(reads_the_version, requires(cpu::GICV2))]
+fn gicv2_tells_its_version(t: &mut OneVm) -> TestResult {
+    version_is_told(t, GicVersion::V2, [gicd::ICPIDR2, 2])
+}
+
+/// GICD_PIDR2.ArchRev of a GICv3 is 3 (IHI 0069 12.9.33).
+#[kvm_test(reads_the_version, requires(cpu::GICV3))]
+fn gicv3_tells_its_version(t: &mut OneVm) -> TestResult {
+    version_is_told(t, GicVersion::V3, [gicd::PIDR2, 3])
 }
 
 #[guest]
@@ -392,23 +417,16 @@ fn is_wired(g: &mut Guest) {
     let mut line_changes = |stage| {
         g.sync(stage, &[]);
     };
-    check_eq!(
-        "a rising edge comes once",
-        interrupts_during(gic, || line_changes(1)),
-        Seen::one_irq(spi)
-    );
-    check_eq!(
-        "a line that stays high is no edge",
-        interrupts_during(gic, || line_changes(2)),
-        Seen::default()
-    );
-    check_eq!(
-        "a falling edge is none",
-        interrupts_during(gic, || line_changes(3)),
-        Seen::default()
-    );
+    let seen = interrupts_during(gic, || line_changes(1));
+    check_eq!("a rising edge comes once", seen, Seen::one_irq(spi));
+    let seen = interrupts_during(gic, || line_changes(2));
+    check_eq!("a falling edge is none", seen, Seen::default());
+    let seen = interrupts_during(gic, || line_changes(3));
+    check_eq!("the next rising edge comes again", seen, Seen::one_irq(spi));
     gic.set_edge(spi, false);
     line_changes(4);
+    check!("a low level is not pending", !gic.get(gicd::ISPENDR, spi));
+    line_changes(5);
     check!("a high level is pending", gic.get(gicd::ISPENDR, spi));
     for _ in 0..2 {
         // Polled: a handler that leaves the line high would be called for ever.
@@ -416,15 +434,15 @@ fn is_wired(g: &mut Guest) {
         check!("a high level comes, and again after its end", comes);
         gic.end(spi);
     }
-    line_changes(5);
-    check!("a low level is not pending", !gic.get(gicd::ISPENDR, spi));
+    line_changes(6);
+    check!("the level is no longer pending once it is low", !gic.get(gicd::ISPENDR, spi));
     check_eq!("a low level does not come", interrupts_during(gic, || {}), Seen::default());
 }
 
 /// `KVM_IRQ_LINE` drives an SPI's line (api.rst 4.25).
 #[kvm_test(is_wired, irqchip)]
 fn irq_line_drives_an_spi(t: &mut OneVcpu) -> TestResult {
-    for (stage, level) in [(1, true), (2, true), (3, false), (4, true), (5, false)] {
+    for (stage, level) in [(1, true), (2, false), (3, true), (4, false), (5, true), (6, false)] {
         t.vcpu.run_until_sync(stage)?;
         t.vm.fd().set_irq_line(IRQ_TYPE_SPI | 80, level).ioctl("KVM_IRQ_LINE")?;
     }

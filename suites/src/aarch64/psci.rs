@@ -68,8 +68,6 @@ fn queries_are_answered(t: &mut OneVcpu) -> TestResult {
 
 #[shared]
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
-#[shared]
-static SP_SEL: AtomicU64 = AtomicU64::new(0);
 
 #[guest]
 fn powers_on(_: &mut Guest) {

@@ -113,7 +113,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         command.args(["-incoming", "defer"]);
     }
 
-    let child = process::spawn(&mut command, &inherit).at(program)?;
+    let child = process::spawn(&mut command, &inherit, start.interactive).at(program)?;
     drop(inherit);
     let control = control.map(Qmp::new).transpose()?;
     Ok(Machine { control, child, console, results: Some(results), stderr: Some(stderr), log: None })

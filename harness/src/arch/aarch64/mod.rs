@@ -110,8 +110,8 @@ pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
 }
 
 /// Initializes the interrupt controller, now that the vCPUs are there.
-pub(crate) fn before_first_run(vcpu: &Vcpu) -> TestResult {
-    vcpu.vm.gic.as_ref().map_or(Ok(()), Gic::init)
+pub(crate) fn before_first_run(vm: &VmState) -> TestResult {
+    vm.gic.as_ref().map_or(Ok(()), Gic::init)
 }
 
 /// `KVM_ARM_VCPU_INIT` of a new vCPU.

@@ -113,7 +113,7 @@ pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
 }
 
 /// Nothing has to wait until all vCPUs are there.
-pub(crate) fn before_first_run(_: &Vcpu) -> TestResult {
+pub(crate) fn before_first_run(_: &VmState) -> TestResult {
     Ok(())
 }
 

@@ -83,10 +83,10 @@ pub enum Gic {
 }
 
 impl Gic {
-    /// Which one the VM has: a GICv3 has nothing where a GICv2 has its peripheral id.
+    /// Which one the VM has: affinity routing is always on in KVM's GICv3, and unknown to a GICv2.
     pub fn detect() -> Self {
-        match mmio_read::<u32>(GICD + gicd::ICPIDR2) >> 4 & 0xf {
-            2 => Self::V2,
+        match mmio_read::<u32>(GICD + gicd::CTLR) & gicd::CTLR_ARE {
+            0 => Self::V2,
             _ => Self::V3,
         }
     }
