@@ -50,7 +50,7 @@ fn capability_names_the_register_sets(t: &mut OneVm) -> TestResult {
 #[kvm_test(stops, requires(cap::SYNC_REGS))]
 fn unknown_sets_are_refused(t: &mut OneVcpu) -> TestResult {
     let refused = Exit::RunFailed { errno: Errno::EINVAL as i32 };
-    for bit in 3..64 {
+    for bit in 3..32 {
         t.vcpu.kvm_run().kvm_valid_regs = ALL | 1 << bit;
         let exit = t.vcpu.run_once()?;
         check_eq!("an unknown set in kvm_valid_regs is EINVAL", exit, refused);
@@ -65,6 +65,25 @@ fn unknown_sets_are_refused(t: &mut OneVcpu) -> TestResult {
     run_to_stop(&mut t.vcpu, ALL)?;
     let runs = t.vm.shared(shared_static!(RUNS)).load(SeqCst);
     check_eq!("with known sets it runs", runs, 1);
+    Ok(())
+}
+
+/// Both fields have 64 bits, and none of the high half means anything.
+#[kvm_test(stops, requires(cap::SYNC_REGS))]
+fn unknown_sets_in_the_high_half_are_refused(t: &mut OneVcpu) -> TestResult {
+    let refused = Exit::RunFailed { errno: Errno::EINVAL as i32 };
+    // A KVM that takes the bit comes back with EINTR instead.
+    t.vcpu.set_immediate_exit(true);
+    for bit in 32..64 {
+        t.vcpu.kvm_run().kvm_valid_regs = 1 << bit;
+        let exit = t.vcpu.run_once()?;
+        check_eq!("a high bit in kvm_valid_regs is EINVAL", exit, refused);
+        t.vcpu.kvm_run().kvm_valid_regs = 0;
+        t.vcpu.kvm_run().kvm_dirty_regs = 1 << bit;
+        let exit = t.vcpu.run_once()?;
+        check_eq!("a high bit in kvm_dirty_regs is EINVAL", exit, refused);
+        t.vcpu.kvm_run().kvm_dirty_regs = 0;
+    }
     Ok(())
 }
 
