@@ -124,6 +124,9 @@ const IDS: [SysReg; 9] = [
     MPIDR_EL1,
 ];
 
+/// CPACR_EL1.ZEN: no trap of SVE to EL1.
+const CPACR_ZEN: u64 = 3 << 16;
+
 #[guest]
 fn reads_ids(g: &mut Guest) {
     let mut values = [0; IDS.len()];
@@ -137,6 +140,8 @@ fn reads_ids(g: &mut Guest) {
     }
     check!("bit 31 of MPIDR_EL1 is RES1", MPIDR_EL1.read() >> 31 & 1 == 1);
     g.sync(1, &values);
+    // On a CPU with SVE the guest's own trap would come first.
+    CPACR_EL1.write(CPACR_EL1.read() | CPACR_ZEN);
     for register in [HCR_EL2, VBAR_EL2, SCR_EL3, ZCR_EL1, PMCR_EL0, PMCCNTR_EL0] {
         let name = register.name;
         let trap = register.read_safe().map_err(|t| t.vector);
