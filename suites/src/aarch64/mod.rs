@@ -5,6 +5,7 @@ pub mod gic;
 pub mod hello;
 pub mod pmu;
 pub mod psci;
+pub mod sysreg;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -1,8 +1,9 @@
 //! Traps and interrupts: vectors, frames, scoped handlers, and faults as values.
 //!
 //! A guest function runs on SP_EL0 and every trap starts on SP_EL1, the vCPU's trap stack; a trap in a
-//! handler goes on below. The payload is compiled without vector instructions, so that no trap
-//! touches the vector state: it is the test's alone.
+//! handler goes on below. The payload is compiled without vector instructions, so that trap entry
+//! leaves the vector state alone: it is the test's. (`Formatter::pad` of the prebuilt `core` keeps a few;
+//! it runs inside messages only, between which a test's vector registers must not live.)
 #![expect(unsafe_code, reason = "trap entry and exit, and handlers kept as raw pointers")]
 
 use core::cell::UnsafeCell;
