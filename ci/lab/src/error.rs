@@ -82,9 +82,6 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for std::io::Result<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|error| LabError::Io {
-            path: path.as_ref().to_owned(),
-            error,
-        })
+        self.map_err(|error| LabError::Io { path: path.as_ref().to_owned(), error })
     }
 }

@@ -94,11 +94,7 @@ fn place(kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<String> {
     if let Some(modules) = kernel.modules.as_ref().filter(|_| !kernel.fixed) {
         ModuleSet::scan(modules)?.hash_state(&mut hasher);
     }
-    Ok(format!(
-        "initramfs/{}-{:016x}",
-        kernel.arch,
-        hasher.finish()
-    ))
+    Ok(format!("initramfs/{}-{:016x}", kernel.arch, hasher.finish()))
 }
 
 fn write_base(target: &Path, kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<Vec<Module>> {

@@ -198,10 +198,7 @@ fn plan(request: &Request, base: &Base) -> Plan {
 }
 
 pub(crate) fn with_params(module: &Module, profile: &Profile) -> Module {
-    let of_profile = profile
-        .modules
-        .iter()
-        .find(|(name, _)| name.replace('-', "_") == module.name);
+    let of_profile = profile.modules.iter().find(|(name, _)| name.replace('-', "_") == module.name);
     let mut module = module.clone();
     if let Some((_, params)) = of_profile {
         let params: Vec<_> = params.iter().map(|(name, value)| format!("{name}={value}")).collect();

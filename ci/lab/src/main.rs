@@ -132,12 +132,7 @@ fn act() -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
-        Action::Shell {
-            host,
-            kernel,
-            runner,
-            gdb,
-        } => shell(&host, kernel, runner, gdb),
+        Action::Shell { host, kernel, runner, gdb } => shell(&host, kernel, runner, gdb),
         Action::Matrix { shard } => list_matrix(shard.as_deref()),
         Action::Kernels { arch } => list_kernels(arch),
         Action::Setup { arch, dry_run } => set_up(&arch, dry_run),
@@ -164,10 +159,7 @@ fn list_matrix(shard: Option<&str>) -> anyhow::Result<u8> {
     if let Some(shard) = shard {
         let (index, count) = shard.split_once('/').context("--shard takes I/N")?;
         let (index, count) = (index.parse()?, count.parse()?);
-        anyhow::ensure!(
-            (1..=count).contains(&index),
-            "--shard {shard}: I goes from 1 to N"
-        );
+        anyhow::ensure!((1..=count).contains(&index), "--shard {shard}: I goes from 1 to N");
         cells = matrix::shard(cells, index, count);
     }
     for cell in cells {
@@ -184,17 +176,12 @@ fn shell(
 ) -> anyhow::Result<u8> {
     let mut profile = Profile::load(host)?;
     if gdb {
-        profile
-            .emulator_args
-            .extend(["-s", "-S"].map(str::to_owned));
+        profile.emulator_args.extend(["-s", "-S"].map(str::to_owned));
     }
     let cache = Cache::open()?;
     let spec = kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
     let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
-    let files: Vec<_> = runner
-        .map(|runner| ("/runner".to_owned(), runner))
-        .into_iter()
-        .collect();
+    let files: Vec<_> = runner.map(|runner| ("/runner".to_owned(), runner)).into_iter().collect();
     lab::shell(&Lab::new(cache), &profile, &kernel, &files)?;
     Ok(0)
 }

@@ -34,11 +34,7 @@ pub fn cells() -> Result<Vec<Cell>> {
 /// Every `count`-th cell from the `index`-th (from 1), so that shards are alike.
 #[must_use]
 pub fn shard(cells: Vec<Cell>, index: usize, count: usize) -> Vec<Cell> {
-    cells
-        .into_iter()
-        .skip(index.saturating_sub(1))
-        .step_by(count.max(1))
-        .collect()
+    cells.into_iter().skip(index.saturating_sub(1)).step_by(count.max(1)).collect()
 }
 
 fn parse(text: &str) -> Result<Vec<Cell>> {
@@ -48,10 +44,7 @@ fn parse(text: &str) -> Result<Vec<Cell>> {
     for block in &blocks {
         for host in &block.hosts {
             for kernel in &block.kernels {
-                let cell = Cell {
-                    host: host.clone(),
-                    kernel: kernel.clone(),
-                };
+                let cell = Cell { host: host.clone(), kernel: kernel.clone() };
                 if !cells.contains(&cell) {
                     cells.push(cell);
                 }

@@ -49,19 +49,12 @@ pub fn spawn(
 /// Runs a helper program to its end and gives back its standard output.
 pub fn run(command: &mut Command, package: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => LabError::Missing {
-                program: program.clone(),
-                package: package.to_owned(),
-            },
-            _ => LabError::Io {
-                path: PathBuf::from(&program),
-                error,
-            },
-        })?;
+    let output = command.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            LabError::Missing { program: program.clone(), package: package.to_owned() }
+        }
+        _ => LabError::Io { path: PathBuf::from(&program), error },
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

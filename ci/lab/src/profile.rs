@@ -130,10 +130,8 @@ impl Profile {
     pub fn list() -> Result<Vec<String>> {
         let dir = hosts_dir();
         let mut names = Vec::new();
-        let entries = std::fs::read_dir(&dir).map_err(|error| LabError::Io {
-            path: dir.clone(),
-            error,
-        })?;
+        let entries =
+            std::fs::read_dir(&dir).map_err(|error| LabError::Io { path: dir.clone(), error })?;
         for entry in entries.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "yaml") {

@@ -133,10 +133,7 @@ impl Session {
         let mut deadline = self.started + BOOT_PATIENCE;
         loop {
             let (was_dying, was_running) = (self.dying, self.running);
-            match self
-                .messages
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Line(stream, line)) => {
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {

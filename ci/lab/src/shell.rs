@@ -50,14 +50,8 @@ pub fn shell(
         executable: true,
     }));
     let plan = Plan {
-        modules: base
-            .modules
-            .iter()
-            .map(|module| with_params(module, profile))
-            .collect(),
-        argv: [BUSYBOX_PATH, "sh", "-c", SHELL]
-            .map(str::to_owned)
-            .to_vec(),
+        modules: base.modules.iter().map(|module| with_params(module, profile)).collect(),
+        argv: [BUSYBOX_PATH, "sh", "-c", SHELL].map(str::to_owned).to_vec(),
         kvm_optional: true,
         interactive: true,
         ..Plan::default()

@@ -41,13 +41,8 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
         let disk = File::create(&feed).at(&feed)?;
         disk.set_len(FEED_DISK_BYTES).at(&feed)?;
         let started = Instant::now();
-        let machine = emulator::start(&start(
-            request,
-            &initramfs,
-            run_dir.path(),
-            Mode::Park(fresh),
-            &feed,
-        ))?;
+        let machine =
+            emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Park(fresh), &feed))?;
         Session::new(machine, started, None)?.park(fresh)
     })
 }

@@ -53,10 +53,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         command.arg("-rc").arg(&script);
     }
     command.current_dir(start.scratch);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = process::spawn(&mut command, &[console_end, results_end], false).at("bochs")?;
     Ok(Machine {
         child,

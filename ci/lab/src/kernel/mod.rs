@@ -81,13 +81,7 @@ impl Kernel {
             spec: name.clone(),
             why: "the package holds no boot image".into(),
         })?;
-        Ok(Self {
-            arch,
-            name,
-            image,
-            modules,
-            fixed: true,
-        })
+        Ok(Self { arch, name, image, modules, fixed: true })
     }
 }
 
