@@ -246,10 +246,10 @@ fn decide(finding: &mut Finding, mutant: &Mutant, boot: &Boot, everything: bool)
     };
     finding.red = red(true).map(|verdict| (verdict.test.clone(), verdict.why())).collect();
     let mut notes = Vec::new();
-    if let (Some(death), Some(victim)) = (&boot.death, &boot.victim) {
-        if mutant.expects(victim) {
-            finding.red.push((victim.clone(), death.clone()));
-        }
+    if let (Some(death), Some(victim)) = (&boot.death, &boot.victim)
+        && mutant.expects(victim)
+    {
+        finding.red.push((victim.clone(), death.clone()));
     }
     let strays: Vec<_> = red(false).map(|verdict| verdict.test.as_str()).collect();
     finding.fate = if finding.red.is_empty() { Fate::Survived } else { Fate::Killed };
