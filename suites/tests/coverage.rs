@@ -39,7 +39,7 @@ fn coverage_has_a_row_for_each_series() {
 
 /// A check's name and a test's are what reports and policy refer to: each test is there once.
 #[test]
-fn test_names_are_unique_and_documented() {
+fn names_are_unique_and_documented() {
     let mut names = tests();
     names.sort_unstable();
     let all = names.len();

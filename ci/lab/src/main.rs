@@ -49,6 +49,8 @@ enum Action {
         #[arg(long, value_name = "I/N")]
         shard: Option<String>,
     },
+    /// Run the suite in a host, with the runner's own command line; results look as if native.
+    Test(Box<lab::door::Test>),
     /// List the kernels of the Debian archive.
     Kernels {
         /// Architecture.
@@ -132,6 +134,7 @@ fn act() -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
+        Action::Test(test) => Ok(lab::door::test(&test)?),
         Action::Shell { host, kernel, runner, gdb } => shell(&host, kernel, runner, gdb),
         Action::Matrix { shard } => list_matrix(shard.as_deref()),
         Action::Kernels { arch } => list_kernels(arch),
