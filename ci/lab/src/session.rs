@@ -215,6 +215,9 @@ impl Session {
             }
             Report::Started => {
                 self.running = true;
+                // What was said while the host booted is not the runner's doing.
+                self.trouble = false;
+                self.log.clear();
                 on_event(Event::Started { after });
                 return None;
             }
@@ -239,16 +242,13 @@ impl Session {
         if line.contains(LAST_WORDS_SIGN) {
             self.dying = true;
         }
-        let limit = if self.trouble {
-            NR_LOG_LINES
-        } else {
-            NR_TAIL_LINES
+        // Of a long story the beginning and the end are kept; without trouble, the end.
+        let (limit, least) = match self.trouble {
+            true => (NR_LOG_LINES, NR_LOG_LINES / 2),
+            false => (NR_TAIL_LINES, 0),
         };
         if self.log.len() >= limit {
-            if self.trouble {
-                return;
-            }
-            self.log.pop_front();
+            self.log.remove(least);
         }
         self.log.push_back(line.to_owned());
     }

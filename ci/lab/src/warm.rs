@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
 
@@ -17,6 +17,8 @@ use crate::session::Session;
 
 /// Size of the feed disk: the checkpoint remembers it, so it is always the same.
 const FEED_DISK_BYTES: u64 = 1 << 30;
+/// How long checkpoints and what they are made of are kept: newer kernels and inits replace them.
+const KEEP: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const INITRAMFS: &str = "initramfs";
 
 /// Makes the checkpoint, unless there is one.
@@ -33,6 +35,8 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
         .hash(&mut hasher);
     let place = format!("warm/{}-{:016x}", profile.name, hasher.finish());
     cache.once(&place, |fresh| {
+        cache.prune("warm", KEEP);
+        cache.prune("initramfs", KEEP);
         eprintln!(
             "lab: making a checkpoint of {} with {}",
             profile.name, request.kernel.name
