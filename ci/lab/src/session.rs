@@ -65,6 +65,7 @@ pub struct Session {
     machine: Machine,
     started: Instant,
     messages: Receiver<Message>,
+    first: Option<Message>,
     console_log: Option<File>,
     log: VecDeque<String>,
     booted: bool,
@@ -95,6 +96,7 @@ impl Session {
             machine,
             started,
             messages,
+            first: None,
             console_log,
             log: VecDeque::new(),
             booted: false,
@@ -113,6 +115,22 @@ impl Session {
         match self.watch(timeout, on_event) {
             End::Outcome(outcome) => Ok(outcome),
             End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
+        }
+    }
+
+    /// Whether the first report comes in time: a restored host may be dead.
+    pub fn awakes(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.messages.recv_timeout(left) {
+                Ok(Message::Line(Stream::Results, line)) => {
+                    self.first = Some(Message::Line(Stream::Results, line));
+                    return true;
+                }
+                Ok(Message::Line(_, line)) => self.keep(&line),
+                Ok(Message::End(_)) | Err(_) => return false,
+            }
         }
     }
 
@@ -137,10 +155,12 @@ impl Session {
         let mut deadline = self.started + BOOT_PATIENCE;
         loop {
             let (was_dying, was_running) = (self.dying, self.running);
-            match self
-                .messages
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let next = match self.first.take() {
+                Some(first) => Ok(first),
+                None => self.messages.recv_timeout(left),
+            };
+            match next {
                 Ok(Message::Line(stream, line)) => {
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {
