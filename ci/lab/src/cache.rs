@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -81,6 +82,24 @@ impl Cache {
             .at(&base)
     }
 
+    /// Removes the entries of a directory that were made too long ago.
+    pub(crate) fn prune(&self, relative: &str, age: Duration) {
+        let entries = fs::read_dir(self.path(relative))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries {
+            let made = entry.metadata().and_then(|meta| meta.modified());
+            let old = made
+                .ok()
+                .and_then(|made| made.elapsed().ok())
+                .is_some_and(|since| since > age);
+            if old {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     /// The directory `relative`, made by `make` in a temporary place and then moved, so that a
     /// break in the middle leaves nothing half done.
     pub(crate) fn once(
@@ -111,6 +130,19 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prunes_what_is_old_only() -> Result<()> {
+        let dir = tempfile::tempdir().at("tmp")?;
+        let cache = Cache::at(dir.path())?;
+        cache.dir("warm/x")?;
+        cache.prune("warm", Duration::from_secs(60));
+        assert!(cache.path("warm/x").exists());
+        std::thread::sleep(Duration::from_millis(10));
+        cache.prune("warm", Duration::ZERO);
+        assert!(!cache.path("warm/x").exists());
+        Ok(())
+    }
 
     #[test]
     fn makes_once_and_leaves_nothing_half_done() -> Result<()> {

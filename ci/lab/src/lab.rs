@@ -17,6 +17,9 @@ use crate::{toolchain, warm};
 /// Where the runner stands in the host.
 const RUNNER_PATH: &str = "/runner";
 
+/// How long a restored host may take to its first report, on a busy machine too.
+const AWAKENING: Duration = Duration::from_secs(5);
+
 /// What to run, and on what.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -139,7 +142,10 @@ impl Lab {
         if request.warm && emulator::can_park(profile) {
             let parked = warm::park(&self.cache, request, &base, &plan)?;
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
-                Ok(session) => return session.follow(request.timeout, on_event),
+                Ok(mut session) => match session.awakes(AWAKENING) {
+                    true => return session.follow(request.timeout, on_event),
+                    false => eprintln!("lab: the restored host stands still; starting cold"),
+                },
                 Err(error) => {
                     eprintln!("lab: a checkpoint is bad and was removed; starting cold: {error}");
                     std::fs::remove_dir_all(&parked).at(&parked)?;

@@ -65,6 +65,7 @@ pub struct Session {
     machine: Machine,
     started: Instant,
     messages: Receiver<Message>,
+    first: Option<Message>,
     console_log: Option<File>,
     log: VecDeque<String>,
     booted: bool,
@@ -88,11 +89,14 @@ impl Session {
                 std::thread::spawn(move || forward(stream, source, &sender));
             }
         }
-        let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
+        let console_log = console_log
+            .map(|path| File::create(path).at(path))
+            .transpose()?;
         Ok(Self {
             machine,
             started,
             messages,
+            first: None,
             console_log,
             log: VecDeque::new(),
             booted: false,
@@ -114,12 +118,30 @@ impl Session {
         }
     }
 
+    /// Whether the first report comes in time: a restored host may be dead.
+    pub fn awakes(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.messages.recv_timeout(left) {
+                Ok(Message::Line(Stream::Results, line)) => {
+                    self.first = Some(Message::Line(Stream::Results, line));
+                    return true;
+                }
+                Ok(Message::Line(_, line)) => self.keep(&line),
+                Ok(Message::End(_)) | Err(_) => return false,
+            }
+        }
+    }
+
     /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
     pub fn park(mut self, dir: &Path) -> Result<()> {
         match self.watch(Duration::ZERO, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
-                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
+                return Err(LabError::Other(format!(
+                    "no checkpoint: the host ended: {outcome:?}"
+                )));
             }
         }
         std::thread::sleep(SETTLE);
@@ -133,7 +155,12 @@ impl Session {
         let mut deadline = self.started + BOOT_PATIENCE;
         loop {
             let (was_dying, was_running) = (self.dying, self.running);
-            match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let next = match self.first.take() {
+                Some(first) => Ok(first),
+                None => self.messages.recv_timeout(left),
+            };
+            match next {
                 Ok(Message::Line(stream, line)) => {
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {
@@ -190,10 +217,16 @@ impl Session {
         let after = self.started.elapsed();
         let outcome = match report {
             // The emulator did not end when the kernel restarted the host.
-            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
+            Report::Booted { .. } if self.booted => Outcome::KernelDied {
+                log: self.log_text(),
+            },
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
-                on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
+                on_event(Event::Booted {
+                    after,
+                    guest_ms: *uptime_ms,
+                    release,
+                });
                 return None;
             }
             Report::Fact { name, value } => {
@@ -202,6 +235,9 @@ impl Session {
             }
             Report::Started => {
                 self.running = true;
+                // What was said while the host booted is not the runner's doing.
+                self.trouble = false;
+                self.log.clear();
                 on_event(Event::Started { after });
                 return None;
             }
@@ -226,12 +262,13 @@ impl Session {
         if line.contains(LAST_WORDS_SIGN) {
             self.dying = true;
         }
-        let limit = if self.trouble { NR_LOG_LINES } else { NR_TAIL_LINES };
+        // Of a long story the beginning and the end are kept; without trouble, the end.
+        let (limit, least) = match self.trouble {
+            true => (NR_LOG_LINES, NR_LOG_LINES / 2),
+            false => (NR_TAIL_LINES, 0),
+        };
         if self.log.len() >= limit {
-            if self.trouble {
-                return;
-            }
-            self.log.pop_front();
+            self.log.remove(least);
         }
         self.log.push_back(line.to_owned());
     }
@@ -239,8 +276,9 @@ impl Session {
     /// Takes what is still on its way.
     fn drain(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
         let deadline = Instant::now() + DRAIN;
-        while let Ok(message) =
-            self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        while let Ok(message) = self
+            .messages
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if let Message::Line(stream, line) = message {
                 self.take(stream, &line, on_event);
@@ -266,13 +304,23 @@ impl Session {
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },
             Ok(_) if self.dying => Outcome::KernelDied { log },
-            Ok(status) => Outcome::EmulatorDied { why: format!("{status}: {}", words.trim()), log },
-            Err(error) => Outcome::EmulatorDied { why: error.to_string(), log },
+            Ok(status) => Outcome::EmulatorDied {
+                why: format!("{status}: {}", words.trim()),
+                log,
+            },
+            Err(error) => Outcome::EmulatorDied {
+                why: error.to_string(),
+                log,
+            },
         }
     }
 
     fn log_text(&self) -> String {
-        self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+        self.log
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 

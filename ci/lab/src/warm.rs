@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
 
@@ -17,6 +17,8 @@ use crate::session::Session;
 
 /// Size of the feed disk: the checkpoint remembers it, so it is always the same.
 const FEED_DISK_BYTES: u64 = 1 << 30;
+/// How long checkpoints and what they are made of are kept: newer kernels and inits replace them.
+const KEEP: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const INITRAMFS: &str = "initramfs";
 
 /// Makes the checkpoint, unless there is one.
@@ -24,10 +26,21 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
     let profile = &request.profile;
     let mut hasher = DefaultHasher::new();
     let version = emulator::version(profile)?;
-    (&base.archive, &request.kernel.image, version, format!("{profile:?}")).hash(&mut hasher);
+    (
+        &base.archive,
+        &request.kernel.image,
+        version,
+        format!("{profile:?}"),
+    )
+        .hash(&mut hasher);
     let place = format!("warm/{}-{:016x}", profile.name, hasher.finish());
     cache.once(&place, |fresh| {
-        eprintln!("lab: making a checkpoint of {} with {}", profile.name, request.kernel.name);
+        cache.prune("warm", KEEP);
+        cache.prune("initramfs", KEEP);
+        eprintln!(
+            "lab: making a checkpoint of {} with {}",
+            profile.name, request.kernel.name
+        );
         let initramfs = fresh.join(INITRAMFS);
         let plan = Plan {
             modules: plan.modules.clone(),
@@ -41,8 +54,13 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
         let disk = File::create(&feed).at(&feed)?;
         disk.set_len(FEED_DISK_BYTES).at(&feed)?;
         let started = Instant::now();
-        let machine =
-            emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Park(fresh), &feed))?;
+        let machine = emulator::start(&start(
+            request,
+            &initramfs,
+            run_dir.path(),
+            Mode::Park(fresh),
+            &feed,
+        ))?;
         Session::new(machine, started, None)?.park(fresh)
     })
 }
@@ -60,8 +78,13 @@ pub fn restore(
     write_feed(&feed, plan, files)?;
     let initramfs = parked.join(INITRAMFS);
     let started = Instant::now();
-    let mut machine =
-        emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Restore(parked), &feed))?;
+    let mut machine = emulator::start(&start(
+        request,
+        &initramfs,
+        run_dir.path(),
+        Mode::Restore(parked),
+        &feed,
+    ))?;
     if let Some(control) = &mut machine.control {
         control.restore(parked)?;
     }
@@ -96,7 +119,10 @@ fn write_feed(path: &Path, plan: &Plan, files: &[GuestFile]) -> Result<()> {
     let wrong = |error: lab_init::PlanError| LabError::Other(error.to_string());
     let plan = plan.encode();
     let mut contents = vec![plan.into_bytes()];
-    let mut header = FeedHeader { plan_bytes: contents[0].len(), files: Vec::new() };
+    let mut header = FeedHeader {
+        plan_bytes: contents[0].len(),
+        files: Vec::new(),
+    };
     for file in files {
         let content = fs::read(&file.source).at(&file.source)?;
         header.files.push(FeedFile {
@@ -112,10 +138,13 @@ fn write_feed(path: &Path, plan: &Plan, files: &[GuestFile]) -> Result<()> {
         disk.write_all(content).at(path)?;
         let end = disk.stream_position().at(path)?;
         let block = u64::try_from(FEED_BLOCK).unwrap_or(u64::MAX);
-        disk.seek(SeekFrom::Start(end.next_multiple_of(block))).at(path)?;
+        disk.seek(SeekFrom::Start(end.next_multiple_of(block)))
+            .at(path)?;
     }
     if disk.stream_position().at(path)? > FEED_DISK_BYTES {
-        return Err(LabError::Other("the runner is too long for the feed disk".into()));
+        return Err(LabError::Other(
+            "the runner is too long for the feed disk".into(),
+        ));
     }
     disk.set_len(FEED_DISK_BYTES).at(path)
 }
