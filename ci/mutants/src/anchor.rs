@@ -16,7 +16,9 @@ pub enum AnchorError {
         near: String,
     },
     /// The expression is not in the function.
-    #[error("`{find}` is not in {function} (lines {first}..{last}); the longest match is {matched} of {wanted} tokens{place}")]
+    #[error(
+        "`{find}` is not in {function} (lines {first}..{last}); the longest match is {matched} of {wanted} tokens{place}"
+    )]
     NotFound {
         /// The function.
         function: String,
@@ -83,8 +85,10 @@ impl<'a> Source<'a> {
         for body in &bodies {
             for at in body.clone() {
                 let window = &self.tokens[at..body.end];
-                let same =
-                    window.iter().zip(&wanted).take_while(|(token, word)| self.word(token) == **word);
+                let same = window
+                    .iter()
+                    .zip(&wanted)
+                    .take_while(|(token, word)| self.word(token) == **word);
                 let matched = same.count();
                 if matched == wanted.len() {
                     places.push(window[0].span.start..window[matched - 1].span.end);
@@ -106,13 +110,22 @@ impl<'a> Source<'a> {
                     last: edge(bodies[0].end.saturating_sub(1)),
                     matched: best.0,
                     wanted: wanted.len(),
-                    place: if best.0 == 0 { String::new() } else { format!(", {}", self.quote(best.1)) },
+                    place: if best.0 == 0 {
+                        String::new()
+                    } else {
+                        format!(", {}", self.quote(best.1))
+                    },
                 })
             }
             several => {
                 let (function, find) = found();
                 let places: Vec<_> = several.iter().map(|place| self.quote(place.start)).collect();
-                Err(AnchorError::Ambiguous { function, find, count: several.len(), places: places.join("; ") })
+                Err(AnchorError::Ambiguous {
+                    function,
+                    find,
+                    count: several.len(),
+                    places: places.join("; "),
+                })
             }
         }
     }
@@ -159,7 +172,10 @@ impl<'a> Source<'a> {
         for (at, token) in self.tokens.iter().enumerate() {
             let word = self.word(token);
             let likeness = parts.iter().filter(|part| word.contains(**part)).count();
-            if likeness > 0 && !names.iter().any(|(_, name)| *name == word) && self.body_after(at).is_some() {
+            if likeness > 0
+                && !names.iter().any(|(_, name)| *name == word)
+                && self.body_after(at).is_some()
+            {
                 names.push((likeness, word));
             }
         }

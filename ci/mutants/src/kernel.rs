@@ -63,9 +63,8 @@ pub fn locate(tree: &Tree, mutants: &[Mutant]) -> anyhow::Result<BTreeMap<String
     let applying: Vec<_> =
         mutants.iter().filter(|mutant| mutant.applies_to(&tree.version)).cloned().collect();
     let mut texts = BTreeMap::new();
-    let mut read = |file: &str| {
-        texts.entry(file.to_owned()).or_insert_with(|| tree.original(file)).clone()
-    };
+    let mut read =
+        |file: &str| texts.entry(file.to_owned()).or_insert_with(|| tree.original(file)).clone();
     mutant::locate(&applying, &mut read)
 }
 
@@ -112,7 +111,7 @@ fn configure(tree: &Tree, fragment: &Path) -> anyhow::Result<()> {
 
 /// The options that were asked for and did not come out so.
 fn lacking<'a>(wanted: &'a str, got: &'a str) -> impl Iterator<Item = &'a str> {
-    let asked = wanted.lines().filter(|line| line.ends_with("=y"));
+    let asked = wanted.lines().filter(|line| line.starts_with("CONFIG_") && line.ends_with("=y"));
     asked.filter(move |line| !got.lines().any(|other| other == *line))
 }
 
@@ -143,7 +142,9 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 }
 
 fn check_needed() -> anyhow::Result<()> {
-    let there = |what: &str| if what.starts_with('/') { Path::new(what).exists() } else { program(what).is_some() };
+    let there = |what: &str| {
+        if what.starts_with('/') { Path::new(what).exists() } else { program(what).is_some() }
+    };
     let missing: Vec<_> =
         NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect();
     ensure!(missing.is_empty(), "to build a kernel: apt-get install {}", missing.join(" "));

@@ -13,8 +13,8 @@ pub struct Token {
 
 /// Operators of more than one character, the longest first.
 const OPERATORS: [&str; 23] = [
-    "...", "<<=", ">>=", "->", "++", "--", "<<", ">>", "<=", ">=", "==", "!=", "&&", "||", "+=", "-=",
-    "*=", "/=", "%=", "&=", "|=", "^=", "##",
+    "...", "<<=", ">>=", "->", "++", "--", "<<", ">>", "<=", ">=", "==", "!=", "&&", "||", "+=",
+    "-=", "*=", "/=", "%=", "&=", "|=", "^=", "##",
 ];
 
 /// The tokens of a text, without white space, comments and preprocessor lines.
@@ -97,7 +97,10 @@ mod tests {
 
     #[test]
     fn splits_words_and_operators() {
-        assert_eq!(words("a->b<<=c[0x1f]!=-1"), ["a", "->", "b", "<<=", "c", "[", "0x1f", "]", "!=", "-", "1"]);
+        assert_eq!(
+            words("a->b<<=c[0x1f]!=-1"),
+            ["a", "->", "b", "<<=", "c", "[", "0x1f", "]", "!=", "-", "1"]
+        );
     }
 
     #[test]
@@ -108,7 +111,10 @@ mod tests {
 
     #[test]
     fn keeps_quoted_text_whole() {
-        assert_eq!(words(r#"f("a /* \" }", '\'', '"')"#), ["f", "(", r#""a /* \" }""#, ",", r"'\''", ",", "'\"'", ")"]);
+        assert_eq!(
+            words(r#"f("a /* \" }", '\'', '"')"#),
+            ["f", "(", r#""a /* \" }""#, ",", r"'\''", ",", "'\"'", ")"]
+        );
     }
 
     #[test]

@@ -102,7 +102,8 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
         Some(runner) => runner.clone(),
         None => {
             let bin = "kvm-conformance";
-            let what = Build { package: "suites", bin, arch: arguments.arch, strip: false, env: &[] };
+            let what =
+                Build { package: "suites", bin, arch: arguments.arch, strip: false, env: &[] };
             toolchain::build(&cache, &what)?
         }
     };
@@ -125,13 +126,17 @@ fn choose<'a>(arguments: &Arguments, all: &'a [Mutant]) -> anyhow::Result<Vec<&'
             || arguments.names.iter().any(|name| mutant::matches(name, &mutant.name))
     };
     let of_kernel = all.iter().filter(|mutant| mutant.applies_to(&arguments.kernel)).filter(named);
-    let sampled = (0_u64..).zip(of_kernel).filter(|(index, _)| {
-        index % arguments.sample == arguments.sample_from % arguments.sample
-    });
+    let sampled = (0_u64..)
+        .zip(of_kernel)
+        .filter(|(index, _)| index % arguments.sample == arguments.sample_from % arguments.sample);
     Ok(sampled.map(|(_, mutant)| mutant).collect())
 }
 
-fn run_all(arguments: &Arguments, stand: &Stand, chosen: &[&Mutant]) -> anyhow::Result<Vec<Finding>> {
+fn run_all(
+    arguments: &Arguments,
+    stand: &Stand,
+    chosen: &[&Mutant],
+) -> anyhow::Result<Vec<Finding>> {
     let mut json = match &arguments.json {
         Some(path) => Some(File::create(path).with_context(|| path.display().to_string())?),
         None => None,
@@ -144,7 +149,8 @@ fn run_all(arguments: &Arguments, stand: &Stand, chosen: &[&Mutant]) -> anyhow::
                 chosen.iter().filter(|other| other.profile == mutant.profile).copied().collect();
             baselines.insert(&mutant.profile, baseline(arguments, stand, &of_profile)?);
         }
-        let finding = run::judge(stand, mutant, &baselines[mutant.profile.as_str()], arguments.all_tests)?;
+        let finding =
+            run::judge(stand, mutant, &baselines[mutant.profile.as_str()], arguments.all_tests)?;
         println!("{}", report::line(&finding));
         if let Some(json) = &mut json {
             writeln!(json, "{}", serde_json::to_string(&finding)?)?;
@@ -169,7 +175,10 @@ fn baseline(
     }
     let boot = stand.boot(&chosen[0].profile, 0, &wanted)?;
     if let Some(death) = &boot.death {
-        anyhow::bail!("unmutated kernel, test {}: {death}", boot.victim.as_deref().unwrap_or("none"));
+        anyhow::bail!(
+            "unmutated kernel, test {}: {death}",
+            boot.victim.as_deref().unwrap_or("none")
+        );
     }
     for verdict in boot.verdicts.values() {
         if verdict.is_red() || verdict.outcome == "error" {

@@ -87,9 +87,10 @@ impl Mutant {
     /// removing others leaves the rest of a built kernel as it is.
     #[must_use]
     pub fn number(&self) -> u32 {
-        let hash = self.name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
+        let hash = self
+            .name
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         (hash & 0x7fff_ffff).max(1)
     }
 
@@ -130,7 +131,10 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
-            name.char_indices().map(|(at, _)| at).chain([name.len()]).any(|at| matches(rest, &name[at..]))
+            name.char_indices()
+                .map(|(at, _)| at)
+                .chain([name.len()])
+                .any(|at| matches(rest, &name[at..]))
         }),
     }
 }
@@ -199,7 +203,10 @@ pub fn locate(
 }
 
 /// The first way that fits; if none does, what is wrong with each.
-fn place(edit: &Edit, read: &mut dyn FnMut(&str) -> Option<String>) -> Result<(String, Change), String> {
+fn place(
+    edit: &Edit,
+    read: &mut dyn FnMut(&str) -> Option<String>,
+) -> Result<(String, Change), String> {
     let mut wrong = Vec::new();
     for way in edit.ways() {
         let Some(text) = read(&way.file) else {
@@ -211,7 +218,9 @@ fn place(edit: &Edit, read: &mut dyn FnMut(&str) -> Option<String>) -> Result<(S
                 let change = Change { number: 0, span, replacement: way.replace, kind: way.kind };
                 return Ok((way.file, change));
             }
-            Err(error @ AnchorError::Ambiguous { .. }) => return Err(format!("{}: {error}", way.file)),
+            Err(error @ AnchorError::Ambiguous { .. }) => {
+                return Err(format!("{}: {error}", way.file));
+            }
             Err(error) => wrong.push(format!("{}: {error}", way.file)),
         }
     }
@@ -261,7 +270,10 @@ mod tests {
         ));
         let text = error.expect_err("must fail").to_string();
         assert!(text.contains("mutant x: no file b.c"), "{text}");
-        assert!(text.contains("`n > 2` is not in f") && text.contains("or: a.c: no function g"), "{text}");
+        assert!(
+            text.contains("`n > 2` is not in f") && text.contains("or: a.c: no function g"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -272,7 +284,8 @@ mod tests {
 
     #[test]
     fn a_number_depends_on_the_name_alone_and_is_never_zero() {
-        let named = |name: &str| mutant(&format!("{{name: {name}, rule: r, expect: [t], edits: []}}"));
+        let named =
+            |name: &str| mutant(&format!("{{name: {name}, rule: r, expect: [t], edits: []}}"));
         assert_eq!(named("a").number(), named("a").number());
         assert_ne!(named("a").number(), named("b").number());
         assert!(named("a").number() > 0);

@@ -52,7 +52,9 @@ pub fn all_dead(findings: &[Finding]) -> bool {
 /// A table in Markdown.
 #[must_use]
 pub fn markdown(findings: &[Finding]) -> String {
-    let mut text = String::from("| mutant | fate | seconds | first red test | its rule |\n|---|---|---|---|---|\n");
+    let mut text = String::from(
+        "| mutant | fate | seconds | first red test | its rule |\n|---|---|---|---|---|\n",
+    );
     for finding in findings {
         let (test, rule) = finding.red.first().cloned().unwrap_or_default();
         let rule = if rule.is_empty() { finding.note.clone() } else { rule };

@@ -153,7 +153,9 @@ fn death(end: &Outcome, errors: &[String]) -> Option<String> {
     let first = |log: &str| log.lines().next().unwrap_or_default().to_owned();
     match end {
         Outcome::Exited(code) if WORKED.contains(code) => None,
-        Outcome::Exited(code) => Some(format!("the runner ended with {code}: {}", errors.join(" "))),
+        Outcome::Exited(code) => {
+            Some(format!("the runner ended with {code}: {}", errors.join(" ")))
+        }
         Outcome::Killed(signal) => Some(format!("signal {signal} killed the runner")),
         Outcome::NoKvm(why) => Some(format!("no KVM: {why}")),
         Outcome::KernelDied { log } => Some(format!("the kernel died: {}", first(log))),
@@ -221,9 +223,11 @@ pub fn judge(
         finding.note = "no test of that name is green on the unmutated kernel".to_owned();
         return Ok(finding);
     }
-    let is_guard = |verdict: &Verdict| verdict.groups.iter().any(|group| mutant.green.contains(group));
+    let is_guard =
+        |verdict: &Verdict| verdict.groups.iter().any(|group| mutant.green.contains(group));
     let others = sane().filter(|verdict| !mutant.expects(&verdict.test) && is_guard(verdict));
-    let mut tests: Vec<_> = expected.iter().chain(&others.collect::<Vec<_>>()).map(|v| v.test.clone()).collect();
+    let mut tests: Vec<_> =
+        expected.iter().chain(&others.collect::<Vec<_>>()).map(|v| v.test.clone()).collect();
     if everything {
         tests = sane().map(|verdict| verdict.test.clone()).collect();
     }
@@ -240,10 +244,10 @@ fn decide(finding: &mut Finding, mutant: &Mutant, boot: &Boot, everything: bool)
     };
     finding.red = red(true).map(|verdict| (verdict.test.clone(), verdict.why())).collect();
     let mut notes = Vec::new();
-    if let (Some(death), Some(victim)) = (&boot.death, &boot.victim) {
-        if mutant.expects(victim) {
-            finding.red.push((victim.clone(), death.clone()));
-        }
+    if let (Some(death), Some(victim)) = (&boot.death, &boot.victim)
+        && mutant.expects(victim)
+    {
+        finding.red.push((victim.clone(), death.clone()));
     }
     let strays: Vec<_> = red(false).map(|verdict| verdict.test.as_str()).collect();
     finding.fate = if finding.red.is_empty() { Fate::Survived } else { Fate::Killed };

@@ -96,7 +96,8 @@ impl Tree {
 fn fetch(cache: &Cache, version: &str, tree: &Tree) -> anyhow::Result<()> {
     let known: Vec<_> = SUITES.iter().map(|(version, _)| *version).collect();
     let suite = SUITES.iter().find(|(known, _)| *known == version);
-    let (_, suite) = suite.with_context(|| format!("kernel {version}: known are {}", known.join(", ")))?;
+    let (_, suite) =
+        suite.with_context(|| format!("kernel {version}: known are {}", known.join(", ")))?;
     let package = format!("linux-source-{version}");
     eprintln!("fetching {package} of {suite}");
     let suite = Suite::new(cache, suite, Arch::X86_64)?;

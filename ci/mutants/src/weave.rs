@@ -69,7 +69,8 @@ fn render(text: &str, part: Range<usize>, mut changes: &[&Change]) -> Result<Str
         let (here, rest) = changes.split_at(inside);
         let (same, inner) = here.split_at(same);
         let wrong = inner.iter().find(|change| change.span.end > span.end);
-        if let Some(wrong) = wrong.or_else(|| same.iter().find(|change| change.kind != first.kind)) {
+        if let Some(wrong) = wrong.or_else(|| same.iter().find(|change| change.kind != first.kind))
+        {
             return Err(Overlap(first.number, wrong.number, text[span].to_owned()));
         }
         out.push_str(&text[at..span.start]);
@@ -88,7 +89,9 @@ fn choice(changes: &[&Change], original: &str) -> String {
         let replacement = change.replacement.split_whitespace().collect::<Vec<_>>().join(" ");
         let _ = match change.kind {
             Kind::Expression => write!(out, "(KVM_MUTANT({}) ? ({replacement}) : ", change.number),
-            Kind::Statement => write!(out, "{{ if (KVM_MUTANT({})) {{ {replacement} }} else ", change.number),
+            Kind::Statement => {
+                write!(out, "{{ if (KVM_MUTANT({})) {{ {replacement} }} else ", change.number)
+            }
         };
     }
     match changes.first().map(|change| change.kind) {
