@@ -95,8 +95,9 @@ fn segments_match(name: &str, wanted: &str) -> bool {
 }
 
 /// A regex for a glob: `*` is anything, `?` any one character, `[…]` one of a set.
+/// The pattern's own text matches too, since a test's parameters stand in brackets.
 pub fn glob(pattern: &str) -> Result<Regex, regex::Error> {
-    let mut regex = String::from("^");
+    let mut regex = format!("^(?:{}|", regex::escape(pattern));
     let mut rest = pattern.chars();
     while let Some(c) = rest.next() {
         match c {
@@ -117,7 +118,7 @@ pub fn glob(pattern: &str) -> Result<Regex, regex::Error> {
             c => regex.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
         }
     }
-    regex.push('$');
+    regex.push_str(")$");
     Regex::new(&regex)
 }
 
@@ -251,6 +252,7 @@ mod tests {
         assert!(matches("*pio*", "x86_64::pio::in"));
         assert!(!matches("pio*", "x86_64::pio::in"));
         assert!(matches("a.b", "a.b") && !matches("a.b", "axb"));
+        assert!(matches("size[4]", "size[4]") && matches("size[4]", "size4"));
         assert!(matches("in_[bw]", "in_w") && !matches("in_[!bw]", "in_w"));
     }
 

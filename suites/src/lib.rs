@@ -7,6 +7,8 @@ pub mod common;
 pub mod prelude;
 pub mod selftest;
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

@@ -8,6 +8,8 @@ pub use guest_runtime::sync::{Barrier, spin_for, wait_until};
 pub use guest_runtime::{Guest, Trap, TrapFrame};
 pub use suites_macros::{guest, host, kvm_test, shared};
 
+#[cfg(target_arch = "aarch64")]
+pub use crate::aarch64::prelude::*;
 #[cfg(target_arch = "x86_64")]
 pub use crate::x86_64::prelude::*;
 

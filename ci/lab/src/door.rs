@@ -24,6 +24,9 @@ pub struct Test {
     /// Static runner of the host's architecture [default: built from this workspace].
     #[arg(long)]
     pub runner: Option<PathBuf>,
+    /// Start the host from a checkpoint of itself, made by the first such run.
+    #[arg(long)]
+    pub warm: bool,
     /// The runner's own command line.
     #[command(flatten)]
     pub run: RunArgs,
@@ -90,6 +93,7 @@ pub fn test(test: &Test) -> Result<u8> {
             timeout: LONGEST_RUN,
             console_log: None,
             kvm_optional: false,
+            warm: test.warm,
         };
         let mut errors = Vec::new();
         let end = lab.run(&request, &mut |event| match event {

@@ -9,12 +9,12 @@ pub type Result<T> = std::result::Result<T, LabError>;
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// A file operation failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Io {
         /// The file.
         path: PathBuf,
         /// What happened.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A helper program failed.
     #[error("{program} failed ({status}): {output}")]
@@ -82,6 +82,6 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for std::io::Result<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|source| LabError::Io { path: path.as_ref().to_owned(), source })
+        self.map_err(|error| LabError::Io { path: path.as_ref().to_owned(), error })
     }
 }

@@ -35,7 +35,8 @@ pub struct GuestFile {
 /// The cached part.
 #[derive(Debug)]
 pub struct Base {
-    archive: PathBuf,
+    /// Its archive; the name of its directory changes whenever its content would.
+    pub archive: PathBuf,
     /// All modules in loading order, without parameters.
     pub modules: Vec<Module>,
 }
@@ -90,6 +91,9 @@ fn place(kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<String> {
         (path, meta.size(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
     }
     (&kernel.modules, wanted).hash(&mut hasher);
+    if let Some(modules) = kernel.modules.as_ref().filter(|_| !kernel.fixed) {
+        ModuleSet::scan(modules)?.hash_state(&mut hasher);
+    }
     Ok(format!("initramfs/{}-{:016x}", kernel.arch, hasher.finish()))
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use lab_init::{Module, Plan};
 
 use crate::cache::Cache;
-use crate::emulator::{self, Start};
-use crate::error::{LabError, Result};
+use crate::emulator::{self, Mode, Start};
+use crate::error::{At as _, LabError, Result};
 use crate::initramfs::{Base, GuestFile};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
 use crate::session::Session;
-use crate::toolchain;
+use crate::{toolchain, warm};
 
 /// Where the runner stands in the host.
 const RUNNER_PATH: &str = "/runner";
@@ -32,12 +32,15 @@ pub struct Request {
     pub env: Vec<(String, String)>,
     /// More files to put into the host.
     pub files: Vec<(String, PathBuf)>,
-    /// From the start of the emulator to the end of the runner.
+    /// From the runner's start to its end; the host's boot has a limit of its own.
     pub timeout: Duration,
     /// Where the kernel's console goes; nowhere if absent.
     pub console_log: Option<PathBuf>,
     /// Run the program without `/dev/kvm` too.
     pub kvm_optional: bool,
+    /// Restore a checkpoint of the booted host, which is made when there is none, where the
+    /// emulator can.
+    pub warm: bool,
 }
 
 /// What happens while the host runs.
@@ -130,39 +133,53 @@ impl Lab {
             return Err(LabError::Other("the native host needs no lab".into()));
         }
         emulator::check(profile)?;
+        let base = self.base(profile, &request.kernel)?;
+        let plan = plan(request, &base);
+        let files = guest_files(request);
+        if request.warm && emulator::can_park(profile) {
+            let parked = warm::park(&self.cache, request, &base, &plan)?;
+            match warm::restore(&self.cache, request, &parked, &plan, &files) {
+                Ok(session) => return session.follow(request.timeout, on_event),
+                Err(error) => {
+                    eprintln!("lab: a checkpoint is bad and was removed; starting cold: {error}");
+                    std::fs::remove_dir_all(&parked).at(&parked)?;
+                }
+            }
+        }
         let run_dir = self.cache.run_dir()?;
         let initramfs = run_dir.path().join("initramfs");
-        let base = self.base(profile, &request.kernel)?;
-        let mut files = vec![GuestFile {
-            path: RUNNER_PATH.into(),
-            source: request.runner.clone(),
-            executable: true,
-        }];
-        files.extend(request.files.iter().map(|(path, source)| GuestFile {
-            path: path.clone(),
-            source: source.clone(),
-            executable: false,
-        }));
-        base.complete(&initramfs, &plan(request, &base), &files)?;
-
+        base.complete(&initramfs, &plan, &files)?;
         let started = Instant::now();
         let machine = emulator::start(&Start {
             profile,
             kernel: &request.kernel,
             initramfs: &initramfs,
             scratch: run_dir.path(),
+            mode: Mode::Cold,
+            feed: None,
             interactive: false,
         })?;
         Session::new(machine, started, request.console_log.as_deref())?
             .follow(request.timeout, on_event)
     }
 
-    fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {
+    pub(crate) fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {
         let init = toolchain::lab_init(&self.cache, profile.arch)?;
         let mut wanted = emulator::transport_modules(profile).to_vec();
         wanted.extend(profile.modules.keys().map(String::as_str));
         Base::prepare(&self.cache, kernel, &init, &wanted)
     }
+}
+
+fn guest_files(request: &Request) -> Vec<GuestFile> {
+    let runner =
+        GuestFile { path: RUNNER_PATH.into(), source: request.runner.clone(), executable: true };
+    let others = request.files.iter().map(|(path, source)| GuestFile {
+        path: path.clone(),
+        source: source.clone(),
+        executable: false,
+    });
+    std::iter::once(runner).chain(others).collect()
 }
 
 fn plan(request: &Request, base: &Base) -> Plan {
@@ -180,7 +197,7 @@ fn plan(request: &Request, base: &Base) -> Plan {
     }
 }
 
-fn with_params(module: &Module, profile: &Profile) -> Module {
+pub(crate) fn with_params(module: &Module, profile: &Profile) -> Module {
     let of_profile = profile.modules.iter().find(|(name, _)| name.replace('-', "_") == module.name);
     let mut module = module.clone();
     if let Some((_, params)) = of_profile {

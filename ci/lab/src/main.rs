@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::setup;
 use lab::toolchain::Build;
-use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
+use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request, matrix};
 
 /// Exit codes of what is not the runner's own end.
 const EXIT_ERROR: u8 = 2;
@@ -29,6 +29,26 @@ struct Arguments {
 enum Action {
     /// Boot a host and run a static runner in it; its lines go to standard output.
     Run(Run),
+    /// Boot a host with a shell on this terminal; Ctrl-A X ends the emulator.
+    Shell {
+        /// Host profile.
+        host: String,
+        /// As for `run`.
+        #[arg(long)]
+        kernel: Option<String>,
+        /// Program to put into the host as /runner.
+        #[arg(long)]
+        runner: Option<PathBuf>,
+        /// Wait for a debugger on TCP port 1234.
+        #[arg(long)]
+        gdb: bool,
+    },
+    /// List the cells of ci/kernels.yaml, one `HOST KERNEL` a line.
+    Matrix {
+        /// Only the I-th of N parts.
+        #[arg(long, value_name = "I/N")]
+        shard: Option<String>,
+    },
     /// Run the suite in a host, with the runner's own command line; results look as if native.
     Test(Box<lab::door::Test>),
     /// List the kernels of the Debian archive.
@@ -73,7 +93,7 @@ struct Run {
     /// Static program of the host's architecture.
     #[arg(long)]
     runner: PathBuf,
-    /// Seconds from the emulator's start to the runner's end.
+    /// Seconds that the runner may take.
     #[arg(long, default_value_t = 300)]
     timeout: u64,
     /// File for the kernel's console.
@@ -88,6 +108,9 @@ struct Run {
     /// Run without /dev/kvm too.
     #[arg(long)]
     kvm_optional: bool,
+    /// Start from a checkpoint of the booted host.
+    #[arg(long)]
+    warm: bool,
     /// Tell what happens, on standard error.
     #[arg(short, long)]
     verbose: bool,
@@ -112,6 +135,8 @@ fn act() -> anyhow::Result<u8> {
     match arguments.command {
         Action::Run(run) => run_host(run),
         Action::Test(test) => Ok(lab::door::test(&test)?),
+        Action::Shell { host, kernel, runner, gdb } => shell(&host, kernel, runner, gdb),
+        Action::Matrix { shard } => list_matrix(shard.as_deref()),
         Action::Kernels { arch } => list_kernels(arch),
         Action::Setup { arch, dry_run } => set_up(&arch, dry_run),
         Action::Hosts => list_hosts(),
@@ -129,6 +154,38 @@ fn list_hosts() -> anyhow::Result<u8> {
         let profile = Profile::load(&name)?;
         println!("{name:<20} {:<8} {}", profile.arch, profile.summary);
     }
+    Ok(0)
+}
+
+fn list_matrix(shard: Option<&str>) -> anyhow::Result<u8> {
+    let mut cells = matrix::cells()?;
+    if let Some(shard) = shard {
+        let (index, count) = shard.split_once('/').context("--shard takes I/N")?;
+        let (index, count) = (index.parse()?, count.parse()?);
+        anyhow::ensure!((1..=count).contains(&index), "--shard {shard}: I goes from 1 to N");
+        cells = matrix::shard(cells, index, count);
+    }
+    for cell in cells {
+        println!("{} {}", cell.host, cell.kernel);
+    }
+    Ok(0)
+}
+
+fn shell(
+    host: &str,
+    kernel: Option<String>,
+    runner: Option<PathBuf>,
+    gdb: bool,
+) -> anyhow::Result<u8> {
+    let mut profile = Profile::load(host)?;
+    if gdb {
+        profile.emulator_args.extend(["-s", "-S"].map(str::to_owned));
+    }
+    let cache = Cache::open()?;
+    let spec = kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
+    let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
+    let files: Vec<_> = runner.map(|runner| ("/runner".to_owned(), runner)).into_iter().collect();
+    lab::shell(&Lab::new(cache), &profile, &kernel, &files)?;
     Ok(0)
 }
 
@@ -179,6 +236,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         timeout: Duration::from_secs(run.timeout),
         console_log: run.console,
         kvm_optional: run.kvm_optional,
+        warm: run.warm,
         profile,
     };
     if run.verbose {

@@ -14,9 +14,14 @@ use crate::error::{LabError, Result};
 /// How much of a failed program's output is told.
 const OUTPUT_TAIL_BYTES: usize = 2000;
 
-/// Starts a program in its own process group, killed when this process dies, with the given
-/// descriptors open in it under their present numbers.
-pub fn spawn(command: &mut Command, inherit: &[OwnedFd]) -> std::io::Result<Child> {
+/// Starts a program that is killed when this thread dies, with the given descriptors open in it
+/// under their present numbers. Unless it is for a person, it gets a process group of its own, out
+/// of the terminal's reach.
+pub fn spawn(
+    command: &mut Command,
+    inherit: &[OwnedFd],
+    interactive: bool,
+) -> std::io::Result<Child> {
     let numbers: Vec<_> = inherit.iter().map(OwnedFd::as_raw_fd).collect();
     let parent = nix::unistd::getpid();
     let prepare = move || {
@@ -32,7 +37,9 @@ pub fn spawn(command: &mut Command, inherit: &[OwnedFd]) -> std::io::Result<Chil
         }
         Ok(())
     };
-    command.process_group(0);
+    if !interactive {
+        command.process_group(0);
+    }
     // SAFETY: the closure makes only system calls that are safe between fork and exec; it
     // allocates only on its way to an error.
     unsafe { command.pre_exec(prepare) };
@@ -46,7 +53,7 @@ pub fn run(command: &mut Command, package: &str) -> Result<String> {
         std::io::ErrorKind::NotFound => {
             LabError::Missing { program: program.clone(), package: package.to_owned() }
         }
-        _ => LabError::Io { path: PathBuf::from(&program), source: error },
+        _ => LabError::Io { path: PathBuf::from(&program), error },
     })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

@@ -131,7 +131,7 @@ impl Profile {
         let dir = hosts_dir();
         let mut names = Vec::new();
         let entries =
-            std::fs::read_dir(&dir).map_err(|source| LabError::Io { path: dir.clone(), source })?;
+            std::fs::read_dir(&dir).map_err(|error| LabError::Io { path: dir.clone(), error })?;
         for entry in entries.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
@@ -150,7 +150,7 @@ impl Profile {
             Arch::Aarch64 => "arm64-gicv3-vhe",
             Arch::Ppc64le => "ppc64le-p10",
             Arch::Riscv64 => "riscv64",
-            Arch::S390x => "s390x-hercules",
+            Arch::S390x => "s390x-qemu",
         }
     }
 }

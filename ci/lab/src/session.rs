@@ -10,9 +10,13 @@ use std::time::{Duration, Instant};
 use lab_init::Report;
 
 use crate::emulator::Machine;
-use crate::error::{At as _, Result};
+use crate::error::{At as _, LabError, Result};
 use crate::lab::{Event, Outcome};
 
+/// How long a host may take to boot, on a busy machine too.
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a host that reported ready may take until it waits.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How long other streams may still bring something after the last report.
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
@@ -48,6 +52,13 @@ enum Message {
     End(Stream),
 }
 
+/// What a stretch of a host's life ends with.
+#[derive(Debug)]
+enum End {
+    Outcome(Outcome),
+    Parked,
+}
+
 /// A host that runs.
 #[derive(Debug)]
 pub struct Session {
@@ -57,6 +68,7 @@ pub struct Session {
     console_log: Option<File>,
     log: VecDeque<String>,
     booted: bool,
+    running: bool,
     trouble: bool,
     dying: bool,
 }
@@ -84,6 +96,7 @@ impl Session {
             console_log,
             log: VecDeque::new(),
             booted: false,
+            running: false,
             trouble: false,
             dying: false,
         })
@@ -95,30 +108,55 @@ impl Session {
         timeout: Duration,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        let mut deadline = self.started + timeout;
+        match self.watch(timeout, on_event) {
+            End::Outcome(outcome) => Ok(outcome),
+            End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
+        }
+    }
+
+    /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
+    pub fn park(mut self, dir: &Path) -> Result<()> {
+        match self.watch(Duration::ZERO, &mut |_| {}) {
+            End::Parked => {}
+            End::Outcome(outcome) => {
+                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
+            }
+        }
+        std::thread::sleep(SETTLE);
+        match &mut self.machine.control {
+            Some(control) => control.park(dir),
+            None => Err(LabError::Other("this emulator makes no checkpoints".into())),
+        }
+    }
+
+    fn watch(&mut self, timeout: Duration, on_event: &mut dyn FnMut(Event<'_>)) -> End {
+        let mut deadline = self.started + BOOT_PATIENCE;
         loop {
-            let was_dying = self.dying;
+            let (was_dying, was_running) = (self.dying, self.running);
             match self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Line(stream, line)) => {
-                    if let Some(outcome) = self.take(stream, &line, on_event) {
-                        self.drain(on_event);
-                        return Ok(outcome);
+                    if let Some(end) = self.take(stream, &line, on_event) {
+                        if let End::Outcome(_) = end {
+                            self.drain(on_event);
+                        }
+                        return end;
                     }
                 }
                 Ok(Message::End(Stream::Stderr)) => {}
                 Ok(Message::End(_)) | Err(RecvTimeoutError::Disconnected) => {
                     self.drain(on_event);
-                    return Ok(self.sudden_end());
+                    return End::Outcome(self.sudden_end());
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let log = self.log_text();
-                    let dead = self.dying;
-                    return Ok(if dead {
-                        Outcome::KernelDied { log }
-                    } else {
-                        Outcome::TimedOut { log }
+                    return End::Outcome(match self.dying {
+                        true => Outcome::KernelDied { log },
+                        false => Outcome::TimedOut { log },
                     });
                 }
+            }
+            if self.running && !was_running {
+                deadline = Instant::now() + timeout;
             }
             if self.dying && !was_dying {
                 deadline = deadline.min(Instant::now() + LAST_WORDS);
@@ -132,7 +170,7 @@ impl Session {
         stream: Stream,
         line: &str,
         on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Option<Outcome> {
+    ) -> Option<End> {
         match stream {
             Stream::Stderr => on_event(Event::Stderr(line)),
             // Where there is no result port, results come over the console.
@@ -148,30 +186,32 @@ impl Session {
         None
     }
 
-    fn take_report(
-        &mut self,
-        report: &Report,
-        on_event: &mut dyn FnMut(Event<'_>),
-    ) -> Option<Outcome> {
+    fn take_report(&mut self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<End> {
         let after = self.started.elapsed();
-        match report {
+        let outcome = match report {
             // The emulator did not end when the kernel restarted the host.
-            Report::Booted { .. } if self.booted => {
-                return Some(Outcome::KernelDied { log: self.log_text() });
-            }
+            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
                 on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
+                return None;
             }
-            Report::Fact { name, value } => on_event(Event::Fact(name, value)),
-            Report::Started => on_event(Event::Started { after }),
-            Report::Parked => {}
-            Report::NoKvm(why) => return Some(Outcome::NoKvm(why.clone())),
-            Report::Exited(code) => return Some(Outcome::Exited(*code)),
-            Report::Killed(signal) => return Some(Outcome::Killed(*signal)),
-            Report::Failed(why) => return Some(Outcome::HostFailed(why.clone())),
-        }
-        None
+            Report::Fact { name, value } => {
+                on_event(Event::Fact(name, value));
+                return None;
+            }
+            Report::Started => {
+                self.running = true;
+                on_event(Event::Started { after });
+                return None;
+            }
+            Report::Parked => return Some(End::Parked),
+            Report::NoKvm(why) => Outcome::NoKvm(why.clone()),
+            Report::Exited(code) => Outcome::Exited(*code),
+            Report::Killed(signal) => Outcome::Killed(*signal),
+            Report::Failed(why) => Outcome::HostFailed(why.clone()),
+        };
+        Some(End::Outcome(outcome))
     }
 
     fn keep(&mut self, line: &str) {
@@ -218,7 +258,10 @@ impl Session {
             let lines: Vec<_> = text.lines().collect();
             words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
         } else if let Some(stderr) = &mut self.machine.child.stderr {
-            let _ = stderr.read_to_string(&mut words);
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            let told = text.lines().filter(|line| !line.contains(": warning:"));
+            words = told.collect::<Vec<_>>().join("\n");
         }
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },

@@ -94,7 +94,8 @@ impl Stand {
     /// Makes a stand of a boot image and a static runner.
     #[must_use]
     pub fn new(cache: Cache, arch: Arch, image: PathBuf, runner: PathBuf) -> Self {
-        let kernel = Kernel { arch, name: "switchable kernel".into(), image, modules: None };
+        let kernel =
+            Kernel { arch, name: "switchable kernel".into(), image, modules: None, fixed: false };
         Self { lab: Lab::new(cache), kernel, runner }
     }
 
@@ -119,6 +120,7 @@ impl Stand {
             timeout: LONGEST_RUN,
             console_log: None,
             kvm_optional: false,
+            warm: false,
             profile,
         };
         let mut boot = Boot::default();

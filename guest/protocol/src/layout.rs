@@ -94,3 +94,76 @@ pub mod x86_64 {
     /// The interrupt descriptor table, built by the host from `trap_stubs`.
     pub const IDT: u64 = 0x1_f000;
 }
+
+/// aarch64. RAM is mapped in 4 KiB pages, everything else below 4 GiB in 2 MiB blocks: between RAM and
+/// [`FREE`] as Device memory, from there on as Normal memory.
+pub mod aarch64 {
+    /// Where the doorbell hangs: one 4-byte store of the message's GPA.
+    pub const DOORBELL: u64 = 0x0900_0000;
+    /// Distributor of the interrupt controller: 64 KiB (4 KiB of a GICv2).
+    pub const GICD: u64 = 0x0800_0000;
+    /// CPU interface of a GICv2: 8 KiB.
+    pub const GICC: u64 = 0x0801_0000;
+    /// Interrupt translation service: 128 KiB.
+    pub const ITS: u64 = 0x0808_0000;
+    /// Redistributors of a GICv3, one [`GICR_STRIDE`] for each vCPU.
+    pub const GICR: u64 = 0x080a_0000;
+    /// Bytes of one redistributor.
+    pub const GICR_STRIDE: u64 = 0x2_0000;
+    /// Offset in a vCPU's area: end of the stack on which reports of a broken stack are made.
+    pub const FATAL_STACK_END: u64 = 0xb000;
+    /// Offset in a vCPU's area: never mapped, below the trap stack.
+    pub const TRAP_STACK_GUARD: u64 = 0xb000;
+    /// Offset in a vCPU's area: end of the trap stack, SP_EL1 at the start. Its 16 KiB are where bits
+    /// 15 and 14 of the offset are set.
+    pub const TRAP_STACK_END: u64 = 0x1_0000;
+
+    /// Bits of a translation table descriptor (ARM ARM D8.3), 4 KiB granule.
+    pub mod descriptor {
+        #![expect(missing_docs, reason = "the manual's names")]
+        pub const VALID: u64 = 1 << 0;
+        pub const TABLE: u64 = 1 << 1;
+        pub const PAGE: u64 = 1 << 1;
+        pub const ATTR_NORMAL: u64 = 0 << 2;
+        pub const ATTR_DEVICE: u64 = 1 << 2;
+        pub const ATTR_NON_CACHEABLE: u64 = 2 << 2;
+        pub const AP_EL0: u64 = 1 << 6;
+        pub const AP_READ_ONLY: u64 = 1 << 7;
+        pub const SH_INNER: u64 = 3 << 8;
+        pub const AF: u64 = 1 << 10;
+        pub const NG: u64 = 1 << 11;
+        pub const PXN: u64 = 1 << 53;
+        pub const UXN: u64 = 1 << 54;
+        /// Output address.
+        pub const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+        /// What the host gives normal memory: EL1 reads, writes and executes.
+        pub const DEFAULT: u64 = ATTR_NORMAL | SH_INNER | AF | UXN;
+        /// What the host gives devices.
+        pub const DEVICE: u64 = ATTR_DEVICE | AF | PXN | UXN;
+    }
+
+    /// System registers of a vCPU that runs guest functions.
+    pub mod start {
+        /// MAIR_EL1: attribute 0 is Normal write-back, 1 Device-nGnRnE, 2 Normal non-cacheable.
+        pub const MAIR: u64 = 0x44_00_ff;
+        /// TCR_EL1: TTBR0 with T0SZ 16 and 4 KiB granule, write-back and inner-shareable walks, no
+        /// TTBR1 (EPD1), 40 bits of output address.
+        pub const TCR: u64 = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 2 << 32;
+        /// SCTLR_EL1: M, C, SA, SA0, I, DZE, UCT, nTWI, nTWE, UCI, and the bits that ARMv8.0 has RES1.
+        pub const SCTLR: u64 = 1 << 0
+            | 1 << 2
+            | 1 << 3
+            | 1 << 4
+            | 1 << 12
+            | 1 << 14
+            | 1 << 15
+            | 1 << 16
+            | 1 << 18
+            | 1 << 26
+            | 0x30d0_0800;
+        /// CPACR_EL1.FPEN: floating point and vectors for tests; the payload's own code uses none.
+        pub const CPACR: u64 = 3 << 20;
+        /// PSTATE: EL1 on SP_EL0, all exceptions masked.
+        pub const PSTATE: u64 = 0x3c4;
+    }
+}

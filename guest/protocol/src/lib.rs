@@ -10,7 +10,7 @@ pub mod layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Raised whenever a message or [`StartInfo`] changes shape or meaning.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// First word of every valid [`Message`] and [`StartInfo`]: "KVMC" read as little-endian ASCII.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"KVMC");
@@ -19,7 +19,7 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"KVMC");
 pub const DOORBELL_BROKEN: u32 = u32::MAX;
 
 /// Number of `u64` arguments in a message.
-pub const NR_ARGS: usize = 24;
+pub const NR_ARGS: usize = 40;
 
 /// Number of texts in a message.
 pub const NR_TEXTS: usize = 3;

@@ -6,8 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::args::ExplainArgs;
-use super::{Refusal, registry};
-use crate::case::TestCase;
+use super::{Refusal, Suite};
 use crate::facts::HostFacts;
 use crate::registry::known::{KnownFailure, KnownHere};
 use crate::registry::{Entry, Registry};
@@ -16,11 +15,11 @@ use crate::select::Selection;
 
 /// Tells what the named tests check, need and are known for.
 pub fn explain(
-    tests: &[&'static TestCase],
+    suite: &Suite<'_>,
     args: &ExplainArgs,
     probe: &dyn Fn() -> Result<HostFacts, Refusal>,
 ) -> Result<u8, Refusal> {
-    let registry = registry(tests, args.config.as_deref())?;
+    let registry = suite.registry(args.config.as_deref())?;
     let selection =
         Selection { patterns: args.names.clone(), all: true, perf: true, ..Selection::default() };
     let entries = selection.apply(&registry).map_err(Refusal::of)?;

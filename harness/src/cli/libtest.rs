@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::run::job;
 use super::session::{Unit, report};
-use super::{MISUSE, is_native, registry};
+use super::{MISUSE, Suite, is_native};
 use crate::case::TestCase;
 use crate::facts::HostFacts;
 use crate::journal::TestReport;
@@ -33,9 +33,16 @@ pub fn libtest_main<E: Display>(
     tests: &[&'static TestCase],
     probe: impl Fn() -> Result<HostFacts, E>,
 ) -> ExitCode {
-    become_worker_if_asked(tests);
+    Suite::new(tests).libtest_main(probe)
+}
+
+pub(super) fn start<E: Display>(
+    suite: &Suite<'_>,
+    probe: impl Fn() -> Result<HostFacts, E>,
+) -> ExitCode {
+    become_worker_if_asked(suite.tests);
     let arguments = Arguments::from_args();
-    let registry = match registry(tests, None) {
+    let registry = match suite.registry(None) {
         Ok(registry) => registry,
         Err(refusal) => return refuse(&refusal),
     };

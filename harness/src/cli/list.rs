@@ -4,17 +4,16 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use super::args::RunArgs;
-use super::{Refusal, is_native, registry};
-use crate::case::TestCase;
+use super::{Refusal, Suite, is_native};
 use crate::facts::HostFacts;
 
 /// Prints the selected tests, one name a line; with `-v` what policy says of them.
 pub fn list(
-    tests: &[&'static TestCase],
+    suite: &Suite<'_>,
     args: &RunArgs,
     probe: &dyn Fn() -> Result<HostFacts, Refusal>,
 ) -> Result<u8, Refusal> {
-    let registry = registry(tests, args.config.as_deref())?;
+    let registry = suite.registry(args.config.as_deref())?;
     let mut entries = args.selection().apply(&registry).map_err(Refusal::of)?;
     if !args.all_archs {
         entries.retain(|entry| is_native(entry));

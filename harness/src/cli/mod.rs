@@ -39,6 +39,65 @@ impl Refusal {
     }
 }
 
+/// The tests and the policy of a front door.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite<'a> {
+    tests: &'a [&'static TestCase],
+    built_in: &'a str,
+}
+
+impl<'a> Suite<'a> {
+    /// These tests under the repository's `unittests.yaml`.
+    pub fn new(tests: &'a [&'static TestCase]) -> Self {
+        Self { tests, built_in: registry::BUILT_IN }
+    }
+
+    /// The same tests under another policy than the built-in one.
+    #[must_use]
+    pub fn with_policy(self, built_in: &'a str) -> Self {
+        Self { built_in, ..self }
+    }
+
+    /// See [`libtest_main`].
+    pub fn libtest_main<E: Display>(self, probe: impl Fn() -> Result<HostFacts, E>) -> ExitCode {
+        libtest::start(&self, probe)
+    }
+
+    /// See [`main`].
+    pub fn main<E: Display>(self, probe: impl Fn() -> Result<HostFacts, E>) -> ExitCode {
+        crate::runner::job::become_worker_if_asked(self.tests);
+        let line = CommandLine::parse();
+        let bisect = line.run.bisect;
+        let probe = || probe().map_err(Refusal::of);
+        let status = match line.command {
+            None if line.run.list => list::list(&self, &line.run, &probe),
+            None => run::run(&self, &line.run, &probe),
+            Some(Command::Report(args)) => reports::report(&args),
+            Some(Command::Compare(args)) => reports::compare(&args),
+            Some(Command::Explain(args)) => explain::explain(&self, &args, &probe),
+        };
+        let status = status.unwrap_or_else(|refusal| {
+            let _ = writeln!(std::io::stderr(), "error: {refusal}");
+            if bisect { BISECT_SKIP } else { MISUSE }
+        });
+        ExitCode::from(status)
+    }
+
+    /// The tests with the policy in `config`, or the built-in one.
+    pub(crate) fn registry(&self, config: Option<&std::path::Path>) -> Result<Registry, Refusal> {
+        let policy = match config {
+            None => Policy::parse(registry::BUILT_IN_NAME, self.built_in),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text =
+                    std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;
+                Policy::parse(&name, &text)
+            }
+        };
+        Registry::new(self.tests, policy.map_err(Refusal::of)?).map_err(Refusal::of)
+    }
+}
+
 /// The command line program. Must be called before the process has a second thread.
 ///
 /// `probe` finds the host's facts; it is called only where they are needed.
@@ -46,39 +105,7 @@ pub fn main<E: Display>(
     tests: &[&'static TestCase],
     probe: impl Fn() -> Result<HostFacts, E>,
 ) -> ExitCode {
-    crate::runner::job::become_worker_if_asked(tests);
-    let line = CommandLine::parse();
-    let bisect = line.run.bisect;
-    let probe = || probe().map_err(Refusal::of);
-    let status = match line.command {
-        None if line.run.list => list::list(tests, &line.run, &probe),
-        None => run::run(tests, &line.run, &probe),
-        Some(Command::Report(args)) => reports::report(&args),
-        Some(Command::Compare(args)) => reports::compare(&args),
-        Some(Command::Explain(args)) => explain::explain(tests, &args, &probe),
-    };
-    let status = status.unwrap_or_else(|refusal| {
-        let _ = writeln!(std::io::stderr(), "error: {refusal}");
-        if bisect { BISECT_SKIP } else { MISUSE }
-    });
-    ExitCode::from(status)
-}
-
-/// The tests with the policy in `config`, or the built-in one.
-pub(crate) fn registry(
-    tests: &[&'static TestCase],
-    config: Option<&std::path::Path>,
-) -> Result<Registry, Refusal> {
-    let policy = match config {
-        None => Policy::parse(registry::BUILT_IN_NAME, registry::BUILT_IN),
-        Some(path) => {
-            let name = path.display().to_string();
-            let text =
-                std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;
-            Policy::parse(&name, &text)
-        }
-    };
-    Registry::new(tests, policy.map_err(Refusal::of)?).map_err(Refusal::of)
+    Suite::new(tests).main(probe)
 }
 
 /// This machine's architecture, as tests name it.

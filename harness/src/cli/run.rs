@@ -7,8 +7,7 @@ use nix::sys::prctl;
 
 use super::args::RunArgs;
 use super::session::{Session, Unit};
-use super::{BISECT_SKIP, MISUSE, Refusal, is_native, outputs, registry};
-use crate::case::TestCase;
+use super::{BISECT_SKIP, MISUSE, Refusal, Suite, is_native, outputs};
 use crate::facts::HostFacts;
 use crate::journal::{self, Run, RunInfo};
 use crate::outcome::Outcome;
@@ -28,7 +27,7 @@ const MOST_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the selected tests; gives the exit status.
 pub fn run(
-    tests: &[&'static TestCase],
+    suite: &Suite<'_>,
     args: &RunArgs,
     probe: &dyn Fn() -> Result<HostFacts, Refusal>,
 ) -> Result<u8, Refusal> {
@@ -38,7 +37,7 @@ pub fn run(
             "hosts of the lab are booted by ./run_tests.sh, not by this program".into(),
         ));
     }
-    let registry = registry(tests, args.config.as_deref())?;
+    let registry = suite.registry(args.config.as_deref())?;
     let mut entries = args.selection().apply(&registry).map_err(Refusal::of)?;
     entries.retain(|entry| is_native(entry));
     let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;

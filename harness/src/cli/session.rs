@@ -118,7 +118,11 @@ impl<'a> Session<'a> {
             self.tell_in_order(unit);
         }
         let mut results = self.earlier;
-        results.extend(self.ended.into_iter().flatten());
+        results.extend(self.units.iter().zip(self.ended).filter_map(|(unit, ended)| {
+            let mut result = ended?;
+            identify(&mut result, unit.entry);
+            Some(result)
+        }));
         let mut summary = Summary::of(&results);
         summary.duration_us = duration.as_micros() as u64;
         summary.interrupted = cut.map(|signal| signal.as_str().to_owned());
@@ -190,6 +194,9 @@ impl Observer for Session<'_> {
         self.ended[index] = Some(result);
         while self.told < self.units.len() && self.ended[self.told].is_some() {
             self.tell_in_order(self.told);
+            if self.jobs.binary_search(&self.told).is_ok() {
+                slim(&mut self.ended[self.told]);
+            }
             self.told += 1;
         }
         false
@@ -207,6 +214,22 @@ impl Observer for Session<'_> {
     }
 }
 
+/// Drops what [`identify`] can bring back: the less memory, the cheaper each fork.
+fn slim(ended: &mut Option<TestReport>) {
+    if let Some(result) = ended {
+        result.test = String::new();
+        result.groups = Vec::new();
+        result.location = String::new();
+    }
+}
+
+/// Says of which test a result is.
+fn identify(result: &mut TestReport, entry: &Entry) {
+    entry.name().clone_into(&mut result.test);
+    result.groups.clone_from(&entry.groups);
+    result.location = format!("{}:{}", entry.case.file, entry.case.line);
+}
+
 /// A result from the raw end of a worker.
 pub(super) fn report(
     unit: Unit<'_>,
@@ -215,27 +238,23 @@ pub(super) fn report(
     attempts: u32,
 ) -> TestReport {
     let judged = known::judge(&finished, known);
-    let case = unit.entry.case;
     let failed_checks = finished.tally.failed_checks();
     let mut details = finished.details;
     details.extend(judged.note);
-    TestReport {
-        test: case.name().to_owned(),
-        outcome: judged.outcome,
+    let mut result = TestReport {
         reason: judged.reason,
         checks: finished.tally.checks.len(),
         failed_checks,
         duration_us: finished.duration.as_micros() as u64,
-        groups: unit.entry.groups.clone(),
         details,
         metrics: finished.tally.metrics,
         log: finished.tally.log,
         kernel_log: finished.kernel_log,
         reference: judged.reference,
-        location: format!("{}:{}", case.file, case.line),
         iteration: unit.iteration,
         attempts,
-        flaky: false,
-    }
-    .printable()
+        ..TestReport::bare("", judged.outcome)
+    };
+    identify(&mut result, unit.entry);
+    result.printable()
 }

@@ -203,7 +203,7 @@ impl Vcpu {
     ///
     /// # Panics
     ///
-    /// More than 23 values.
+    /// More than [`NR_ARGS`] - 1 values.
     pub fn answer(&mut self, values: &[u64]) {
         arch::write_answer(self, values);
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use nix::errno::Errno;
+use zerocopy::IntoBytes;
 
-use super::exit::{Exit, IoDirection};
+use super::exit::Exit;
 use super::{Ram, System, raw_ioctl, watchdog};
 use crate::arch;
 use crate::case::GuestFn;
@@ -17,6 +18,11 @@ use crate::payload::Payload;
 
 /// `KVM_RUN`.
 const KVM_RUN: u64 = 0xae80;
+/// `KVM_INTERRUPT`.
+const KVM_INTERRUPT: u64 = 0x4004_ae86;
+
+/// `KVM_ENABLE_CAP`; kvm-ioctls has it for vCPUs of some architectures only.
+const KVM_ENABLE_CAP: u64 = 0x4068_aea3;
 
 /// A vCPU and what the run loop knows of it.
 #[derive(Debug)]
@@ -24,6 +30,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     pub(crate) index: u32,
     pub(crate) ram: Arc<Ram>,
+    pub(crate) vm: Arc<arch::VmState>,
     mmap_size: usize,
     args: [u64; 6],
     pub(crate) exits: u64,
@@ -36,9 +43,14 @@ const _: () = {
 };
 
 impl Vcpu {
-    pub(crate) fn new(fd: VcpuFd, index: u32, ram: Arc<Ram>) -> TestResult<Self> {
+    pub(crate) fn new(
+        fd: VcpuFd,
+        index: u32,
+        ram: Arc<Ram>,
+        vm: Arc<arch::VmState>,
+    ) -> TestResult<Self> {
         let mmap_size = System::get().map_err(|e| Failure::Error(e.to_string()))?.vcpu_mmap_size();
-        Ok(Self { fd, index, ram, mmap_size, args: [0; 6], exits: 0, last_log: None })
+        Ok(Self { fd, index, ram, vm, mmap_size, args: [0; 6], exits: 0, last_log: None })
     }
 
     /// The wrapped descriptor, for ioctls that kvm-ioctls knows.
@@ -92,6 +104,9 @@ impl Vcpu {
     ///
     /// The deadline has passed: `Failure::Timeout` with the vCPU's state.
     pub fn run_once(&mut self) -> TestResult<Exit> {
+        if self.exits == 0 {
+            arch::before_first_run(&self.vm)?;
+        }
         let raw = self.as_raw_fd();
         let run: *mut kvm_run = self.fd.get_kvm_run();
         let running = watchdog::Running::enter(run);
@@ -137,12 +152,7 @@ impl Vcpu {
 
     /// The value of a doorbell write, if this exit is one.
     pub(crate) fn doorbell(&mut self, exit: &Exit) -> Option<u32> {
-        let is_doorbell = matches!(
-            *exit,
-            Exit::Io { direction: IoDirection::Out, size: 4, count: 1, port }
-                if port == guest_protocol::layout::x86_64::DOORBELL_PORT
-        );
-        if !is_doorbell {
+        if !arch::is_doorbell(exit) {
             return None;
         }
         self.exit_data(exit).try_into().ok().map(u32::from_ne_bytes)
@@ -154,8 +164,19 @@ impl Vcpu {
     ///
     /// The errno.
     pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result<(), Errno> {
-        let cap = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
-        self.fd.enable_cap(&cap).map_err(|e| Errno::from_raw(e.errno()))
+        let mut bytes = [0; size_of::<kvm_bindings::kvm_enable_cap>()];
+        bytes[..4].copy_from_slice(&cap.to_ne_bytes());
+        bytes[8..40].copy_from_slice(args.as_bytes());
+        self.raw(KVM_ENABLE_CAP, &mut bytes).map(drop)
+    }
+
+    /// `KVM_INTERRUPT` of `vector`.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn interrupt(&self, vector: u32) -> Result<(), Errno> {
+        self.raw(KVM_INTERRUPT, &mut vector.to_ne_bytes()).map(|_| ())
     }
 
     /// An ioctl on the vCPU with a structure of plain bytes ([`raw_ioctl`]).

@@ -42,6 +42,7 @@ pub struct Vm {
     ram: Arc<Ram>,
     regions: Vec<Mapping>,
     cpuid: arch::Cpuid,
+    state: Arc<arch::VmState>,
 }
 
 const _: () = {
@@ -57,17 +58,18 @@ impl Vm {
     /// KVM or the host refuses.
     pub fn new(shape: VmShape) -> TestResult<Self> {
         let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
-        let fd = system.fd().create_vm().ioctl("KVM_CREATE_VM")?;
+        let fd = arch::create_vm(system).ioctl("KVM_CREATE_VM")?;
         let ram = Payload::get()?.instantiate()?;
-        let vm = Self {
+        let mut vm = Self {
             fd,
             ram: Arc::new(ram),
             regions: Vec::new(),
             cpuid: arch::default_cpuid(system),
+            state: Arc::default(),
         };
         vm.set_region(0, 0, 0, layout::RAM_SIZE, vm.ram.mapping().hva())
             .ioctl("KVM_SET_USER_MEMORY_REGION")?;
-        arch::prepare_vm(&vm, shape)?;
+        vm.state = Arc::new(arch::prepare_vm(&vm, shape)?);
         Ok(vm)
     }
 
@@ -81,7 +83,12 @@ impl Vm {
         &self.ram
     }
 
-    /// The CPUID that vCPUs made from now on get.
+    /// What the architecture keeps of the VM, such as its interrupt controller.
+    pub fn state(&self) -> &arch::VmState {
+        &self.state
+    }
+
+    /// The CPUID (aarch64: features) that vCPUs made from now on get.
     pub fn cpuid_mut(&mut self) -> &mut arch::Cpuid {
         &mut self.cpuid
     }
@@ -104,7 +111,7 @@ impl Vm {
     /// KVM refuses.
     pub fn create_vcpu(&mut self, index: u32) -> TestResult<Vcpu> {
         let fd = self.fd.create_vcpu(index.into()).ioctl("KVM_CREATE_VCPU")?;
-        let vcpu = Vcpu::new(fd, index, Arc::clone(&self.ram))?;
+        let vcpu = Vcpu::new(fd, index, Arc::clone(&self.ram), Arc::clone(&self.state))?;
         arch::prepare_vcpu(&vcpu, &self.cpuid)?;
         Ok(vcpu)
     }

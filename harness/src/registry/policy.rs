@@ -179,7 +179,11 @@ impl Policy {
 
     /// An error at the line of `word` in a section, in its `nth` list item if not 0.
     fn error(&self, section: &str, nth: usize, word: &str, message: String) -> PolicyError {
-        PolicyError::at(&self.source_name, line_of(&self.text, section, nth, word), message)
+        // A scalar over several lines is looked for by its first word.
+        let first = word.split_whitespace().next().unwrap_or(word);
+        let line = line_of(&self.text, section, nth, word)
+            .or_else(|| line_of(&self.text, section, nth, first));
+        PolicyError::at(&self.source_name, line, message)
     }
 }
 

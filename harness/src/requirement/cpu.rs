@@ -2,6 +2,9 @@
 
 use super::Requirement;
 
+#[cfg(target_arch = "aarch64")]
+pub use super::aarch64::*;
+
 /// A bit of CPUID: name, leaf, subleaf, register (0 EAX … 3 EDX), bit.
 pub type CpuidBit = (&'static str, u32, u32, usize, u32);
 

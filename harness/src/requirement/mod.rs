@@ -1,5 +1,7 @@
 //! Requirements as data: what a test needs of the host, and how a skip names it.
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod cap;
 pub mod cpu;
 pub mod host;

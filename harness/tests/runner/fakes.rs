@@ -168,7 +168,7 @@ fn leaves(program: &str, arguments: &[&str]) -> TestResult {
 
 /// A fork bomb that ends by itself: the cap keeps this test harmless should the runner fail.
 fn many_processes() -> TestResult {
-    const CAP: usize = 2000;
+    const CAP: usize = 3000;
     let mut started = 0;
     while started < CAP {
         match std::process::Command::new("sleep").arg("20").spawn() {

@@ -15,12 +15,15 @@ mod runs;
 
 use std::process::ExitCode;
 
+use harness::cli::Suite;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     match std::env::var("FAKE_DOOR").as_deref() {
-        Ok("cli") => return harness::cli::main(&fakes::all(), fakes::probe),
-        Ok("libtest") => return harness::cli::libtest_main(&fakes::all(), fakes::probe),
+        Ok("cli") => return Suite::new(&fakes::all()).with_policy("").main(fakes::probe),
+        Ok("libtest") => {
+            return Suite::new(&fakes::all()).with_policy("").libtest_main(fakes::probe);
+        }
         Ok("sick") => return host::sick_door(),
         _ => {}
     }

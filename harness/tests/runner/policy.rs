@@ -42,6 +42,10 @@ fn wrong_names() {
             "p.yaml:4: unknown test `ends::panik`; did you mean `ends::panic`?",
         ),
         (
+            "known_failures:\n- test: ends::pass\n    - one is two\n  reason: x\n",
+            "p.yaml:2: unknown test `ends::pass - one is two`; did you mean `ends::pass`?",
+        ),
+        (
             "known_failures:\n- test: ends::pass\n",
             "p.yaml:2: the known failure of `ends::pass` has no reason",
         ),

@@ -23,6 +23,7 @@ pub const TESTS: &[Named] = &[
     ("runs::two_runs_at_once_do_not_meet", two_at_once),
     ("runs::workers_die_with_the_runner", orphans),
     ("runs::listing_ten_thousand_tests_is_fast", many),
+    ("runs::reporting_thousands_of_tests_is_cheap", cheap),
     ("runs::no_kvm_is_told", no_kvm),
     ("runs::the_libtest_door_gives_the_same", libtest),
 ];
@@ -245,6 +246,22 @@ fn many() {
     assert_eq!(text(&output.stdout).lines().count(), 10_000);
     // An unoptimised build on a busy machine; the release build is held to 100 ms elsewhere.
     assert!(listed < Duration::from_millis(1000), "listing took {listed:?}");
+}
+
+/// What the runner spends beside the tests themselves: 10,000 tests may take 2 s of it.
+fn cheap() {
+    const TESTS: u64 = 3000;
+    let door = Door::new().with("FAKE_COUNT", TESTS);
+    let html = door.path("html");
+    let output = door.run(&["--json", "-", "--html", html.to_str().unwrap(), "generated"]);
+    let all: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let time = |line: &Value| line["duration_us"].as_u64().unwrap();
+    let inside: u64 = results(&all).iter().map(time).sum();
+    let overhead = time(all.last().unwrap()) - inside;
+    assert_eq!(results(&all).len() as u64, TESTS);
+    // An unoptimised build on a busy machine gets twice as much.
+    assert!(overhead < 2 * 200 * TESTS, "{overhead} us for {TESTS} tests");
 }
 
 fn no_kvm() {

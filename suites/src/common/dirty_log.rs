@@ -389,7 +389,7 @@ fn second_vcpu_writes_into_the_same_log(t: &mut OneVcpu) -> TestResult {
 
 const RACE_PAGES: u64 = 64;
 #[host]
-const RACE_ROUNDS: u64 = 300;
+const RACE_ROUNDS: u64 = 200;
 
 #[shared]
 static STOP: AtomicU64 = AtomicU64::new(0);

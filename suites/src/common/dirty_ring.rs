@@ -53,12 +53,14 @@ fn enable(vm: &Vm, cap: u32, bytes: u64) -> Result<(), Errno> {
     vm.enable_cap(cap, [bytes, 0, 0, 0])
 }
 
-/// What a ring has, as page numbers in order. Entries of another slot are left as `u64::MAX`.
+/// The pages that entries name, each once: KVM may log a page again that is in the ring already, as
+/// it does for every write that it emulates. Entries of another slot come as `u64::MAX`.
 #[host]
 fn pages(entries: &[DirtyGfn]) -> Vec<u64> {
     let page = |e: &DirtyGfn| if e.slot == SLOT { e.offset } else { u64::MAX };
     let mut pages: Vec<u64> = entries.iter().map(page).collect();
     pages.sort_unstable();
+    pages.dedup();
     pages
 }
 
@@ -148,30 +150,32 @@ fn ring_mapping_is_shared_and_never_executable(t: &mut OneVm) -> TestResult {
     check_eq!("a shared mapping is made", map(rw, MapFlags::MAP_SHARED), Ok(RING_BYTES as usize));
     check_eq!("a private mapping is EINVAL", map(rw, MapFlags::MAP_PRIVATE), Err(Errno::EINVAL));
     let executable = map(rw | ProtFlags::PROT_EXEC, MapFlags::MAP_SHARED);
-    check_eq!("an executable mapping is EINVAL", executable, Err(Errno::EINVAL));
+    // /dev mounted noexec refuses before KVM is asked.
+    let refused = matches!(executable, Err(Errno::EINVAL | Errno::EPERM));
+    check!("an executable mapping is refused", refused, "{executable:?}");
     Ok(())
 }
 
-/// Entries name the slot and the page in it, once for each page until it is reset.
+/// Entries name the slot and the page in it.
 #[kvm_test(writes, requires(cap::DIRTY_LOG_RING))]
-fn entries_name_every_written_page_once(t: &mut OneVm) -> TestResult {
+fn entries_name_every_written_page(t: &mut OneVm) -> TestResult {
     let (mut vcpu, mut ring) = ringed(&mut t.vm, guest_fn!(writes), RING_BYTES, NR_PAGES)?;
     check_eq!("the ring of a new vCPU is empty", ring.filled(), []);
     write_pages(&mut vcpu, 5, 6)?;
     check_eq!("a written page is one entry", ring.filled(), [DirtyGfn { slot: SLOT, offset: 5 }]);
     check_eq!("its only flag is DIRTY", ring.flags(0).load(SeqCst), KVM_DIRTY_GFN_F_DIRTY);
     write_pages(&mut vcpu, 5, 6)?;
-    check_eq!("the page written again is no new entry", ring.filled().len(), 1);
+    check_eq!("the page written again is in the ring", pages(&ring.filled()), [5]);
     write_pages(&mut vcpu, 0, 2)?;
     write_pages(&mut vcpu, NR_PAGES - 1, NR_PAGES)?;
     check_eq!("first and last page are entries", pages(&ring.filled()), [0, 1, 5, NR_PAGES - 1]);
 
     let collected = ring.collect(usize::MAX).len();
-    check_eq!("a reset takes back every collected entry", t.vm.reset_dirty_rings(), Ok(4));
-    check_eq!("four were collected", collected, 4);
+    let taken_back = t.vm.reset_dirty_rings();
+    check_eq!("a reset takes back every collected entry", taken_back, Ok(collected as i32));
     check!(
         "entries that were taken back have no flags",
-        (0..4).all(|i| ring.flags(i).load(SeqCst) == 0)
+        (0..collected).all(|i| ring.flags(i).load(SeqCst) == 0)
     );
     check_eq!("a second reset takes back nothing", t.vm.reset_dirty_rings(), Ok(0));
     check_eq!("reading pages after the reset: the ring is empty", ring.filled(), []);
@@ -198,13 +202,12 @@ fn reset_takes_back_collected_entries_only(t: &mut OneVm) -> TestResult {
         write_pages(&mut vcpu, page, page + 1)?;
     }
     let again = pages(&ring.filled()[1..]);
-    check_eq!("the pages taken back are logged again, the third is not", again, first);
-    check!(
-        "each of the three pages is in the ring",
-        third.len() == 1 && !first.contains(&third[0])
-    );
-    ring.collect(usize::MAX);
-    check_eq!("the rest is taken back", t.vm.reset_dirty_rings(), Ok(3));
+    let logged_again = first.iter().all(|page| again.contains(page));
+    check!("the pages taken back are logged again", logged_again, "{again:?}");
+    check_eq!("all three pages are in the ring", pages(&ring.filled()), [10, 20, 30]);
+    check!("the entry left behind was for the third page", !first.contains(&third[0]));
+    let rest = ring.collect(usize::MAX).len();
+    check_eq!("the rest is taken back", t.vm.reset_dirty_rings(), Ok(rest as i32));
     finish(&mut vcpu)
 }
 
@@ -315,10 +318,10 @@ fn full_ring_exits_and_resumes(t: &mut OneVm) -> TestResult {
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(writes_many))?;
     vcpu.set_args(&[MANY_PAGES]);
     let mut ring = DirtyRing::map(&vcpu, SMALL_BYTES).ioctl("mmap of the dirty ring")?;
-    let (full_exits, mut seen) = run_through_full_rings(&t.vm, &mut vcpu, &mut ring)?;
+    let (full_exits, seen) = run_through_full_rings(&t.vm, &mut vcpu, &mut ring)?;
     check!("twice a ring's entries fill it at least twice", full_exits >= 2, "{full_exits}");
-    seen.sort_unstable();
-    check_eq!("every page was reported once", seen, (0..MANY_PAGES).collect::<Vec<_>>());
+    let missing = (0..MANY_PAGES).filter(|page| !seen.contains(page)).count();
+    check_eq!("every page was reported", missing, 0);
     check!("the ring has wrapped around", ring.next() > ring.entries());
     check!(
         "every write reached memory",

@@ -142,7 +142,7 @@ fn vcpu_ids_are_unique_and_below_their_limit(t: &mut OneVm) -> TestResult {
     for (what, id) in beyond {
         check_eq!("id {what} is EINVAL", create_vcpu(vm, id), Err(Errno::EINVAL));
     }
-    check_eq!("ids in between are still free", create_vcpu(vm, 1), Ok(()));
+    check_eq!("ids in between are still free", create_vcpu(vm, 2), Ok(()));
     Ok(())
 }
 
@@ -157,7 +157,6 @@ fn vcpus_up_to_the_limit(t: &mut OneVm) -> TestResult {
     require!(ids > most, "a vCPU id behind KVM_CAP_MAX_VCPUS");
     check_eq!("one vCPU more is EINVAL", create_vcpu(vm, most), Err(Errno::EINVAL));
     check_eq!("one vCPU more is EINVAL, by any id", create_vcpu(vm, ids - 1), Err(Errno::EINVAL));
-    check_eq!("an id that is taken stays taken", create_vcpu(vm, 0).is_err(), true);
     Ok(())
 }
 

@@ -36,10 +36,11 @@ fn cpuid(nent: u32, size: usize) -> Vec<u8> {
     words(&list)
 }
 
-/// A list with room for `nent` entries and nothing in them; never more than one beyond the limit.
+/// A list that claims room for `nent` entries, with nothing in it, and an entry more; never more than
+/// that beyond the limit.
 #[host]
 fn room(nent: u32) -> Vec<u8> {
-    let mut list = vec![0; HEADER + ENTRY2 * nent.min(LIMIT + 1) as usize];
+    let mut list = vec![0; HEADER + ENTRY2 * (nent.min(LIMIT) + 1) as usize];
     list[0] = nent;
     words(&list)
 }
@@ -76,7 +77,10 @@ fn set_cpuid_takes_up_to_its_limit(t: &mut OneVm, row: (&str, u64, usize)) -> Te
             .collect();
         let want: Vec<u32> = (0..nent).map(|i| UNUSED_LEAF + i).collect();
         check!("{what}: KVM_GET_CPUID2 gives back all of {nent} entries", leaves == want);
-        check_eq!("{what}: KVM_GET_CPUID2 counts {nent} entries", word(&list, 0), nent);
+        // Kernels before 6.5 leave the count as it was: then there are empty entries behind.
+        let behind = list.get(4 * (HEADER + ENTRY2 * nent as usize)..).unwrap_or_default();
+        let empty = behind.iter().all(|byte| *byte == 0);
+        check!("{what}: KVM_GET_CPUID2 gives nothing behind {nent} entries", empty);
     }
     Ok(())
 }

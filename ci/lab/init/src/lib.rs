@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod feed_header;
 mod plan;
 mod report;
 
+pub use feed_header::{FEED_BLOCK, FeedFile, FeedHeader};
 pub use plan::{Module, Plan, PlanError};
 pub use report::Report;
 

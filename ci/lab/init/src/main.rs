@@ -1,7 +1,7 @@
 //! The init of an emulated host: mounts, loads modules, runs one program, reports how it ended.
 
-#![forbid(unsafe_code)]
-
+mod clock;
+mod feed;
 mod host;
 mod ports;
 mod program;
@@ -27,10 +27,17 @@ fn main() {
 fn run() -> anyhow::Result<()> {
     host::mount_all()?;
     let plan = std::fs::read_to_string(PLAN_PATH).context(PLAN_PATH)?;
-    let plan = Plan::decode(&plan)?;
+    let mut plan = Plan::decode(&plan)?;
     let trouble = host::load_modules(&plan.modules);
     let mut results = ports::open_results(plan.result_device.as_deref())?;
-
+    if let Some(source) = &plan.clocksource {
+        host::wait_for_clocksource(source);
+    }
+    if let Some(device) = plan.feed_device.take() {
+        ports::send(&mut results, &Report::Parked)?;
+        feed::wait(&mut results)?;
+        plan = feed::take(&device)?;
+    }
     ports::send(
         &mut results,
         &Report::Booted { uptime_ms: host::uptime_ms(), release: host::release() },
@@ -43,9 +50,6 @@ fn run() -> anyhow::Result<()> {
     {
         ports::send(&mut results, &Report::NoKvm(why))?;
         return Ok(());
-    }
-    if let Some(source) = &plan.clocksource {
-        host::wait_for_clocksource(source);
     }
 
     ports::send(&mut results, &Report::Started)?;

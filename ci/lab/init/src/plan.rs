@@ -40,9 +40,15 @@ pub struct Plan {
 #[derive(Debug, PartialEq, Eq)]
 pub struct PlanError(String);
 
+impl PlanError {
+    pub(crate) fn new(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+}
+
 impl std::fmt::Display for PlanError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "bad line in the plan: {}", self.0)
+        write!(f, "cannot be read: {}", self.0)
     }
 }
 

@@ -45,7 +45,7 @@ fn virtio_port(name: &str, patience: Duration) -> Option<File> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(path) = find_port(name)
-            && let Ok(file) = OpenOptions::new().write(true).open(path)
+            && let Ok(file) = OpenOptions::new().read(true).write(true).open(path)
         {
             return Some(file);
         }

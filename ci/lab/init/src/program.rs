@@ -18,9 +18,7 @@ pub fn run(plan: &Plan, results: &File) -> anyhow::Result<Report> {
     command.args(arguments).env_clear();
     command.env("PATH", "/bin:/sbin:/usr/bin").env("HOME", "/tmp").env("TERM", "linux");
     command.envs(plan.env.iter().map(|(name, value)| (name, value)));
-    if plan.interactive {
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    } else {
+    if !plan.interactive {
         command.stdin(Stdio::null()).stdout(results.try_clone()?);
         if let Some(port) = ports::open_stderr() {
             command.stderr(port);

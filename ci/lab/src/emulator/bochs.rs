@@ -54,12 +54,13 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     }
     command.current_dir(start.scratch);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = process::spawn(&mut command, &[console_end, results_end]).at("bochs")?;
+    let child = process::spawn(&mut command, &[console_end, results_end], false).at("bochs")?;
     Ok(Machine {
         child,
         console: Some(File::from(console)),
         results: Some(File::from(results)),
         stderr: None,
+        control: None,
         log: Some(log),
     })
 }

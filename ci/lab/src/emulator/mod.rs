@@ -2,14 +2,29 @@
 
 mod bochs;
 mod qemu;
+mod qmp;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
+pub use qmp::Qmp;
+
+use crate::arch::Arch;
 use crate::error::{LabError, Result};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
+
+/// How a host comes to life.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode<'a> {
+    /// It boots, and is used once.
+    Cold,
+    /// It boots with its memory in the directory, to be checkpointed there.
+    Park(&'a Path),
+    /// It is restored from the directory.
+    Restore(&'a Path),
+}
 
 /// What every emulator is started with.
 #[derive(Debug)]
@@ -22,6 +37,10 @@ pub struct Start<'a> {
     pub initramfs: &'a Path,
     /// A directory for what the emulator needs while it runs.
     pub scratch: &'a Path,
+    /// How it comes to life.
+    pub mode: Mode<'a>,
+    /// The disk that brings programs into a restored host.
+    pub feed: Option<&'a Path>,
     /// Whether the console is this terminal.
     pub interactive: bool,
 }
@@ -37,6 +56,8 @@ pub struct Machine {
     pub results: Option<File>,
     /// The runner's standard error.
     pub stderr: Option<File>,
+    /// The emulator's control channel.
+    pub control: Option<Qmp>,
     /// Where the emulator logs, if not on its standard error.
     pub log: Option<PathBuf>,
 }
@@ -47,6 +68,22 @@ impl Drop for Machine {
         let _ = self.child.wait();
     }
 }
+
+/// Whether hosts of this kind can be checkpointed and restored.
+pub fn can_park(profile: &Profile) -> bool {
+    profile.emulator == Emulator::Qemu && profile.arch != Arch::S390x
+}
+
+/// The emulator's version, as it tells it.
+pub fn version(profile: &Profile) -> Result<String> {
+    match profile.emulator {
+        Emulator::Qemu => qemu::version(profile),
+        other => Err(unknown(profile, other)),
+    }
+}
+
+/// The name of the feed disk in the host.
+pub const FEED_DEVICE: &str = "/dev/vda";
 
 /// Checks that the profile's emulator is there and new enough.
 pub fn check(profile: &Profile) -> Result<()> {
@@ -75,7 +112,7 @@ pub fn missing_packages(profile: &Profile) -> Result<Vec<String>> {
 /// Modules that the way of starting needs, besides those of KVM.
 pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
     match profile.emulator {
-        Emulator::Qemu => &["virtio_pci", "virtio_console"],
+        Emulator::Qemu => &["virtio_pci", "virtio_console", "virtio_blk"],
         _ => &[],
     }
 }

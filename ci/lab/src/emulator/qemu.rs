@@ -7,11 +7,14 @@ use std::process::{Command, Stdio};
 
 use lab_init::{RESULT_PORT, STDERR_PORT};
 
-use super::{Machine, Start};
+use super::{Machine, Mode, Qmp, Start};
 use crate::arch::Arch;
 use crate::error::{At as _, LabError, Result};
 use crate::process;
 use crate::profile::Profile;
+
+/// The checkpointed host's memory.
+const RAM_FILE: &str = "ram";
 
 /// Whether QEMU is there and new enough.
 pub fn check(profile: &Profile) -> Result<()> {
@@ -22,17 +25,23 @@ pub fn check(profile: &Profile) -> Result<()> {
     let Some(needed) = &profile.emulator_version else {
         return Ok(());
     };
-    let text = process::run(Command::new(program).arg("--version"), package)?;
-    let found = parse_version(&text).unwrap_or("unknown");
-    if numbers(found) < numbers(needed) {
+    let found = version(profile)?;
+    if numbers(&found) < numbers(needed) {
         return Err(LabError::TooOld {
             program: program.into(),
-            found: found.into(),
+            found,
             profile: profile.name.clone(),
             needed: needed.clone(),
         });
     }
     Ok(())
+}
+
+/// QEMU's version.
+pub fn version(profile: &Profile) -> Result<String> {
+    let (program, package) = profile.arch.qemu();
+    let text = process::run(Command::new(program).arg("--version"), package)?;
+    Ok(parse_version(&text).unwrap_or("unknown").to_owned())
 }
 
 /// `QEMU emulator version 10.0.2 (Debian …)`.
@@ -51,7 +60,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let mut command = Command::new(program);
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"])
-        .args(["-M", &profile.machine, "-cpu", &profile.cpu])
+        .args(["-M", &machine(start), "-cpu", &profile.cpu])
         .args(["-smp", &profile.smp.to_string(), "-m", &profile.memory_mib.to_string()])
         .arg("-kernel")
         .arg(&start.kernel.image)
@@ -84,8 +93,38 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let stderr = channel("stderr", &mut command)?;
     command.args(["-device", &format!("virtserialport,chardev=stderr,name={STDERR_PORT}")]);
 
-    let child = process::spawn(&mut command, &inherit).at(program)?;
-    Ok(Machine { child, console, results: Some(results), stderr: Some(stderr), log: None })
+    let mut control = None;
+    if let Some(feed) = start.feed {
+        let drive = format!("if=none,id=feed,format=raw,file={}", feed.display());
+        command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=feed"]);
+    }
+    if let Mode::Park(dir) | Mode::Restore(dir) = start.mode {
+        let share = if matches!(start.mode, Mode::Park(_)) { "on" } else { "off" };
+        let (path, size) = (dir.join(RAM_FILE), profile.memory_mib);
+        let backend = format!(
+            "memory-backend-file,id=mem,size={size}M,mem-path={},share={share}",
+            path.display()
+        );
+        command.args(["-object", &backend]);
+        control = Some(channel("control", &mut command)?);
+        command.args(["-mon", "chardev=control,mode=control"]);
+    }
+    if matches!(start.mode, Mode::Restore(_)) {
+        command.args(["-incoming", "defer"]);
+    }
+
+    let child = process::spawn(&mut command, &inherit, start.interactive).at(program)?;
+    drop(inherit);
+    let control = control.map(Qmp::new).transpose()?;
+    Ok(Machine { control, child, console, results: Some(results), stderr: Some(stderr), log: None })
+}
+
+fn machine(start: &Start<'_>) -> String {
+    let machine = &start.profile.machine;
+    match start.mode {
+        Mode::Cold => machine.clone(),
+        Mode::Park(_) | Mode::Restore(_) => format!("{machine},memory-backend=mem"),
+    }
 }
 
 fn bus(arch: Arch) -> &'static str {

@@ -82,7 +82,10 @@ fn candidates(
 ) -> Result<(Vec<ArchiveKernel>, String)> {
     match spec {
         KernelSpec::DebianSuite(suite) => {
-            let found = of_suite(suite, arch, cache)?;
+            let found = of_suite(suite, arch, cache).map_err(|error| LabError::Kernel {
+                spec: spec.to_string(),
+                why: format!("{error}; suites: {}", SUITES.join(", ")),
+            })?;
             let none = format!(
                 "suite {suite} has none for {}; suites: {}",
                 arch.debian(),

@@ -26,6 +26,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The directory under which its modules lie, if it has any.
     pub modules: Option<PathBuf>,
+    /// Whether its files never change under their names.
+    pub fixed: bool,
 }
 
 impl Kernel {
@@ -46,6 +48,7 @@ impl Kernel {
                     name: spec.to_string(),
                     image: image.clone(),
                     modules: modules.clone(),
+                    fixed: false,
                 })
             }
             KernelSpec::Tree(tree) => {
@@ -62,6 +65,7 @@ impl Kernel {
                     name: format!("{} ({})", release.trim(), tree.display()),
                     image,
                     modules: Some(tree.clone()),
+                    fixed: false,
                 })
             }
         }
@@ -77,7 +81,7 @@ impl Kernel {
             spec: name.clone(),
             why: "the package holds no boot image".into(),
         })?;
-        Ok(Self { arch, name, image, modules })
+        Ok(Self { arch, name, image, modules, fixed: true })
     }
 }
 

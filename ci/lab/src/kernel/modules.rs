@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::{Hash as _, Hasher};
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use object::{Object as _, ObjectSection as _};
@@ -36,7 +38,9 @@ impl ModuleSet {
             for entry in fs::read_dir(&dir).at(&dir)?.flatten() {
                 let path = entry.path();
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    open.push(path);
+                    if !entry.file_name().to_string_lossy().starts_with('.') {
+                        open.push(path);
+                    }
                 } else if let Some(name) = module_name(&path) {
                     files.insert(name, path);
                 }
@@ -51,6 +55,17 @@ impl ModuleSet {
         let mut order = Vec::new();
         self.visit(&normalize(name), &mut order)?;
         Ok(order)
+    }
+
+    /// Feeds a hasher with what changes when any module is built again.
+    pub fn hash_state(&self, hasher: &mut impl Hasher) {
+        let mut paths: Vec<_> = self.files.values().collect();
+        paths.sort();
+        for path in paths {
+            let meta = fs::metadata(path).ok();
+            let state = meta.map(|meta| (meta.size(), meta.mtime(), meta.mtime_nsec()));
+            (path, state).hash(hasher);
+        }
     }
 
     fn visit(&self, name: &str, order: &mut Vec<LoadedModule>) -> Result<()> {

@@ -15,8 +15,11 @@ use crate::error::{At as _, LabError, Result};
 use crate::process;
 
 /// Everything that the init is made of.
-const INIT_SOURCES: [&str; 8] = [
+const INIT_SOURCES: [&str; 11] = [
     include_str!("../../init/Cargo.toml"),
+    include_str!("../../init/src/clock.rs"),
+    include_str!("../../init/src/feed.rs"),
+    include_str!("../../init/src/feed_header.rs"),
     include_str!("../../init/src/host.rs"),
     include_str!("../../init/src/lib.rs"),
     include_str!("../../init/src/main.rs"),

@@ -5,7 +5,12 @@ pub mod x86_64;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as this;
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
+#[cfg(target_arch = "aarch64")]
+use aarch64 as this;
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("the guest runtime does not know this architecture yet");
 
 pub use this::cpu::{cpu_id, halt_forever, here, relax, without_interrupts};

@@ -2,6 +2,7 @@
 
 mod image;
 mod interrupts;
+mod state;
 
 pub(crate) use image::prepare_image;
 
@@ -10,17 +11,28 @@ use std::sync::OnceLock;
 use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
 use guest_protocol::{MAGIC, NR_ARGS, PROTOCOL_VERSION, StartInfo, trap};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_enable_cap, kvm_regs, kvm_segment,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_dtable, kvm_enable_cap, kvm_mp_state,
+    kvm_regs, kvm_segment,
 };
+use kvm_ioctls::VmFd;
 use zerocopy::IntoBytes;
 
-use crate::kvm::{Ioctl, Irqchip, System, Vcpu, Vm, VmShape};
+use crate::kvm::{Exit, IoDirection, Ioctl, Irqchip, System, Vcpu, Vm, VmShape};
 use crate::outcome::TestResult;
 use crate::payload::Payload;
 use crate::requirement::cpu;
 
 /// What `KVM_SET_CPUID2` gets.
 pub type Cpuid = CpuId;
+
+/// Nothing has to be kept of a VM.
+#[derive(Debug, Default)]
+pub struct VmState;
+
+/// `KVM_CREATE_VM` of the default type.
+pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
+    system.fd().create_vm()
+}
 
 /// Control register bits, with the manual's names.
 pub mod cr {
@@ -57,6 +69,14 @@ fn supported_cpuid(system: &System) -> &'static CpuId {
     })
 }
 
+/// Whether a guest rings: a 32-bit write of the doorbell's port.
+pub(crate) fn is_doorbell(exit: &Exit) -> bool {
+    matches!(
+        *exit,
+        Exit::Io { direction: IoDirection::Out, size: 4, count: 1, port } if port == map::DOORBELL_PORT
+    )
+}
+
 /// Everything that KVM supports.
 pub(crate) fn default_cpuid(system: &System) -> Cpuid {
     supported_cpuid(system).clone()
@@ -75,20 +95,26 @@ pub(crate) fn cpu_features(system: &System) -> Vec<String> {
 }
 
 /// Set-up that must precede the first vCPU.
-pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult {
+pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
     vm.fd().set_tss_address(TSS_ADDRESS).ioctl("KVM_SET_TSS_ADDR")?;
     match shape.irqchip {
-        Irqchip::None => Ok(()),
-        Irqchip::Kernel => vm.fd().create_irq_chip().ioctl("KVM_CREATE_IRQCHIP"),
+        Irqchip::None => {}
+        Irqchip::Kernel => vm.fd().create_irq_chip().ioctl("KVM_CREATE_IRQCHIP")?,
         Irqchip::Split => {
             let cap = kvm_enable_cap {
                 cap: kvm_bindings::KVM_CAP_SPLIT_IRQCHIP,
                 args: [24, 0, 0, 0],
                 ..Default::default()
             };
-            vm.fd().enable_cap(&cap).ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)")
+            vm.fd().enable_cap(&cap).ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)")?;
         }
     }
+    Ok(VmState)
+}
+
+/// Nothing has to wait until all vCPUs are there.
+pub(crate) fn before_first_run(_: &VmState) -> TestResult {
+    Ok(())
 }
 
 /// Gives a new vCPU its CPUID.
@@ -176,7 +202,13 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
         rflags: 2,
         ..Default::default()
     };
-    vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")
+    vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+    if vcpu.index() != 0 {
+        // With an in-kernel APIC all but the first vCPU would wait for a SIPI.
+        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        vcpu.fd().set_mp_state(runnable).ioctl("KVM_SET_MP_STATE")?;
+    }
+    Ok(())
 }
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.

@@ -15,7 +15,7 @@
   const totals = new Map();
   for (const column of data.columns)
     for (const cell of column.cells) if (cell) totals.set(cell.o, (totals.get(cell.o) || 0) + 1);
-  byId("totals").textContent = `${data.tests.length} tests on ${data.columns.length} hosts: ` +
+  byId("totals").textContent = `${data.tests.length} tests on ${data.columns.length} ${data.columns.length === 1 ? "host" : "hosts"}: ` +
     data.outcomes.filter(([o]) => totals.has(o)).map(([o, w]) => `${totals.get(o)} ${w}`).join(", ");
 
   for (const group of data.groups) byId("group").append(new Option(group, group));

@@ -43,6 +43,21 @@ pub mod reg {
 /// SPIV: APIC software enable.
 pub const SPIV_ENABLE: u32 = 1 << 8;
 
+/// ICR, delivery mode: NMI.
+pub const ICR_NMI: u32 = 4 << 8;
+/// ICR, destination mode: logical.
+pub const ICR_LOGICAL: u32 = 1 << 11;
+/// ICR: the IPI is still being sent (xAPIC only).
+pub const ICR_BUSY: u32 = 1 << 12;
+/// ICR: level is assert, as every IPI but INIT de-assert wants it.
+pub const ICR_ASSERT: u32 = 1 << 14;
+/// ICR, shorthand: this CPU.
+pub const ICR_SELF: u32 = 1 << 18;
+/// ICR, shorthand: every CPU.
+pub const ICR_ALL: u32 = 2 << 18;
+/// ICR, shorthand: every CPU but this one.
+pub const ICR_OTHERS: u32 = 3 << 18;
+
 /// How the local APIC is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Apic {

@@ -155,15 +155,28 @@ pub fn rep_stosw(to: u64, value: u16, count: u64) {
     };
 }
 
-/// `FLD m32`; a fault is a value. The x87 stack is empty afterwards.
+/// The bytes of the instruction in [`fld32_safe`].
+pub const FLD32: [u8; 2] = [0xd9, 0x00];
+
+/// `FLD m32` ([`FLD32`]); a fault is a value. The x87 stack is empty afterwards.
 pub fn fld32_safe(gva: u64) -> Result<(), Trap> {
     // SAFETY: a fault resumes behind the instruction; nobody keeps anything in the x87 unit.
     unsafe {
         asm!("fninit");
-        let trap = catching!("fld dword ptr [{gva}]", gva = in(reg) gva);
+        let trap = catching!("fld dword ptr [rax]", in("rax") gva);
         asm!("fninit");
         trap
     }
+}
+
+/// `CPUID` with the upper halves of RAX and RCX set: RAX, RBX, RCX and RDX afterwards.
+pub fn cpuid_raw(leaf: u32) -> [u64; 4] {
+    let (mut rax, mut rbx, mut rcx, mut rdx) = (u64::from(leaf) | !0 << 32, !0, !0 << 32, !0);
+    // SAFETY: RBX, which LLVM reserves, is put back.
+    unsafe {
+        asm!("xchg rbx, {}", "cpuid", "xchg rbx, {0}", inout(reg) rbx, inout("rax") rax, inout("rcx") rcx, inout("rdx") rdx, options(nostack));
+    }
+    [rax, rbx, rcx, rdx]
 }
 
 /// `DIV` by zero, as a value.
@@ -186,16 +199,16 @@ pub fn load_ss_safe(selector: u16) -> Result<(), Trap> {
     unsafe { catching!("mov ss, {selector:e}", selector = in(reg) u32::from(selector)) }
 }
 
-/// A load whose segment is SS; a fault is a value.
-pub fn read_by_ss_safe(gva: u64) -> Result<(), Trap> {
+/// A load from `offset` bytes above RSP, whose segment is SS; a fault is a value.
+pub fn read_by_ss_safe(offset: u64) -> Result<(), Trap> {
     // SAFETY: a fault resumes behind the instruction.
-    unsafe { catching!("mov {gva}, ss:[{gva}]", gva = inout(reg) gva => _) }
+    unsafe { catching!("mov {offset}, [rsp + {offset}]", offset = inout(reg) offset => _) }
 }
 
-/// `FNOP`; a fault is a value.
-pub fn fnop_safe() -> Result<(), Trap> {
+/// `FNINIT`; a fault is a value.
+pub fn fninit_safe() -> Result<(), Trap> {
     // SAFETY: a fault resumes behind the instruction.
-    unsafe { catching!("fnop") }
+    unsafe { catching!("fninit") }
 }
 
 /// `INT n`.
@@ -251,5 +264,29 @@ pub fn wrmsr_raw(index: u32, value: u64) {
     // SAFETY: the guest's own MSRs.
     unsafe {
         asm!("wrmsr", in("rcx") upper(index.into()), in("rax") upper(value), in("rdx") upper(value >> 32), options(nostack));
+    }
+}
+
+/// `FLD1`, `FLDZ`, `FDIVP` with the zero-divide exception unmasked, then `FWAIT`; #MF as a value.
+pub fn x87_divide_by_zero_safe() -> Result<(), Trap> {
+    let control = 0x037b_u16;
+    // SAFETY: a fault resumes behind FWAIT; nobody keeps anything in the x87 unit.
+    unsafe {
+        asm!("fninit", "fldcw [{}]", "fld1", "fldz", "fdivp st(1), st", in(reg) &control);
+        let trap = catching!("fwait");
+        asm!("fninit");
+        trap
+    }
+}
+
+/// `DIVSS` by zero with the exception unmasked; #XM as a value.
+pub fn sse_divide_by_zero_safe() -> Result<(), Trap> {
+    let (unmasked, masked, one) = (0x1d80_u32, 0x1f80_u32, 1.0_f32.to_bits());
+    // SAFETY: a fault resumes behind the instruction; nobody keeps anything in the vector state.
+    unsafe {
+        asm!("ldmxcsr [{}]", "movd xmm0, {:e}", "xorps xmm1, xmm1", in(reg) &unmasked, in(reg) one);
+        let trap = catching!("divss xmm0, xmm1");
+        asm!("ldmxcsr [{}]", in(reg) &masked);
+        trap
     }
 }

@@ -34,6 +34,9 @@ pub enum Size {
     Large,
 }
 
+/// Bytes of a large page.
+pub const LARGE_PAGE: u64 = 2 << 20;
+
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const NR_TABLES: usize = 64;
 

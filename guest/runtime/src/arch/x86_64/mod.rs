@@ -9,6 +9,7 @@ pub mod kvm;
 pub mod memory;
 pub mod mmu;
 pub mod port;
+pub mod state;
 pub mod trap;
 pub mod ucall;
 pub mod user;

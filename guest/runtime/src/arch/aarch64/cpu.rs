@@ -1,0 +1,118 @@
+//! Single instructions. `*_safe` gives a fault as a value; without it, a fault ends the test.
+#![expect(unsafe_code, reason = "privileged instructions; the guest's registers are its own")]
+
+use core::arch::asm;
+
+use guest_protocol::layout::{VCPU_AREA, VCPU_AREA_SIZE};
+
+use super::sysreg::DAIF;
+use super::trap::{Trap, catching};
+
+/// This vCPU's index, from its stack pointer.
+pub fn cpu_id() -> u64 {
+    let sp: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
+    sp.wrapping_sub(VCPU_AREA + 1) / VCPU_AREA_SIZE
+}
+
+/// Program counter, stack pointer and frame pointer of the caller.
+#[inline(always)]
+pub fn here() -> [u64; 3] {
+    let (pc, sp, fp): (u64, u64, u64);
+    // SAFETY: reads registers.
+    unsafe {
+        asm!("adr {}, .", "mov {}, sp", "mov {}, x29", out(reg) pc, out(reg) sp, out(reg) fp, options(nomem, nostack, preserves_flags));
+    }
+    [pc, sp, fp]
+}
+
+/// `YIELD`.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nomem, nostack, preserves_flags)) };
+}
+
+/// Stops this vCPU for good.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: stops the vCPU.
+        unsafe { asm!("msr daifset, #15", "wfi") };
+    }
+}
+
+macro_rules! plain_instructions {
+    ($($(#[$doc:meta])* $name:ident: $insn:literal;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name() {
+            // SAFETY: the guest's own CPU state.
+            unsafe { asm!($insn) };
+        }
+    )*};
+}
+
+plain_instructions! {
+    /// `WFI`.
+    wfi: "wfi";
+    /// `WFE`.
+    wfe: "wfe";
+    /// `SEV`.
+    sev: "sev";
+    /// `ISB`.
+    isb: "isb";
+    /// `DSB SY`.
+    dsb: "dsb sy";
+    /// Unmasks IRQ.
+    irq_enable: "msr daifclr, #2; isb";
+    /// Masks IRQ.
+    irq_disable: "msr daifset, #2; isb";
+    /// Unmasks FIQ.
+    fiq_enable: "msr daifclr, #1; isb";
+    /// Masks FIQ.
+    fiq_disable: "msr daifset, #1; isb";
+    /// Unmasks SError.
+    serror_enable: "msr daifclr, #4; isb";
+    /// Masks SError.
+    serror_disable: "msr daifset, #4; isb";
+    /// `BRK #0`: its preferred return address is its own.
+    brk: "brk #0";
+    /// `SVC #0x123`.
+    svc: "svc #0x123";
+}
+
+/// Runs `f` with IRQ and FIQ masked, and puts the masks back.
+pub fn without_interrupts<R>(f: impl FnOnce() -> R) -> R {
+    let masks = DAIF.read();
+    // SAFETY: the guest's own masks.
+    unsafe { asm!("msr daifset, #3") };
+    let result = f();
+    DAIF.write(masks);
+    result
+}
+
+/// `BRK #0x42`, as a value: shows that the fault path itself works.
+pub fn brk_safe() -> Result<(), Trap> {
+    // SAFETY: the fault resumes behind the instruction.
+    unsafe { catching!("brk #0x42") }
+}
+
+/// `UDF #0`, as a value.
+pub fn udf_safe() -> Result<(), Trap> {
+    // SAFETY: the fault resumes behind the instruction.
+    unsafe { catching!(".inst 0") }
+}
+
+/// `HVC #0` after SMCCC: function in W0, arguments in X1–X3; returns X0–X3.
+pub fn hvc(function: u32, args: [u64; 3]) -> [u64; 4] {
+    let mut x0 = u64::from(function);
+    let [mut x1, mut x2, mut x3] = args;
+    // SAFETY: SMCCC keeps everything but X0–X17.
+    unsafe {
+        asm!("hvc #0", inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+            out("x16") _, out("x17") _);
+    }
+    [x0, x1, x2, x3]
+}

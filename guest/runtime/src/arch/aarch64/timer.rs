@@ -1,0 +1,46 @@
+//! The generic timer (ARM ARM D12).
+
+use super::sysreg::{
+    CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0,
+    CNTV_TVAL_EL0, CNTVCT_EL0, SysReg,
+};
+
+/// CNT{P,V}_CTL_EL0.ENABLE.
+pub const CTL_ENABLE: u64 = 1 << 0;
+/// CNT{P,V}_CTL_EL0.IMASK.
+pub const CTL_IMASK: u64 = 1 << 1;
+/// CNT{P,V}_CTL_EL0.ISTATUS.
+pub const CTL_ISTATUS: u64 = 1 << 2;
+
+/// One of the two timers of EL1.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer {
+    /// Its counter.
+    pub count: SysReg,
+    /// Control.
+    pub ctl: SysReg,
+    /// Compare value.
+    pub cval: SysReg,
+    /// Signed 32-bit view of the distance to `cval`.
+    pub tval: SysReg,
+    /// The interrupt that KVM gives it unless told otherwise.
+    pub intid: u32,
+}
+
+/// The virtual timer.
+pub const VIRTUAL: Timer = Timer {
+    count: CNTVCT_EL0,
+    ctl: CNTV_CTL_EL0,
+    cval: CNTV_CVAL_EL0,
+    tval: CNTV_TVAL_EL0,
+    intid: 27,
+};
+
+/// The physical timer.
+pub const PHYSICAL: Timer = Timer {
+    count: CNTPCT_EL0,
+    ctl: CNTP_CTL_EL0,
+    cval: CNTP_CVAL_EL0,
+    tval: CNTP_TVAL_EL0,
+    intid: 30,
+};

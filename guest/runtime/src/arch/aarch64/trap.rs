@@ -1,0 +1,362 @@
+//! Traps and interrupts: vectors, frames, scoped handlers, and faults as values.
+//!
+//! A guest function runs on SP_EL0 and every trap starts on SP_EL1, the vCPU's trap stack; a trap in a
+//! handler goes on below. The payload is compiled without vector instructions, so that trap entry
+//! leaves the vector state alone: it is the test's. (`Formatter::pad` of the prebuilt `core` keeps a few;
+//! it runs inside messages only, between which a test's vector registers must not live.)
+#![expect(unsafe_code, reason = "trap entry and exit, and handlers kept as raw pointers")]
+
+use core::cell::UnsafeCell;
+
+use guest_protocol::layout::MAX_VCPUS;
+use guest_protocol::{NR_ARGS, trap as arg};
+
+use super::cpu;
+use super::sysreg::esr;
+use crate::ucall;
+
+/// A trap as a value: what an instruction that was allowed to fault came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// The exception class of a synchronous exception ([`vector`]).
+    pub vector: u8,
+    /// ESR_EL1.
+    pub esr: u64,
+    /// FAR_EL1 where the class has one, else 0.
+    pub addr: u64,
+}
+
+impl Trap {
+    /// ESR_EL1.ISS.
+    pub fn iss(&self) -> u64 {
+        self.esr & esr::ISS
+    }
+}
+
+/// What handlers are installed for: exception classes with short names (ARM ARM, ESR_EL1.EC), and
+/// behind them the asynchronous exceptions.
+pub mod vector {
+    #![expect(missing_docs, reason = "the manual's names say it")]
+    pub const UNKNOWN: u8 = 0x00;
+    pub const WFX: u8 = 0x01;
+    pub const FP_ACCESS: u8 = 0x07;
+    pub const ILLEGAL_STATE: u8 = 0x0e;
+    pub const SVC: u8 = 0x15;
+    pub const SYS: u8 = 0x18;
+    pub const SVE: u8 = 0x19;
+    pub const INSTRUCTION_ABORT_LOWER: u8 = 0x20;
+    pub const INSTRUCTION_ABORT: u8 = 0x21;
+    pub const PC_ALIGNMENT: u8 = 0x22;
+    pub const DATA_ABORT_LOWER: u8 = 0x24;
+    pub const DATA_ABORT: u8 = 0x25;
+    pub const SP_ALIGNMENT: u8 = 0x26;
+    pub const BREAKPOINT: u8 = 0x31;
+    pub const SOFTWARE_STEP: u8 = 0x33;
+    pub const WATCHPOINT: u8 = 0x35;
+    pub const BRK: u8 = 0x3c;
+    pub const IRQ: u8 = 0x40;
+    pub const FIQ: u8 = 0x41;
+    pub const SERROR: u8 = 0x42;
+}
+
+const NR_VECTORS: usize = vector::SERROR as usize + 1;
+
+/// The interrupted state. A handler may change it; it is restored on return (`sp` only where a guest
+/// function was interrupted).
+#[derive(Debug)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the manual's register names")]
+pub struct TrapFrame {
+    pub x: [u64; 31],
+    pub sp: u64,
+    pub elr: u64,
+    pub spsr: u64,
+    pub esr: u64,
+    pub far: u64,
+    /// Index of the entry in the vector table: 0 to 15.
+    pub entry: u64,
+    reserved: u64,
+}
+
+/// Bytes of a frame.
+const FRAME: usize = size_of::<TrapFrame>();
+const _: () = assert!(FRAME.is_multiple_of(16));
+
+impl TrapFrame {
+    /// What the handler was installed for.
+    pub fn vector(&self) -> u8 {
+        match self.entry % 4 {
+            0 => (self.esr >> esr::EC_SHIFT & 0x3f) as u8,
+            1 => vector::IRQ,
+            2 => vector::FIQ,
+            _ => vector::SERROR,
+        }
+    }
+
+    /// The trap as a value.
+    pub fn trap(&self) -> Trap {
+        let vector = self.vector();
+        let has_address = matches!(
+            vector,
+            vector::INSTRUCTION_ABORT_LOWER
+                | vector::INSTRUCTION_ABORT
+                | vector::PC_ALIGNMENT
+                | vector::DATA_ABORT_LOWER
+                | vector::DATA_ABORT
+                | vector::WATCHPOINT
+        );
+        Trap { vector, esr: self.esr, addr: if has_address { self.far } else { 0 } }
+    }
+
+    /// As `Verb::Trap` wants it; general registers X0 to X30.
+    pub(crate) fn to_args(&self) -> [u64; NR_ARGS] {
+        let mut args = [0; NR_ARGS];
+        args[arg::VECTOR] = self.vector().into();
+        args[arg::CODE] = self.esr;
+        args[arg::PC] = self.elr;
+        args[arg::ADDR] = self.far;
+        args[arg::SP] = self.sp;
+        args[arg::FP] = self.x[29];
+        args[arg::FLAGS] = self.spsr;
+        args[arg::REGS..arg::REGS + self.x.len()].copy_from_slice(&self.x);
+        args
+    }
+}
+
+#[cfg(kvm_guest)]
+core::arch::global_asm!(
+    ".pushsection .text.trap, \"ax\"",
+    ".balign 2048",
+    ".global trap_vectors",
+    "trap_vectors:",
+    ".set entry, 0",
+    ".rept 16",
+    ".balign 128",
+    "sub sp, sp, #{frame}",
+    ".if (entry >= 4) && (entry < 8)",
+    // A trap in a handler: the stack lies where bits 15 and 14 are set, and what is below is its end.
+    "add sp, sp, x0",
+    "sub x0, sp, x0",
+    "tbz x0, #15, trap_no_stack",
+    "tbz x0, #14, trap_no_stack",
+    "sub x0, sp, x0",
+    "sub sp, sp, x0",
+    ".endif",
+    "stp x0, x1, [sp]",
+    "mov x0, #entry",
+    "b trap_save",
+    ".set entry, entry + 1",
+    ".endr",
+    //
+    ".balign 128",
+    "trap_save:",
+    "stp x2, x3, [sp, #16]",
+    "stp x4, x5, [sp, #32]",
+    "stp x6, x7, [sp, #48]",
+    "stp x8, x9, [sp, #64]",
+    "stp x10, x11, [sp, #80]",
+    "stp x12, x13, [sp, #96]",
+    "stp x14, x15, [sp, #112]",
+    "stp x16, x17, [sp, #128]",
+    "stp x18, x19, [sp, #144]",
+    "stp x20, x21, [sp, #160]",
+    "stp x22, x23, [sp, #176]",
+    "stp x24, x25, [sp, #192]",
+    "stp x26, x27, [sp, #208]",
+    "stp x28, x29, [sp, #224]",
+    "mrs x1, sp_el0",
+    "mrs x2, elr_el1",
+    "mrs x3, spsr_el1",
+    "mrs x4, esr_el1",
+    "mrs x5, far_el1",
+    "add x6, sp, #{frame}",
+    // SPSR_EL1.M is EL1h: a handler was interrupted, on this very stack.
+    "and x7, x3, #0xf",
+    "cmp x7, #5",
+    "csel x1, x6, x1, eq",
+    "stp x30, x1, [sp, #240]",
+    "stp x2, x3, [sp, #256]",
+    "stp x4, x5, [sp, #272]",
+    "stp x0, xzr, [sp, #288]",
+    "mov x0, sp",
+    "bl {dispatch}",
+    //
+    "ldp x30, x1, [sp, #240]",
+    "ldp x2, x3, [sp, #256]",
+    "msr elr_el1, x2",
+    "msr spsr_el1, x3",
+    "and x7, x3, #0xf",
+    "cmp x7, #5",
+    "b.eq 1f",
+    "msr sp_el0, x1",
+    "1:",
+    "ldp x2, x3, [sp, #16]",
+    "ldp x4, x5, [sp, #32]",
+    "ldp x6, x7, [sp, #48]",
+    "ldp x8, x9, [sp, #64]",
+    "ldp x10, x11, [sp, #80]",
+    "ldp x12, x13, [sp, #96]",
+    "ldp x14, x15, [sp, #112]",
+    "ldp x16, x17, [sp, #128]",
+    "ldp x18, x19, [sp, #144]",
+    "ldp x20, x21, [sp, #160]",
+    "ldp x22, x23, [sp, #176]",
+    "ldp x24, x25, [sp, #192]",
+    "ldp x26, x27, [sp, #208]",
+    "ldp x28, x29, [sp, #224]",
+    "ldp x0, x1, [sp]",
+    "add sp, sp, #{frame}",
+    "eret",
+    //
+    // X0 is the stack pointer, and the stack pointer that plus X0: report from a good stack.
+    "trap_no_stack:",
+    "mov x1, x0",
+    "and x0, x0, #-{area}",
+    "add x0, x0, #{fatal_stack_end}",
+    "mov sp, x0",
+    "mov x0, x1",
+    "mrs x1, elr_el1",
+    "mrs x2, spsr_el1",
+    "mrs x3, esr_el1",
+    "mrs x4, far_el1",
+    "mov x5, x29",
+    "mov x29, xzr",
+    "bl {no_stack}",
+    "brk #0",
+    ".popsection",
+    frame = const FRAME,
+    area = const guest_protocol::layout::VCPU_AREA_SIZE,
+    fatal_stack_end = const guest_protocol::layout::aarch64::FATAL_STACK_END,
+    dispatch = sym dispatch,
+    no_stack = sym no_stack,
+);
+
+/// The trap stack is used up: says where it ended.
+#[cfg_attr(not(kvm_guest), expect(dead_code, reason = "called from the vectors"))]
+extern "C" fn no_stack(sp: u64, elr: u64, spsr: u64, esr: u64, far: u64, fp: u64) -> ! {
+    let mut x = [0; 31];
+    x[29] = fp;
+    ucall::unexpected_trap(&TrapFrame { x, sp, elr, spsr, esr, far, entry: 4, reserved: 0 })
+}
+
+#[cfg_attr(not(kvm_guest), expect(dead_code, reason = "called from the vectors"))]
+extern "C" fn dispatch(frame: &mut TrapFrame) {
+    let vector = frame.vector();
+    if vector < vector::IRQ
+        && let Some(resume) = fixup(frame.elr)
+    {
+        let trap = frame.trap();
+        frame.x[9] = u64::from(trap.vector) + 1;
+        frame.x[10] = trap.esr;
+        frame.x[11] = trap.addr;
+        frame.elr = resume;
+        return;
+    }
+    match handler(vector.into()) {
+        // SAFETY: `with_handler` keeps the closure alive and exclusive while it is installed.
+        Some(handler) => unsafe { (*handler)(frame) },
+        None => ucall::unexpected_trap(frame),
+    }
+}
+
+/// One row of `guest_fixups`: an instruction that may fault, and where to go on; each relative to
+/// its own address.
+#[repr(C)]
+struct Fixup {
+    fault: i32,
+    resume: i32,
+}
+
+/// Where to go on after a fault at `pc`, if the instruction there was allowed to fault.
+fn fixup(pc: u64) -> Option<u64> {
+    #[cfg(kvm_guest)]
+    {
+        unsafe extern "C" {
+            static guest_fixups_start: [Fixup; 0];
+            static guest_fixups_end: [Fixup; 0];
+        }
+        // SAFETY: the linker script puts the symbols around the rows.
+        let rows = unsafe {
+            let start = guest_fixups_start.as_ptr();
+            core::slice::from_raw_parts(
+                start,
+                guest_fixups_end.as_ptr().offset_from(start) as usize,
+            )
+        };
+        let absolute =
+            |field: &i32| (field as *const i32 as u64).wrapping_add_signed((*field).into());
+        rows.iter().find(|row| absolute(&row.fault) == pc).map(|row| absolute(&row.resume))
+    }
+    #[cfg(not(kvm_guest))]
+    {
+        let _ = (pc, |row: Fixup| (row.fault, row.resume));
+        None
+    }
+}
+
+/// Runs one instruction that may fault: `Result<(), Trap>`. X9, X10 and X11 carry the trap. An SVC
+/// or HVC is not for here: its return address is the next instruction.
+macro_rules! catching {
+    ($insn:expr $(, $($operands:tt)+)?) => {{
+        let (vector, esr, addr): (u64, u64, u64);
+        core::arch::asm!(
+            "mov x9, xzr",
+            "770:",
+            $insn,
+            "771:",
+            ".pushsection guest_fixups, \"a\", @progbits",
+            ".long 770b - .",
+            ".long 771b - .",
+            ".popsection",
+            $($($operands)+,)?
+            out("x9") vector, out("x10") esr, out("x11") addr,
+        );
+        match vector {
+            0 => Ok(()),
+            _ => Err($crate::Trap { vector: (vector - 1) as u8, esr, addr }),
+        }
+    }};
+}
+pub(crate) use catching;
+
+type Handler = *mut dyn FnMut(&mut TrapFrame);
+
+/// Handlers of every vector on every vCPU.
+struct Handlers(UnsafeCell<[[Option<Handler>; NR_VECTORS]; MAX_VCPUS as usize]>);
+
+// SAFETY: a vCPU touches only its own row.
+unsafe impl Sync for Handlers {}
+
+static HANDLERS: Handlers = Handlers(UnsafeCell::new([[None; NR_VECTORS]; MAX_VCPUS as usize]));
+
+fn slot(vector: usize) -> *mut Option<Handler> {
+    // SAFETY: both indices are in bounds, or this panics; the row is this vCPU's.
+    unsafe { &raw mut (&mut (*HANDLERS.0.get()))[cpu::cpu_id() as usize][vector] }
+}
+
+fn handler(vector: usize) -> Option<Handler> {
+    // SAFETY: the slot is this vCPU's.
+    unsafe { slot(vector).read_volatile() }
+}
+
+/// Runs `body` with `handler` called for every trap or interrupt `vector` on this vCPU; the handler
+/// that was there before is back when `body` has returned.
+pub fn with_handler<R>(
+    vector: u8,
+    mut handler: impl FnMut(&mut TrapFrame),
+    body: impl FnOnce() -> R,
+) -> R {
+    let short: *mut (dyn FnMut(&mut TrapFrame) + '_) = &raw mut handler;
+    // SAFETY: only the lifetime changes, and the slot is restored before `handler` is dropped.
+    let installed =
+        unsafe { core::mem::transmute::<*mut (dyn FnMut(&mut TrapFrame) + '_), Handler>(short) };
+    let slot = slot(vector.into());
+    // SAFETY: the slot is this vCPU's; a trap between the accesses sees one handler or the other.
+    let before = unsafe { slot.replace(Some(installed)) };
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    let result = body();
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    // SAFETY: as above.
+    unsafe { slot.write_volatile(before) };
+    result
+}

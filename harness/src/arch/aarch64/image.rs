@@ -1,0 +1,46 @@
+//! Translation tables that every vCPU starts on (ARM ARM D8, 4 KiB granule, 48-bit addresses).
+
+use guest_protocol::layout::aarch64::{TRAP_STACK_GUARD, descriptor::*};
+use guest_protocol::layout::{self, FREE, PAGE_SIZE, RAM_SIZE, vcpu_area};
+
+const BLOCK: u64 = 2 << 20;
+/// RAM is mapped by pages, so that a test can change one without splitting the block it runs in.
+const RAM_TABLES: u64 = RAM_SIZE / BLOCK;
+
+/// Writes translation tables into the image of guest-physical memory.
+pub(crate) fn prepare_image(
+    image: &mut [u8],
+    symbol: impl Fn(&str) -> Option<u64>,
+) -> Result<(), String> {
+    if symbol("trap_vectors") != Some(layout::PAYLOAD) {
+        return Err("the payload's vectors are not at its start".into());
+    }
+    let mut put = |gpa: u64, value: u64| {
+        image[gpa as usize..gpa as usize + 8].copy_from_slice(&value.to_le_bytes());
+    };
+    let table = |index: u64| layout::PAGE_TABLES + index * PAGE_SIZE;
+    let (level0, level1, level2, level3) = (table(0), table(1), table(2), table(6));
+    put(level0, level1 | VALID | TABLE);
+    for gib in 0..4 {
+        put(level1 + gib * 8, (level2 + gib * PAGE_SIZE) | VALID | TABLE);
+        for i in 0..512 {
+            let address = (gib * 512 + i) * BLOCK;
+            let kind = if address < FREE { DEVICE } else { DEFAULT };
+            put(level2 + gib * PAGE_SIZE + i * 8, address | kind | VALID);
+        }
+    }
+    for i in 0..RAM_TABLES {
+        put(level2 + i * 8, (level3 + i * PAGE_SIZE) | VALID | TABLE);
+    }
+    for page in 1..RAM_SIZE / PAGE_SIZE {
+        put(level3 + page * 8, (page * PAGE_SIZE) | DEFAULT | VALID | PAGE);
+    }
+    for vcpu in 0..layout::MAX_VCPUS {
+        for guard in [vcpu_area::GUARD, vcpu_area::TRAP_GUARD, TRAP_STACK_GUARD] {
+            put(level3 + (layout::vcpu_area(vcpu) + guard) / PAGE_SIZE * 8, 0);
+        }
+    }
+    Ok(())
+}
+
+const _: () = assert!(layout::PAGE_TABLES + (6 + RAM_TABLES) * PAGE_SIZE <= layout::SCRATCH);

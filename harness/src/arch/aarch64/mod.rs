@@ -1,0 +1,205 @@
+//! aarch64: vCPUs start in EL1 with translation on, on tables that are part of the payload image.
+
+mod describe;
+mod features;
+mod gic;
+mod image;
+
+pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use features::VcpuFeatures;
+pub use gic::{Gic, GicVersion};
+pub(crate) use image::prepare_image;
+
+use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
+use guest_protocol::{MAGIC, PROTOCOL_VERSION, StartInfo};
+use guest_runtime::arch::aarch64::sysreg::{
+    CPACR_EL1, MAIR_EL1, SCTLR_EL1, SysReg, TCR_EL1, TTBR0_EL1, VBAR_EL1,
+};
+use kvm_bindings::{KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
+use kvm_ioctls::VmFd;
+use nix::errno::Errno;
+use zerocopy::IntoBytes;
+
+use crate::kvm::{Exit, Ioctl, Irqchip, System, Vcpu, Vm, VmShape};
+use crate::outcome::{Failure, TestResult};
+use crate::payload::Payload;
+
+/// What a vCPU is made of beside the preferred target.
+pub type Cpuid = VcpuFeatures;
+
+/// Bits of guest-physical address in a VM of type 0 (api.rst 4.2).
+const DEFAULT_IPA_BITS: i64 = 40;
+
+/// Core registers for `KVM_GET_ONE_REG` (api.rst 4.68, "ARM 64-bit core registers").
+pub mod core_reg {
+    const KVM_REG_ARM64_CORE_U64: u64 = 0x6030_0000_0010_0000;
+
+    /// The id of the register `words` 32-bit words into `struct kvm_regs`.
+    const fn at(words: u64) -> u64 {
+        KVM_REG_ARM64_CORE_U64 | words
+    }
+
+    /// X`n`.
+    pub const fn x(n: u64) -> u64 {
+        at(n * 2)
+    }
+    /// SP_EL0.
+    pub const SP_EL0: u64 = at(62);
+    /// The program counter.
+    pub const PC: u64 = at(64);
+    /// PSTATE.
+    pub const PSTATE: u64 = at(66);
+    /// SP_EL1.
+    pub const SP_EL1: u64 = at(68);
+    /// ELR_EL1.
+    pub const ELR_EL1: u64 = at(70);
+    /// SPSR_EL1.
+    pub const SPSR_EL1: u64 = at(72);
+}
+
+/// What is kept of a VM for its vCPUs.
+#[derive(Debug, Default)]
+pub struct VmState {
+    target: kvm_vcpu_init,
+    gic: Option<Gic>,
+}
+
+impl VmState {
+    /// The interrupt controller that `irqchip` made.
+    ///
+    /// # Errors
+    ///
+    /// The test did not ask for one.
+    pub fn gic(&self) -> TestResult<&Gic> {
+        self.gic.as_ref().ok_or_else(|| Failure::Error("the VM has no interrupt controller".into()))
+    }
+}
+
+/// `KVM_CREATE_VM` with 40 bits of guest-physical address, or what the host has if that is less.
+pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
+    let limit = system.check_extension(KVM_CAP_ARM_VM_IPA_SIZE);
+    let bits = if (1..DEFAULT_IPA_BITS).contains(&limit) { limit as u64 } else { 0 };
+    system.fd().create_vm_with_type(bits)
+}
+
+/// PSCI, and nothing else that is optional.
+pub(crate) fn default_cpuid(_: &System) -> Cpuid {
+    VcpuFeatures::default()
+}
+
+/// What KVM can give to guests.
+pub(crate) fn cpu_features(system: &System) -> Vec<String> {
+    features::probe(system)
+}
+
+/// Whether a guest rings: a 32-bit store to the doorbell.
+pub(crate) fn is_doorbell(exit: &Exit) -> bool {
+    *exit == Exit::Mmio { gpa: map::DOORBELL, len: 4, is_write: true }
+}
+
+/// Set-up that must precede the first vCPU.
+pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
+    let mut target = kvm_vcpu_init::default();
+    vm.fd().get_preferred_target(&mut target).ioctl("KVM_ARM_PREFERRED_TARGET")?;
+    let gic = match shape.irqchip {
+        Irqchip::None => None,
+        Irqchip::Kernel => Some(Gic::newest(vm)?),
+        Irqchip::Split => return Err(Failure::Skip("KVM_CAP_SPLIT_IRQCHIP".into())),
+    };
+    Ok(VmState { target, gic })
+}
+
+/// Initializes the interrupt controller, now that the vCPUs are there.
+pub(crate) fn before_first_run(vm: &VmState) -> TestResult {
+    vm.gic.as_ref().map_or(Ok(()), Gic::init)
+}
+
+/// `KVM_ARM_VCPU_INIT` of a new vCPU.
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &Cpuid) -> TestResult {
+    let mut init = vcpu.vm.target;
+    for (word, wanted) in init.features.iter_mut().zip(features.0) {
+        *word |= wanted;
+    }
+    vcpu.fd().vcpu_init(&init).ioctl("KVM_ARM_VCPU_INIT")?;
+    if features.has(KVM_ARM_VCPU_SVE) {
+        let sve = KVM_ARM_VCPU_SVE as i32;
+        vcpu.fd().vcpu_finalize(&sve).ioctl("KVM_ARM_VCPU_FINALIZE(KVM_ARM_VCPU_SVE)")?;
+    }
+    Ok(())
+}
+
+/// Sets registers so that a vCPU starts in the guest function at `entry`.
+pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {
+    assert!(u64::from(vcpu.index()) < layout::MAX_VCPUS, "vCPU index beyond the layout");
+    let area = layout::vcpu_area(vcpu.index().into());
+    let info = StartInfo {
+        magic: MAGIC,
+        version: PROTOCOL_VERSION,
+        entry,
+        vcpu: vcpu.index(),
+        reserved: 0,
+        args,
+    };
+    vcpu.ram.write(area + vcpu_area::START_INFO, info.as_bytes()).expect("vCPU area is RAM");
+    for (register, value) in [
+        (MAIR_EL1, map::start::MAIR),
+        (TCR_EL1, map::start::TCR),
+        (TTBR0_EL1, layout::PAGE_TABLES),
+        (VBAR_EL1, layout::PAYLOAD),
+        (CPACR_EL1, map::start::CPACR),
+        (SCTLR_EL1, map::start::SCTLR),
+    ] {
+        vcpu.set_sysreg(&register, value).ioctl("KVM_SET_ONE_REG of a system register")?;
+    }
+    for (register, value) in [
+        (core_reg::PC, Payload::get()?.start()),
+        (core_reg::x(0), area + vcpu_area::START_INFO),
+        (core_reg::SP_EL0, area + vcpu_area::STACK_END),
+        (core_reg::SP_EL1, area + map::TRAP_STACK_END),
+        (core_reg::PSTATE, map::start::PSTATE),
+    ] {
+        vcpu.set_reg(register, value).ioctl("KVM_SET_ONE_REG of a core register")?;
+    }
+    Ok(())
+}
+
+impl Vcpu {
+    /// `KVM_GET_ONE_REG` of a 64-bit register.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn get_reg(&self, id: u64) -> Result<u64, Errno> {
+        let mut bytes = [0; 8];
+        self.fd().get_one_reg(id, &mut bytes).map_err(|e| Errno::from_raw(e.errno()))?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// `KVM_SET_ONE_REG` of a 64-bit register.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn set_reg(&self, id: u64, value: u64) -> Result<(), Errno> {
+        let result = self.fd().set_one_reg(id, &value.to_ne_bytes());
+        result.map(drop).map_err(|e| Errno::from_raw(e.errno()))
+    }
+
+    /// `KVM_GET_ONE_REG` of a system register.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn get_sysreg(&self, register: &SysReg) -> Result<u64, Errno> {
+        self.get_reg(register.one_reg())
+    }
+
+    /// `KVM_SET_ONE_REG` of a system register.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn set_sysreg(&self, register: &SysReg, value: u64) -> Result<(), Errno> {
+        self.set_reg(register.one_reg(), value)
+    }
+}

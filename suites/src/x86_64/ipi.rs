@@ -1,0 +1,373 @@
+//! Second vCPUs, and interrupts between them through local APICs and the I/O APIC: what tests rely on
+//! in the guest runtime, by the SDM's rules (vol. 3, chapter "APIC").
+use crate::prelude::*;
+
+const VECTOR: u8 = 0x61;
+/// Vectors that an IPI can have: the APIC refuses those below, and the runtime's stubs take
+/// exceptions at those below 32.
+const VECTORS: core::ops::RangeInclusive<u8> = 32..=255;
+/// Loops in which an IPI or interrupt that was sent must have arrived.
+const PATIENCE: u64 = 100_000;
+
+#[shared]
+static RECEIVED: AtomicU64 = AtomicU64::new(0);
+#[shared]
+static PLACE: AtomicU64 = AtomicU64::new(0);
+#[shared]
+static READY: AtomicU64 = AtomicU64::new(0);
+#[shared]
+static STOP: AtomicU64 = AtomicU64::new(0);
+
+/// Times that a pending `vector` is taken when interrupts are let in. HLT: no CPU may put off an
+/// interrupt there.
+fn take(apic: Apic, vector: u8) -> u64 {
+    let mut count = 0;
+    let on_interrupt = |frame: &mut TrapFrame| {
+        count += 1;
+        apic.eoi();
+        // A level that stays raised would come again and again.
+        frame.rflags &= !RFLAGS_IF;
+    };
+    with_handler(vector, on_interrupt, || {
+        if apic.bit(apic::reg::IRR, vector) {
+            sti_hlt();
+            cli();
+        }
+    });
+    count
+}
+
+fn enable(x2apic: bool) -> Apic {
+    if x2apic { Apic::enable_x2apic() } else { Apic::enable() }
+}
+
+#[guest]
+fn interrupts_itself(g: &mut Guest) {
+    let apic = enable(g.arg(0) != 0);
+    let want = if g.arg(0) != 0 { Apic::X2apic } else { Apic::Xapic };
+    check_eq!("the APIC is in the mode asked for", apic, want);
+    check_eq!("APIC ID of vCPU 0 is 0", apic.id(), 0);
+    let mut missing = 0_u64;
+    for vector in VECTORS {
+        apic.ipi(0, u32::from(vector) | apic::ICR_ASSERT | apic::ICR_SELF);
+        let count = take(apic, vector);
+        missing += u64::from(count != 1);
+    }
+    check_eq!("each vector that the APIC sends itself arrives once", missing, 0);
+    apic.ipi(0, u32::from(VECTOR) | apic::ICR_ASSERT);
+    check!("with interrupts off it waits in IRR", apic.bit(apic::reg::IRR, VECTOR));
+    check_eq!("an IPI to its own ID arrives once", take(apic, VECTOR), 1);
+    check!("it has left IRR", !apic.bit(apic::reg::IRR, VECTOR));
+    check!("it has left ISR", !apic.bit(apic::reg::ISR, VECTOR));
+}
+
+/// A self-IPI of every vector arrives, by MMIO (xAPIC) and by MSRs (x2APIC).
+#[kvm_test(interrupts_itself, irqchip, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+fn every_self_ipi_arrives(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+    t.vcpu.set_args(&[x2apic]);
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn looks_at_its_isr(g: &mut Guest) {
+    let apic = enable(g.arg(0) != 0);
+    let mut seen = None;
+    let in_service = || apic.bit(apic::reg::ISR, VECTOR);
+    let on_interrupt = |_: &mut TrapFrame| {
+        let before = in_service();
+        apic.eoi();
+        seen = Some((before, in_service()));
+    };
+    apic.ipi(0, u32::from(VECTOR) | apic::ICR_ASSERT | apic::ICR_SELF);
+    with_handler(VECTOR, on_interrupt, || {
+        sti_hlt();
+        cli();
+    });
+    check_eq!("the handler runs", seen.is_some(), true);
+    let (before, after) = seen.unwrap_or_default();
+    check!("ISR has the vector in the handler", before);
+    check!("ISR has lost it after EOI", !after);
+}
+
+/// An interrupt is in service from its delivery to its EOI (SDM vol. 3, "Interrupt Acceptance for
+/// Fixed Interrupts").
+#[kvm_test(looks_at_its_isr, irqchip, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+fn interrupts_are_in_service_until_eoi(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+    t.vcpu.set_args(&[x2apic]);
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn uses_the_self_ipi_register(_: &mut Guest) {
+    let apic = Apic::enable_x2apic();
+    apic.write(apic::reg::SELF_IPI, VECTOR.into());
+    check_eq!("a write to SELF IPI arrives once", take(apic, VECTOR), 1);
+}
+
+/// x2APIC mode has a register for self-IPIs.
+#[kvm_test(uses_the_self_ipi_register, irqchip, requires(cap::IRQCHIP, cpu::X2APIC))]
+fn self_ipi_register_interrupts_this_cpu(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn raises_its_priority(_: &mut Guest) {
+    let apic = Apic::enable();
+    let send = |vector: u8| apic.ipi(0, u32::from(vector) | apic::ICR_ASSERT | apic::ICR_SELF);
+    let mut low = 0;
+    let on_low = |_: &mut TrapFrame| {
+        low += 1;
+        apic.eoi();
+    };
+    write_cr8(u64::from(LOW >> 4));
+    let high = with_handler(LOW, on_low, || {
+        send(LOW);
+        send(HIGH);
+        take(apic, HIGH)
+    });
+    check_eq!("a vector of the class in CR8 waits", low, 0);
+    check!("it waits in IRR", apic.bit(apic::reg::IRR, LOW));
+    check_eq!("a vector above it is taken", high, 1);
+    check_eq!("TPR has CR8's class", apic.read(apic::reg::TPR), u32::from(LOW & 0xf0));
+    write_cr8(0);
+    check_eq!("it is taken when CR8 falls", take(apic, LOW), 1);
+}
+
+/// Vectors of two priority classes.
+const LOW: u8 = 0x45;
+const HIGH: u8 = 0x51;
+
+/// CR8 holds back interrupts of its class and below (SDM vol. 3, "Task Priority in IA-32e Mode").
+#[kvm_test(raises_its_priority, irqchip, requires(cap::IRQCHIP))]
+fn cr8_holds_interrupts_back(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+/// Runs both vCPUs to their end.
+#[host]
+fn run_both(t: &mut OneVcpu, second: GuestFn, x2apic: u64) -> TestResult {
+    let mut other = t.vm.add_vcpu(1, second)?;
+    t.vcpu.set_args(&[x2apic]);
+    other.set_args(&[x2apic]);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || other.run_until_done());
+        let first = t.vcpu.run_until_done();
+        let second =
+            thread.join().map_err(|_| Failure::Error("vCPU 1's thread panicked".into()))?;
+        first.and(second)
+    })
+}
+
+#[guest]
+fn receives(g: &mut Guest) {
+    let apic = enable(g.arg(0) != 0);
+    check_eq!("APIC ID of vCPU 1 is 1", apic.id(), 1);
+    let on_ipi = |_: &mut TrapFrame| {
+        PLACE.store(g.vcpu().into(), SeqCst);
+        RECEIVED.fetch_add(1, SeqCst);
+        apic.eoi();
+    };
+    with_handler(VECTOR, on_ipi, || {
+        with_handler(
+            vector::NMI,
+            |_| {
+                RECEIVED.fetch_add(NMI_COUNT, SeqCst);
+            },
+            || {
+                sti();
+                READY.store(1, SeqCst);
+                wait_until(|| STOP.load(SeqCst) != 0);
+                cli();
+            },
+        );
+    });
+}
+
+/// What an NMI adds to [`RECEIVED`].
+const NMI_COUNT: u64 = 1 << 32;
+
+#[guest]
+fn sends(g: &mut Guest) {
+    let x2apic = g.arg(0) != 0;
+    let apic = enable(x2apic);
+    wait_until(|| READY.load(SeqCst) != 0);
+    let arrives = |count| spin_for(PATIENCE, || RECEIVED.load(SeqCst) == count);
+    let icr = u32::from(VECTOR) | apic::ICR_ASSERT;
+    apic.ipi(1, icr);
+    check!("an IPI to its ID interrupts vCPU 1", arrives(1));
+    check_eq!("it runs vCPU 1's handler, not vCPU 0's", PLACE.load(SeqCst), 1);
+    apic.ipi(0, icr | apic::ICR_OTHERS);
+    check!("an IPI to all others interrupts it", arrives(2));
+    check!("and not the sender", !apic.bit(apic::reg::IRR, VECTOR));
+    apic.ipi(0, icr | apic::ICR_ALL);
+    check!("an IPI to all interrupts it", arrives(3));
+    check!("and the sender", apic.bit(apic::reg::IRR, VECTOR));
+    check_eq!("the sender takes its own once", take(apic, VECTOR), 1);
+    apic.ipi(1, apic::ICR_NMI | apic::ICR_ASSERT);
+    check!("an NMI to its ID interrupts it", arrives(3 + NMI_COUNT));
+    for round in 1..=10 {
+        apic.ipi(1, icr);
+        check!(
+            "ten IPIs one after the other all arrive",
+            arrives(3 + NMI_COUNT + round),
+            "{round}"
+        );
+    }
+    STOP.store(1, SeqCst);
+}
+
+/// IPIs between vCPUs arrive exactly where they are sent: to an ID, to all others, to all; NMIs too.
+#[kvm_test(sends, irqchip, vcpus = 2, requires(cap::IRQCHIP, cpu::X2APIC, host::TWO_CPUS), params = [xapic: 0, x2apic: 1])]
+fn ipis_reach_another_vcpu(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+    run_both(t, guest_fn!(receives), x2apic)
+}
+
+#[guest]
+fn sleeps_until_interrupted(_: &mut Guest) {
+    let apic = Apic::enable();
+    let on_ipi = |_: &mut TrapFrame| {
+        RECEIVED.fetch_add(1, SeqCst);
+        apic.eoi();
+    };
+    with_handler(VECTOR, on_ipi, || {
+        for round in 1..=ROUNDS {
+            READY.store(round, SeqCst);
+            sti_hlt();
+            cli();
+        }
+    });
+}
+
+/// Times that the second vCPU goes to sleep.
+const ROUNDS: u64 = 20;
+
+#[guest]
+fn wakes(_: &mut Guest) {
+    let apic = Apic::enable();
+    for round in 1..=ROUNDS {
+        wait_until(|| READY.load(SeqCst) == round);
+        apic.ipi(1, u32::from(VECTOR) | apic::ICR_ASSERT);
+        let woken = spin_for(PATIENCE, || RECEIVED.load(SeqCst) == round);
+        check!("each IPI wakes the vCPU from HLT", woken, "round {round}");
+    }
+}
+
+/// An IPI ends HLT on another vCPU, whether it is asleep already or about to be.
+#[kvm_test(wakes, irqchip, vcpus = 2, requires(cap::IRQCHIP, host::TWO_CPUS))]
+fn ipi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
+    run_both(t, guest_fn!(sleeps_until_interrupted), 0)
+}
+
+/// Both vCPUs use this barrier; each has its place in these.
+#[shared]
+static VALUES: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+static BARRIER: Barrier = Barrier::new();
+
+#[guest]
+fn has_its_own_state(g: &mut Guest) {
+    let me = g.vcpu();
+    let on_stack = core::hint::black_box(u64::from(me) + 100);
+    let mut count = 0;
+    let on_ud = |frame: &mut TrapFrame| {
+        count += 1;
+        frame.rip += 2;
+        VALUES[me as usize].store(u64::from(me) + 1, SeqCst);
+    };
+    with_handler(vector::UD, on_ud, || {
+        BARRIER.wait(2);
+        for _ in 0..=me {
+            ud2();
+        }
+        BARRIER.wait(2);
+    });
+    check_eq!("vCPU {me} takes its own traps, no others", count, u64::from(me) + 1);
+    check_eq!("vCPU {me} sees what vCPU 0 stored", VALUES[0].load(SeqCst), 1);
+    check_eq!("vCPU {me} sees what vCPU 1 stored", VALUES[1].load(SeqCst), 2);
+    check_eq!(
+        "vCPU {me} has a stack of its own",
+        core::hint::black_box(on_stack),
+        u64::from(me) + 100
+    );
+    check_eq!("vCPU {me} has its number", cpu_id(), u64::from(me));
+}
+
+/// vCPUs have stacks and handlers of their own, and share memory.
+#[kvm_test(has_its_own_state, vcpus = 2, requires(host::TWO_CPUS))]
+fn vcpus_share_memory_and_nothing_else(t: &mut OneVcpu) -> TestResult {
+    run_both(t, guest_fn!(has_its_own_state), 0)
+}
+
+/// A pin that no device of KVM's uses.
+const PIN: u32 = 20;
+
+#[guest]
+fn takes_ioapic_interrupts(g: &mut Guest) {
+    let apic = Apic::enable();
+    let level = g.arg(0) != 0;
+    let pending = |vector| apic.bit(apic::reg::IRR, vector);
+    check_eq!("a pin is masked after reset", ioapic::entry(PIN) & ioapic::MASKED, ioapic::MASKED);
+    ioapic::route(PIN, VECTOR, 0, if level { ioapic::LEVEL } else { 0 });
+    let want = u64::from(VECTOR) | if level { ioapic::LEVEL } else { 0 };
+    check_eq!("the entry reads back as written", ioapic::entry(PIN), want);
+    g.sync(RAISE, &[]);
+    check!("a raised pin interrupts its destination", pending(VECTOR));
+    check_eq!("TMR tells level from edge", apic.bit(apic::reg::TMR, VECTOR) || !level, true);
+    check_eq!(
+        "Remote IRR is set for level only",
+        ioapic::entry(PIN) & ioapic::REMOTE_IRR != 0,
+        level
+    );
+    check_eq!("it is taken once", take(apic, VECTOR), 1);
+    check_eq!("a level that stays comes again after EOI, an edge does not", pending(VECTOR), level);
+    g.sync(LOWER, &[]);
+    check_eq!("what came again is taken", take(apic, VECTOR), u64::from(level));
+    check!("a lowered pin does not interrupt", !pending(VECTOR));
+    check_eq!("Remote IRR is clear after EOI", ioapic::entry(PIN) & ioapic::REMOTE_IRR, 0);
+    ioapic::set_entry(PIN, ioapic::entry(PIN) | ioapic::MASKED);
+    g.sync(RAISE, &[]);
+    check!("a masked pin does not interrupt", !pending(VECTOR));
+    g.sync(LOWER, &[]);
+    ioapic::route(PIN, HIGH, 0, 0);
+    g.sync(RAISE, &[]);
+    check!("a changed vector is used", pending(HIGH) && !pending(VECTOR));
+}
+
+/// What the guest asks the host to do with the pin.
+const RAISE: u64 = 1;
+const LOWER: u64 = 2;
+
+/// KVM_IRQ_LINE on a pin of the I/O APIC interrupts as its redirection entry says (82093AA).
+#[kvm_test(takes_ioapic_interrupts, irqchip, requires(cap::IRQCHIP), params = [edge: 0, level: 1])]
+fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> TestResult {
+    t.vcpu.set_args(&[level]);
+    for (stage, active) in
+        [(RAISE, true), (LOWER, false), (RAISE, true), (LOWER, false), (RAISE, true)]
+    {
+        t.vcpu.run_until_sync(stage)?;
+        t.vm.fd().set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
+    }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn opens_for_one_instruction(_: &mut Guest) {
+    let apic = Apic::enable();
+    let mut count = 0;
+    let on_interrupt = |_: &mut TrapFrame| {
+        count += 1;
+        apic.eoi();
+    };
+    with_handler(VECTOR, on_interrupt, || {
+        apic.ipi(0, u32::from(VECTOR) | apic::ICR_ASSERT | apic::ICR_SELF);
+        sti();
+        cli();
+    });
+    check_eq!("a pending interrupt is taken while RFLAGS.IF is set", count, 1);
+}
+
+/// STI holds interrupts back for one instruction, no longer: `STI; NOP; CLI` lets one in (SDM vol. 2,
+/// STI).
+#[kvm_test(opens_for_one_instruction, irqchip, requires(cap::IRQCHIP))]
+fn sti_lets_pending_interrupts_in(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}

@@ -1,0 +1,369 @@
+//! General registers, FPU registers and MSRs by userspace: KVM_{GET,SET}_REGS (api.rst 4.11, 4.12),
+//! KVM_{GET,SET}_FPU (4.22, 4.23), KVM_{GET,SET}_MSRS (4.18, 4.19), KVM_{GET,SET}_MP_STATE (4.38).
+use crate::prelude::*;
+use guest_runtime::arch::x86_64::state::{EXCHANGE_PORT, Gprs, Xmms, exchange_gprs, exchange_xmms};
+#[host]
+use harness::kvm::bindings::{
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
+    KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_fpu, kvm_mp_state,
+    kvm_msr_entry, kvm_regs,
+};
+
+const NAMES: [&str; 16] = [
+    "RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RSP", "RBP", "R8", "R9", "R10", "R11", "R12", "R13",
+    "R14", "R15",
+];
+const RFLAGS_FIXED: u64 = 1 << 1;
+const CF_ZF_DF: u64 = 1 << 0 | 1 << 6 | 1 << 10;
+const SF_OF_AC_ID: u64 = 1 << 7 | 1 << 11 | 1 << 18 | 1 << 21;
+#[host]
+const RF_VIF_VIP: u64 = 1 << 16 | 1 << 19 | 1 << 20;
+const GUEST: u64 = 0x0123_4567_89ab_cdef;
+const USERSPACE: u64 = 0xfedc_ba98_7654_3210;
+
+/// A value of its own for every register.
+fn pattern(base: u64) -> Gprs {
+    core::array::from_fn(|i| base ^ (i as u64 * 0x0101_0101_0101_0101))
+}
+
+#[guest]
+fn exchanges_gprs(_: &mut Guest) {
+    let (taken, rflags) = exchange_gprs(&pattern(GUEST), CF_ZF_DF);
+    for ((name, got), want) in NAMES.iter().zip(taken).zip(pattern(USERSPACE)) {
+        check_eq!("the guest sees userspace's {name}", got, want);
+    }
+    check_eq!("the guest sees userspace's RFLAGS", rflags, SF_OF_AC_ID | RFLAGS_FIXED);
+}
+
+#[host]
+fn gprs(regs: &kvm_regs) -> Gprs {
+    [
+        regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rsp, regs.rbp, regs.r8,
+        regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ]
+}
+
+#[host]
+fn with_gprs(gprs: Gprs, rip: u64, rflags: u64) -> kvm_regs {
+    let [rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15] = gprs;
+    kvm_regs {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rsp,
+        rbp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip,
+        rflags,
+    }
+}
+
+/// KVM_GET_REGS gives what the guest has in its registers, and the guest has what KVM_SET_REGS gave.
+#[kvm_test(exchanges_gprs)]
+fn guest_and_userspace_see_the_same_registers(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until(Exit::io_out(EXCHANGE_PORT))?;
+    t.vcpu.complete_exit()?;
+    let regs = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
+    for ((name, got), want) in NAMES.iter().zip(gprs(&regs)).zip(pattern(GUEST)) {
+        check_eq!("userspace sees the guest's {name}", got, want);
+    }
+    let flags = regs.rflags;
+    check_eq!("userspace sees the guest's RFLAGS", flags, CF_ZF_DF | RFLAGS_FIXED);
+    let regs = with_gprs(pattern(USERSPACE), regs.rip, SF_OF_AC_ID | RFLAGS_FIXED);
+    t.vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+    t.vcpu.run_until_done()
+}
+
+/// Every field of KVM_SET_REGS comes back from KVM_GET_REGS.
+#[kvm_test]
+fn registers_round_trip(t: &mut OneVm) -> TestResult {
+    let vcpu = t.vm.create_vcpu(0)?;
+    let round_trip = |regs: kvm_regs| -> TestResult<kvm_regs> {
+        vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+        vcpu.fd().get_regs().ioctl("KVM_GET_REGS")
+    };
+    let ones = with_gprs([u64::MAX; 16], u64::MAX, RFLAGS_FIXED);
+    check_eq!("all-ones registers come back", round_trip(ones)?, ones);
+    let mixed = with_gprs(pattern(GUEST), 0x1234_5678_9abc, CF_ZF_DF | RFLAGS_FIXED);
+    check_eq!("a value of its own in each register comes back", round_trip(mixed)?, mixed);
+    let zeroes = with_gprs([0; 16], 0, 0);
+    let got = round_trip(zeroes)?;
+    check_eq!("RFLAGS bit 1 is always one", got.rflags, RFLAGS_FIXED);
+    check_eq!("zeroes come back", gprs(&got), [0; 16]);
+    for bit in [0, 2, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 18, 21] {
+        let flag = RFLAGS_FIXED | 1 << bit;
+        let got = round_trip(with_gprs([0; 16], 0, flag))?.rflags;
+        check_eq!("RFLAGS bit {bit} comes back", got, flag);
+    }
+    let got = round_trip(with_gprs([0; 16], 0, RF_VIF_VIP | RFLAGS_FIXED))?.rflags;
+    check_eq!("RF, VIF and VIP come back", got, RF_VIF_VIP | RFLAGS_FIXED);
+    Ok(())
+}
+
+#[guest]
+fn never_runs(_: &mut Guest) {
+    panic!("this is not where userspace set RIP to");
+}
+
+#[guest]
+fn set_as_start(g: &mut Guest) {
+    check_eq!("the guest runs from the RIP that userspace set, with its RDI", g.vcpu(), 0);
+}
+
+/// The guest goes on at the RIP that userspace sets.
+#[kvm_test(never_runs)]
+fn guest_runs_from_the_rip_that_userspace_sets(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.start_at(guest_fn!(set_as_start))?;
+    t.vcpu.run_until_done()
+}
+
+fn xmm_pattern(base: u64) -> Xmms {
+    core::array::from_fn(|i| [base ^ i as u64, base ^ (i as u64) << 32])
+}
+
+#[guest]
+fn exchanges_xmms(_: &mut Guest) {
+    let taken = exchange_xmms(&xmm_pattern(GUEST));
+    for (i, (got, want)) in taken.iter().zip(xmm_pattern(USERSPACE)).enumerate() {
+        check_eq!("the guest sees userspace's XMM{i}", *got, want);
+    }
+}
+
+#[host]
+fn to_bytes(xmms: Xmms) -> [[u8; 16]; 16] {
+    xmms.map(|[low, high]| (u128::from(high) << 64 | u128::from(low)).to_le_bytes())
+}
+
+/// KVM_GET_FPU and KVM_SET_FPU carry the registers that the guest has.
+#[kvm_test(exchanges_xmms)]
+fn guest_and_userspace_see_the_same_xmm_registers(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until(Exit::io_out(EXCHANGE_PORT))?;
+    t.vcpu.complete_exit()?;
+    let mut fpu = t.vcpu.fd().get_fpu().ioctl("KVM_GET_FPU")?;
+    for (i, (got, want)) in fpu.xmm.iter().zip(to_bytes(xmm_pattern(GUEST))).enumerate() {
+        check_eq!("userspace sees the guest's XMM{i}", *got, want);
+    }
+    fpu.xmm = to_bytes(xmm_pattern(USERSPACE));
+    t.vcpu.fd().set_fpu(&fpu).ioctl("KVM_SET_FPU")?;
+    t.vcpu.run_until_done()
+}
+
+/// Every field of KVM_SET_FPU comes back, but MXCSR: KVM leaves that to KVM_SET_XSAVE.
+#[kvm_test]
+fn fpu_registers_round_trip(t: &mut OneVm) -> TestResult {
+    let vcpu = t.vm.create_vcpu(0)?;
+    // 80-bit registers in 16 bytes each: the rest is reserved.
+    let st = |i: u8| core::array::from_fn(|b| if b < 10 { i * 16 + b as u8 + 1 } else { 0 });
+    let want = kvm_fpu {
+        fpr: core::array::from_fn(|i| st(i as u8)),
+        fcw: 0x027f,
+        fsw: 0x3800,
+        ftwx: 0xa5,
+        last_opcode: 0x07ff,
+        last_ip: 0x7fff_1234_5678,
+        last_dp: 0x7fff_8765_4321,
+        xmm: to_bytes(xmm_pattern(u64::MAX)),
+        ..Default::default()
+    };
+    vcpu.fd().set_fpu(&want).ioctl("KVM_SET_FPU")?;
+    let got = vcpu.fd().get_fpu().ioctl("KVM_GET_FPU")?;
+    check_eq!("FPR0 to FPR7 come back", got.fpr, want.fpr);
+    check_eq!("FCW comes back", got.fcw, want.fcw);
+    check_eq!("FSW comes back", got.fsw, want.fsw);
+    check_eq!("the abridged FTW comes back", got.ftwx, want.ftwx);
+    check_eq!("FOP comes back", got.last_opcode, want.last_opcode);
+    check_eq!("FIP comes back", got.last_ip, want.last_ip);
+    check_eq!("FDP comes back", got.last_dp, want.last_dp);
+    check_eq!("XMM0 to XMM15 come back", got.xmm, want.xmm);
+    Ok(())
+}
+
+const IA32_PAT: u32 = 0x277;
+const STAR: u32 = 0xc000_0081;
+const LSTAR: u32 = 0xc000_0082;
+const CSTAR: u32 = 0xc000_0083;
+const SFMASK: u32 = 0xc000_0084;
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+const SYSENTER_CS: u32 = 0x174;
+const SYSENTER_ESP: u32 = 0x175;
+const SYSENTER_EIP: u32 = 0x176;
+#[host]
+const NO_SUCH_MSR: u32 = 0xdead_0000;
+
+/// Lowest and highest canonical addresses of the upper half with 4-level paging, and one of the
+/// lower half.
+const UPPER: u64 = 0xffff_8000_0000_0000;
+const LOWER: u64 = 0x0000_7fff_ffff_f000;
+#[host]
+const NON_CANONICAL: u64 = 0x8000_0000_0000_0000;
+
+/// MSR, a value for userspace to write, one for the guest.
+const MSRS: [(&str, u32, u64, u64); 11] = [
+    ("STAR", STAR, 0x0023_0010_dead_beef, 0x0013_0008_0000_0000),
+    ("LSTAR", LSTAR, UPPER, LOWER),
+    ("CSTAR", CSTAR, LOWER, UPPER),
+    ("SFMASK", SFMASK, 0x0004_7700, 0x0000_0200),
+    ("FS_BASE", FS_BASE, UPPER, LOWER),
+    ("GS_BASE", GS_BASE, LOWER, UPPER),
+    ("KERNEL_GS_BASE", KERNEL_GS_BASE, u64::MAX, 1),
+    ("SYSENTER_CS", SYSENTER_CS, 0x10, 0x18),
+    ("SYSENTER_ESP", SYSENTER_ESP, 0x1234_5678, 0x7654_3210),
+    ("SYSENTER_EIP", SYSENTER_EIP, 0x2345_6789, 0x1765_4321),
+    ("PAT", IA32_PAT, 0x0706_0504_0100_0706, 0x0007_0406_0007_0406),
+];
+
+#[guest]
+fn reads_and_writes_msrs(g: &mut Guest) {
+    for (name, index, userspace, own) in MSRS {
+        check_eq!("the guest reads userspace's {name}", rdmsr_safe(index), Ok(userspace));
+        check_eq!("the guest may write {name}", wrmsr_safe(index, own), Ok(()));
+    }
+    g.sync(1, &[]);
+}
+
+#[host]
+fn set_msrs(vcpu: &Vcpu, entries: &[(u32, u64)]) -> TestResult<usize> {
+    let entry = |&(index, data): &(u32, u64)| kvm_msr_entry { index, data, ..Default::default() };
+    let entries: Vec<kvm_msr_entry> = entries.iter().map(entry).collect();
+    let msrs = Msrs::from_entries(&entries).map_err(|e| Failure::Error(format!("{e:?}")))?;
+    vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")
+}
+
+/// How many entries KVM_GET_MSRS filled, and all the values.
+#[host]
+fn get_msrs(vcpu: &Vcpu, indices: &[u32]) -> TestResult<(usize, Vec<u64>)> {
+    let entry = |&index: &u32| kvm_msr_entry { index, ..Default::default() };
+    let entries: Vec<kvm_msr_entry> = indices.iter().map(entry).collect();
+    let mut msrs = Msrs::from_entries(&entries).map_err(|e| Failure::Error(format!("{e:?}")))?;
+    let filled = vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
+    Ok((filled, msrs.as_slice().iter().map(|m| m.data).collect()))
+}
+
+/// MSRs that userspace writes are what the guest reads, and the other way round.
+#[kvm_test(reads_and_writes_msrs)]
+fn guest_and_userspace_see_the_same_msrs(t: &mut OneVcpu) -> TestResult {
+    for (name, index, userspace, _) in MSRS {
+        check_eq!("userspace may write {name}", set_msrs(&t.vcpu, &[(index, userspace)])?, 1);
+        let got = get_msrs(&t.vcpu, &[index])?;
+        check_eq!("userspace's {name} comes back", got, (1, vec![userspace]));
+    }
+    t.vcpu.run_until_sync(1)?;
+    for (name, index, _, own) in MSRS {
+        let got = get_msrs(&t.vcpu, &[index])?;
+        check_eq!("userspace reads the guest's {name}", got, (1, vec![own]));
+    }
+    t.vcpu.run_until_done()
+}
+
+/// Both ioctls stop at the first MSR that they refuse, and return its position.
+#[kvm_test]
+fn msr_lists_stop_at_the_first_refused_entry(t: &mut OneVm) -> TestResult {
+    let vcpu = t.vm.create_vcpu(0)?;
+    set_msrs(&vcpu, &[(STAR, 1), (SFMASK, 2)])?;
+    let set = set_msrs(&vcpu, &[(STAR, 3), (NO_SUCH_MSR, 0), (SFMASK, 4)])?;
+    check_eq!("KVM_SET_MSRS returns the refused entry's position", set, 1);
+    let (_, values) = get_msrs(&vcpu, &[STAR, SFMASK])?;
+    check_eq!("the entry before it is set, the one behind it is not", values, [3, 2]);
+    let (filled, values) = get_msrs(&vcpu, &[STAR, NO_SUCH_MSR, SFMASK])?;
+    check_eq!("KVM_GET_MSRS returns the refused entry's position", filled, 1);
+    check_eq!("entries behind it are not filled", values, [3, 0, 0]);
+    check_eq!(
+        "a list that starts with a refused MSR sets none",
+        set_msrs(&vcpu, &[(NO_SUCH_MSR, 0), (STAR, 9)])?,
+        0
+    );
+    check_eq!("an empty list is fine", set_msrs(&vcpu, &[])?, 0);
+    Ok(())
+}
+
+/// Values that WRMSR would fault on are refused, and the MSR keeps its value (SDM vol. 3, 4.1.5 of
+/// the MSR chapters; APM vol. 2, 3.1).
+#[kvm_test]
+fn msr_values_that_cannot_be_are_refused(t: &mut OneVm) -> TestResult {
+    let vcpu = t.vm.create_vcpu(0)?;
+    for (name, index) in [
+        ("LSTAR", LSTAR),
+        ("CSTAR", CSTAR),
+        ("FS_BASE", FS_BASE),
+        ("GS_BASE", GS_BASE),
+        ("KERNEL_GS_BASE", KERNEL_GS_BASE),
+    ] {
+        set_msrs(&vcpu, &[(index, LOWER)])?;
+        check_eq!(
+            "a non-canonical {name} is refused",
+            set_msrs(&vcpu, &[(index, NON_CANONICAL)])?,
+            0
+        );
+        check_eq!("a refused {name} keeps its value", get_msrs(&vcpu, &[index])?.1, [LOWER]);
+    }
+    set_msrs(&vcpu, &[(IA32_PAT, 0x0007_0406_0007_0406)])?;
+    for kind in [2, 3, 8, 0x80] {
+        check_eq!(
+            "memory type {kind} in PAT is refused",
+            set_msrs(&vcpu, &[(IA32_PAT, kind << 56)])?,
+            0
+        );
+    }
+    check_eq!(
+        "a refused PAT keeps its value",
+        get_msrs(&vcpu, &[IA32_PAT])?.1,
+        [0x0007_0406_0007_0406]
+    );
+    Ok(())
+}
+
+/// Without a local APIC in the kernel, a vCPU is runnable and nothing else (api.rst 4.38, 4.39).
+#[kvm_test(requires(cap::MP_STATE))]
+fn mp_state_without_irqchip_is_runnable(t: &mut OneVm) -> TestResult {
+    let vcpu = t.vm.create_vcpu(0)?;
+    let get = || vcpu.fd().get_mp_state().map(|s| s.mp_state).ioctl("KVM_GET_MP_STATE");
+    let set = |mp_state| {
+        vcpu.fd().set_mp_state(kvm_mp_state { mp_state }).map_err(|e| Errno::from_raw(e.errno()))
+    };
+    check_eq!("a new vCPU is runnable", get()?, KVM_MP_STATE_RUNNABLE);
+    for (name, state) in [
+        ("UNINITIALIZED", KVM_MP_STATE_UNINITIALIZED),
+        ("INIT_RECEIVED", KVM_MP_STATE_INIT_RECEIVED),
+        ("HALTED", KVM_MP_STATE_HALTED),
+        ("SIPI_RECEIVED", KVM_MP_STATE_SIPI_RECEIVED),
+    ] {
+        check_eq!("{name} is EINVAL", set(state), Err(Errno::EINVAL));
+    }
+    check_eq!("a state that does not exist is EINVAL", set(99), Err(Errno::EINVAL));
+    check_eq!("RUNNABLE may be set", set(KVM_MP_STATE_RUNNABLE), Ok(()));
+    check_eq!("it is still runnable", get()?, KVM_MP_STATE_RUNNABLE);
+    Ok(())
+}
+
+/// With one, the states of the start-up protocol come back as they were set.
+#[kvm_test(requires(cap::MP_STATE), irqchip)]
+fn mp_states_round_trip(t: &mut OneVm) -> TestResult {
+    let bsp = t.vm.create_vcpu(0)?;
+    let ap = t.vm.create_vcpu(1)?;
+    let get = |vcpu: &Vcpu| vcpu.fd().get_mp_state().map(|s| s.mp_state).ioctl("KVM_GET_MP_STATE");
+    check_eq!("the boot processor is runnable", get(&bsp)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("another one waits for its INIT", get(&ap)?, KVM_MP_STATE_UNINITIALIZED);
+    for (name, mp_state) in [
+        ("HALTED", KVM_MP_STATE_HALTED),
+        ("INIT_RECEIVED", KVM_MP_STATE_INIT_RECEIVED),
+        ("UNINITIALIZED", KVM_MP_STATE_UNINITIALIZED),
+        ("RUNNABLE", KVM_MP_STATE_RUNNABLE),
+    ] {
+        ap.fd().set_mp_state(kvm_mp_state { mp_state }).ioctl("KVM_SET_MP_STATE")?;
+        check_eq!("{name} comes back", get(&ap)?, mp_state);
+    }
+    check_eq!("the boot processor is runnable all along", get(&bsp)?, KVM_MP_STATE_RUNNABLE);
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The documents name tests that exist.
+
+use suites as _;
+
+fn tests() -> Vec<&'static str> {
+    harness::TESTS.iter().map(|test| test.name()).collect()
+}
+
+/// Back-quoted words of a document that look like tests: `file::test`, or a file of tests.
+fn named(document: &str) -> impl Iterator<Item = &str> {
+    document
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn coverage_names_tests_that_exist() {
+    let tests = tests();
+    let mut count = 0;
+    for word in named(include_str!("../../docs/coverage.md")) {
+        let exists =
+            tests.iter().any(|test| *test == word || test.starts_with(&format!("{word}::")));
+        assert!(exists, "docs/coverage.md names {word}, which no test is called");
+        count += 1;
+    }
+    assert!(count > 5, "docs/coverage.md names tests");
+}
+
+#[test]
+fn coverage_has_a_row_for_each_series() {
+    let rows = include_str!("../../docs/coverage.md");
+    for series in 1..=23 {
+        assert!(rows.contains(&format!("\n| {series:02} |")), "no row for series {series}");
+    }
+}
+
+/// A check's name and a test's are what reports and policy refer to: each test is there once.
+#[test]
+fn names_are_unique_and_documented() {
+    let mut names = tests();
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all, "two tests of one name");
+    for test in harness::TESTS.iter() {
+        assert!(!test.doc.is_empty(), "{} does not say which rule it checks", test.name());
+    }
+}
+
+/// The anchor that a Markdown heading gets.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+#[test]
+fn known_failures_are_told_in_the_findings() {
+    let findings = include_str!("../../docs/findings.md");
+    let policy = include_str!("../../unittests.yaml");
+    let anchors: Vec<String> = findings
+        .lines()
+        .filter(|l| l.starts_with('#'))
+        .map(|l| anchor(l.trim_start_matches('#')))
+        .collect();
+    for line in policy.lines() {
+        let Some((_, wanted)) = line.split_once("reference: docs/findings.md#") else { continue };
+        let told = anchors.iter().any(|a| a == wanted.trim());
+        assert!(told, "docs/findings.md has no heading for #{}", wanted.trim());
+    }
+}
