@@ -111,7 +111,7 @@ fn configure(tree: &Tree, fragment: &Path) -> anyhow::Result<()> {
 
 /// The options that were asked for and did not come out so.
 fn lacking<'a>(wanted: &'a str, got: &'a str) -> impl Iterator<Item = &'a str> {
-    let asked = wanted.lines().filter(|line| line.ends_with("=y"));
+    let asked = wanted.lines().filter(|line| line.starts_with("CONFIG_") && line.ends_with("=y"));
     asked.filter(move |line| !got.lines().any(|other| other == *line))
 }
 
