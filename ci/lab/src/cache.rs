@@ -84,16 +84,11 @@ impl Cache {
 
     /// Removes the entries of a directory that were made too long ago.
     pub(crate) fn prune(&self, relative: &str, age: Duration) {
-        let entries = fs::read_dir(self.path(relative))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = fs::read_dir(self.path(relative)).into_iter().flatten().flatten();
         for entry in entries {
             let made = entry.metadata().and_then(|meta| meta.modified());
-            let old = made
-                .ok()
-                .and_then(|made| made.elapsed().ok())
-                .is_some_and(|since| since > age);
+            let old =
+                made.ok().and_then(|made| made.elapsed().ok()).is_some_and(|since| since > age);
             if old {
                 let _ = fs::remove_dir_all(entry.path());
             }

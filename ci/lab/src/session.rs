@@ -89,9 +89,7 @@ impl Session {
                 std::thread::spawn(move || forward(stream, source, &sender));
             }
         }
-        let console_log = console_log
-            .map(|path| File::create(path).at(path))
-            .transpose()?;
+        let console_log = console_log.map(|path| File::create(path).at(path)).transpose()?;
         Ok(Self {
             machine,
             started,
@@ -139,9 +137,7 @@ impl Session {
         match self.watch(Duration::ZERO, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
-                return Err(LabError::Other(format!(
-                    "no checkpoint: the host ended: {outcome:?}"
-                )));
+                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
             }
         }
         std::thread::sleep(SETTLE);
@@ -217,16 +213,10 @@ impl Session {
         let after = self.started.elapsed();
         let outcome = match report {
             // The emulator did not end when the kernel restarted the host.
-            Report::Booted { .. } if self.booted => Outcome::KernelDied {
-                log: self.log_text(),
-            },
+            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
-                on_event(Event::Booted {
-                    after,
-                    guest_ms: *uptime_ms,
-                    release,
-                });
+                on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
                 return None;
             }
             Report::Fact { name, value } => {
@@ -276,9 +266,8 @@ impl Session {
     /// Takes what is still on its way.
     fn drain(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
         let deadline = Instant::now() + DRAIN;
-        while let Ok(message) = self
-            .messages
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        while let Ok(message) =
+            self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if let Message::Line(stream, line) = message {
                 self.take(stream, &line, on_event);
@@ -304,23 +293,13 @@ impl Session {
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },
             Ok(_) if self.dying => Outcome::KernelDied { log },
-            Ok(status) => Outcome::EmulatorDied {
-                why: format!("{status}: {}", words.trim()),
-                log,
-            },
-            Err(error) => Outcome::EmulatorDied {
-                why: error.to_string(),
-                log,
-            },
+            Ok(status) => Outcome::EmulatorDied { why: format!("{status}: {}", words.trim()), log },
+            Err(error) => Outcome::EmulatorDied { why: error.to_string(), log },
         }
     }
 
     fn log_text(&self) -> String {
-        self.log
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -26,21 +26,12 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
     let profile = &request.profile;
     let mut hasher = DefaultHasher::new();
     let version = emulator::version(profile)?;
-    (
-        &base.archive,
-        &request.kernel.image,
-        version,
-        format!("{profile:?}"),
-    )
-        .hash(&mut hasher);
+    (&base.archive, &request.kernel.image, version, format!("{profile:?}")).hash(&mut hasher);
     let place = format!("warm/{}-{:016x}", profile.name, hasher.finish());
     cache.once(&place, |fresh| {
         cache.prune("warm", KEEP);
         cache.prune("initramfs", KEEP);
-        eprintln!(
-            "lab: making a checkpoint of {} with {}",
-            profile.name, request.kernel.name
-        );
+        eprintln!("lab: making a checkpoint of {} with {}", profile.name, request.kernel.name);
         let initramfs = fresh.join(INITRAMFS);
         let plan = Plan {
             modules: plan.modules.clone(),
@@ -54,13 +45,8 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
         let disk = File::create(&feed).at(&feed)?;
         disk.set_len(FEED_DISK_BYTES).at(&feed)?;
         let started = Instant::now();
-        let machine = emulator::start(&start(
-            request,
-            &initramfs,
-            run_dir.path(),
-            Mode::Park(fresh),
-            &feed,
-        ))?;
+        let machine =
+            emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Park(fresh), &feed))?;
         Session::new(machine, started, None)?.park(fresh)
     })
 }
@@ -78,13 +64,8 @@ pub fn restore(
     write_feed(&feed, plan, files)?;
     let initramfs = parked.join(INITRAMFS);
     let started = Instant::now();
-    let mut machine = emulator::start(&start(
-        request,
-        &initramfs,
-        run_dir.path(),
-        Mode::Restore(parked),
-        &feed,
-    ))?;
+    let mut machine =
+        emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Restore(parked), &feed))?;
     if let Some(control) = &mut machine.control {
         control.restore(parked)?;
     }
@@ -119,10 +100,7 @@ fn write_feed(path: &Path, plan: &Plan, files: &[GuestFile]) -> Result<()> {
     let wrong = |error: lab_init::PlanError| LabError::Other(error.to_string());
     let plan = plan.encode();
     let mut contents = vec![plan.into_bytes()];
-    let mut header = FeedHeader {
-        plan_bytes: contents[0].len(),
-        files: Vec::new(),
-    };
+    let mut header = FeedHeader { plan_bytes: contents[0].len(), files: Vec::new() };
     for file in files {
         let content = fs::read(&file.source).at(&file.source)?;
         header.files.push(FeedFile {
@@ -138,13 +116,10 @@ fn write_feed(path: &Path, plan: &Plan, files: &[GuestFile]) -> Result<()> {
         disk.write_all(content).at(path)?;
         let end = disk.stream_position().at(path)?;
         let block = u64::try_from(FEED_BLOCK).unwrap_or(u64::MAX);
-        disk.seek(SeekFrom::Start(end.next_multiple_of(block)))
-            .at(path)?;
+        disk.seek(SeekFrom::Start(end.next_multiple_of(block))).at(path)?;
     }
     if disk.stream_position().at(path)? > FEED_DISK_BYTES {
-        return Err(LabError::Other(
-            "the runner is too long for the feed disk".into(),
-        ));
+        return Err(LabError::Other("the runner is too long for the feed disk".into()));
     }
     disk.set_len(FEED_DISK_BYTES).at(path)
 }
