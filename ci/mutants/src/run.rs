@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::mutant::Mutant;
 
 /// The longest that one boot and its tests may take.
-const LONGEST_RUN: Duration = Duration::from_secs(900);
+const LONGEST_RUN: Duration = Duration::from_secs(180);
 
 /// One test's verdict, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
