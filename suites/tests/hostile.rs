@@ -133,7 +133,7 @@ const EXPECTED: &[Expected] = &[
         "x86_64::selftest::guest_triple_faults",
         "fail",
         "vCPU 0: Shutdown instead of the end of the guest function (after 1 exits)",
-        "triple_faults at suites/src/x86_64/selftest.rs",
+        "triple_faults at suites/src/x86_64/",
     ),
 ];
 
