@@ -106,6 +106,14 @@ fn known_failures() {
             "listed as known failure, but passed: one is one",
         ),
         ("pass", "", 1, "xpass", "listed as known failure (as listed), but passed"),
+        ("fail_by_body", "  intermittent: true\n", 0, "known_fail", "as listed"),
+        (
+            "fail_by_check",
+            "  checks: [one is two, one is one]\n  intermittent: true\n",
+            0,
+            "known_fail",
+            "as listed",
+        ),
         (
             "pass",
             "  checks: [two is too]\n",
