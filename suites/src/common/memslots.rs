@@ -8,7 +8,7 @@ const READ: u64 = 1;
 const WRITE: u64 = 2;
 
 /// Reads and writes guest-physical memory as the host half asks; the host's end is [`read`] and
-/// [`write`].
+/// [`write()`].
 pub fn serve(g: &mut Guest) {
     let mut seen: u64 = 0;
     loop {
