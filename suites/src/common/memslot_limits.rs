@@ -108,6 +108,7 @@ fn misplaced_slots_are_einval(t: &mut OneVm) -> TestResult {
         ("size 1", GPA, 1, hva),
         ("size of a page - 1", GPA, PAGE - 1, hva),
         ("size of a page + 1", GPA, PAGE + 1, hva),
+        ("size of a page and a half", GPA, PAGE + PAGE / 2, hva),
         ("userspace_addr + 1", GPA, PAGE, hva + 1),
         ("userspace_addr + half a page", GPA, PAGE, hva + PAGE / 2),
         ("a range that ends at 2^64", LAST_PAGE, PAGE, hva),
