@@ -219,8 +219,9 @@ fn deassign_lets_go_of_an_asserted_line(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
 fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
-    t.vm.fd().set_irq_line(GSI, true).ioctl("KVM_IRQ_LINE(1)")?;
     trigger.signal(1)?;
+    check!("the event asserts the line", line_rises(t));
+    t.vm.fd().set_irq_line(GSI, true).ioctl("KVM_IRQ_LINE(1)")?;
     check!("the interrupt arrives", arrives(t));
     check_eq!("both sources are one interrupt", take_and_hold(t)?.taken, 1);
     check_eq!("the event is drained", trigger.take(), Err(Errno::EAGAIN));
