@@ -25,26 +25,26 @@ const EXPECTED: &[Expected] = &[
     expect(
         "guest_ends_early",
         "fail",
-        "vCPU 0: the end of the guest function instead of sync(1) (after 1 exits)",
+        "vCPU 0: the end of the guest function instead of sync(1) (after 1 exit)",
         "",
     ),
     expect("guest_fails_a_check", "fail", "check failed: two and two are five", ""),
     expect(
         "guest_halts_in_the_kernel",
         "timeout",
-        "vCPU 0: the deadline has passed (after 1 exits)",
+        "vCPU 0: the deadline has passed (after 1 exit)",
         "halts_for_ever at suites/src/selftest.rs",
     ),
     expect(
         "guest_halts_in_userspace",
         "fail",
-        "vCPU 0: Hlt instead of the end of the guest function (after 1 exits)",
+        "vCPU 0: Hlt instead of the end of the guest function (after 1 exit)",
         "halts_for_ever at suites/src/selftest.rs",
     ),
     expect(
         "guest_loops_for_ever",
         "timeout",
-        "vCPU 0: the deadline has passed (after 1 exits)",
+        "vCPU 0: the deadline has passed (after 1 exit)",
         "loops_for_ever at suites/src/selftest.rs",
     ),
     expect(
@@ -56,31 +56,31 @@ const EXPECTED: &[Expected] = &[
     expect(
         "guest_rings_with_a_wild_address::null",
         "error",
-        "vCPU 0: garbage from the guest: doorbell with 0x0, its message page is 0x100000 (after 1 exits)",
+        "vCPU 0: garbage from the guest: doorbell with 0x0, its message page is 0x100000 (after 1 exit)",
         "rings_wildly at suites/src/selftest.rs",
     ),
     expect(
         "guest_rings_with_a_wild_address::unaligned",
         "error",
-        "vCPU 0: garbage from the guest: doorbell with 0x100001, its message page is 0x100000 (after 1 exits)",
+        "vCPU 0: garbage from the guest: doorbell with 0x100001, its message page is 0x100000 (after 1 exit)",
         "",
     ),
     expect(
         "guest_rings_with_a_wild_address::another_vcpu",
         "error",
-        "vCPU 0: garbage from the guest: doorbell with 0x110000, its message page is 0x100000 (after 1 exits)",
+        "vCPU 0: garbage from the guest: doorbell with 0x110000, its message page is 0x100000 (after 1 exit)",
         "",
     ),
     expect(
         "guest_rings_with_a_wild_address::beyond_ram",
         "error",
-        "vCPU 0: garbage from the guest: doorbell with 0xfffff000, its message page is 0x100000 (after 1 exits)",
+        "vCPU 0: garbage from the guest: doorbell with 0xfffff000, its message page is 0x100000 (after 1 exit)",
         "",
     ),
     expect(
         "guest_rings_with_a_wild_address::broken_guest",
         "error",
-        "vCPU 0: the guest runtime does not know this start info: payload and harness are of different builds (after 1 exits)",
+        "vCPU 0: the guest runtime does not know this start info: payload and harness are of different builds (after 1 exit)",
         "",
     ),
     expect(
@@ -132,7 +132,7 @@ const EXPECTED: &[Expected] = &[
     expect(
         "x86_64::selftest::guest_triple_faults",
         "fail",
-        "vCPU 0: Shutdown instead of the end of the guest function (after 1 exits)",
+        "vCPU 0: Shutdown instead of the end of the guest function (after 1 exit)",
         "triple_faults at suites/src/x86_64/",
     ),
 ];

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::Reporter;
 use super::output::Output;
+use super::{Reporter, stats_lines};
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
 
@@ -75,6 +75,7 @@ fn point(number: usize, result: &TestReport) -> String {
             }),
         );
         list(&mut text, "details", result.details.iter().cloned());
+        list(&mut text, "kvm_stats", stats_lines(result).into_iter());
         list(&mut text, "kernel_log", result.kernel_log.iter().cloned());
         list(&mut text, "log", result.log.iter().cloned());
         let _ = writeln!(text, "  at: {}", quoted(&result.location));

@@ -6,6 +6,7 @@ use harness::case::TestCase;
 use harness::facts::HostFacts;
 use harness::outcome::{Failure, TestResult};
 use harness::record;
+use harness::registry::mutants::Sources;
 use harness::requirement::Requirement;
 use nix::sys::signal::{Signal, raise};
 
@@ -179,6 +180,19 @@ fn many_processes() -> TestResult {
     std::thread::sleep(Duration::from_secs(20));
     Err(Failure::Fail("nobody stopped it".into()))
 }
+
+/// What `explain` knows of mutants here.
+pub const MUTANTS: Sources<'static> = Sources {
+    files: &[(
+        "fake.yaml",
+        "- {name: no_body, rule: bodies are run, expect: [\"ends::fail_by_b*\"]}\n\
+         - {name: no_check, rule: checks count, expect: [\"ends::*\"]}\n",
+    )],
+    killed: &[(
+        "fake.jsonl",
+        "{\"mutant\":\"no_check\",\"fate\":\"killed\",\"red\":[[\"ends::skip_early\",\"one is two\"]]}\n",
+    )],
+};
 
 /// Every fake, and as many generated ones as `FAKE_COUNT` says.
 pub fn all() -> Vec<&'static TestCase> {

@@ -272,19 +272,17 @@ fn compare() {
 fn explain() {
     let door = Door::new();
     door.file("p.yaml", YAML);
-    std::fs::create_dir_all(door.path("ci/mutants")).unwrap();
-    door.file("ci/mutants/no_check.yaml", "red: [ends::fail_by_body]\n");
-    door.file("ci/mutants/other.yaml", "red: [ends::fail_by_body_not]\n");
     let output = door.run(&["explain", "--config", "p.yaml", "ends::fail_by_body", "skip_early"]);
     assert_eq!(
         text(&output.stdout),
         "ends::fail_by_body\n  The runner tells this end from every other.\n  \
          source: suites/src/common/fake.rs:7\n  groups: common, fake, fakes\n  deadline: 10 s\n  \
          known failure (holds here): known for long; when kernel >=6.1; see docs/findings.md#x\n  \
-         goes red on mutant: no_check\n\n\
+         guards against mutant no_body: bodies are run\n\n\
          ends::skip_early\n  The runner tells this end from every other.\n  \
          source: suites/src/common/fake.rs:7\n  groups: common, fake, fakes\n  deadline: 10 s\n  \
-         needs: KVM_CAP_THERE (met here)\n  needs: KVM_CAP_MISSING (missing here: the test is skipped)\n"
+         needs: KVM_CAP_THERE (met here)\n  needs: KVM_CAP_MISSING (missing here: the test is skipped)\n  \
+         kills mutant no_check (checks count) by: one is two\n"
     );
     assert_eq!(door.run(&["explain", "nope"]).status.code(), Some(2));
 }
