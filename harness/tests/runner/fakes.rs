@@ -156,6 +156,8 @@ fn told_to_stop() -> TestResult {
     mask.add(Signal::SIGUSR1);
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).unwrap();
     let _ = mask.wait();
+    record::stats("VM", [("exits".to_owned(), 3), ("odd\u{1b}[0m".to_owned(), 1)].into());
+    record::stats("vCPU 0", [("halt_exits".to_owned(), 2)].into());
     Err(Failure::Timeout("guest at rip 0x1234 (spin+0x4)".into()))
 }
 

@@ -259,6 +259,9 @@ pub fn run() -> ExitCode {
         let input = mutate(&target, &mut Random::new(n));
         if catch_unwind(AssertUnwindSafe(|| (target.read)(&input))).is_err() {
             println!("{name}: FUZZ_FROM={n} FUZZ_INPUTS=1 panics: {}", input.escape_ascii());
+            if let Some(folder) = std::env::var_os("FUZZ_FOUND") {
+                std::fs::write(PathBuf::from(folder).join(format!("{name}-{n}")), &input).unwrap();
+            }
             return ExitCode::FAILURE;
         }
     }

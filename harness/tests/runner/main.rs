@@ -6,6 +6,7 @@
 mod door;
 mod ends;
 mod fakes;
+mod foreign;
 mod formats;
 mod fuzz;
 mod host;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     }
     let trials = [
         ends::TESTS,
+        foreign::TESTS,
         formats::TESTS,
         fuzz::TESTS,
         host::TESTS,
