@@ -118,6 +118,7 @@ impl Stand {
             argv,
             files: Vec::new(),
             timeout: LONGEST_RUN,
+            patience: LONGEST_RUN,
             console_log: None,
             kvm_optional: false,
             warm: false,
