@@ -165,6 +165,7 @@ fn death(end: &Outcome, errors: &[String]) -> Option<String> {
         Outcome::EmulatorDied { why, .. } => Some(format!("the emulator died: {why}")),
         Outcome::TimedOut { .. } => Some("the host hangs".to_owned()),
         Outcome::HostFailed(why) => Some(format!("the host's init failed: {why}")),
+        Outcome::Interrupted(signal) => Some(format!("cut short by {signal}")),
     }
 }
 
