@@ -127,3 +127,10 @@ fn payload_lacks_the_guest_function(t: &mut OneVm) -> TestResult {
 fn late_skip(_: &mut HostOnly) -> TestResult {
     skip!("a host with a flux capacitor");
 }
+
+/// A host that dies is told with its last words, and a fresh one goes on with the next test.
+#[kvm_test(requires(host::EXPENDABLE), groups("nodefault"))]
+fn host_panics(_: &mut HostOnly) -> TestResult {
+    let written = std::fs::write("/proc/sysrq-trigger", "c");
+    fail!("the host lives: {written:?}");
+}

@@ -16,3 +16,9 @@ pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement {
     name: "kvm.ignore_msrs=N",
     met: |f| !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1"),
 };
+
+/// A host that may be broken: one of the lab's.
+pub const EXPENDABLE: Requirement = Requirement {
+    name: "an emulated host (--host PROFILE)",
+    met: |f| !matches!(f.profile.as_str(), "" | "native"),
+};
