@@ -91,6 +91,7 @@ pub fn test(test: &Test) -> Result<u8> {
             env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
             files: Vec::new(),
             timeout: LONGEST_RUN,
+            silence: None,
             console_log: None,
             kvm_optional: false,
             warm: test.warm,

@@ -11,7 +11,7 @@ use crate::error::{At as _, LabError, Result};
 use crate::initramfs::{Base, GuestFile};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
-use crate::session::Session;
+use crate::session::{Limits, Session};
 use crate::{toolchain, warm};
 
 /// Where the runner stands in the host.
@@ -37,6 +37,9 @@ pub struct Request {
     pub files: Vec<(String, PathBuf)>,
     /// From the runner's start to its end; the host's boot has a limit of its own.
     pub timeout: Duration,
+    /// The longest time without a line of the runner: a host that hangs need not be waited for
+    /// until `timeout`.
+    pub silence: Option<Duration>,
     /// Where the kernel's console goes; nowhere if absent.
     pub console_log: Option<PathBuf>,
     /// Run the program without `/dev/kvm` too.
@@ -44,6 +47,12 @@ pub struct Request {
     /// Restore a checkpoint of the booted host, which is made when there is none, where the
     /// emulator can.
     pub warm: bool,
+}
+
+impl Request {
+    fn limits(&self) -> Limits {
+        Limits { total: self.timeout, silence: self.silence.unwrap_or(self.timeout) }
+    }
 }
 
 /// What happens while the host runs.
@@ -143,7 +152,7 @@ impl Lab {
             let parked = warm::park(&self.cache, request, &base, &plan)?;
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {
-                    true => return session.follow(request.timeout, on_event),
+                    true => return session.follow(request.limits(), on_event),
                     false => eprintln!("lab: the restored host stands still; starting cold"),
                 },
                 Err(error) => {
@@ -166,7 +175,7 @@ impl Lab {
             interactive: false,
         })?;
         Session::new(machine, started, request.console_log.as_deref())?
-            .follow(request.timeout, on_event)
+            .follow(request.limits(), on_event)
     }
 
     pub(crate) fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {
@@ -183,7 +192,7 @@ fn guest_files(request: &Request) -> Vec<GuestFile> {
     let others = request.files.iter().map(|(path, source)| GuestFile {
         path: path.clone(),
         source: source.clone(),
-        executable: false,
+        executable: true,
     });
     std::iter::once(runner).chain(others).collect()
 }

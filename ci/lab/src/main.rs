@@ -234,6 +234,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         env: Vec::new(),
         files: files.collect::<anyhow::Result<_>>()?,
         timeout: Duration::from_secs(run.timeout),
+        silence: None,
         console_log: run.console,
         kvm_optional: run.kvm_optional,
         warm: run.warm,

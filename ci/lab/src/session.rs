@@ -21,6 +21,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// A host that parks runs nothing.
+const NO_RUNNER: Limits = Limits { total: Duration::ZERO, silence: Duration::ZERO };
 /// Console lines kept for the crash log.
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
@@ -57,6 +59,15 @@ enum Message {
 enum End {
     Outcome(Outcome),
     Parked,
+}
+
+/// How long the runner may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From its start to its end.
+    pub total: Duration,
+    /// From one of its lines to the next.
+    pub silence: Duration,
 }
 
 /// A host that runs.
@@ -107,10 +118,10 @@ impl Session {
     /// Passes everything on until the host has ended, one way or another.
     pub fn follow(
         mut self,
-        timeout: Duration,
+        limits: Limits,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        match self.watch(timeout, on_event) {
+        match self.watch(limits, on_event) {
             End::Outcome(outcome) => Ok(outcome),
             End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
         }
@@ -134,7 +145,7 @@ impl Session {
 
     /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
     pub fn park(mut self, dir: &Path) -> Result<()> {
-        match self.watch(Duration::ZERO, &mut |_| {}) {
+        match self.watch(NO_RUNNER, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
                 return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
@@ -147,17 +158,21 @@ impl Session {
         }
     }
 
-    fn watch(&mut self, timeout: Duration, on_event: &mut dyn FnMut(Event<'_>)) -> End {
+    fn watch(&mut self, limits: Limits, on_event: &mut dyn FnMut(Event<'_>)) -> End {
         let mut deadline = self.started + BOOT_PATIENCE;
+        let mut quiet_until = deadline;
         loop {
             let (was_dying, was_running) = (self.dying, self.running);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.min(quiet_until).saturating_duration_since(Instant::now());
             let next = match self.first.take() {
                 Some(first) => Ok(first),
                 None => self.messages.recv_timeout(left),
             };
             match next {
                 Ok(Message::Line(stream, line)) => {
+                    if self.running && stream != Stream::Console {
+                        quiet_until = Instant::now() + limits.silence;
+                    }
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {
                             self.drain(on_event);
@@ -179,7 +194,8 @@ impl Session {
                 }
             }
             if self.running && !was_running {
-                deadline = Instant::now() + timeout;
+                deadline = Instant::now() + limits.total;
+                quiet_until = Instant::now() + limits.silence;
             }
             if self.dying && !was_dying {
                 deadline = deadline.min(Instant::now() + LAST_WORDS);
