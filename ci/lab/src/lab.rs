@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lab_init::{Module, Plan};
+use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
 use crate::emulator::{self, Mode, Start};
@@ -11,7 +12,7 @@ use crate::error::{At as _, LabError, Result};
 use crate::initramfs::{Base, GuestFile};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
-use crate::session::{Limits, Session};
+use crate::session::Session;
 use crate::{toolchain, warm};
 
 /// Where the runner stands in the host.
@@ -37,9 +38,8 @@ pub struct Request {
     pub files: Vec<(String, PathBuf)>,
     /// From the runner's start to its end; the host's boot has a limit of its own.
     pub timeout: Duration,
-    /// The longest time without a line of the runner: a host that hangs need not be waited for
-    /// until `timeout`.
-    pub silence: Option<Duration>,
+    /// How long the runner may say nothing before the host counts as hanging.
+    pub patience: Duration,
     /// Where the kernel's console goes; nowhere if absent.
     pub console_log: Option<PathBuf>,
     /// Run the program without `/dev/kvm` too.
@@ -47,12 +47,6 @@ pub struct Request {
     /// Restore a checkpoint of the booted host, which is made when there is none, where the
     /// emulator can.
     pub warm: bool,
-}
-
-impl Request {
-    fn limits(&self) -> Limits {
-        Limits { total: self.timeout, silence: self.silence.unwrap_or(self.timeout) }
-    }
 }
 
 /// What happens while the host runs.
@@ -110,6 +104,8 @@ pub enum Outcome {
     },
     /// The host's init could not do its work.
     HostFailed(String),
+    /// A signal told the lab to stop; the lines so far are good.
+    Interrupted(Signal),
 }
 
 /// Starts hosts.
@@ -152,7 +148,7 @@ impl Lab {
             let parked = warm::park(&self.cache, request, &base, &plan)?;
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {
-                    true => return session.follow(request.limits(), on_event),
+                    true => return session.follow(request, on_event),
                     false => eprintln!("lab: the restored host stands still; starting cold"),
                 },
                 Err(error) => {
@@ -174,8 +170,7 @@ impl Lab {
             feed: None,
             interactive: false,
         })?;
-        Session::new(machine, started, request.console_log.as_deref())?
-            .follow(request.limits(), on_event)
+        Session::new(machine, started, request.console_log.as_deref())?.follow(request, on_event)
     }
 
     pub(crate) fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {

@@ -11,7 +11,8 @@ use lab_init::Report;
 
 use crate::emulator::Machine;
 use crate::error::{At as _, LabError, Result};
-use crate::lab::{Event, Outcome};
+use crate::interrupt;
+use crate::lab::{Event, Outcome, Request};
 
 /// How long a host may take to boot, on a busy machine too.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -21,8 +22,6 @@ const SETTLE: Duration = Duration::from_millis(300);
 const DRAIN: Duration = Duration::from_millis(50);
 /// How long a kernel may take from its last words to the emulator's end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// A host that parks runs nothing.
-const NO_RUNNER: Limits = Limits { total: Duration::ZERO, silence: Duration::ZERO };
 /// Console lines kept for the crash log.
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
@@ -59,15 +58,6 @@ enum Message {
 enum End {
     Outcome(Outcome),
     Parked,
-}
-
-/// How long the runner may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// From its start to its end.
-    pub total: Duration,
-    /// From one of its lines to the next.
-    pub silence: Duration,
 }
 
 /// A host that runs.
@@ -118,10 +108,10 @@ impl Session {
     /// Passes everything on until the host has ended, one way or another.
     pub fn follow(
         mut self,
-        limits: Limits,
+        request: &Request,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        match self.watch(limits, on_event) {
+        match self.watch(request.timeout, request.patience, on_event) {
             End::Outcome(outcome) => Ok(outcome),
             End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
         }
@@ -145,7 +135,7 @@ impl Session {
 
     /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
     pub fn park(mut self, dir: &Path) -> Result<()> {
-        match self.watch(NO_RUNNER, &mut |_| {}) {
+        match self.watch(Duration::ZERO, Duration::ZERO, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
                 return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
@@ -158,20 +148,30 @@ impl Session {
         }
     }
 
-    fn watch(&mut self, limits: Limits, on_event: &mut dyn FnMut(Event<'_>)) -> End {
-        let mut deadline = self.started + BOOT_PATIENCE;
-        let mut quiet_until = deadline;
+    fn watch(
+        &mut self,
+        timeout: Duration,
+        patience: Duration,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> End {
+        let mut end = self.started + BOOT_PATIENCE;
+        let mut heard = Instant::now();
         loop {
+            let deadline = if self.running { end.min(heard + patience) } else { end };
             let (was_dying, was_running) = (self.dying, self.running);
-            let left = deadline.min(quiet_until).saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             let next = match self.first.take() {
                 Some(first) => Ok(first),
-                None => self.messages.recv_timeout(left),
+                None => self.messages.recv_timeout(left.min(interrupt::LATENCY)),
             };
+            if let Some(signal) = interrupt::pending() {
+                self.drain(on_event);
+                return End::Outcome(Outcome::Interrupted(signal));
+            }
             match next {
                 Ok(Message::Line(stream, line)) => {
-                    if self.running && stream != Stream::Console {
-                        quiet_until = Instant::now() + limits.silence;
+                    if stream == Stream::Results {
+                        heard = Instant::now();
                     }
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {
@@ -185,6 +185,7 @@ impl Session {
                     self.drain(on_event);
                     return End::Outcome(self.sudden_end());
                 }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let log = self.log_text();
                     return End::Outcome(match self.dying {
@@ -194,11 +195,11 @@ impl Session {
                 }
             }
             if self.running && !was_running {
-                deadline = Instant::now() + limits.total;
-                quiet_until = Instant::now() + limits.silence;
+                end = Instant::now() + timeout;
+                heard = Instant::now();
             }
             if self.dying && !was_dying {
-                deadline = deadline.min(Instant::now() + LAST_WORDS);
+                end = end.min(Instant::now() + LAST_WORDS);
             }
         }
     }

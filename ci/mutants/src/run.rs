@@ -144,7 +144,7 @@ impl Stand {
             argv,
             files,
             timeout: LONGEST_RUN,
-            silence: Some(LONGEST_SILENCE),
+            patience: LONGEST_SILENCE,
             console_log: None,
             kvm_optional: false,
             warm: false,
@@ -192,6 +192,7 @@ fn death(end: &Outcome, errors: &[String]) -> Option<String> {
         Outcome::EmulatorDied { why, .. } => Some(format!("the emulator died: {why}")),
         Outcome::TimedOut { .. } => Some("the host hangs".to_owned()),
         Outcome::HostFailed(why) => Some(format!("the host's init failed: {why}")),
+        Outcome::Interrupted(signal) => Some(format!("cut short by {signal}")),
     }
 }
 

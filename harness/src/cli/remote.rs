@@ -17,6 +17,7 @@ pub struct Remote {
     results: Vec<TestReport>,
     running: Option<String>,
     complete: bool,
+    interrupted: Option<String>,
     bisect: bool,
     begin: Instant,
 }
@@ -52,6 +53,7 @@ impl Remote {
             results: Vec::new(),
             running: None,
             complete: false,
+            interrupted: None,
             bisect: args.bisect,
             begin: Instant::now(),
         })
@@ -152,10 +154,16 @@ impl Remote {
         Some(test)
     }
 
+    /// A signal cut the run short; the test that ran has no verdict.
+    pub fn interrupted(&mut self, signal: &str) {
+        self.interrupted = Some(signal.to_owned());
+    }
+
     /// Ends the run; gives the exit status.
     pub fn finish(mut self) -> u8 {
         let mut summary = Summary::of(&self.results);
         summary.duration_us = self.begin.elapsed().as_micros() as u64;
+        summary.interrupted.clone_from(&self.interrupted);
         if !self.complete && summary.exit == 0 {
             summary.exit = MISUSE;
         }
