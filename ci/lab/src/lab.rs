@@ -187,7 +187,7 @@ fn guest_files(request: &Request) -> Vec<GuestFile> {
     let others = request.files.iter().map(|(path, source)| GuestFile {
         path: path.clone(),
         source: source.clone(),
-        executable: false,
+        executable: true,
     });
     std::iter::once(runner).chain(others).collect()
 }
