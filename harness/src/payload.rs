@@ -29,6 +29,7 @@ pub struct Payload {
     start: u64,
     entries: HashMap<String, u64>,
     shared: HashMap<String, (u64, u64)>,
+    symbols: HashMap<&'static str, u64>,
 }
 
 static PAYLOAD: OnceLock<Payload> = OnceLock::new();
@@ -83,7 +84,7 @@ impl Payload {
             image.resize(image.len().max(end.next_multiple_of(layout::PAGE_SIZE) as usize), 0);
             image[start as usize..start as usize + data.len()].copy_from_slice(data);
         }
-        let symbols: HashMap<&str, u64> =
+        let symbols: HashMap<&'static str, u64> =
             file.symbols().filter_map(|s| Some((s.name().ok()?, s.address()))).collect();
         arch::prepare_image(&mut image, |name| symbols.get(name).copied())?;
 
@@ -123,6 +124,7 @@ impl Payload {
             start: file.entry(),
             entries,
             shared,
+            symbols,
         })
     }
 
@@ -155,6 +157,16 @@ impl Payload {
         }
     }
 
+    /// Address of a symbol.
+    ///
+    /// # Errors
+    ///
+    /// The payload has none of that name.
+    pub fn symbol(&self, name: &str) -> TestResult<u64> {
+        let address = self.symbols.get(name).copied();
+        address.ok_or_else(|| Failure::Error(format!("the payload has no symbol {name}")))
+    }
+
     /// The first instruction.
     pub fn start(&self) -> u64 {
         self.start
@@ -176,14 +188,7 @@ impl Payload {
         let mut addresses = vec![pc];
         let mut fp = fp;
         while addresses.len() < MAX_FRAMES {
-            let mut frame = [0; 16];
-            if fp == 0 || !fp.is_multiple_of(8) || ram.read(fp, &mut frame).is_none() {
-                break;
-            }
-            let word = |i: usize| {
-                u64::from_ne_bytes(frame[i * 8..i * 8 + 8].try_into().unwrap_or_default())
-            };
-            let (next, return_address) = (word(0), word(1));
+            let Some((next, return_address)) = arch::caller(ram, fp) else { break };
             if !(layout::PAYLOAD..layout::RAM_SIZE).contains(&return_address) {
                 break;
             }
@@ -247,7 +252,7 @@ impl Payload {
                 Some(Cow::Owned(bytes)) => bytes.leak(),
                 None => &[],
             };
-            Ok(gimli::EndianSlice::new(data, gimli::RunTimeEndian::Little))
+            Ok(gimli::EndianSlice::new(data, gimli::RunTimeEndian::default()))
         };
         let dwarf = gimli::Dwarf::load(section).ok()?;
         addr2line::Context::from_dwarf(dwarf).ok()
