@@ -124,11 +124,7 @@ fn enforce(vcpu: &Vcpu, enforced: Enforced) -> TestResult {
 
 /// A VM of a vCPU that offers these of Hyper-V's features and finds those in `there`; with a SynIC.
 #[host]
-fn touch(
-    shape: VmShape,
-    offered: impl Fn([u32; 2]) -> [u32; 2],
-    enforced: Enforced,
-) -> TestResult {
+fn touch(shape: VmShape, offered: impl Fn([u32; 2]) -> [u32; 2], enforced: Enforced) -> TestResult {
     let mut vm = Vm::new(shape)?;
     vm.offer_hyperv()?;
     let features = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?;
@@ -375,9 +371,12 @@ fn guest_os_id_enables_hypercalls(t: &mut OneVm) -> TestResult {
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(enables_hypercalls))?;
     let other = t.vm.create_vcpu(1)?;
     vcpu.run_until_sync(1)?;
-    for (index, want) in [(msr::GUEST_OS_ID, GUEST_OS_ID), (msr::HYPERCALL, HYPERCALL_PAGE | ENABLE)] {
+    for (index, want) in
+        [(msr::GUEST_OS_ID, GUEST_OS_ID), (msr::HYPERCALL, HYPERCALL_PAGE | ENABLE)]
+    {
         let entry = kvm_msr_entry { index, ..Default::default() };
-        let mut msrs = Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+        let mut msrs =
+            Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         let read = other.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
         check_eq!("userspace reads {index:#x}", read, 1);
         check_eq!("the other vCPU has the same {index:#x}", msrs.as_slice()[0].data, want);
