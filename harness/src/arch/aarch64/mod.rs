@@ -1,5 +1,6 @@
 //! aarch64: vCPUs start in EL1 with translation on, on tables that are part of the payload image.
 
+mod attr;
 mod describe;
 mod features;
 mod gic;

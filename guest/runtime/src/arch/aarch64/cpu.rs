@@ -103,6 +103,12 @@ pub fn udf_safe() -> Result<(), Trap> {
     unsafe { catching!(".inst 0") }
 }
 
+/// `PSB CSYNC`, as a value.
+pub fn psb_csync_safe() -> Result<(), Trap> {
+    // SAFETY: a hint.
+    unsafe { catching!("hint #17") }
+}
+
 /// `HVC #0` after SMCCC: function in W0, arguments in X1–X3; returns X0–X3.
 pub fn hvc(function: u32, args: [u64; 3]) -> [u64; 4] {
     let mut x0 = u64::from(function);

@@ -57,9 +57,13 @@ pub mod vector {
     pub const IRQ: u8 = 0x40;
     pub const FIQ: u8 = 0x41;
     pub const SERROR: u8 = 0x42;
+    /// Any synchronous exception from EL0, before the handler of its class.
+    pub const FROM_EL0: u8 = 0x43;
 }
 
-const NR_VECTORS: usize = vector::SERROR as usize + 1;
+const NR_VECTORS: usize = vector::FROM_EL0 as usize + 1;
+/// Entry of the vector table for a synchronous exception from AArch64 at a lower level.
+const SYNC_FROM_LOWER: u64 = 8;
 
 /// The interrupted state. A handler may change it; it is restored on return (`sp` only where a guest
 /// function was interrupted).
@@ -170,10 +174,9 @@ core::arch::global_asm!(
     "mrs x4, esr_el1",
     "mrs x5, far_el1",
     "add x6, sp, #{frame}",
-    // SPSR_EL1.M is EL1h: a handler was interrupted, on this very stack.
-    "and x7, x3, #0xf",
-    "cmp x7, #5",
-    "csel x1, x6, x1, eq",
+    // SPSR_EL1.M is EL1h (EL2h): a handler was interrupted, on this very stack.
+    "tst x3, #1",
+    "csel x1, x6, x1, ne",
     "stp x30, x1, [sp, #240]",
     "stp x2, x3, [sp, #256]",
     "stp x4, x5, [sp, #272]",
@@ -185,9 +188,7 @@ core::arch::global_asm!(
     "ldp x2, x3, [sp, #256]",
     "msr elr_el1, x2",
     "msr spsr_el1, x3",
-    "and x7, x3, #0xf",
-    "cmp x7, #5",
-    "b.eq 1f",
+    "tbnz x3, #0, 1f",
     "msr sp_el0, x1",
     "1:",
     "ldp x2, x3, [sp, #16]",
@@ -252,7 +253,8 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.elr = resume;
         return;
     }
-    match handler(vector.into()) {
+    let from_el0 = (frame.entry == SYNC_FROM_LOWER).then(|| handler(vector::FROM_EL0.into()));
+    match from_el0.flatten().or_else(|| handler(vector.into())) {
         // SAFETY: `with_handler` keeps the closure alive and exclusive while it is installed.
         Some(handler) => unsafe { (*handler)(frame) },
         None => ucall::unexpected_trap(frame),
