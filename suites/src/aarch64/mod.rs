@@ -1,6 +1,8 @@
 //! aarch64.
 
 pub mod arch_timer;
+pub mod debug;
+pub mod debug_guest;
 pub mod el0;
 pub mod gic;
 pub mod hello;
@@ -13,6 +15,8 @@ pub mod pmu_migration;
 pub mod pmu_overflow;
 pub mod pmu_uapi;
 pub mod psci;
+pub mod smccc;
+pub mod smccc_filter;
 pub mod spe;
 pub mod sysreg;
 

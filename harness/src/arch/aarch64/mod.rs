@@ -2,11 +2,13 @@
 
 mod attr;
 mod describe;
+mod exits;
 mod features;
 mod gic;
 mod image;
 
 pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use exits::DebugExit;
 pub use features::VcpuFeatures;
 pub use gic::{Gic, GicVersion};
 pub(crate) use image::prepare_image;

@@ -50,8 +50,11 @@ pub mod vector {
     pub const DATA_ABORT_LOWER: u8 = 0x24;
     pub const DATA_ABORT: u8 = 0x25;
     pub const SP_ALIGNMENT: u8 = 0x26;
+    pub const BREAKPOINT_LOWER: u8 = 0x30;
     pub const BREAKPOINT: u8 = 0x31;
+    pub const SOFTWARE_STEP_LOWER: u8 = 0x32;
     pub const SOFTWARE_STEP: u8 = 0x33;
+    pub const WATCHPOINT_LOWER: u8 = 0x34;
     pub const WATCHPOINT: u8 = 0x35;
     pub const BRK: u8 = 0x3c;
     pub const IRQ: u8 = 0x40;
@@ -107,6 +110,7 @@ impl TrapFrame {
                 | vector::PC_ALIGNMENT
                 | vector::DATA_ABORT_LOWER
                 | vector::DATA_ABORT
+                | vector::WATCHPOINT_LOWER
                 | vector::WATCHPOINT
         );
         Trap { vector, esr: self.esr, addr: if has_address { self.far } else { 0 } }
