@@ -13,6 +13,7 @@ use guest_protocol::layout;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::{Object, ObjectSection};
 
+use crate::arch;
 use crate::case::GuestFn;
 use crate::kvm::{Mapping, Ram};
 use crate::outcome::{Failure, TestResult};

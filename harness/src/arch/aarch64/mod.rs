@@ -1,11 +1,14 @@
 //! aarch64: vCPUs start in EL1 with translation on, on tables that are part of the payload image.
 
+mod attr;
 mod describe;
+mod exits;
 mod features;
 mod gic;
 mod image;
 
 pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use exits::DebugExit;
 pub use features::VcpuFeatures;
 pub use gic::{Gic, GicVersion};
 pub(crate) use image::prepare_image;
