@@ -77,7 +77,9 @@ pub fn run(
             let unmet = entry.unmet(&facts);
             if unmet.is_empty() {
                 session.plan(unit);
-                jobs.push(job(entry, args.timeout, scale));
+                let mut job = job(entry, args.timeout, scale);
+                job.parameters.extend(args.set.iter().cloned());
+                jobs.push(job);
             } else {
                 let reason = format!("needs {}", unmet.join(", "));
                 session.plan_ended(unit, Finished::without_worker(Outcome::Skip, reason));

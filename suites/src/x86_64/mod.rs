@@ -15,6 +15,7 @@ pub mod pio;
 pub mod pv_cpuid;
 pub mod registers;
 pub mod selftest;
+pub mod split_lock;
 pub mod sregs;
 pub mod sync_regs;
 pub mod traps;
