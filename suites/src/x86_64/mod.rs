@@ -2,6 +2,7 @@
 
 pub mod debugregs;
 pub mod dirty_log_pv;
+pub mod exit_latency;
 pub mod exits;
 pub mod ioeventfd;
 pub mod ipi;
@@ -9,9 +10,12 @@ pub mod irqfd;
 pub mod irqfd_resample;
 pub mod kvmclock;
 pub mod mmio;
+pub mod module;
 pub mod msr_filter;
 pub mod msr_lists;
+pub mod pebs;
 pub mod pio;
+pub mod pmu;
 pub mod pv_cpuid;
 pub mod registers;
 pub mod selftest;
