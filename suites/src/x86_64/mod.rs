@@ -2,6 +2,7 @@
 
 pub mod debugregs;
 pub mod dirty_log_pv;
+pub mod exit_latency;
 pub mod exits;
 pub mod hyperv_clock;
 pub mod hyperv_cpuid;
@@ -14,12 +15,16 @@ pub mod irqfd;
 pub mod irqfd_resample;
 pub mod kvmclock;
 pub mod mmio;
+pub mod module;
 pub mod msr_filter;
 pub mod msr_lists;
+pub mod pebs;
 pub mod pio;
+pub mod pmu;
 pub mod pv_cpuid;
 pub mod registers;
 pub mod selftest;
+pub mod split_lock;
 pub mod sregs;
 pub mod sync_regs;
 pub mod traps;
