@@ -13,6 +13,7 @@ use guest_protocol::layout;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::{Object, ObjectSection};
 
+use crate::arch;
 use crate::case::GuestFn;
 use crate::kvm::{Mapping, Ram};
 use crate::outcome::{Failure, TestResult};
@@ -31,6 +32,7 @@ pub struct Payload<'elf> {
     start: u64,
     entries: HashMap<String, u64>,
     shared: HashMap<String, (u64, u64)>,
+    symbols: HashMap<&'elf str, u64>,
 }
 
 static PAYLOAD: OnceLock<Payload<'static>> = OnceLock::new();
@@ -81,6 +83,7 @@ impl<'elf> Payload<'elf> {
             start: image.start,
             entries: image.entries,
             shared: image.shared,
+            symbols: image.symbols,
         })
     }
 
@@ -113,6 +116,16 @@ impl<'elf> Payload<'elf> {
         }
     }
 
+    /// Address of a symbol.
+    ///
+    /// # Errors
+    ///
+    /// The payload has none of that name.
+    pub fn symbol(&self, name: &str) -> TestResult<u64> {
+        let address = self.symbols.get(name).copied();
+        address.ok_or_else(|| Failure::Error(format!("the payload has no symbol {name}")))
+    }
+
     /// The first instruction.
     pub fn start(&self) -> u64 {
         self.start
@@ -134,14 +147,7 @@ impl<'elf> Payload<'elf> {
         let mut addresses = vec![pc];
         let mut fp = fp;
         while addresses.len() < MAX_FRAMES {
-            let mut frame = [0; 16];
-            if fp == 0 || !fp.is_multiple_of(8) || ram.read(fp, &mut frame).is_none() {
-                break;
-            }
-            let word = |i: usize| {
-                u64::from_ne_bytes(frame[i * 8..i * 8 + 8].try_into().unwrap_or_default())
-            };
-            let (next, return_address) = (word(0), word(1));
+            let Some((next, return_address)) = arch::caller(ram, fp) else { break };
             if !(layout::PAYLOAD..layout::RAM_SIZE).contains(&return_address) {
                 break;
             }
@@ -203,7 +209,7 @@ impl<'elf> Payload<'elf> {
                 Some(Cow::Owned(bytes)) => bytes.leak(),
                 None => &[],
             };
-            Ok(gimli::EndianSlice::new(data, gimli::RunTimeEndian::Little))
+            Ok(gimli::EndianSlice::new(data, gimli::RunTimeEndian::default()))
         };
         let dwarf = gimli::Dwarf::load(section).ok()?;
         addr2line::Context::from_dwarf(dwarf).ok()

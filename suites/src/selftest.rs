@@ -146,3 +146,10 @@ fn vm_is_left_open(t: &mut HostOnly) -> TestResult {
 fn late_skip(_: &mut HostOnly) -> TestResult {
     skip!("a host with a flux capacitor");
 }
+
+/// A host that dies is told with its last words, and a fresh one goes on with the next test.
+#[kvm_test(requires(host::LAB), groups("nodefault"))]
+fn host_panics(_: &mut HostOnly) -> TestResult {
+    let written = std::fs::write("/proc/sysrq-trigger", "c");
+    fail!("the host lives: {written:?}");
+}

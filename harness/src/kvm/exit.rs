@@ -234,6 +234,31 @@ pub enum Exit {
     },
     /// `KVM_EXIT_X86_BUS_LOCK`.
     BusLock,
+    /// `KVM_EXIT_RISCV_SBI`: an `ecall` that KVM leaves to userspace.
+    RiscvSbi {
+        /// SBI extension (a7).
+        extension: u64,
+        /// Its function (a6).
+        function: u64,
+        /// a0 to a5.
+        args: [u64; 6],
+    },
+    /// `KVM_EXIT_PAPR_HCALL`: a hypercall that KVM leaves to userspace.
+    PaprHcall {
+        /// Number (r3).
+        nr: u64,
+        /// r4 to r12.
+        args: [u64; 9],
+    },
+    /// `KVM_EXIT_S390_SIEIC`: an interception that KVM leaves to userspace.
+    S390Sieic {
+        /// Interception code.
+        code: u8,
+        /// First half-word of the instruction.
+        ipa: u16,
+        /// The rest of the instruction.
+        ipb: u32,
+    },
     /// `KVM_EXIT_MEMORY_FAULT`, with KVM_RUN's errno.
     MemoryFault {
         /// `KVM_MEMORY_EXIT_FLAG_*`.
@@ -328,6 +353,21 @@ impl Exit {
                     Self::SystemEvent { kind: anonymous.system_event.type_ }
                 }
                 kvm::KVM_EXIT_X86_BUS_LOCK => Self::BusLock,
+                kvm::KVM_EXIT_RISCV_SBI => {
+                    let sbi = anonymous.riscv_sbi;
+                    Self::RiscvSbi {
+                        extension: sbi.extension_id,
+                        function: sbi.function_id,
+                        args: sbi.args,
+                    }
+                }
+                kvm::KVM_EXIT_PAPR_HCALL => {
+                    Self::PaprHcall { nr: anonymous.papr_hcall.nr, args: anonymous.papr_hcall.args }
+                }
+                kvm::KVM_EXIT_S390_SIEIC => {
+                    let sieic = anonymous.s390_sieic;
+                    Self::S390Sieic { code: sieic.icptcode, ipa: sieic.ipa, ipb: sieic.ipb }
+                }
                 kvm::KVM_EXIT_INTR => Self::Intr,
                 other => Self::Other(other),
             }

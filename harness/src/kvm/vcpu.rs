@@ -177,11 +177,12 @@ impl Vcpu {
         unsafe { std::slice::from_raw_parts_mut(run.cast::<u8>().add(offset), len) }
     }
 
-    /// The value of a doorbell write, if this exit is one.
-    pub(crate) fn doorbell(&mut self, exit: &Exit) -> Option<u32> {
-        if !arch::is_doorbell(exit) {
-            return None;
-        }
+    /// The data of the exit, if they are one 32-bit word.
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        expect(dead_code, reason = "other doorbells come in registers")
+    )]
+    pub(crate) fn exit_word(&mut self, exit: &Exit) -> Option<u32> {
         self.exit_data(exit).try_into().ok().map(u32::from_ne_bytes)
     }
 

@@ -13,7 +13,7 @@ const LONGEST_NAME: u64 = 1024;
 
 /// A payload, laid out as the guest will see it.
 #[derive(Debug)]
-pub struct Image {
+pub struct Image<'elf> {
     /// Guest-physical memory from 0 to the payload's end.
     pub bytes: Vec<u8>,
     /// The first instruction.
@@ -22,18 +22,20 @@ pub struct Image {
     pub entries: HashMap<String, u64>,
     /// Shared static → address and size.
     pub shared: HashMap<String, (u64, u64)>,
+    /// Symbol → address.
+    pub symbols: HashMap<&'elf str, u64>,
 }
 
-impl Image {
+impl<'elf> Image<'elf> {
     /// Lays out an ELF, with the tables that vCPUs start on.
     ///
     /// # Errors
     ///
     /// Anything that is not the ELF of a payload.
-    pub fn parse(elf: &[u8]) -> Result<Self, String> {
+    pub fn parse(elf: &'elf [u8]) -> Result<Self, String> {
         let file = object::File::parse(elf).map_err(|e| e.to_string())?;
         let mut bytes = segments(&file)?;
-        let symbols: HashMap<&str, u64> =
+        let symbols: HashMap<&'elf str, u64> =
             file.symbols().filter_map(|s| Some((s.name().ok()?, s.address()))).collect();
         arch::prepare_image(&mut bytes, |name| symbols.get(name).copied())?;
         let mut entries = HashMap::new();
@@ -46,7 +48,7 @@ impl Image {
         for [name, len, address, size] in rows(&file, "guest_shared")?.unwrap_or_default() {
             shared.insert(text(&bytes, name, len)?, (address, size));
         }
-        Ok(Self { bytes, start: file.entry(), entries, shared })
+        Ok(Self { bytes, start: file.entry(), entries, shared, symbols })
     }
 }
 

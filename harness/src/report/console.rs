@@ -11,6 +11,7 @@ use super::output::Output;
 use super::{Reporter, stats_lines};
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
+use crate::registry::PERF;
 
 /// Failing tests that the summary tells in full.
 const FAILURES_IN_FULL: usize = 20;
@@ -238,10 +239,14 @@ impl Reporter for Console {
 
     fn result(&mut self, result: &TestReport) {
         let mut text = self.line(result);
-        if self.verbose && result.outcome == Outcome::Pass {
+        // Tests that measure are run for their numbers.
+        let measures = result.groups.iter().any(|group| group == PERF);
+        if (self.verbose || measures) && result.outcome == Outcome::Pass {
             for metric in &result.metrics {
-                let _ = writeln!(text, "     {} = {} {}", metric.name, metric.value, metric.unit);
+                let _ = writeln!(text, "     {metric}");
             }
+        }
+        if self.verbose && result.outcome == Outcome::Pass {
             text.extend(result.log.iter().map(|line| format!("     {line}\n")));
         }
         self.print(&text);
