@@ -109,6 +109,7 @@ const EXPECTED: &[Expected] = &[
         "vCPU 0: garbage from the guest: text of 65535 bytes at 0, first bytes [4b, 56, 4d, 43, 01, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
         "",
     ),
+    expect("host_panics", "skip", "needs an emulated host (--host PROFILE)", ""),
     expect("vm_is_left_open", "error", "", ""),
     expect("late_skip", "skip", "a host with a flux capacitor", ""),
     expect(
