@@ -191,7 +191,7 @@ fn misbehaving_guests_are_told_word_for_word() {
     let leak = of("selftest::vm_is_left_open")["reason"].to_string();
     assert!(leak.starts_with("\"the test left open: fd ") && leak.contains("kvm-vm"), "{leak}");
     let both = of("selftest::both_guests_loop_for_ever");
-    let told = format!("{} {}", both["reason"], both["log"]);
+    let told = format!("{} {}", both["reason"], both["details"]);
     for vcpu in 0..2 {
         let line = format!("vCPU {vcpu}: the deadline has passed (after 1 exit)");
         assert!(told.contains(&line), "{both}");
@@ -208,6 +208,25 @@ fn misbehaving_guests_are_told_word_for_word() {
         assert!(exits(one, "vCPU 0") >= Some(1), "{one}");
         assert!(one["kvm_stats"]["VM"].as_object().is_some_and(|vm| !vm.is_empty()), "{one}");
         assert!(exits(both, "vCPU 0") >= Some(1) && exits(both, "vCPU 1") >= Some(1), "{both}");
+    }
+}
+
+/// The deadline may come before the worker is ready, and between two KVM_RUNs: it is never missed.
+#[test]
+fn a_deadline_finds_the_guest_at_any_moment() {
+    if no_kvm() {
+        return;
+    }
+    for timeout in ["0.002", "0.005", "0.02"] {
+        let output = runner()
+            .args(["--timeout", timeout, "--timeout-scale", "1", "--repeat", "15", "--json", "-"])
+            .arg("selftest::both_guests_loop_for_ever")
+            .output()
+            .expect("the runner starts");
+        let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+        let ends = text.lines().filter(|line| line.contains(r#""type":"result""#));
+        let told = ends.filter(|line| line.contains("the deadline has passed"));
+        assert_eq!(told.count(), 15, "with {timeout} s: {text}");
     }
 }
 

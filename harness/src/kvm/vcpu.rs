@@ -134,18 +134,15 @@ impl Vcpu {
         Ok(exit)
     }
 
-    /// Tells everything about the vCPU at the deadline. Where several run, one vCPU's words become
-    /// the verdict, and the others' are log lines.
+    /// Tells everything about the vCPU at the deadline. Where several run, the test ends with the
+    /// words of one, and the runner adds those of the others.
     fn out_of_time(&mut self) -> Failure {
         record::stats(&format!("vCPU {}", self.index), stats::nonzero(&self.fd));
         let told = self.describe("the deadline has passed");
-        if watchdog::tells_first() {
-            if let Some(vm) = self.vm_fd.upgrade() {
-                record::stats("VM", stats::nonzero(&*vm));
-            }
-        } else {
-            told.lines().for_each(record::log);
+        if let Some(vm) = self.vm_fd.upgrade() {
+            record::stats("VM", stats::nonzero(&*vm));
         }
+        watchdog::tell(&told);
         Failure::Timeout(told)
     }
 
