@@ -253,6 +253,13 @@ fn best<T: Ord>(tries: u32, enough: &T, measure: impl Fn() -> T) -> T {
     best
 }
 
+/// How many times longer everything takes because others want this machine's CPUs too.
+fn business() -> f64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(1.0);
+    (load / std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)).max(1.0)
+}
+
 fn many() {
     const LIMIT: Duration = Duration::from_millis(100);
     let door = Door::new().with("FAKE_COUNT", 10_000);
@@ -270,11 +277,11 @@ fn many() {
 /// in a file waits for the disk besides: once a verdict.)
 fn cheap() {
     const TESTS: u64 = 10_000;
-    const LIMIT_US: u64 = 2_000_000;
+    let limit_us = (2e6 * business()) as u64;
     let door = Door::new().with("FAKE_COUNT", TESTS);
     let (html, tap) = (door.path("html"), door.path("tap"));
     let forms = ["--json", "-", "--html", html.to_str().unwrap(), "--tap", tap.to_str().unwrap()];
-    let overhead = best(3, &LIMIT_US, || {
+    let overhead = best(3, &limit_us, || {
         let output = door.run(&[&forms[..], &["generated"]].concat());
         let all: Vec<Value> =
             text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -284,7 +291,7 @@ fn cheap() {
         time(all.last().unwrap()) - inside
     });
     println!("{overhead} us beside {TESTS} tests");
-    assert!(overhead < LIMIT_US, "{overhead} us beside {TESTS} tests");
+    assert!(overhead < limit_us, "{overhead} us beside {TESTS} tests");
 }
 
 fn no_kvm() {
