@@ -211,15 +211,30 @@ fn two_at_once() {
         .iter()
         .map(|door| {
             let json = door.path("j.json");
-            let arguments =
-                ["--json", json.to_str().unwrap(), "generated", "leaves_a_process", "rare"];
+            let arguments = [
+                "--json",
+                json.to_str().unwrap(),
+                "generated",
+                "leaves_a_process",
+                "rare",
+                "dawdles",
+            ];
             door.command("cli", &arguments).stdout(Stdio::piped()).spawn().unwrap()
         })
         .collect();
+    // A stream belongs to one run, which loses nothing when another wants it.
+    std::thread::sleep(Duration::from_millis(300));
+    let json = doors[0].path("j.json");
+    for option in ["--json", "--resume"] {
+        let output = doors[0].run(&[option, json.to_str().unwrap(), "pass"]);
+        let told = text(&output.stderr);
+        assert!(told.contains("another run writes its results there"), "{option}: {told}");
+        assert_eq!(output.status.code(), Some(2));
+    }
     for (run, door) in runs.into_iter().zip(&doors) {
         assert_eq!(run.wait_with_output().unwrap().status.code(), Some(2));
         let all = lines(&door.path("j.json"));
-        assert_eq!(all.last().unwrap()["pass"], 63);
+        assert_eq!(all.last().unwrap()["pass"], 64);
         assert_eq!(all.last().unwrap()["error"], 1);
     }
 }
