@@ -1,13 +1,15 @@
 //! aarch64: vCPUs start in EL1 with translation on, on tables that are part of the payload image.
 
 mod describe;
+mod device;
 mod features;
 mod gic;
 mod image;
 
 pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use device::{Device, Number};
 pub use features::VcpuFeatures;
-pub use gic::{Gic, GicVersion};
+pub use gic::{Gic, GicVersion, Its};
 pub(crate) use image::prepare_image;
 
 use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
