@@ -18,8 +18,9 @@ pub const PRIORITY: u8 = 0xa0;
 /// The lowest that a priority mask of 0xff lets through where 5 bits are implemented.
 pub const LOWEST_PRIORITY: u8 = 0xf0;
 
-/// The interrupt that comes last.
-pub const SENTINEL: u32 = 34;
+/// The interrupt that comes last: in no word of a bank with the interrupts under test, whose state a write
+/// to the sentinel's word must not touch.
+pub const SENTINEL: u32 = 66;
 /// Rounds that are more than enough for an interrupt of this vCPU to be taken.
 const PATIENCE: u64 = 100_000;
 /// Interrupts that are noted; more than that, and the interrupt is disabled so that the test ends.

@@ -24,7 +24,7 @@ fn prepare_three(gic: GuestGic) {
 
 /// More than there are list registers.
 const MANY: u32 = 20;
-const FIRST: u32 = 64;
+const FIRST: u32 = 128;
 
 #[guest]
 fn has_many_pending(_: &mut Guest) {

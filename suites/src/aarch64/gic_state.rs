@@ -7,8 +7,8 @@ use gic::SPURIOUS;
 #[host]
 use GicVersion::{V2, V3};
 
-const SPI: u32 = 80;
-const OTHER_SPI: u32 = 81;
+const SPI: u32 = 112;
+const OTHER_SPI: u32 = 113;
 const SGI: u32 = 7;
 const PPI: u32 = 22;
 /// Bits of KVM_IRQ_LINE's `irq`: type 1 is an SPI (api.rst 4.25).
