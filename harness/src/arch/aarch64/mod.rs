@@ -2,15 +2,17 @@
 
 mod attr;
 mod describe;
+mod device;
 mod exits;
 mod features;
 mod gic;
 mod image;
 
 pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use device::{Device, Number};
 pub use exits::DebugExit;
 pub use features::VcpuFeatures;
-pub use gic::{Gic, GicVersion};
+pub use gic::{Gic, GicVersion, Its};
 pub(crate) use image::prepare_image;
 
 use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
