@@ -1,11 +1,13 @@
 //! aarch64.
 
 pub mod arch_timer;
+pub mod arch_timer_uapi;
 pub mod debug;
 pub mod debug_guest;
 pub mod el0;
 pub mod gic;
 pub mod hello;
+pub mod nested;
 pub mod pmu;
 pub mod pmu_chain;
 pub mod pmu_cycles;
@@ -15,10 +17,13 @@ pub mod pmu_migration;
 pub mod pmu_overflow;
 pub mod pmu_uapi;
 pub mod psci;
+pub mod psci_power;
 pub mod smccc;
 pub mod smccc_filter;
 pub mod spe;
+pub mod spe_abi;
 pub mod sysreg;
+pub mod sysreg_masks;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
