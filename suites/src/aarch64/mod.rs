@@ -18,6 +18,7 @@ pub mod pmu_overflow;
 pub mod pmu_uapi;
 pub mod psci;
 pub mod psci_power;
+pub mod selftest;
 pub mod smccc;
 pub mod smccc_filter;
 pub mod spe;
