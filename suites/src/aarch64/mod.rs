@@ -1,6 +1,7 @@
 //! aarch64.
 
 pub mod arch_timer;
+pub mod arch_timer_uapi;
 pub mod debug;
 pub mod debug_guest;
 pub mod el0;
@@ -16,6 +17,7 @@ pub mod gic_saved;
 pub mod gic_state;
 pub mod gic_targets;
 pub mod hello;
+pub mod nested;
 pub mod pmu;
 pub mod pmu_chain;
 pub mod pmu_cycles;
@@ -25,10 +27,14 @@ pub mod pmu_migration;
 pub mod pmu_overflow;
 pub mod pmu_uapi;
 pub mod psci;
+pub mod psci_power;
+pub mod selftest;
 pub mod smccc;
 pub mod smccc_filter;
 pub mod spe;
+pub mod spe_abi;
 pub mod sysreg;
+pub mod sysreg_masks;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
