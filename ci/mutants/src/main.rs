@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use clap::Parser;
 use lab::toolchain::{self, Build};
 use lab::{Arch, Cache};
@@ -117,17 +117,9 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
 }
 
 fn choose<'a>(arguments: &Arguments, all: &'a [Mutant]) -> anyhow::Result<Vec<&'a Mutant>> {
-    for name in &arguments.names {
-        let known = all.iter().any(|mutant| mutant::matches(name, &mutant.name));
-        ensure!(known, "no mutant {name} (--list tells them)");
-    }
-    let named = |mutant: &&Mutant| {
-        arguments.names.is_empty()
-            || arguments.names.iter().any(|name| mutant::matches(name, &mutant.name))
-    };
-    let of_kernel = all.iter().filter(|mutant| mutant.applies_to(&arguments.kernel)).filter(named);
+    let named = mutant::choose(all, &arguments.names, &arguments.kernel)?;
     let sampled = (0_u64..)
-        .zip(of_kernel)
+        .zip(named)
         .filter(|(index, _)| index % arguments.sample == arguments.sample_from % arguments.sample);
     Ok(sampled.map(|(_, mutant)| mutant).collect())
 }

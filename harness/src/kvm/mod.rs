@@ -23,7 +23,7 @@ pub use dirty::{
 };
 pub use event::{Event, eventually};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
-pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_fd, raw_ioctl_value};
+pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd};
 pub use hugepage::{Backing, huge_page_size};
 pub use irqfd::{IoEventfd, Irqfd, Route};
 pub use kvm_bindings as bindings;
