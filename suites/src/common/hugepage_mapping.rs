@@ -193,8 +193,7 @@ const WARM_UP: u64 = layout::FREE + (512 << 20);
 fn mappings_are_as_large_as_alignment_allows(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
     let sizes = |vm: &Vm| -> Option<[u64; 3]> {
-        let [small, large, giant] =
-            [vm.stat("pages_4k"), vm.stat("pages_2m"), vm.stat("pages_1g")];
+        let [small, large, giant] = [vm.stat("pages_4k"), vm.stat("pages_2m"), vm.stat("pages_1g")];
         small.zip(large).zip(giant).map(|((small, large), giant)| [small, large, giant])
     };
     require!(sizes(&t.vm).is_some(), "the statistics pages_4k, pages_2m and pages_1g");
