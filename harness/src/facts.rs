@@ -20,6 +20,8 @@ pub struct HostFacts {
     pub backend: String,
     /// Online CPUs.
     pub cpus: usize,
+    /// Bytes of the host's small pages.
+    pub page_size: u64,
     /// CPU model as the kernel names it.
     pub cpu_model: String,
     /// Host profile of the lab, `native` outside it.
@@ -56,6 +58,7 @@ impl HostFacts {
             module_params: module_params(&["kvm", &backend]),
             backend,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            page_size: page_size(),
             cpu_model: model,
             profile: std::env::var("KVM_CONFORMANCE_PROFILE").unwrap_or_else(|_| "native".into()),
             kernel_spec: std::env::var("KVM_CONFORMANCE_KERNEL_SPEC").unwrap_or_default(),
@@ -71,6 +74,11 @@ impl HostFacts {
     pub fn cap(&self, name: &str) -> i64 {
         self.caps.get(name).copied().unwrap_or(0)
     }
+}
+
+fn page_size() -> u64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.map_or(0, |size| size as u64)
 }
 
 fn read(path: &str) -> String {

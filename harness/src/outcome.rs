@@ -123,6 +123,13 @@ pub enum Event {
         /// The measured value.
         value: f64,
     },
+    /// What KVM has counted of a VM or vCPU, at the deadline.
+    Stats {
+        /// `VM`, or `vCPU` and its index.
+        of: String,
+        /// Name → value, as `KVM_GET_STATS_FD` gives them.
+        values: BTreeMap<String, u64>,
+    },
     /// A line of the guest's or the host half's log.
     Log {
         /// The line, without its newline.
@@ -161,6 +168,9 @@ pub struct Metric {
     pub value: f64,
 }
 
+/// `VM` or a vCPU → statistic → value.
+pub type Stats = BTreeMap<String, BTreeMap<String, u64>>;
+
 /// What the events of one test add up to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
@@ -170,6 +180,8 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// Measured values, in order.
     pub metrics: Vec<Metric>,
+    /// What KVM had counted at the deadline: of the VM or a vCPU, by name.
+    pub kvm_stats: Stats,
     /// Log lines, in order.
     pub log: Vec<String>,
     /// The verdict, reason and details, once told.
@@ -191,6 +203,9 @@ impl Tally {
                 }
             }
             Event::Metric { name, unit, value } => self.metrics.push(Metric { name, unit, value }),
+            Event::Stats { of, values } => {
+                self.kvm_stats.insert(of, values);
+            }
             Event::Log { line } => {
                 if self.log.len() == Self::MAX_LOG {
                     self.log.remove(0);

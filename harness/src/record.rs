@@ -87,6 +87,15 @@ pub fn metric(name: &str, unit: &str, value: f64) {
     }
 }
 
+/// Reports what KVM has counted of a VM or vCPU.
+pub fn stats(of: &str, values: BTreeMap<String, u64>) {
+    if !values.is_empty()
+        && let Some(sink) = lock().as_mut()
+    {
+        sink.push(&Event::Stats { of: of.to_owned(), values });
+    }
+}
+
 /// Reports a line of the guest's or the host half's log.
 pub fn log(line: impl Display) {
     if let Some(sink) = lock().as_mut() {

@@ -39,8 +39,16 @@ impl Remote {
             }
             let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
             let reporters = outputs::open(&args.formats, None, false)?;
-            let command = std::env::var("KVM_CONFORMANCE_COMMAND")
+            let mut command = std::env::var("KVM_CONFORMANCE_COMMAND")
                 .unwrap_or_else(|_| "kvm-conformance".to_owned());
+            // What reproduces a failure must name the same host.
+            for (option, value) in
+                [("--host", &args.host), ("--arch", &args.arch), ("--kernel", &args.kernel)]
+            {
+                if let Some(value) = value {
+                    command.push_str(&format!(" {option} {value}"));
+                }
+            }
             let console =
                 Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
             Ok((console, reporters))

@@ -248,6 +248,7 @@ pub(super) fn report(
         duration_us: finished.duration.as_micros() as u64,
         details,
         metrics: finished.tally.metrics,
+        kvm_stats: finished.tally.kvm_stats,
         log: finished.tally.log,
         kernel_log: finished.kernel_log,
         reference: judged.reference,

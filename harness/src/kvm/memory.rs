@@ -225,6 +225,13 @@ impl Ram {
         self.contains(gpa, bytes.len()).then(|| self.0.read(gpa as usize, bytes))
     }
 
+    /// A word at an aligned address of RAM.
+    pub fn word(&self, gpa: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes)?;
+        gpa.is_multiple_of(8).then_some(u64::from_ne_bytes(bytes))
+    }
+
     /// Copies in, `None` outside RAM.
     pub fn write(&self, gpa: u64, bytes: &[u8]) -> Option<()> {
         self.contains(gpa, bytes.len()).then(|| self.0.write(gpa as usize, bytes))

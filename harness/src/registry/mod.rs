@@ -1,6 +1,7 @@
 //! The tests of this binary joined with the policy of `unittests.yaml`.
 
 pub mod known;
+pub mod mutants;
 pub mod nearest;
 pub mod policy;
 pub mod version;

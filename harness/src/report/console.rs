@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Reporter;
 use super::output::Output;
+use super::{Reporter, stats_lines};
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
 
@@ -91,9 +91,8 @@ impl Console {
         }
         match result.outcome {
             Outcome::Pass => {
-                let checks = if result.checks == 1 { "check" } else { "checks" };
                 let time = Time(result.duration_us);
-                let _ = write!(line, " ({} {checks}, {time})", result.checks);
+                let _ = write!(line, " ({}, {time})", count(result.checks, "check"));
                 if result.flaky {
                     let _ = write!(line, " FLAKY: passed only on attempt {}", result.attempts);
                 }
@@ -124,6 +123,11 @@ impl Console {
                 let _ = writeln!(text, "      {line}");
             }
         }
+        let stats = stats_lines(result);
+        if !stats.is_empty() && self.verbose {
+            text.push_str("    KVM statistics:\n");
+            text.extend(stats.iter().map(|line| format!("      {line}\n")));
+        }
         if let Some(reference) = &result.reference {
             let _ = writeln!(text, "    see {reference}");
         }
@@ -151,7 +155,7 @@ impl Console {
         }
         if failures.len() > FAILURES_IN_FULL {
             let more = failures.len() - FAILURES_IN_FULL;
-            let _ = writeln!(text, "… and {more} more failing tests, named above");
+            let _ = writeln!(text, "… and {} more, named above", count(more, "failing test"));
         }
         let flakes = flakes(results);
         if !flakes.is_empty() {
@@ -189,9 +193,9 @@ impl Console {
             .map(|(outcome, n)| self.paint(outcome, &format!("{n} {}", words(outcome))))
             .collect();
         format!(
-            "{} tests, {} checks in {}: {}",
-            summary.total,
-            summary.checks,
+            "{}, {} in {}: {}",
+            count(summary.total, "test"),
+            count(summary.checks, "check"),
             Time(summary.duration_us),
             counts.join(", ")
         )
@@ -202,8 +206,13 @@ impl Reporter for Console {
     fn start(&mut self, run: &RunInfo) {
         let host = &run.host;
         let head = format!(
-            "kvm-conformance {} on {} {}, {} ({} CPUs): {} tests\n",
-            run.version, host.arch, host.kernel, host.backend, host.cpus, run.tests
+            "kvm-conformance {} on {} {}, {} ({}): {}\n",
+            run.version,
+            host.arch,
+            host.kernel,
+            host.backend,
+            count(host.cpus, "CPU"),
+            count(run.tests, "test")
         );
         self.print(&head);
         if run.timeout_scale > 1.0 {
@@ -244,6 +253,11 @@ impl Reporter for Console {
         let text = self.summary(results, summary);
         self.print(&text);
     }
+}
+
+/// `1 test`, `2 tests`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether a person must look at such a result.

@@ -6,6 +6,7 @@ use harness::case::TestCase;
 use harness::facts::HostFacts;
 use harness::outcome::{Failure, TestResult};
 use harness::record;
+use harness::registry::mutants::Sources;
 use harness::requirement::Requirement;
 use nix::sys::signal::{Signal, raise};
 
@@ -155,6 +156,8 @@ fn told_to_stop() -> TestResult {
     mask.add(Signal::SIGUSR1);
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).unwrap();
     let _ = mask.wait();
+    record::stats("VM", [("exits".to_owned(), 3), ("odd\u{1b}[0m".to_owned(), 1)].into());
+    record::stats("vCPU 0", [("halt_exits".to_owned(), 2)].into());
     Err(Failure::Timeout("guest at rip 0x1234 (spin+0x4)".into()))
 }
 
@@ -179,6 +182,19 @@ fn many_processes() -> TestResult {
     std::thread::sleep(Duration::from_secs(20));
     Err(Failure::Fail("nobody stopped it".into()))
 }
+
+/// What `explain` knows of mutants here.
+pub const MUTANTS: Sources<'static> = Sources {
+    files: &[(
+        "fake.yaml",
+        "- {name: no_body, rule: bodies are run, expect: [\"ends::fail_by_b*\"]}\n\
+         - {name: no_check, rule: checks count, expect: [\"ends::*\"]}\n",
+    )],
+    killed: &[(
+        "fake.jsonl",
+        "{\"mutant\":\"no_check\",\"fate\":\"killed\",\"red\":[[\"ends::skip_early\",\"one is two\"]]}\n",
+    )],
+};
 
 /// Every fake, and as many generated ones as `FAKE_COUNT` says.
 pub fn all() -> Vec<&'static TestCase> {

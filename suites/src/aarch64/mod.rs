@@ -1,10 +1,23 @@
 //! aarch64.
 
 pub mod arch_timer;
+pub mod debug;
+pub mod debug_guest;
+pub mod el0;
 pub mod gic;
 pub mod hello;
 pub mod pmu;
+pub mod pmu_chain;
+pub mod pmu_cycles;
+pub mod pmu_events;
+pub mod pmu_filter;
+pub mod pmu_migration;
+pub mod pmu_overflow;
+pub mod pmu_uapi;
 pub mod psci;
+pub mod smccc;
+pub mod smccc_filter;
+pub mod spe;
 pub mod sysreg;
 
 /// What test files of this architecture import beside the common prelude.
@@ -14,9 +27,10 @@ pub mod prelude {
     pub use guest_runtime::arch::aarch64::gic::{Gic as GuestGic, gicc, gicd, gicr};
     pub use guest_runtime::arch::aarch64::memory::{mmio_read, mmio_write, read_safe, write_safe};
     pub use guest_runtime::arch::aarch64::sysreg::*;
-    pub use guest_runtime::arch::aarch64::timer::{self, Timer};
+    pub use guest_runtime::arch::aarch64::timer::{self, Timer, comes};
     pub use guest_runtime::arch::aarch64::trap::vector;
-    pub use guest_runtime::arch::aarch64::{gic, mmu, psci};
+    pub use guest_runtime::arch::aarch64::user::{self, insn};
+    pub use guest_runtime::arch::aarch64::{gic, mmu, pmu, psci};
 
     #[cfg(not(kvm_guest))]
     pub use harness::arch::{Gic, GicVersion, VcpuFeatures, core_reg};

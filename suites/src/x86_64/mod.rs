@@ -3,6 +3,11 @@
 pub mod debugregs;
 pub mod dirty_log_pv;
 pub mod exits;
+pub mod hyperv_clock;
+pub mod hyperv_cpuid;
+pub mod hyperv_features;
+pub mod hyperv_ipi;
+pub mod hyperv_tlb_flush;
 pub mod ioeventfd;
 pub mod ipi;
 pub mod irqfd;
@@ -37,5 +42,5 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
     pub use guest_runtime::arch::x86_64::trap::vector;
-    pub use guest_runtime::arch::x86_64::{insn, ioapic, mmu, user};
+    pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, user};
 }

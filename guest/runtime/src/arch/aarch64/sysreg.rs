@@ -157,6 +157,11 @@ sysregs! {
     DBGBCR0_EL1 = 2, 0, 0, 0, 5;
     DBGWVR0_EL1 = 2, 0, 0, 0, 6;
     DBGWCR0_EL1 = 2, 0, 0, 0, 7;
+    DBGBVR1_EL1 = 2, 0, 0, 1, 4;
+    DBGBCR1_EL1 = 2, 0, 0, 1, 5;
+    DBGWVR1_EL1 = 2, 0, 0, 1, 6;
+    DBGWCR1_EL1 = 2, 0, 0, 1, 7;
+    OSDLR_EL1 = 2, 0, 1, 3, 4;
     OSLAR_EL1 = 2, 0, 1, 0, 4;
     OSLSR_EL1 = 2, 0, 1, 1, 4;
 
@@ -212,7 +217,23 @@ sysregs! {
     PMEVTYPER1_EL0 = 3, 3, 14, 12, 1;
     PMEVTYPER2_EL0 = 3, 3, 14, 12, 2;
     PMEVTYPER3_EL0 = 3, 3, 14, 12, 3;
+    PMEVCNTR30_EL0 = 3, 3, 14, 11, 6;
+    PMEVTYPER30_EL0 = 3, 3, 14, 15, 6;
     PMCCFILTR_EL0 = 3, 3, 14, 15, 7;
+
+    PMSCR_EL1 = 3, 0, 9, 9, 0;
+    PMSNEVFR_EL1 = 3, 0, 9, 9, 1;
+    PMSICR_EL1 = 3, 0, 9, 9, 2;
+    PMSIRR_EL1 = 3, 0, 9, 9, 3;
+    PMSFCR_EL1 = 3, 0, 9, 9, 4;
+    PMSEVFR_EL1 = 3, 0, 9, 9, 5;
+    PMSLATFR_EL1 = 3, 0, 9, 9, 6;
+    PMSIDR_EL1 = 3, 0, 9, 9, 7;
+    PMBLIMITR_EL1 = 3, 0, 9, 10, 0;
+    PMBPTR_EL1 = 3, 0, 9, 10, 1;
+    PMBSR_EL1 = 3, 0, 9, 10, 3;
+    PMBIDR_EL1 = 3, 0, 9, 10, 7;
+    PMSCR_EL2 = 3, 4, 9, 9, 0;
 }
 
 /// Fields of ESR_EL1.

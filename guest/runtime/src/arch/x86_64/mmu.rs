@@ -118,6 +118,26 @@ pub fn entry(gva: u64, size: Size) -> u64 {
     unsafe { walk(gva, level(size)).read_volatile() }
 }
 
+/// Where the raw entry is that maps `gva` as a 4 KiB page, for other vCPUs to change it.
+pub fn entry_address(gva: u64) -> u64 {
+    walk(gva, level(Size::Small)) as u64
+}
+
+/// Goes on with a root of this vCPU's own, which holds the lowest 512 GiB of the one before and
+/// nothing else: what is mapped above that is this vCPU's alone.
+pub fn use_own_root() {
+    let root = new_table();
+    // SAFETY: tables are identity-mapped RAM.
+    unsafe {
+        let lowest = ((cpu::read_cr3() & ADDRESS) as *const u64).read_volatile();
+        (root as *mut u64).write_volatile(lowest);
+    }
+    cpu::write_cr3(root);
+}
+
+/// The lowest address that a root of a vCPU's own does not share ([`use_own_root`]).
+pub const OWN: u64 = 1 << 39;
+
 /// Sets the raw entry without dropping the old translation: for tests of stale translations.
 pub fn set_entry_no_flush(gva: u64, size: Size, value: u64) {
     // SAFETY: tables are identity-mapped RAM.
