@@ -9,6 +9,7 @@ mod irqfd;
 mod memory;
 pub mod request;
 mod run;
+mod stats;
 mod system;
 mod vcpu;
 mod vm;

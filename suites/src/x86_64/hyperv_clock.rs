@@ -84,8 +84,16 @@ fn reads_the_page(_: &mut Guest) {
         let count = rdmsr(msr::TIME_REF_COUNT);
         let after = now().unwrap_or_default();
         check!("the page's time never goes back", after >= before, "{before} then {after}");
-        check!("the counter is not behind the page", count + ROUNDING >= before, "{count} {before}");
-        check!("the counter is not ahead of the page", count <= after + ROUNDING, "{count} {after}");
+        check!(
+            "the counter is not behind the page",
+            count + ROUNDING >= before,
+            "{count} {before}"
+        );
+        check!(
+            "the counter is not ahead of the page",
+            count <= after + ROUNDING,
+            "{count} {after}"
+        );
         before = after;
     }
     wrmsr(msr::REFERENCE_TSC, OTHER_PAGE | ENABLE);
@@ -262,7 +270,11 @@ fn set_clock_moves_the_pages_time(t: &mut OneVm) -> TestResult {
         let Told { time, count, after, .. } = next;
         check!("time is not before step {step}'s {base} ns", time + 100 >= base, "{time}");
         check!("time is soon after step {step}'s {base} ns", time <= most, "{time} {most}");
-        check!("the counter is not behind the page (step {step})", count + 1000 >= time, "{next:?}");
+        check!(
+            "the counter is not behind the page (step {step})",
+            count + 1000 >= time,
+            "{next:?}"
+        );
         check!("the counter is not ahead of it (step {step})", count <= after + 1000, "{next:?}");
         told = next;
     }
@@ -315,7 +327,10 @@ fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
     ask_valid(&mut vcpu)?;
     set_clock(&t.vm, 2 * HOUR)?;
     let thawed = ask_valid(&mut vcpu)?;
-    check!("with emulation off KVM_SET_CLOCK changes the page again", thawed.offset != updated.offset);
+    check!(
+        "with emulation off KVM_SET_CLOCK changes the page again",
+        thawed.offset != updated.offset
+    );
     Ok(())
 }
 

@@ -4,8 +4,7 @@ use crate::prelude::*;
 
 #[host]
 use {
-    bindings::kvm_cpuid_entry2,
-    harness::arch::hyperv::supported_hyperv_cpuid,
+    bindings::kvm_cpuid_entry2, harness::arch::hyperv::supported_hyperv_cpuid,
     request::x86::KVM_GET_SUPPORTED_HV_CPUID,
 };
 
@@ -70,12 +69,9 @@ fn is_sound(leaves: &[kvm_cpuid_entry2]) -> TestResult {
         check_eq!("the debugger's interface has its signature", syndbg.eax, SYNDBG_SIGNATURE);
     }
     let features = leaf(leaves, FEATURES)?;
-    for (bit, what) in [
-        (1, "TIME_REF_COUNT"),
-        (5, "hypercall MSRs"),
-        (6, "VP_INDEX"),
-        (9, "the reference TSC"),
-    ] {
+    for (bit, what) in
+        [(1, "TIME_REF_COUNT"), (5, "hypercall MSRs"), (6, "VP_INDEX"), (9, "the reference TSC")]
+    {
         check!("{what} is offered", features.eax >> bit & 1 != 0, "{features:x?}");
     }
     Ok(())

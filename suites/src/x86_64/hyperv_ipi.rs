@@ -179,10 +179,8 @@ fn exactly_the_named_vcpus_are_interrupted(t: &mut OneVm, shape: Shape) -> TestR
     let nobody = 1 << 63;
     let got = cluster.call(code::SEND_IPI, &[VECTOR, nobody])?;
     check_eq!("a VP index that is not there is fine", got, DONE);
-    let got = cluster.call(
-        code::SEND_IPI_EX | HEADER,
-        &[VECTOR, GENERIC_SET_SPARSE_4K, 1 << 63, u64::MAX],
-    )?;
+    let got = cluster
+        .call(code::SEND_IPI_EX | HEADER, &[VECTOR, GENERIC_SET_SPARSE_4K, 1 << 63, u64::MAX])?;
     check_eq!("a bank that is not there is fine", got, DONE);
     check_eq!("and interrupts nobody", cluster.interrupted(VECTOR)?, 0);
     Ok(())
@@ -223,7 +221,11 @@ fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
         let got = cluster.call(code::SEND_IPI_EX | HEADER | change, &sparse)?;
         check_eq!("an IPI by set has no {what}", got, INVALID);
     }
-    check_eq!("an IPI by mask has no header", cluster.call(code::SEND_IPI | HEADER, &mask)?, INVALID);
+    check_eq!(
+        "an IPI by mask has no header",
+        cluster.call(code::SEND_IPI | HEADER, &mask)?,
+        INVALID
+    );
     let got = cluster.call(code::SEND_IPI_EX, &sparse)?;
     check_eq!("a header shorter than the set is refused", got, INVALID);
     let got = cluster.call(code::SEND_IPI_EX | 2 * HEADER, &sparse)?;

@@ -117,7 +117,8 @@ enum Flushed {
 /// Words of a call's input, and the control value that goes with them.
 fn input(named: Named, flushed: Flushed, banks: [u64; 2]) -> (u64, [u64; FAST_WORDS]) {
     let mut words = [0; FAST_WORDS];
-    let flags = ALL_VIRTUAL_ADDRESS_SPACES | if named == Named::AllFlag { ALL_PROCESSORS } else { 0 };
+    let flags =
+        ALL_VIRTUAL_ADDRESS_SPACES | if named == Named::AllFlag { ALL_PROCESSORS } else { 0 };
     words[1] = flags;
     let mut used = 2;
     let mut put = |word| {
@@ -166,7 +167,12 @@ fn input(named: Named, flushed: Flushed, banks: [u64; 2]) -> (u64, [u64; FAST_WO
     (control, words)
 }
 
-fn call(calls: Hypercalls, fast: bool, control: u64, words: &[u64; FAST_WORDS]) -> Result<u64, Trap> {
+fn call(
+    calls: Hypercalls,
+    fast: bool,
+    control: u64,
+    words: &[u64; FAST_WORDS],
+) -> Result<u64, Trap> {
     if fast {
         return calls.fast(control, words);
     }
@@ -209,8 +215,7 @@ fn flushes(g: &mut Guest) {
         announce(worker, 0);
     }
     let mut phase = 0;
-    for named in
-        [Named::Mask, Named::AllFlag, Named::Sparse, Named::SetAll, Named::SetAllWithBanks]
+    for named in [Named::Mask, Named::AllFlag, Named::Sparse, Named::SetAll, Named::SetAllWithBanks]
     {
         for flushed in [Flushed::Space, Flushed::Page, Flushed::Range, Flushed::Several] {
             // Bits 1 and 2: the workers that are named.
@@ -362,7 +367,11 @@ fn makes_invalid_calls(g: &mut Guest) {
         let list = |change| try_with(named, Flushed::Page, change);
         check_eq!("{named:?}: a flush of all addresses works", space(|c| c), Ok(status::SUCCESS));
         check_eq!("{named:?}: a flush of all addresses has no reps", space(|c| c | REP), INVALID);
-        check_eq!("{named:?}: a flush of all addresses has no start", space(|c| c | START), INVALID);
+        check_eq!(
+            "{named:?}: a flush of all addresses has no start",
+            space(|c| c | START),
+            INVALID
+        );
         check_eq!("{named:?}: a list works", list(|c| c), Ok(status::SUCCESS | 1 << 32));
         check_eq!("{named:?}: an empty list is refused", list(|c| c & !REP), INVALID);
         check_eq!("{named:?}: a list starts at its start", list(|c| c | START), INVALID);
@@ -390,7 +399,11 @@ fn makes_invalid_calls(g: &mut Guest) {
         check_eq!("not 12", list(12), INVALID);
     } else {
         let (control, _) = input(Named::Mask, Flushed::Space, [1, 0]);
-        check_eq!("input that is no memory is refused", calls.slow(control, layout::FREE, 0), INVALID);
+        check_eq!(
+            "input that is no memory is refused",
+            calls.slow(control, layout::FREE, 0),
+            INVALID
+        );
         let (control, _) = input(Named::Sparse, Flushed::Space, [1, 0]);
         let ex = calls.slow(control, layout::FREE, 0);
         check_eq!("input with a set that is no memory is refused", ex, INVALID);
