@@ -278,16 +278,15 @@ fn looks_again_and_again(_: &mut Guest) {
     }
 }
 
-/// Runs until the guest's report, and lets other threads run where the guest asks for that; once the
-/// time is over, tells the guest to stop.
+/// Runs until the guest's report, and lets other threads run where the guest asks for that; tells the
+/// guest to stop once `over` says so.
 #[host]
-fn run_to_report(vcpu: &mut Vcpu, stop: &AtomicU64) -> TestResult<u64> {
-    let end = Instant::now() + LONGEST;
+fn run_to_report(vcpu: &mut Vcpu, stop: &AtomicU64, over: impl Fn() -> bool) -> TestResult<u64> {
     loop {
         match vcpu.run_until_next()? {
             Next::Sync(args) => return Ok(args[1]),
             Next::Exit(exit) if matches!(exit.exit(), Exit::Io { port: YIELD_PORT, .. }) => {
-                if Instant::now() >= end {
+                if over() {
                     stop.store(1, SeqCst);
                 }
                 std::thread::yield_now();
@@ -297,8 +296,7 @@ fn run_to_report(vcpu: &mut Vcpu, stop: &AtomicU64) -> TestResult<u64> {
     }
 }
 
-/// The most rounds of the race, the time that it may take on a slow host, and the least rounds that say
-/// anything.
+/// The most rounds of the race; the time that it may take once there were the fewest that say anything.
 #[host]
 const MOST_ROUNDS: u64 = 100_000;
 #[host]
@@ -322,14 +320,16 @@ fn request_is_never_lost_to_an_update(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     let (stop, seen) = (vm.shared(shared_static!(STOP)), vm.shared(shared_static!(SEEN)));
     let (rounds, entries) = std::thread::scope(|scope| {
-        let thread = scope.spawn(move || run_to_report(&mut changer, stop));
+        let thread = scope.spawn(move || run_to_report(&mut changer, stop, || false));
         let end = Instant::now() + LONGEST;
         let (mut last, mut entries, mut hold) = (0, 0_u64, 0_u32);
         let looked = loop {
             entries += 1;
             let exit = reader.run_until(Exit::io_out(YIELD_PORT)).map(drop);
             let now = seen.load(SeqCst);
-            let over = now >= MOST_ROUNDS || Instant::now() >= end || thread.is_finished();
+            let over = now >= MOST_ROUNDS
+                || (now >= LEAST_ROUNDS && Instant::now() >= end)
+                || thread.is_finished();
             if exit.is_err() || over {
                 break exit;
             }
@@ -414,15 +414,19 @@ fn stay_on(cpu: usize) -> TestResult {
 #[kvm_test(requires(cap::STEAL_TIME))]
 fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
     const ROUNDS: u64 = 15;
+    /// Time after which a vCPU that was never marked never will be.
+    const HOPELESS: Duration = Duration::from_secs(1);
     let Pair { mut changer, mut reader } =
         pair(t, true, [guest_fn!(preempts), guest_fn!(never_leaves)])?;
     changer.set_args(&[ROUNDS]);
     let cpu = sched_getcpu().map_err(|e| Failure::Error(format!("sched_getcpu: {e}")))?;
-    let stop = t.vm.shared(shared_static!(STOP));
+    let (stop, seen) = (t.vm.shared(shared_static!(STOP)), t.vm.shared(shared_static!(SEEN)));
+    let start = Instant::now();
     let rounds = std::thread::scope(|scope| {
         let thread = scope.spawn(move || stay_on(cpu).and_then(|()| reader.run_until_done()));
         stay_on(cpu)?;
-        let report = run_to_report(&mut changer, stop);
+        let hopeless = || start.elapsed() >= HOPELESS && seen.load(SeqCst) == 0;
+        let report = run_to_report(&mut changer, stop, hopeless);
         stop.store(1, SeqCst);
         let read = thread.join().map_err(|_| Failure::Error("vCPU 1's thread panicked".into()))?;
         read.and(report)

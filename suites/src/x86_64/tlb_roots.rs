@@ -44,15 +44,13 @@ enum Roots {
 #[guest]
 fn reads_both_places(g: &mut Guest) {
     let me = g.vcpu() as usize;
-    let mut roots = [read_cr3(); 2];
+    let mut roots = [mmu::root(); 2];
     let mut addresses = PLACES;
     if g.arg(0) != Roots::Shared as u64 {
         addresses = OWN;
-        let first = roots[0];
         for root in &mut roots {
-            write_cr3(first);
             mmu::use_own_root();
-            *root = read_cr3();
+            *root = mmu::root();
             for (gva, gpa) in OWN.into_iter().zip(PLACES) {
                 mmu::map(gva, gpa, mmu::Size::Small, mmu::flags::DEFAULT);
             }
@@ -67,7 +65,7 @@ fn reads_both_places(g: &mut Guest) {
         }
         if several {
             roots.swap(0, 1);
-            write_cr3(roots[0]);
+            mmu::use_root(roots[0]);
         }
         let values = addresses.map(peek::<u16>).map(u64::from);
         let read = values[0] << 16 | values[1];
