@@ -143,10 +143,10 @@ fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
 /// Flags of a guest_memfd that can back a slot by itself. Where no VM has private memory (arm64) only one
 /// that can be mapped is taken; it is taken wherever it is offered.
 #[host]
-fn backing_flags(vm: &Vm) -> u64 {
+fn backing_flags(vm: &impl AsRawFd) -> u64 {
     /// `GUEST_MEMFD_FLAG_MMAP`.
     const MMAP: u64 = 1 << 0;
-    vm.check_extension(CAP_GUEST_MEMFD_FLAGS).max(0) as u64 & MMAP
+    extension(vm, CAP_GUEST_MEMFD_FLAGS).max(0) as u64 & MMAP
 }
 
 /// api.rst 4.140: the part of a guest_memfd that backs a slot starts at a whole page, lies inside the
