@@ -148,7 +148,7 @@ fn late_skip(_: &mut HostOnly) -> TestResult {
 }
 
 /// A host that dies is told with its last words, and a fresh one goes on with the next test.
-#[kvm_test(requires(host::LAB), groups("nodefault"))]
+#[kvm_test(requires(host::EXPENDABLE), groups("nodefault"))]
 fn host_panics(_: &mut HostOnly) -> TestResult {
     let written = std::fs::write("/proc/sysrq-trigger", "c");
     fail!("the host lives: {written:?}");

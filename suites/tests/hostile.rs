@@ -238,7 +238,7 @@ fn an_unusable_device_is_told() {
     std::fs::write(&forbidden, "").expect("a file");
     for (device, want) in [
         ("/nonexistent/kvm", "/nonexistent/kvm does not exist: load the module for this CPU"),
-        ("/dev/null", "cannot open /dev/null: it is not a KVM device"),
+        ("/dev/null", "cannot use /dev/null: it is not a KVM device"),
         (forbidden.to_str().expect("UTF-8"), "it is not a KVM device"),
     ] {
         let output = runner()

@@ -38,8 +38,8 @@ pub const FORCED_EMULATION: Requirement = Requirement {
     },
 };
 
-/// An emulated host of the lab, which a test may reconfigure and break.
-pub const LAB: Requirement = Requirement {
+/// A host that may be broken: one of the lab's.
+pub const EXPENDABLE: Requirement = Requirement {
     name: "an emulated host (--host PROFILE)",
     met: |f| !matches!(f.profile.as_str(), "" | "native"),
 };

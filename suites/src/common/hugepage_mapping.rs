@@ -192,12 +192,11 @@ const WARM_UP: u64 = layout::FREE + (512 << 20);
 ])]
 fn mappings_are_as_large_as_alignment_allows(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
-    let sizes = |vm: &Vm| -> TestResult<Option<[u64; 3]>> {
-        let [small, large, giant] =
-            [vm.stat("pages_4k")?, vm.stat("pages_2m")?, vm.stat("pages_1g")?];
-        Ok(small.zip(large).zip(giant).map(|((small, large), giant)| [small, large, giant]))
+    let sizes = |vm: &Vm| -> Option<[u64; 3]> {
+        let [small, large, giant] = [vm.stat("pages_4k"), vm.stat("pages_2m"), vm.stat("pages_1g")];
+        small.zip(large).zip(giant).map(|((small, large), giant)| [small, large, giant])
     };
-    require!(sizes(&t.vm)?.is_some(), "the statistics pages_4k, pages_2m and pages_1g");
+    require!(sizes(&t.vm).is_some(), "the statistics pages_4k, pages_2m and pages_1g");
     let memory = numbered(backing, (HUGE_PAGES + 2) * huge, 0)?;
     if backing == Backing::Thp {
         let got = memory.huge_bytes();
@@ -210,9 +209,9 @@ fn mappings_are_as_large_as_alignment_allows(t: &mut OneVcpu, backing: Backing) 
         place.set(&t.vm, 0, &memory).ioctl("KVM_SET_USER_MEMORY_REGION")?;
         // Maps what the guest needs to run, its translation tables too, so that only the slot is new.
         ask(&mut t.vcpu, WRITE_IDS, WARM_UP, 1, 0)?;
-        let before = sizes(&t.vm)?.unwrap_or_default();
+        let before = sizes(&t.vm).unwrap_or_default();
         ask(&mut t.vcpu, WRITE_IDS, place.gpa(), pages, hva_offset)?;
-        let after = sizes(&t.vm)?.unwrap_or_default();
+        let after = sizes(&t.vm).unwrap_or_default();
         let legal = if backing == Backing::Anonymous { 0 } else { place.legal(huge) };
         let [small, large, giant] = [0, 1, 2].map(|i| after[i] as i64 - before[i] as i64);
         check_eq!(
@@ -231,7 +230,7 @@ fn mappings_are_as_large_as_alignment_allows(t: &mut OneVcpu, backing: Backing) 
             0
         );
         t.vm.set_region(SLOT, 0, 0, 0, 0).ioctl("delete the slot")?;
-        let gone = t.vm.stat("pages_2m")?.unwrap_or(0);
+        let gone = t.vm.stat("pages_2m").unwrap_or(0);
         check_eq!(
             "GPA + {gpa_offset}, HVA + {hva_offset} pages: deleting the slot unmaps it",
             gone,
@@ -353,7 +352,7 @@ fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backin
         ask(&mut t.vcpu, STORE, gpa + 8, 1, 0)?;
         let dirty = || t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG");
         check_eq!("{round} time: a page written again is logged again", dirty()?, [0]);
-        if let Some(large) = t.vm.stat("pages_2m").unwrap_or(None) {
+        if let Some(large) = t.vm.stat("pages_2m") {
             check!("{round} time: written ranges are mapped by small pages", large == 0, "{large}");
         }
         place.set(&t.vm, 0, &memory).ioctl("switch logging off")?;
@@ -382,7 +381,7 @@ fn huge_mappings_come_back_after_logging(t: &mut OneVcpu, backing: Backing) -> T
     let mut touch = |vm: &Vm, flags| -> TestResult<Option<u64>> {
         place.set(vm, flags, &memory).ioctl("KVM_SET_USER_MEMORY_REGION")?;
         ask(&mut t.vcpu, WRITE_IDS, place.gpa(), pages, 0)?;
-        vm.stat("pages_2m")
+        Ok(vm.stat("pages_2m"))
     };
     let before = touch(&t.vm, 0)?;
     require!(before.is_some(), "the statistic pages_2m");

@@ -143,7 +143,7 @@
     section("Failed checks", (cell.checks || []).map((c) => c.detail ? `${c.name}\n    ${c.detail}` : c.name));
     section("Details", cell.details);
     section("Metrics", (cell.metrics || []).map((m) => `${m.name} = ${m.value} ${m.unit}` +
-    (m.spread ? ` (${m.spread.min} to ${m.spread.max}, ${m.spread.samples.length} samples)` : "")));
+      (m.spread ? ` (${m.spread.min} to ${m.spread.max}, ${m.spread.samples.length} samples)` : "")));
     section("KVM statistics at the deadline", cell.stats);
     section("Kernel log", cell.kernel_log);
     section("Log", cell.log);
