@@ -164,27 +164,51 @@ fn resume() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// Waits until something is so, as long as the busiest machine may take.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The process of the test that a runner runs now. (With `--timeout-scale`: to measure it, the
+/// runner forks too.)
+fn worker_of(runner: u32) -> Option<i32> {
+    let file = format!("/proc/{runner}/task/{runner}/children");
+    std::fs::read_to_string(file).ok()?.split_whitespace().next()?.parse().ok()
+}
+
 fn interrupts() {
     // SIGINT twice: the running test is not waited for.
     let door = Door::new();
     let journal = door.path("j.json");
     let start = |test: &str| {
-        door.command("cli", &["--json", journal.to_str().unwrap(), "pass", test])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
+        let limit = ["--timeout", "100", "--timeout-scale", "1"];
+        door.command(
+            "cli",
+            &[&["--json", journal.to_str().unwrap(), "pass", test][..], &limit].concat(),
+        )
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
     };
     for (signals, code) in [(&[Signal::SIGINT, Signal::SIGINT][..], 130), (&[Signal::SIGTERM], 143)]
     {
+        let _ = std::fs::remove_file(&journal);
         let mut child = start("told_to_stop");
-        std::thread::sleep(Duration::from_millis(300));
+        wait_until("the second test", || {
+            let told = std::fs::read_to_string(&journal).unwrap_or_default();
+            told.contains("ends::pass") && worker_of(child.id()).is_some()
+        });
         let begin = Instant::now();
         for signal in signals {
             kill(Pid::from_raw(child.id() as i32), *signal).unwrap();
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(child.wait().unwrap().code(), Some(code));
-        assert!(begin.elapsed() < Duration::from_secs(3));
+        assert!(begin.elapsed() < Duration::from_secs(50), "the test was waited for");
         let all = lines(&journal);
         assert_eq!(names(&all), ["ends::pass"]);
         assert_eq!(all.last().unwrap()["interrupted"], signals[0].as_str());
@@ -194,12 +218,21 @@ fn interrupts() {
     let mut child = door
         .command(
             "cli",
-            &["--json", journal.to_str().unwrap(), "--timeout", "1", "told_to_stop", "rare"],
+            &[
+                "--json",
+                journal.to_str().unwrap(),
+                "--timeout",
+                "1",
+                "--timeout-scale",
+                "1",
+                "told_to_stop",
+                "rare",
+            ],
         )
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    wait_until("the first test", || worker_of(child.id()).is_some());
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(names(&lines(&journal)), ["ends::told_to_stop"]);
@@ -223,8 +256,8 @@ fn two_at_once() {
         })
         .collect();
     // A stream belongs to one run, which loses nothing when another wants it.
-    std::thread::sleep(Duration::from_millis(300));
     let json = doors[0].path("j.json");
+    wait_until("the first line", || std::fs::metadata(&json).is_ok_and(|file| file.len() > 0));
     for option in ["--json", "--resume"] {
         let output = doors[0].run(&[option, json.to_str().unwrap(), "pass"]);
         let told = text(&output.stderr);
@@ -241,10 +274,14 @@ fn two_at_once() {
 
 fn orphans() {
     let door = Door::new();
-    let mut child = door.command("cli", &["spins"]).stdout(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    let file = format!("/proc/{0}/task/{0}/children", child.id());
-    let worker: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    let arguments = ["--timeout", "100", "--timeout-scale", "1", "spins"];
+    let mut child = door.command("cli", &arguments).stdout(Stdio::null()).spawn().unwrap();
+    let mut worker = None;
+    wait_until("the worker", || {
+        worker = worker_of(child.id());
+        worker.is_some()
+    });
+    let worker = worker.unwrap();
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     let gone = (0..50).any(|_| {
