@@ -20,6 +20,8 @@ const DEADLINE_SCALE: &str = "2";
 const DIE_AT_ONCE: &str = "oops=panic";
 /// Other suites map guests larger than the host, and touch little of them.
 const MAP_MORE_THAN_THERE_IS: &str = "sysctl.vm.overcommit_memory=1";
+/// Enough for what they do touch.
+const MEMORY_MIB: u32 = 2048;
 /// For the tests that need two vCPUs at the same time.
 const NR_CPUS: u32 = 2;
 
@@ -150,6 +152,7 @@ impl Stand {
         profile.cmdline.push(DIE_AT_ONCE.to_owned());
         profile.cmdline.push(MAP_MORE_THAN_THERE_IS.to_owned());
         profile.smp = profile.smp.max(NR_CPUS);
+        profile.memory_mib = profile.memory_mib.max(MEMORY_MIB);
         let request = Request {
             env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
             kernel: self.kernel.clone(),
