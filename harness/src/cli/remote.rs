@@ -87,6 +87,9 @@ impl Remote {
         if let Some(shard) = args.shard {
             option("--shard", format!("{}/{}", shard.index, shard.of));
         }
+        for (name, value) in &args.set {
+            option("--set", format!("{name}={value}"));
+        }
         for group in &args.group {
             option("--group", group.clone());
         }

@@ -80,7 +80,9 @@ pub fn run(
             if unmet.is_empty() {
                 session.plan(unit);
                 let known_timeout = known_timeouts.contains(entry.name());
-                jobs.push(job(entry, args.timeout, scale, known_timeout));
+                let mut job = job(entry, args.timeout, scale, known_timeout);
+                job.parameters.extend(args.set.iter().cloned());
+                jobs.push(job);
             } else {
                 let reason = format!("needs {}", unmet.join(", "));
                 session.plan_ended(unit, Finished::without_worker(Outcome::Skip, reason));
@@ -97,7 +99,7 @@ pub fn run(
     let cut = pool.run(&jobs, &mut session);
     let (summary, broken) = session.end(cut, begin.elapsed());
     Ok(match (cut, summary.exit) {
-        (Some(signal), _) => 128 + signal as u8,
+        (Some(_), status) => status,
         (None, status) if args.bisect => {
             if status <= 1 {
                 status

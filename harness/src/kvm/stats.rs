@@ -1,11 +1,11 @@
-//! What KVM has counted (api.rst 4.133, KVM_GET_STATS_FD), for the report of a test that ran out of time.
+//! What KVM has counted (api.rst 4.133, KVM_GET_STATS_FD).
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use super::{raw_ioctl_fd, request};
+use super::{Vcpu, Vm, raw_ioctl_fd, request};
 
 /// Bytes of `struct kvm_stats_header`.
 const HEADER_BYTES: usize = 24;
@@ -20,11 +20,31 @@ const LONGEST_NAME: u32 = 256;
 ///
 /// A histogram counts as the sum of its buckets: how often there was something to measure.
 pub(crate) fn nonzero(fd: &impl AsRawFd) -> BTreeMap<String, u64> {
+    let mut all = all(fd);
+    all.retain(|_, value| *value != 0);
+    all
+}
+
+fn all(fd: &impl AsRawFd) -> BTreeMap<String, u64> {
     let Ok(stats) = raw_ioctl_fd(fd, request::KVM_GET_STATS_FD, &mut []) else {
         return BTreeMap::new();
     };
     let file = File::from(stats);
     read_all(|offset, bytes| file.read_exact_at(bytes, offset).ok()).unwrap_or_default()
+}
+
+impl Vm {
+    /// A statistic of the VM; `None` where this KVM counts no such thing.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        all(self).remove(name)
+    }
+}
+
+impl Vcpu {
+    /// A statistic of the vCPU; `None` where this KVM counts no such thing.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        all(self).remove(name)
+    }
 }
 
 /// Reads header, descriptors and data by `read`, which fills a buffer from an offset.
@@ -52,10 +72,8 @@ fn read_all(read: impl Fn(u64, &mut [u8]) -> Option<()>) -> Option<BTreeMap<Stri
             .chunks_exact(8)
             .map(|value| u64::from_ne_bytes(value.try_into().unwrap_or_default()))
             .fold(0, u64::wrapping_add);
-        if sum != 0 {
-            let name = String::from_utf8_lossy(&desc[DESC_BYTES..]);
-            all.insert(name.trim_end_matches('\0').to_owned(), sum);
-        }
+        let name = String::from_utf8_lossy(&desc[DESC_BYTES..]);
+        all.insert(name.trim_end_matches('\0').to_owned(), sum);
     }
     Some(all)
 }
@@ -95,9 +113,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_zero_is_told() {
+    fn every_statistic_is_told() {
         let bytes = file(&[("exits", &[7]), ("nmi", &[0]), ("hist", &[1, 0, 2])]);
-        let wanted = [("exits", 7), ("hist", 3)].map(|(name, n)| (name.to_owned(), n));
+        let wanted = [("exits", 7), ("nmi", 0), ("hist", 3)].map(|(name, n)| (name.to_owned(), n));
         assert_eq!(parse(&bytes), Some(BTreeMap::from(wanted)));
     }
 

@@ -11,6 +11,7 @@ use super::output::Output;
 use super::{Reporter, stats_lines};
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
+use crate::registry::PERF;
 
 /// Failing tests that the summary tells in full.
 const FAILURES_IN_FULL: usize = 20;
@@ -158,6 +159,10 @@ impl Console {
             let _ = writeln!(text, "… and {} more, named above", count(more, "failing test"));
         }
         let flakes = flakes(results);
+        let repetitions = results.iter().map(|r| r.iteration).max().unwrap_or(1);
+        if flakes.is_empty() && repetitions > 1 {
+            let _ = writeln!(text, "\nflaky: none in {repetitions} repetitions");
+        }
         if !flakes.is_empty() {
             text.push_str("\nflaky:\n");
             text.extend(flakes.iter().map(|flake| format!("  {flake}\n")));
@@ -234,10 +239,14 @@ impl Reporter for Console {
 
     fn result(&mut self, result: &TestReport) {
         let mut text = self.line(result);
-        if self.verbose && result.outcome == Outcome::Pass {
+        // Tests that measure are run for their numbers.
+        let measures = result.groups.iter().any(|group| group == PERF);
+        if (self.verbose || measures) && result.outcome == Outcome::Pass {
             for metric in &result.metrics {
-                let _ = writeln!(text, "     {} = {} {}", metric.name, metric.value, metric.unit);
+                let _ = writeln!(text, "     {metric}");
             }
+        }
+        if self.verbose && result.outcome == Outcome::Pass {
             text.extend(result.log.iter().map(|line| format!("     {line}\n")));
         }
         self.print(&text);
