@@ -28,6 +28,15 @@ const NEEDED: [(&str, &str); 8] = [
     ("/usr/include/openssl/ssl.h", "libssl-dev"),
 ];
 
+/// Builds the kernel with the mutants that apply to it, and gives back its boot image.
+///
+/// # Errors
+/// As of [`weave_all`] and [`build`].
+pub fn woven(tree: &Tree, mutants: &[Mutant], jobs: usize) -> anyhow::Result<PathBuf> {
+    weave_all(tree, mutants)?;
+    build(tree, jobs)
+}
+
 /// Weaves the mutants that apply to this kernel into its source.
 ///
 /// # Errors

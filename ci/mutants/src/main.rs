@@ -48,6 +48,9 @@ struct Arguments {
     /// Build the kernel, print its path, and stop there.
     #[arg(long)]
     build: bool,
+    /// Boot image of a kernel with the mutants [default: built from Debian's source].
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Static runner [default: built from the workspace].
     #[arg(long, value_name = "FILE")]
     runner: Option<PathBuf>,
@@ -95,8 +98,10 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
         println!("{edits} edits found in {} files of {}", places.len(), arguments.kernel);
         return Ok(0);
     }
-    kernel::weave_all(&tree, &all)?;
-    let image = kernel::build(&tree, arguments.jobs)?;
+    let image = match &arguments.image {
+        Some(image) => image.clone(),
+        None => kernel::woven(&tree, &all, arguments.jobs)?,
+    };
     if arguments.build {
         println!("{}", image.display());
         return Ok(0);

@@ -30,7 +30,7 @@ pub struct Mutant {
     /// Tests of which at least one must go red: names or globs.
     pub expect: Vec<String>,
     /// Tests of other suites that claim the mutant's topic: a KVM selftest of Linux by its place in the
-    /// source, or `unit:` and the name of a test of kvm-unit-tests.
+    /// source, with its arguments, or `unit:` and the name of a test of kvm-unit-tests.
     #[serde(default)]
     pub peers: Vec<String>,
     /// Groups that must stay green, but for the tests in `expect`.

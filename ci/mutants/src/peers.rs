@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::kernel;
-use crate::run::Stand;
+use crate::run::{Program, Stand};
 use crate::source::{Tree, program};
 
 /// The selftests' place in the kernel source.
@@ -18,7 +19,9 @@ const SELFTESTS: &str = "tools/testing/selftests/kvm";
 /// Where a name in `peers` that begins so comes from: kvm-unit-tests.
 const UNIT: &str = "unit:";
 /// Seconds that one test of theirs may take on an emulated host.
-const DEADLINE: u32 = 60;
+const DEADLINE: Duration = Duration::from_secs(120);
+/// What a host may take longer to say so.
+const GRACE: Duration = Duration::from_secs(15);
 /// Where things are on the host.
 const PLAN: &str = "/peers/plan";
 /// The exit code of a kernel selftest that was skipped.
@@ -118,7 +121,8 @@ impl Peers {
         jobs: usize,
     ) -> anyhow::Result<Self> {
         let of_linux = names.iter().filter(|name| !name.starts_with(UNIT));
-        let selftests = build_selftests(tree, &of_linux.cloned().collect::<Vec<_>>(), jobs)?;
+        let programs: BTreeSet<_> = of_linux.map(|name| program_of(name).to_owned()).collect();
+        let selftests = build_selftests(tree, &programs.into_iter().collect::<Vec<_>>(), jobs)?;
         let units = unit_tests.map(Units::open).transpose()?;
         Ok(Self { runner, selftests, units })
     }
@@ -129,15 +133,34 @@ impl Peers {
         match (name.strip_prefix(UNIT), &self.units) {
             (Some(unit), Some(units)) => units.commands.contains_key(unit),
             (Some(_), None) => false,
-            (None, _) => self.selftests.contains_key(name),
+            (None, _) => self.selftests.contains_key(program_of(name)),
         }
     }
 
-    /// Boots a kernel and runs these tests on it.
+    /// Boots a kernel and runs these tests on it; boots again when one took the host with it.
     ///
     /// # Errors
     /// The host cannot be started.
     pub fn run(
+        &self,
+        stand: &Stand,
+        profile: &str,
+        number: u32,
+        names: &[String],
+    ) -> anyhow::Result<Vec<End>> {
+        let mut ends: Vec<End> = Vec::new();
+        while ends.len() < names.len() {
+            let more = self.run_some(stand, profile, number, &names[ends.len()..])?;
+            if more.is_empty() {
+                break;
+            }
+            ends.extend(more);
+        }
+        Ok(ends)
+    }
+
+    /// One boot: tests until the host died, if it did.
+    fn run_some(
         &self,
         stand: &Stand,
         profile: &str,
@@ -152,21 +175,23 @@ impl Peers {
         }
         fs::write(&plan, lines)?;
         files.insert(PLAN.to_owned(), plan);
-        let argv = vec![DEADLINE.to_string(), PLAN.to_owned()];
+        let program = Program {
+            runner: &self.runner,
+            argv: vec![DEADLINE.as_secs().to_string(), PLAN.to_owned()],
+            files: files.into_iter().collect(),
+            timeout: (DEADLINE + GRACE) * u32::try_from(names.len())?,
+            patience: DEADLINE + GRACE,
+        };
         let (mut ends, mut running) = (Vec::new(), None);
-        let death = stand.host(
-            profile,
-            number,
-            (&self.runner, argv, files.into_iter().collect()),
-            &mut |line| match line.split('\t').collect::<Vec<_>>()[..] {
-                ["start", name] => running = Some(name.to_owned()),
-                ["end", name, how, why] => {
-                    running = None;
-                    ends.push(end(name, how, why));
-                }
-                _ => {}
-            },
-        )?;
+        let mut on_line = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
+            ["start", name] => running = Some(name.to_owned()),
+            ["end", name, how, why] => {
+                running = None;
+                ends.push(end(name, how, why));
+            }
+            _ => {}
+        };
+        let death = stand.host(profile, number, program, &mut on_line)?;
         if let (Some(test), Some(why)) = (running, death) {
             ends.push(End { test, verdict: Verdict::Fail, why });
         }
@@ -184,12 +209,20 @@ impl Peers {
                 format!("{name}\t{}\t-kernel\t{place}\n", words.join("\t"))
             }
             _ => {
-                let place = format!("/peers/{}", name.replace('/', "_"));
-                files.insert(place.clone(), self.selftests[name].clone());
-                format!("{name}\t{place}\n")
+                let program = program_of(name);
+                let place = format!("/peers/{}", program.replace('/', "_"));
+                files.insert(place.clone(), self.selftests[program].clone());
+                let words = name.split_whitespace().skip(1);
+                let words: String = words.map(|word| format!("\t{word}")).collect();
+                format!("{name}\t{place}{words}\n")
             }
         }
     }
+}
+
+/// The program of a selftest that is named with its arguments.
+fn program_of(name: &str) -> &str {
+    name.split_whitespace().next().unwrap_or_default()
 }
 
 /// What a program's end says.

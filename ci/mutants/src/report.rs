@@ -196,6 +196,41 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_has_a_test_for_each_mutant() {
+        let stream =
+            stream(&[finding(Fate::Killed), finding(Fate::Survived)], "x86_64", "6.12", "p");
+        let lines: Vec<serde_json::Value> =
+            stream.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let outcomes: Vec<_> = lines[1..3].iter().map(|line| line["outcome"].clone()).collect();
+        assert_eq!(outcomes, ["pass", "fail"]);
+        assert_eq!(lines[1]["test"], "mutants::m");
+        assert_eq!((&lines[0]["type"], &lines[3]["exit"]), (&"run".into(), &1.into()));
+    }
+
+    #[test]
+    fn the_table_of_the_suites_says_who_saw_it() {
+        let end =
+            |test: &str, verdict| crate::peers::End { test: test.into(), verdict, why: "w".into() };
+        let peer = |ends, claimed: &[&str]| PeerFinding {
+            mutant: "m".into(),
+            ours: Some("killed".into()),
+            claimed: claimed.iter().map(|name| (*name).to_owned()).collect(),
+            ends,
+            seconds: 1.0,
+        };
+        let seen =
+            peer(vec![end("a", Verdict::Fail), end("unit:b", Verdict::Pass)], &["a", "unit:b"]);
+        let row = "| m | killed | caught by a | not seen |";
+        assert!(peer_markdown(std::slice::from_ref(&seen)).contains(row));
+        let absent = peer(Vec::new(), &["a"]);
+        assert!(peer_markdown(&[absent]).contains("| could not run | no test claims it |"));
+        assert_eq!(
+            peer_summary(&[seen]),
+            "1 mutants: ours see 1, selftests see 1, unit tests see 0"
+        );
+    }
+
+    #[test]
     fn a_table_cell_holds_its_bars() {
         assert!(markdown(&[finding(Fate::Killed)]).contains("| m | killed | 1.0 | t | a \\| b |"));
     }

@@ -1,7 +1,7 @@
 //! One boot of the switchable kernel, and what its tests say.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,6 +18,10 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(45);
 const DEADLINE_SCALE: &str = "2";
 /// A broken kernel that oopses is dead, not half alive with locks held.
 const DIE_AT_ONCE: &str = "oops=panic";
+/// Other suites map guests larger than the host, and touch little of them.
+const MAP_MORE_THAN_THERE_IS: &str = "sysctl.vm.overcommit_memory=1";
+/// Enough for what they do touch.
+const MEMORY_MIB: u32 = 2048;
 /// For the tests that need two vCPUs at the same time.
 const NR_CPUS: u32 = 2;
 
@@ -119,7 +123,13 @@ impl Stand {
                 .to_vec();
         argv.extend(tests.iter().cloned());
         let mut boot = Boot::default();
-        let program = (&self.runner, argv, Vec::new());
+        let program = Program {
+            runner: &self.runner,
+            argv,
+            files: Vec::new(),
+            timeout: LONGEST_RUN,
+            patience: LONGEST_SILENCE,
+        };
         boot.death = self.host(profile, number, program, &mut |line| boot.take(line))?;
         Ok(boot)
     }
@@ -133,22 +143,24 @@ impl Stand {
         &self,
         profile: &str,
         number: u32,
-        (runner, argv, files): Program<'_>,
+        program: Program<'_>,
         on_line: &mut dyn FnMut(&str),
     ) -> anyhow::Result<Option<String>> {
         let mut profile = Profile::load(profile)?;
         let switch = BTreeMap::from([("mutant".to_owned(), number.to_string())]);
         profile.modules.insert("kvm".to_owned(), switch);
         profile.cmdline.push(DIE_AT_ONCE.to_owned());
+        profile.cmdline.push(MAP_MORE_THAN_THERE_IS.to_owned());
         profile.smp = profile.smp.max(NR_CPUS);
+        profile.memory_mib = profile.memory_mib.max(MEMORY_MIB);
         let request = Request {
             env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
             kernel: self.kernel.clone(),
-            runner: runner.to_owned(),
-            argv,
-            files,
-            timeout: LONGEST_RUN,
-            patience: LONGEST_SILENCE,
+            runner: program.runner.to_owned(),
+            argv: program.argv,
+            files: program.files,
+            timeout: program.timeout,
+            patience: program.patience,
             console_log: None,
             kvm_optional: false,
             warm: false,
@@ -164,8 +176,20 @@ impl Stand {
     }
 }
 
-/// What runs on a host: a static program, its arguments, and files by their place there.
-pub type Program<'a> = (&'a PathBuf, Vec<String>, Vec<(String, PathBuf)>);
+/// What runs on a host.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// A static program.
+    pub runner: &'a Path,
+    /// Its arguments.
+    pub argv: Vec<String>,
+    /// More files, by their place on the host.
+    pub files: Vec<(String, PathBuf)>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// How long it may say nothing.
+    pub patience: Duration,
+}
 
 impl Boot {
     fn take(&mut self, line: &str) {

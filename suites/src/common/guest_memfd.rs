@@ -120,6 +120,8 @@ fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
         ("1", 1),
         ("a page - 1", PAGE - 1),
         ("a page + 1", PAGE + 1),
+        ("half a page", PAGE / 2),
+        ("a page and a half", PAGE + PAGE / 2),
         ("2^63", 1 << 63),
         ("2^64 - a page", 0_u64.wrapping_sub(PAGE)),
         ("2^64 - 1", u64::MAX),

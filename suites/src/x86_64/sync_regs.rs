@@ -127,6 +127,12 @@ fn valid_sets_are_filled(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(stops, requires(cap::SYNC_REGS))]
 fn dirty_sets_are_loaded(t: &mut OneVcpu) -> TestResult {
     run_to_stop(&mut t.vcpu, ALL)?;
+    t.vcpu.fd_mut().sync_regs_mut().sregs.cr2 = CR2_VALUE;
+    t.vcpu.kvm_run().kvm_dirty_regs = KVM_SYNC_X86_EVENTS.into();
+    t.vcpu.kvm_run().kvm_valid_regs = 0;
+    t.vcpu.complete_exit()?;
+    let loaded = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?.cr2 == CR2_VALUE;
+    check!("dirty EVENTS load no SREGS", !loaded);
     let sync = t.vcpu.fd_mut().sync_regs_mut();
     sync.regs.r15 = !sync.regs.r15;
     sync.sregs.cr2 = CR2_VALUE;

@@ -162,7 +162,9 @@ fn cpuid_of_the_system_fits_or_is_refused(_: &mut HostOnly, row: (&str, u64)) ->
             check_eq!("{what}: room for {name} is E2BIG", got, Err(Errno::E2BIG));
             check_eq!("{what}: room for {name} keeps its count", word(&list, 0), value);
         } else {
-            check_eq!("{what}: room for {name} is enough", got, Ok(0));
+            if !check_eq!("{what}: room for {name} is enough", got, Ok(0)) {
+                continue;
+            }
             check_eq!("{what}: room for {name} counts the entries", word(&list, 0), needed);
             check_eq!("{what}: room for {name} gets the same leaves", leaves(&list), leaves(&all));
         }

@@ -35,6 +35,9 @@ struct Arguments {
     /// Kernel to break.
     #[arg(long, default_value = "6.12")]
     kernel: String,
+    /// Boot image of a kernel with the mutants [default: built from Debian's source].
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Our own results, from `ci/mutants/run --json`.
     #[arg(long, value_name = "FILE")]
     ours: Option<PathBuf>,
@@ -71,13 +74,15 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
     };
     let cache = Cache::open()?;
     let tree = Tree::open(&cache, &arguments.kernel, arguments.arch)?;
-    kernel::weave_all(&tree, &all)?;
-    let image = kernel::build(&tree, arguments.jobs)?;
+    let image = match &arguments.image {
+        Some(image) => image.clone(),
+        None => kernel::woven(&tree, &all, arguments.jobs)?,
+    };
     let build = Build {
         package: "mutants",
         bin: "peer-runner",
         arch: arguments.arch,
-        strip: true,
+        strip: false,
         env: &[],
     };
     let runner = toolchain::build(&cache, &build)?;
