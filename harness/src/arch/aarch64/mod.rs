@@ -2,6 +2,7 @@
 
 mod attr;
 mod describe;
+mod device;
 mod exits;
 mod features;
 mod gic;
@@ -10,13 +11,13 @@ pub mod spe;
 
 pub use attr::feature_id;
 pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use device::{Device, Number};
 pub use exits::DebugExit;
 pub use features::VcpuFeatures;
-pub use gic::{Gic, GicVersion};
+pub use gic::{Gic, GicVersion, Its};
 pub(crate) use image::prepare_image;
 
 use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
-use guest_protocol::{MAGIC, PROTOCOL_VERSION, StartInfo};
 use guest_runtime::arch::aarch64::sysreg::{
     CPACR_EL1, CPTR_EL2, HCR_EL2, MAIR_EL1, MAIR_EL2, SCTLR_EL1, SCTLR_EL2, SP_EL2, SysReg,
     TCR_EL1, TCR_EL2, TTBR0_EL1, TTBR0_EL2, VBAR_EL1, VBAR_EL2,
@@ -24,9 +25,8 @@ use guest_runtime::arch::aarch64::sysreg::{
 use kvm_bindings::{KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
-use zerocopy::IntoBytes;
 
-use crate::kvm::{Exit, Ioctl, Irqchip, System, Vcpu, Vm, VmShape};
+use crate::kvm::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
 use crate::outcome::{Failure, TestResult};
 use crate::payload::Payload;
 
@@ -98,9 +98,15 @@ pub(crate) fn cpu_features(system: &System) -> Vec<String> {
     features::probe(system)
 }
 
-/// Whether a guest rings: a 32-bit store to the doorbell.
-pub(crate) fn is_doorbell(exit: &Exit) -> bool {
-    *exit == Exit::Mmio { gpa: map::DOORBELL, len: 4, is_write: true }
+/// What a guest rings with: a 32-bit store to the doorbell.
+pub(crate) fn doorbell(vcpu: &mut Vcpu, exit: &Exit) -> Option<u32> {
+    let rings = *exit == Exit::Mmio { gpa: map::DOORBELL, len: 4, is_write: true };
+    rings.then(|| vcpu.exit_word(exit)).flatten()
+}
+
+/// The caller of the function whose frame record is at `fp`: its own record, and where it goes on.
+pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
+    Some((ram.word(fp)?, ram.word(fp + 8)?))
 }
 
 /// Set-up that must precede the first vCPU.
@@ -169,17 +175,7 @@ const EL2: Level = Level {
 
 /// Sets registers so that a vCPU starts in the guest function at `entry`.
 pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {
-    assert!(u64::from(vcpu.index()) < layout::MAX_VCPUS, "vCPU index beyond the layout");
-    let area = layout::vcpu_area(vcpu.index().into());
-    let info = StartInfo {
-        magic: MAGIC,
-        version: PROTOCOL_VERSION,
-        entry,
-        vcpu: vcpu.index(),
-        reserved: 0,
-        args,
-    };
-    vcpu.ram.write(area + vcpu_area::START_INFO, info.as_bytes()).expect("vCPU area is RAM");
+    let area = super::write_start_info(vcpu, entry, args);
     let trap_stack = area + map::TRAP_STACK_END;
     let at = if vcpu.get_sysreg(&HCR_EL2).is_ok() {
         vcpu.set_sysreg(&HCR_EL2, map::start::HCR).ioctl("KVM_SET_ONE_REG of HCR_EL2")?;
@@ -211,27 +207,6 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
 }
 
 impl Vcpu {
-    /// `KVM_GET_ONE_REG` of a 64-bit register.
-    ///
-    /// # Errors
-    ///
-    /// The errno.
-    pub fn get_reg(&self, id: u64) -> Result<u64, Errno> {
-        let mut bytes = [0; 8];
-        self.fd().get_one_reg(id, &mut bytes).map_err(|e| Errno::from_raw(e.errno()))?;
-        Ok(u64::from_ne_bytes(bytes))
-    }
-
-    /// `KVM_SET_ONE_REG` of a 64-bit register.
-    ///
-    /// # Errors
-    ///
-    /// The errno.
-    pub fn set_reg(&self, id: u64, value: u64) -> Result<(), Errno> {
-        let result = self.fd().set_one_reg(id, &value.to_ne_bytes());
-        result.map(drop).map_err(|e| Errno::from_raw(e.errno()))
-    }
-
     /// `KVM_GET_ONE_REG` of a system register.
     ///
     /// # Errors

@@ -11,7 +11,8 @@ use super::cpu::svc;
 use super::memory::poke;
 use super::mmu::{self, flags};
 use super::sysreg::{HCR_EL2, SysReg};
-use super::trap::{Trap, TrapFrame, vector, with_handler};
+use super::trap::{Trap, TrapFrame, vector};
+use crate::handlers::with_handler;
 
 /// Instructions, by the manual's encodings.
 pub mod insn {
