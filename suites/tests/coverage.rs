@@ -7,6 +7,7 @@ fn tests() -> Vec<&'static str> {
 }
 
 /// Back-quoted words of a document that look like tests: `file::test`, or a file of tests.
+#[cfg(target_arch = "x86_64")]
 fn named(document: &str) -> impl Iterator<Item = &str> {
     document
         .split('`')

@@ -37,6 +37,15 @@ const EXPECTED: &[Expected] = &[
         "vCPU 0: the deadline has passed (after 1 exit)",
         "halts_for_ever at suites/src/selftest.rs",
     ),
+    // KVM waits for arm64's WFI in the kernel, with an interrupt controller and without.
+    #[cfg(target_arch = "aarch64")]
+    expect(
+        "guest_halts_in_userspace",
+        "timeout",
+        "vCPU 0: the deadline has passed (after 1 exits)",
+        "halts_for_ever at suites/src/selftest.rs",
+    ),
+    #[cfg(not(target_arch = "aarch64"))]
     expect(
         "guest_halts_in_userspace",
         "fail",
@@ -124,6 +133,27 @@ const EXPECTED: &[Expected] = &[
         "fail",
         "unexpected trap in the guest: #PF (vector 14), error code 0x2, on vCPU 0, in the guard page below the stack: stack overflow",
         "deeper at suites/src/selftest.rs",
+    ),
+    #[cfg(target_arch = "aarch64")]
+    expect(
+        "guest_overflows_its_stack",
+        "fail",
+        "unexpected trap in the guest: data abort on a write, translation fault at level 3, ESR 0x96000047, on vCPU 0, in the guard page below the stack: stack overflow",
+        "deeper at suites/src/selftest.rs",
+    ),
+    #[cfg(target_arch = "aarch64")]
+    expect(
+        "aarch64::selftest::guest_traps",
+        "fail",
+        "unexpected trap in the guest: undefined instruction or unknown reason, ESR 0x2000000, on vCPU 0",
+        "takes_an_unexpected_trap at suites/src/aarch64/selftest.rs",
+    ),
+    #[cfg(target_arch = "aarch64")]
+    expect(
+        "aarch64::selftest::guest_traps_at_el0",
+        "fail",
+        "unexpected trap in the guest: instruction abort in EL0, permission fault at level 2, ESR 0x8200000e, on vCPU 0",
+        "(EL0t) far bfff0000",
     ),
     #[cfg(target_arch = "x86_64")]
     expect(
