@@ -75,7 +75,7 @@ fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
 
 /// Registers that guest and userspace read alike, with values that are not their reset values.
 const REGISTERS: [(&str, u32, u32); 7] = [
-    ("TPR", reg::TPR, 0x35),
+    ("TPR", reg::TPR, 0x30),
     ("LDR", reg::LDR, 0x0200_0000),
     ("SPIV", reg::SPIV, 0x1e7),
     ("LVT timer", reg::LVT_TIMER, LVT_MASKED | LVT_PERIODIC | 0x41),
@@ -122,6 +122,28 @@ fn guest_and_userspace_see_the_same_apic(t: &mut OneVcpu) -> TestResult {
             changed(reg, value)
         );
     }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn sets_its_priority(g: &mut Guest) {
+    const PRIORITY: u32 = 0x35;
+    let apic = Apic::enable();
+    apic.write(reg::TPR, PRIORITY);
+    check_eq!("TPR reads as written", apic.read(reg::TPR), PRIORITY);
+    g.sync(READY, &[]);
+    check_eq!("TPR keeps its sub-class across an exit", apic.read(reg::TPR), PRIORITY);
+    write_cr8(4);
+    check_eq!("a write to CR8 clears the sub-class", apic.read(reg::TPR), 0x40);
+    apic.write(reg::TPR, PRIORITY);
+    check_eq!("CR8 reads as the class", read_cr8(), u64::from(PRIORITY >> 4));
+}
+
+/// The task priority has a class, which CR8 is, and a sub-class (SDM vol. 3, "Task Priority Register").
+#[kvm_test(sets_its_priority, irqchip)]
+fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(READY)?;
+    check_eq!("userspace reads class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
     t.vcpu.run_until_done()
 }
 
