@@ -128,7 +128,7 @@ fn beside(
         let start = Instant::now();
         let mut rounds = 0;
         let mut result = announce(THERE);
-        while result.is_ok() && rounds < ROUNDS && start.elapsed() < LONGEST {
+        while result.is_ok() && rounds < ROUNDS && (rounds == 0 || start.elapsed() < LONGEST) {
             result = change(rounds, &announce);
             rounds += 1;
         }
