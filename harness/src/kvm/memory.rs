@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use guest_protocol::layout;
 use nix::errno::Errno;
 
 use crate::outcome::{Failure, TestResult};
+
+/// KVM/s390 maps a guest's memory by segments of 1 MiB, and wants it to start at one.
+const SLACK: usize = if cfg!(target_arch = "s390x") { 1 << 20 } else { 0 };
 
 /// Page-aligned memory of this process; unmapped on drop.
 #[derive(Debug)]
@@ -45,14 +49,33 @@ impl Mapping {
     ///
     /// The host refuses.
     pub fn with_flags(len: usize, flags: MapFlags) -> TestResult<Self> {
-        let size =
-            NonZeroUsize::new(len).ok_or_else(|| Failure::Error("mapping of 0 bytes".into()))?;
+        let size = NonZeroUsize::new(len + SLACK).filter(|_| len > 0);
+        let size = size.ok_or_else(|| Failure::Error("mapping of 0 bytes".into()))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
             mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)
         }
         .map_err(|e| Failure::Error(format!("mmap of {len} bytes: {e}")))?;
-        Ok(Self { base, len })
+        Ok(Self { base, len }.without_slack())
+    }
+
+    /// Cuts what was mapped beside an aligned part of `len` bytes.
+    fn without_slack(mut self) -> Self {
+        if SLACK > 0 {
+            let before = self.base.align_offset(SLACK);
+            let behind = before + self.len.next_multiple_of(layout::PAGE_SIZE as usize);
+            // SAFETY: our own mapping of `SLACK` bytes more than `len`, not used yet.
+            unsafe {
+                let start = self.base;
+                self.base = start.add(before);
+                for (from, to) in [(0, before), (behind, self.len + SLACK)] {
+                    if from < to {
+                        let _ = munmap(start.add(from), to - from);
+                    }
+                }
+            }
+        }
+        self
     }
 
     /// `len` bytes of what a KVM descriptor offers for mapping at `offset`.
@@ -85,7 +108,11 @@ impl Mapping {
         assert!(len <= self.len, "the overlay is larger than the mapping");
         let address = NonZeroUsize::new(self.base.as_ptr() as usize);
         let size = NonZeroUsize::new(len).ok_or_else(|| Failure::Error("empty overlay".into()))?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        if cfg!(target_arch = "s390x") {
+            // Hercules goes on 2 bytes too far when the host has no page for a guest's instruction.
+            flags |= MapFlags::MAP_POPULATE;
+        }
         // SAFETY: replaces pages of our own mapping.
         unsafe {
             mmap(address, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)

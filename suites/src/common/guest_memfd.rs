@@ -69,7 +69,7 @@ fn require_guest_memfd(vm: &Vm) -> TestResult {
 
 /// api.rst 4.140: without KVM_MEM_GUEST_MEMFD, KVM_SET_USER_MEMORY_REGION2 is
 /// KVM_SET_USER_MEMORY_REGION: the same slots, the same refusals.
-#[kvm_test(requires(cap::USER_MEMORY2))]
+#[kvm_test(requires(host::SMALL_SLOTS, cap::USER_MEMORY2))]
 fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     let memory = pages(2, 0)?;
@@ -98,7 +98,7 @@ fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
 }
 
 /// api.rst 4.142: a guest_memfd has a size of whole pages, not 0, and known flags only; else EINVAL.
-#[kvm_test(requires(cap::GUEST_MEMFD))]
+#[kvm_test(requires(host::SMALL_SLOTS, cap::GUEST_MEMFD))]
 fn create_guest_memfd_wants_whole_pages(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     require_guest_memfd(vm)?;
@@ -129,7 +129,7 @@ fn create_guest_memfd_wants_whole_pages(t: &mut OneVm) -> TestResult {
 
 /// api.rst 4.140: the part of a guest_memfd that backs a slot starts at a whole page, lies inside the
 /// file, is of this VM's guest_memfd, and backs no other slot.
-#[kvm_test(requires(cap::USER_MEMORY2, cap::GUEST_MEMFD))]
+#[kvm_test(requires(host::SMALL_SLOTS, cap::USER_MEMORY2, cap::GUEST_MEMFD))]
 fn guest_memfd_binding_is_checked(t: &mut OneVm) -> TestResult {
     const FILE_PAGES: u64 = 4;
     let vm = &t.vm;

@@ -44,8 +44,9 @@ pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
     let mut x = [0; 31];
     x.copy_from_slice(&args[trap::REGS..trap::REGS + 31]);
     let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
-    let overflow = [vector::LOAD_PAGE, vector::STORE_PAGE].map(u64::from).contains(&args[trap::VECTOR])
-        && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
+    let overflow =
+        [vector::LOAD_PAGE, vector::STORE_PAGE].map(u64::from).contains(&args[trap::VECTOR])
+            && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
     let overflow =
         if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
     format!(

@@ -31,6 +31,8 @@ pub mod reg {
     const CORE: u64 = KVM_REG_RISCV_U64 | 2 << 24;
     const CSR: u64 = KVM_REG_RISCV_U64 | 3 << 24;
 
+    /// mvendorid, in the configuration registers.
+    pub const MVENDORID: u64 = KVM_REG_RISCV_U64 | 1 << 24 | 2;
     /// The program counter.
     pub const PC: u64 = CORE;
     /// x`n`, for `n` from 1.
@@ -105,7 +107,9 @@ pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
 pub(crate) fn prepare_vm(_: &Vm, shape: VmShape) -> TestResult<VmState> {
     match shape.irqchip {
         Irqchip::None => Ok(VmState),
-        Irqchip::Kernel => Err(Failure::Skip("an interrupt controller set up by the harness".into())),
+        Irqchip::Kernel => {
+            Err(Failure::Skip("an interrupt controller set up by the harness".into()))
+        }
         Irqchip::Split => Err(Failure::Skip("KVM_CAP_SPLIT_IRQCHIP".into())),
     }
 }
