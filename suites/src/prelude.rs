@@ -30,7 +30,7 @@ mod host_half {
     pub use harness::kvm::{
         Event, Exit, ExitMatch, GuardedBuffer, IoDirection, IoEventfd, Ioctl, Irqchip, Irqfd,
         Mapping, Next, Route, System, Vcpu, Vm, VmShape, bindings, eventually, raw_ioctl,
-        raw_ioctl_fd, raw_ioctl_value, request,
+        raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request,
     };
     pub use harness::outcome::{Failure, TestResult};
     pub use harness::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};

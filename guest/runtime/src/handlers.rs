@@ -27,6 +27,13 @@ fn slot(vector: u8) -> *mut Option<Handler> {
     unsafe { &raw mut (&mut (*HANDLERS.0.get()))[cpu_id() as usize][usize::from(vector)] }
 }
 
+/// Whether this vCPU has a handler for `vector`.
+#[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "only there levels differ"))]
+pub(crate) fn is_handled(vector: u8) -> bool {
+    // SAFETY: the slot is this vCPU's.
+    unsafe { slot(vector).read_volatile() }.is_some()
+}
+
 /// Hands the frame to the handler of `vector`, or to the host where there is none.
 pub(crate) fn call(vector: u8, frame: &mut TrapFrame) {
     // SAFETY: the slot is this vCPU's.

@@ -91,6 +91,23 @@ pub struct kvm_create_guest_memfd {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
+pub struct kvm_create_device {
+    pub type_: u32,
+    pub fd: u32,
+    pub flags: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct kvm_device_attr {
+    pub flags: u32,
+    pub group: u32,
+    pub attr: u64,
+    pub addr: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct kvm_mp_state {
     pub mp_state: u32,
 }

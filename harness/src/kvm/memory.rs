@@ -14,8 +14,8 @@ use nix::errno::Errno;
 
 use crate::outcome::{Failure, TestResult};
 
-/// KVM/s390 maps a guest's memory by segments of 1 MiB, and wants it to start at one.
-const SLACK: usize = if cfg!(target_arch = "s390x") { 1 << 20 } else { 0 };
+/// Bytes that one entry of a segment table maps on s390x.
+const S390_SEGMENT: usize = 1 << 20;
 
 /// Page-aligned memory of this process; unmapped on drop.
 #[derive(Debug)]
@@ -49,33 +49,47 @@ impl Mapping {
     ///
     /// The host refuses.
     pub fn with_flags(len: usize, flags: MapFlags) -> TestResult<Self> {
-        let size = NonZeroUsize::new(len + SLACK).filter(|_| len > 0);
-        let size = size.ok_or_else(|| Failure::Error("mapping of 0 bytes".into()))?;
+        match cfg!(target_arch = "s390x") {
+            // KVM/s390 maps a guest's memory by segments, and wants it to start at one.
+            true => Self::with_alignment(len, S390_SEGMENT, flags),
+            false => Self::anywhere(len, flags),
+        }
+    }
+
+    fn anywhere(len: usize, flags: MapFlags) -> TestResult<Self> {
+        let size =
+            NonZeroUsize::new(len).ok_or_else(|| Failure::Error("mapping of 0 bytes".into()))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
             mmap_anonymous(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)
         }
         .map_err(|e| Failure::Error(format!("mmap of {len} bytes: {e}")))?;
-        Ok(Self { base, len }.without_slack())
+        Ok(Self { base, len })
     }
 
-    /// Cuts what was mapped beside an aligned part of `len` bytes.
-    fn without_slack(mut self) -> Self {
-        if SLACK > 0 {
-            let before = self.base.align_offset(SLACK);
-            let behind = before + self.len.next_multiple_of(layout::PAGE_SIZE as usize);
-            // SAFETY: our own mapping of `SLACK` bytes more than `len`, not used yet.
-            unsafe {
-                let start = self.base;
-                self.base = start.add(before);
-                for (from, to) in [(0, before), (behind, self.len + SLACK)] {
-                    if from < to {
-                        let _ = munmap(start.add(from), to - from);
-                    }
-                }
+    /// `len` bytes of zeroes mapped with `flags`, at a multiple of `align` (a power of two of at least
+    /// a page).
+    ///
+    /// # Errors
+    ///
+    /// The host refuses.
+    pub fn with_alignment(len: usize, align: usize, flags: MapFlags) -> TestResult<Self> {
+        let whole = Self::anywhere(len + align, flags)?;
+        let head = (whole.hva() as usize).next_multiple_of(align) - whole.hva() as usize;
+        let kept = len.next_multiple_of(layout::PAGE_SIZE as usize);
+        // SAFETY: both ends lie in the new mapping, which nobody has seen yet.
+        let base = unsafe {
+            let base = whole.base.byte_add(head);
+            if head > 0 {
+                let _ = munmap(whole.base, head);
             }
-        }
-        self
+            if head + kept < len + align {
+                let _ = munmap(base.byte_add(kept), len + align - head - kept);
+            }
+            base
+        };
+        std::mem::forget(whole);
+        Ok(Self { base, len })
     }
 
     /// `len` bytes of what a KVM descriptor offers for mapping at `offset`.

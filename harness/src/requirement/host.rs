@@ -29,3 +29,19 @@ pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement {
     name: "kvm.ignore_msrs=N",
     met: |f| !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1"),
 };
+
+/// Guests can have single instructions emulated.
+pub const FORCED_EMULATION: Requirement = Requirement {
+    name: "kvm.force_emulation_prefix=Y",
+    met: |f| {
+        f.module_params
+            .get("kvm.force_emulation_prefix")
+            .is_some_and(|v| !matches!(v.as_str(), "N" | "0"))
+    },
+};
+
+/// A host that may be broken: one of the lab's.
+pub const EXPENDABLE: Requirement = Requirement {
+    name: "an emulated host (--host PROFILE)",
+    met: |f| !matches!(f.profile.as_str(), "" | "native"),
+};

@@ -1,5 +1,6 @@
 //! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
 
+pub mod hyperv;
 mod image;
 mod interrupts;
 mod state;

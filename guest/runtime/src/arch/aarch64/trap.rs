@@ -46,14 +46,22 @@ pub mod vector {
     pub const DATA_ABORT_LOWER: u8 = 0x24;
     pub const DATA_ABORT: u8 = 0x25;
     pub const SP_ALIGNMENT: u8 = 0x26;
+    pub const BREAKPOINT_LOWER: u8 = 0x30;
     pub const BREAKPOINT: u8 = 0x31;
+    pub const SOFTWARE_STEP_LOWER: u8 = 0x32;
     pub const SOFTWARE_STEP: u8 = 0x33;
+    pub const WATCHPOINT_LOWER: u8 = 0x34;
     pub const WATCHPOINT: u8 = 0x35;
     pub const BRK: u8 = 0x3c;
     pub const IRQ: u8 = 0x40;
     pub const FIQ: u8 = 0x41;
     pub const SERROR: u8 = 0x42;
+    /// Any synchronous exception from EL0, before the handler of its class.
+    pub const FROM_EL0: u8 = 0x43;
 }
+
+/// Entry of the vector table for a synchronous exception from AArch64 at a lower level.
+const SYNC_FROM_LOWER: u64 = 8;
 
 /// The interrupted state. A handler may change it; it is restored on return (`sp` only where a guest
 /// function was interrupted).
@@ -97,6 +105,7 @@ impl TrapFrame {
                 | vector::PC_ALIGNMENT
                 | vector::DATA_ABORT_LOWER
                 | vector::DATA_ABORT
+                | vector::WATCHPOINT_LOWER
                 | vector::WATCHPOINT
         );
         Trap { vector, esr: self.esr, addr: if has_address { self.far } else { 0 } }
@@ -164,10 +173,9 @@ core::arch::global_asm!(
     "mrs x4, esr_el1",
     "mrs x5, far_el1",
     "add x6, sp, #{frame}",
-    // SPSR_EL1.M is EL1h: a handler was interrupted, on this very stack.
-    "and x7, x3, #0xf",
-    "cmp x7, #5",
-    "csel x1, x6, x1, eq",
+    // SPSR_EL1.M is EL1h (EL2h): a handler was interrupted, on this very stack.
+    "tst x3, #1",
+    "csel x1, x6, x1, ne",
     "stp x30, x1, [sp, #240]",
     "stp x2, x3, [sp, #256]",
     "stp x4, x5, [sp, #272]",
@@ -179,9 +187,7 @@ core::arch::global_asm!(
     "ldp x2, x3, [sp, #256]",
     "msr elr_el1, x2",
     "msr spsr_el1, x3",
-    "and x7, x3, #0xf",
-    "cmp x7, #5",
-    "b.eq 1f",
+    "tbnz x3, #0, 1f",
     "msr sp_el0, x1",
     "1:",
     "ldp x2, x3, [sp, #16]",
@@ -246,7 +252,8 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.elr = resume;
         return;
     }
-    handlers::call(vector, frame);
+    let for_el0 = frame.entry == SYNC_FROM_LOWER && handlers::is_handled(vector::FROM_EL0);
+    handlers::call(if for_el0 { vector::FROM_EL0 } else { vector }, frame);
 }
 
 /// Runs one instruction that may fault: `Result<(), Trap>`. X9, X10 and X11 carry the trap. An SVC

@@ -3,6 +3,8 @@
 pub mod apic;
 pub mod cpu;
 pub mod entry;
+pub mod forced;
+pub mod hyperv;
 pub mod insn;
 pub mod ioapic;
 pub mod kvm;

@@ -1,0 +1,174 @@
+//! KVM_GET_SUPPORTED_HV_CPUID: the leaves that make KVM look like Hyper-V (api.rst 4.118; TLFS,
+//! "Feature and Interface Discovery").
+use crate::prelude::*;
+
+#[host]
+use {
+    bindings::kvm_cpuid_entry2, harness::arch::hyperv::supported_hyperv_cpuid,
+    request::x86::KVM_GET_SUPPORTED_HV_CPUID,
+};
+
+#[host]
+const VENDOR_AND_MAX_FUNCTIONS: u32 = 0x4000_0000;
+#[host]
+const INTERFACE: u32 = 0x4000_0001;
+#[host]
+const FEATURES: u32 = 0x4000_0003;
+#[host]
+const ENLIGHTENMENT_INFO: u32 = 0x4000_0004;
+#[host]
+const IMPLEMENT_LIMITS: u32 = 0x4000_0005;
+#[host]
+const NESTED_FEATURES: u32 = 0x4000_000a;
+#[host]
+const SYNDBG_INTERFACE: u32 = 0x4000_0081;
+/// "Hv#1", and the same for the synthetic debugger.
+#[host]
+const HYPERV_SIGNATURE: u32 = u32::from_le_bytes(*b"Hv#1");
+#[host]
+const SYNDBG_SIGNATURE: u32 = u32::from_le_bytes(*b"VS#1");
+/// FEATURES.EDX: synthetic timers that interrupt directly. ENLIGHTENMENT_INFO.EAX: IPIs by hypercall,
+/// the Enlightened VMCS, and cores that are not shared.
+#[host]
+const STIMER_DIRECT_MODE: u32 = 1 << 19;
+#[host]
+const CLUSTER_IPI_RECOMMENDED: u32 = 1 << 10;
+#[host]
+const ENLIGHTENED_VMCS: u32 = 1 << 14;
+
+#[host]
+fn leaf(leaves: &[kvm_cpuid_entry2], function: u32) -> TestResult<kvm_cpuid_entry2> {
+    match leaves.iter().find(|entry| entry.function == function) {
+        Some(entry) => Ok(*entry),
+        None => fail!("no leaf {function:#x}"),
+    }
+}
+
+/// What every list must be.
+#[host]
+fn is_sound(leaves: &[kvm_cpuid_entry2]) -> TestResult {
+    check!("there are the leaves of the interface", leaves.len() >= 6, "{}", leaves.len());
+    for entry in leaves {
+        let in_order = (VENDOR_AND_MAX_FUNCTIONS..0x4000_0100).contains(&entry.function);
+        check!("leaves are those of hypervisors", in_order, "{entry:x?}");
+        let plain = entry.index == 0 && entry.flags == 0 && entry.padding == [0; 3];
+        check!("index, flags and padding are 0", plain, "{entry:x?}");
+        let twins = leaves.iter().filter(|other| other.function == entry.function).count();
+        check_eq!("each leaf is there once", twins, 1);
+    }
+    let vendor = leaf(leaves, VENDOR_AND_MAX_FUNCTIONS)?;
+    let highest = leaves.iter().map(|entry| entry.function).max();
+    check_eq!("the highest leaf is told", Some(vendor.eax), highest);
+    let name: Vec<u8> =
+        [vendor.ebx, vendor.ecx, vendor.edx].iter().flat_map(|r| r.to_le_bytes()).collect();
+    check_eq!("the vendor is KVM", String::from_utf8_lossy(&name), "Linux KVM Hv");
+    check_eq!("the interface is Hyper-V's", leaf(leaves, INTERFACE)?.eax, HYPERV_SIGNATURE);
+    let limits = leaf(leaves, IMPLEMENT_LIMITS)?;
+    check!("there is a limit of virtual processors", limits.eax > 0, "{limits:x?}");
+    if let Ok(syndbg) = leaf(leaves, SYNDBG_INTERFACE) {
+        check_eq!("the debugger's interface has its signature", syndbg.eax, SYNDBG_SIGNATURE);
+    }
+    let features = leaf(leaves, FEATURES)?;
+    for (bit, what) in
+        [(1, "TIME_REF_COUNT"), (5, "hypercall MSRs"), (6, "VP_INDEX"), (9, "the reference TSC")]
+    {
+        check!("{what} is offered", features.eax >> bit & 1 != 0, "{features:x?}");
+    }
+    Ok(())
+}
+
+/// The system's list.
+#[kvm_test(requires(cap::SYS_HYPERV_CPUID))]
+fn systems_leaves_are_sound(_: &mut HostOnly) -> TestResult {
+    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let leaves = supported_hyperv_cpuid(system).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
+    is_sound(&leaves)?;
+    let recommended = leaf(&leaves, ENLIGHTENMENT_INFO)?.eax;
+    check!("IPIs by hypercall are recommended", recommended & CLUSTER_IPI_RECOMMENDED != 0);
+    Ok(())
+}
+
+/// A vCPU's list offers what needs the local APIC only where that is in the kernel, and the Enlightened
+/// VMCS only where there is one.
+#[kvm_test(requires(cap::HYPERV_CPUID), params = [none: Irqchip::None, kernel: Irqchip::Kernel])]
+fn vcpus_leaves_follow_its_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestResult {
+    let mut vm = Vm::new(VmShape { irqchip })?;
+    let vcpu = vm.create_vcpu(0)?;
+    let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
+    is_sound(&leaves)?;
+    let in_kernel = irqchip == Irqchip::Kernel;
+    let direct = leaf(&leaves, FEATURES)?.edx & STIMER_DIRECT_MODE != 0;
+    check_eq!("direct synthetic timers need an in-kernel APIC", direct, in_kernel);
+    let recommended = leaf(&leaves, ENLIGHTENMENT_INFO)?.eax;
+    let evmcs = leaf(&leaves, NESTED_FEATURES).is_ok_and(|nested| nested.eax & 0xffff != 0);
+    let told = recommended & ENLIGHTENED_VMCS != 0;
+    check_eq!("the Enlightened VMCS is recommended where it has a version", told, evmcs);
+    Ok(())
+}
+
+/// IPIs by hypercall need the APIC too.
+#[kvm_test(requires(cap::HYPERV_CPUID), params = [none: Irqchip::None, kernel: Irqchip::Kernel])]
+fn ipi_hypercalls_follow_the_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestResult {
+    let mut vm = Vm::new(VmShape { irqchip })?;
+    let vcpu = vm.create_vcpu(0)?;
+    let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
+    let ipis = leaf(&leaves, ENLIGHTENMENT_INFO)?.eax & CLUSTER_IPI_RECOMMENDED != 0;
+    check_eq!("they are recommended with an in-kernel APIC only", ipis, irqchip == Irqchip::Kernel);
+    Ok(())
+}
+
+/// A list without room for all leaves is E2BIG and left alone; a buffer that is not there is EFAULT.
+#[kvm_test(requires(cap::HYPERV_CPUID))]
+fn short_lists_are_refused(t: &mut OneVm) -> TestResult {
+    const ENTRY: usize = size_of::<kvm_cpuid_entry2>();
+    let vcpu = t.vm.create_vcpu(0)?;
+    let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?.len();
+    for nent in [0, 1, leaves - 1] {
+        let mut list = vec![0x5a; 8 + ENTRY * nent];
+        list[..4].copy_from_slice(&(nent as u32).to_ne_bytes());
+        let before = list.clone();
+        let got = vcpu.raw(KVM_GET_SUPPORTED_HV_CPUID, &mut list);
+        check_eq!("room for {nent} of the leaves is E2BIG", got, Err(Errno::E2BIG));
+        check!("room for {nent} of the leaves: nothing is written", list == before);
+    }
+    let mut short = vec![0; 8 + ENTRY * (leaves - 1)];
+    short[..4].copy_from_slice(&(leaves as u32).to_ne_bytes());
+    let got = vcpu.raw(KVM_GET_SUPPORTED_HV_CPUID, &mut short);
+    check_eq!("memory that ends before the last leaf is EFAULT", got, Err(Errno::EFAULT));
+    Ok(())
+}
+
+/// The host tells a leaf and its four registers as userspace set them; leaf 0 is the end.
+#[guest]
+fn reads_leaves(g: &mut Guest) {
+    loop {
+        let request = g.sync(1, &[]);
+        if request[0] == 0 {
+            return;
+        }
+        let got = cpuid(request[0] as u32, 0).map(u64::from);
+        check_eq!("CPUID gives what userspace set", got.as_slice(), &request[1..5]);
+    }
+}
+
+/// What KVM tells, KVM takes, and the guest sees all of it.
+#[kvm_test(requires(cap::HYPERV_CPUID))]
+fn guest_sees_the_leaves(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(reads_leaves))?;
+    let leaves: Vec<_> = t.vm.cpuid_mut().as_slice().to_vec();
+    for entry in leaves.iter().filter(|entry| entry.function >> 28 == 4) {
+        vcpu.run_until_sync(1)?;
+        let registers = [entry.eax, entry.ebx, entry.ecx, entry.edx].map(u64::from);
+        vcpu.answer(&[
+            entry.function.into(),
+            registers[0],
+            registers[1],
+            registers[2],
+            registers[3],
+        ]);
+    }
+    vcpu.run_until_sync(1)?;
+    vcpu.answer(&[0]);
+    vcpu.run_until_done()
+}

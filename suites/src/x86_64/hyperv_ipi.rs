@@ -1,0 +1,271 @@
+//! Hyper-V's IPI hypercalls: HvCallSendSyntheticClusterIpi and its extended form interrupt exactly the
+//! virtual processors that they name (TLFS, "Interrupts").
+use crate::prelude::*;
+use hyperv::{FAST_WORDS, Hypercalls, code, control, status};
+
+const GUEST_OS_ID: u64 = 0x8100_0000_0000_0001;
+const HYPERCALL_PAGE: u64 = layout::SCRATCH;
+const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
+const GENERIC_SET_SPARSE_4K: u64 = 0;
+const GENERIC_SET_ALL: u64 = 1;
+/// Vectors that may be sent.
+const LOWEST: u64 = 0x10;
+const HIGHEST: u64 = 0xff;
+const VECTOR: u64 = 0x81;
+const READY: u64 = 1;
+const HEADER: u64 = 1 << control::VARIABLE_HEADER_SHIFT;
+
+#[guest]
+fn has_an_apic(g: &mut Guest) {
+    Apic::enable();
+    g.sync(READY, &[]);
+}
+
+/// Makes calls for the host: whether fast, control, then words of input; tells the result.
+#[guest]
+fn sends(g: &mut Guest) {
+    Apic::enable();
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let mut result = [0, 0];
+    loop {
+        let request = g.sync(READY, &result);
+        let mut words = [0; FAST_WORDS];
+        words.copy_from_slice(&request[2..2 + FAST_WORDS]);
+        let done = if request[0] != 0 {
+            calls.fast(request[1], &words)
+        } else {
+            for (i, word) in words.iter().enumerate() {
+                poke(INPUT_PAGE + 8 * i as u64, *word);
+            }
+            calls.slow(request[1], request[2 + FAST_WORDS], 0)
+        };
+        result = match done {
+            Ok(value) => [value, 0],
+            Err(trap) => [0, trap.vector.into()],
+        };
+    }
+}
+
+#[host]
+use bindings::{Msrs, kvm_msr_entry};
+
+#[host]
+const NR_VCPUS: u32 = 4;
+#[host]
+const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
+#[host]
+const HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE: u32 = 1 << 4;
+/// VP indices as KVM gives them, and in two banks of a sparse set.
+#[host]
+const ONE_BANK: [u64; 4] = [0, 1, 2, 3];
+#[host]
+const TWO_BANKS: [u64; 4] = [0, 2, 65, 127];
+
+/// A sender with its hypercall page, and receivers with their APICs on.
+#[host]
+struct Cluster {
+    sender: Vcpu,
+    receivers: Vec<Vcpu>,
+    indices: [u64; 4],
+    fast: bool,
+}
+
+/// How input is given, and the VP indices.
+#[host]
+#[derive(Clone, Copy)]
+struct Shape {
+    fast: bool,
+    indices: [u64; 4],
+}
+
+#[host]
+fn set_vp_index(vcpu: &Vcpu, index: u64) -> TestResult {
+    let entry = kvm_msr_entry { index: hyperv::msr::VP_INDEX, data: index, ..Default::default() };
+    let msrs = Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+    check_eq!("userspace sets a VP index", vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?, 1);
+    Ok(())
+}
+
+#[host]
+impl Cluster {
+    fn new(vm: &mut Vm, shape: Shape) -> TestResult<Self> {
+        vm.offer_hyperv()?;
+        let xmm = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx & HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE;
+        require!(!shape.fast || xmm != 0, "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
+        let mut sender = vm.add_vcpu(0, guest_fn!(sends))?;
+        let mut receivers = Vec::new();
+        for vcpu in 1..NR_VCPUS {
+            let mut receiver = vm.add_vcpu(vcpu, guest_fn!(has_an_apic))?;
+            set_vp_index(&receiver, shape.indices[vcpu as usize])?;
+            receiver.run_until_sync(READY)?;
+            receivers.push(receiver);
+        }
+        sender.run_until_sync(READY)?;
+        Ok(Self { sender, receivers, indices: shape.indices, fast: shape.fast })
+    }
+
+    /// Makes a call with `words` of input: the result, or the vector of a fault.
+    fn call(&mut self, control: u64, words: &[u64]) -> TestResult<Result<u64, u64>> {
+        self.call_at(control, words, INPUT_PAGE)
+    }
+
+    fn call_at(&mut self, control: u64, words: &[u64], gpa: u64) -> TestResult<Result<u64, u64>> {
+        let mut request = [0; 3 + FAST_WORDS];
+        (request[0], request[1]) = (self.fast.into(), control);
+        request[2..2 + words.len()].copy_from_slice(words);
+        request[2 + FAST_WORDS] = gpa;
+        self.sender.answer(&request);
+        let [result, fault, ..] = self.sender.run_until_sync(READY)?;
+        Ok(if fault == 0 { Ok(result) } else { Err(fault) })
+    }
+
+    /// Which vCPUs have `vector` pending, as a mask; takes it from them.
+    fn interrupted(&self, vector: u64) -> TestResult<u32> {
+        let mut mask = 0;
+        let all = std::iter::once(&self.sender).chain(&self.receivers);
+        for (bit, vcpu) in all.enumerate() {
+            mask |= u32::from(vcpu.drop_pending(vector as u8)?) << bit;
+        }
+        Ok(mask)
+    }
+
+    /// The banks that name the vCPUs in `mask`.
+    fn banks(&self, mask: u32) -> [u64; 2] {
+        let mut banks = [0; 2];
+        for vcpu in (0..NR_VCPUS).filter(|vcpu| mask >> vcpu & 1 != 0) {
+            let index = self.indices[vcpu as usize];
+            banks[index as usize / 64] |= 1 << (index % 64);
+        }
+        banks
+    }
+}
+
+#[host]
+const SHAPES: [Shape; 4] = [
+    Shape { fast: false, indices: ONE_BANK },
+    Shape { fast: false, indices: TWO_BANKS },
+    Shape { fast: true, indices: ONE_BANK },
+    Shape { fast: true, indices: TWO_BANKS },
+];
+
+/// Each set of vCPUs is interrupted, and no other vCPU, by mask and by sparse set.
+#[kvm_test(requires(cap::HYPERV_SEND_IPI), irqchip, params = [
+    slow: SHAPES[0], slow_two_banks: SHAPES[1], fast: SHAPES[2], fast_two_banks: SHAPES[3],
+])]
+fn exactly_the_named_vcpus_are_interrupted(t: &mut OneVm, shape: Shape) -> TestResult {
+    let mut cluster = Cluster::new(&mut t.vm, shape)?;
+    const DONE: Result<u64, u64> = Ok(status::SUCCESS);
+    for mask in 0..1 << NR_VCPUS {
+        let banks = cluster.banks(mask);
+        if banks[1] == 0 {
+            let got = cluster.call(code::SEND_IPI, &[VECTOR, banks[0]])?;
+            check_eq!("a mask of {mask:#b} is taken", got, DONE);
+            let who = cluster.interrupted(VECTOR)?;
+            check_eq!("a mask interrupts exactly {mask:#b}", who, mask);
+        }
+        let valid = u64::from(banks[0] != 0) | u64::from(banks[1] != 0) << 1;
+        let mut words = vec![VECTOR, GENERIC_SET_SPARSE_4K, valid];
+        words.extend(banks.iter().filter(|bank| **bank != 0));
+        let header = u64::from(valid.count_ones()) << control::VARIABLE_HEADER_SHIFT;
+        let got = cluster.call(code::SEND_IPI_EX | header, &words)?;
+        check_eq!("a sparse set of {mask:#b} is taken", got, DONE);
+        let who = cluster.interrupted(VECTOR)?;
+        check_eq!("a sparse set interrupts exactly {mask:#b}", who, mask);
+    }
+    let got = cluster.call(code::SEND_IPI_EX, &[VECTOR, GENERIC_SET_ALL, 0])?;
+    check_eq!("the set of all is taken", got, DONE);
+    let all = (1 << NR_VCPUS) - 1;
+    check_eq!("the set of all interrupts every vCPU", cluster.interrupted(VECTOR)?, all);
+    let nobody = 1 << 63;
+    let got = cluster.call(code::SEND_IPI, &[VECTOR, nobody])?;
+    check_eq!("a VP index that is not there is fine", got, DONE);
+    let got = cluster
+        .call(code::SEND_IPI_EX | HEADER, &[VECTOR, GENERIC_SET_SPARSE_4K, 1 << 63, u64::MAX])?;
+    check_eq!("a bank that is not there is fine", got, DONE);
+    check_eq!("and interrupts nobody", cluster.interrupted(VECTOR)?, 0);
+    Ok(())
+}
+
+/// The vectors that exist for interrupts are sent, others refused; so is input of the wrong shape.
+#[kvm_test(requires(cap::HYPERV_SEND_IPI), irqchip, params = [slow: SHAPES[0], fast: SHAPES[2]])]
+fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
+    let mut cluster = Cluster::new(&mut t.vm, shape)?;
+    const INVALID: Result<u64, u64> = Ok(status::INVALID_HYPERCALL_INPUT);
+    const DONE: Result<u64, u64> = Ok(status::SUCCESS);
+    let everyone = (1 << NR_VCPUS) - 1;
+    for (vector, want) in [
+        (0, INVALID),
+        (2, INVALID),
+        (LOWEST - 1, INVALID),
+        (LOWEST, DONE),
+        (0x20, DONE),
+        (HIGHEST, DONE),
+        (HIGHEST + 1, INVALID),
+        (0x1_0000_0000 - 1, INVALID),
+    ] {
+        let got = cluster.call(code::SEND_IPI, &[vector, everyone])?;
+        check_eq!("vector {vector:#x} ends as it must", got, want);
+        let ex = cluster.call(code::SEND_IPI_EX, &[vector, GENERIC_SET_ALL, 0])?;
+        check_eq!("vector {vector:#x} to the set of all ends as it must", ex, want);
+        let who = u64::from(cluster.interrupted(vector)?);
+        let expected = if want == DONE { everyone } else { 0 };
+        check_eq!("vector {vector:#x} interrupts those that it must", who, expected);
+    }
+    const REP: u64 = 1 << control::REP_COUNT_SHIFT;
+    const START: u64 = 1 << control::REP_START_SHIFT;
+    let mask = [VECTOR, everyone];
+    let sparse = [VECTOR, GENERIC_SET_SPARSE_4K, 1, everyone];
+    for (what, change) in [("rep count", REP), ("rep start", START)] {
+        let got = cluster.call(code::SEND_IPI | change, &mask)?;
+        check_eq!("an IPI by mask has no {what}", got, INVALID);
+        let got = cluster.call(code::SEND_IPI_EX | HEADER | change, &sparse)?;
+        check_eq!("an IPI by set has no {what}", got, INVALID);
+    }
+    check_eq!(
+        "an IPI by mask has no header",
+        cluster.call(code::SEND_IPI | HEADER, &mask)?,
+        INVALID
+    );
+    let got = cluster.call(code::SEND_IPI_EX, &sparse)?;
+    check_eq!("a header shorter than the set is refused", got, INVALID);
+    let got = cluster.call(code::SEND_IPI_EX | 2 * HEADER, &sparse)?;
+    check_eq!("a header longer than the set is refused", got, INVALID);
+    for bit in control::RESERVED {
+        let got = cluster.call(code::SEND_IPI | 1 << bit, &mask)?;
+        check_eq!("reserved bit {bit} is refused", got, INVALID);
+    }
+    if shape.fast {
+        let got = cluster.call(code::SEND_IPI, &[VECTOR | 1 << 32, everyone])?;
+        check_eq!("reserved bits beside the vector are refused", got, INVALID);
+    } else {
+        let got = cluster.call_at(code::SEND_IPI, &mask, layout::FREE)?;
+        check_eq!("input that is no memory is refused", got, INVALID);
+        let got = cluster.call_at(code::SEND_IPI_EX | HEADER, &sparse, layout::FREE)?;
+        check_eq!("input with a set that is no memory is refused", got, INVALID);
+    }
+    check_eq!("what is refused interrupts nobody", cluster.interrupted(VECTOR)?, 0);
+    let got = cluster.call(code::SEND_IPI, &mask)?;
+    check_eq!("the call works afterwards", got, DONE);
+    check_eq!("and interrupts", u64::from(cluster.interrupted(VECTOR)?), everyone);
+    Ok(())
+}
+
+/// Without an in-kernel APIC there is nobody to interrupt: the call is refused.
+#[kvm_test(requires(cap::HYPERV_SEND_IPI))]
+fn without_an_apic_ipis_are_refused(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(sends_without_apic))?;
+    vcpu.run_until_done()
+}
+
+#[guest]
+fn sends_without_apic(_: &mut Guest) {
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let mut words = [0; FAST_WORDS];
+    (words[0], words[1]) = (VECTOR, 1);
+    let got = calls.fast(code::SEND_IPI, &words);
+    check_eq!("an IPI is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
+    words[1] = GENERIC_SET_ALL;
+    let got = calls.fast(code::SEND_IPI_EX, &words);
+    check_eq!("an IPI to all is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
+}

@@ -1,0 +1,421 @@
+//! Hyper-V's remote TLB flush: once a flush hypercall has returned, no vCPU that it names uses an old
+//! translation (TLFS, HvCallFlushVirtualAddressSpace and its siblings).
+//!
+//! Every vCPU has translation tables of its own, so that no other vCPU's flush can help it, and reads
+//! one address again and again. The sender changes the entries behind that address, calls, and only
+//! then announces a new phase: each named vCPU must read the new page from then on, and the sender
+//! waits until each has read it [`OBSERVATIONS`] times. A vCPU that does not run ends in a timeout,
+//! never in a pass.
+use crate::prelude::*;
+use hyperv::{FAST_WORDS, Hypercalls, code, control, status};
+
+const GUEST_OS_ID: u64 = 0x8100_0000_0000_0001;
+const HYPERCALL_PAGE: u64 = layout::SCRATCH;
+const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
+/// What each worker reads, one of two pages; the sender is vCPU 0.
+const WORKERS: u64 = 2;
+/// Where a worker reads: in its own tables, with a page on either side.
+const GVA: u64 = mmu::OWN + 0x20_0000;
+/// Rounds of each variant and set of vCPUs (an even number: the pages take turns), and reads after
+/// each.
+const ROUNDS: u64 = 4;
+const OBSERVATIONS: u64 = 20;
+/// Reads in one phase after which a worker lets others have its CPU.
+const SPINS: u64 = 500;
+const YIELD_PORT: u16 = 0x90;
+
+/// HV_FLUSH_* flags.
+const ALL_PROCESSORS: u64 = 1 << 0;
+const ALL_VIRTUAL_ADDRESS_SPACES: u64 = 1 << 1;
+/// Formats of a set of virtual processors.
+const GENERIC_SET_SPARSE_4K: u64 = 0;
+const GENERIC_SET_ALL: u64 = 1;
+
+/// Value of the page that a worker must read in `phase`.
+const fn content(worker: u64, phase: u64) -> u64 {
+    0x1000 + worker * 0x10 + phase % 2
+}
+
+/// The pages behind [`GVA`], by worker and by [`content`]'s last bit.
+const fn page(worker: u64, which: u64) -> u64 {
+    layout::SCRATCH + 0x1_0000 + (worker * 2 + which) * layout::PAGE_SIZE
+}
+
+/// A phase that is about to change, or the end: nothing is said about what is read.
+const CHANGING: u64 = u64::MAX;
+const END: u64 = u64::MAX - 1;
+
+/// By worker: the phase that it is to see; where its entry is; reads in that phase; old values among
+/// them.
+#[shared]
+static PHASE: [AtomicU64; 3] = [const { AtomicU64::new(CHANGING) }; 3];
+#[shared]
+static ENTRY: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+#[shared]
+static OBSERVED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+#[shared]
+static STALE: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+#[guest]
+fn reads_for_ever(g: &mut Guest) {
+    let me = g.vcpu() as usize;
+    mmu::use_own_root();
+    for which in 0..2 {
+        poke(page(me as u64, which), content(me as u64, which));
+    }
+    mmu::map(GVA, page(me as u64, 0), mmu::Size::Small, mmu::flags::DEFAULT);
+    ENTRY[me].store(mmu::entry_address(GVA), SeqCst);
+    let (mut seen, mut spins) = (CHANGING, 0);
+    loop {
+        let phase = PHASE[me].load(SeqCst);
+        if phase == END {
+            return;
+        }
+        let value: u64 = peek(GVA);
+        if phase != CHANGING && PHASE[me].load(SeqCst) == phase {
+            if value != content(me as u64, phase) {
+                STALE[me].fetch_add(1, SeqCst);
+            }
+            OBSERVED[me].fetch_add(1, SeqCst);
+        }
+        spins = if phase == seen { spins + 1 } else { 0 };
+        seen = phase;
+        if spins >= SPINS {
+            outb(YIELD_PORT, 0);
+            spins = 0;
+        }
+    }
+}
+
+/// How a call names the vCPUs that it is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Named {
+    /// A mask of the first 64, in the input.
+    Mask,
+    /// HV_FLUSH_ALL_PROCESSORS.
+    AllFlag,
+    /// A sparse set.
+    Sparse,
+    /// The set of all.
+    SetAll,
+    /// The set of all, with banks that mean nothing.
+    SetAllWithBanks,
+}
+
+/// What a list names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Flushed {
+    Space,
+    /// The page alone.
+    Page,
+    /// The page as the last of a range that starts two pages before.
+    Range,
+    /// The page as the last of several entries.
+    Several,
+}
+
+/// Words of a call's input, and the control value that goes with them.
+fn input(named: Named, flushed: Flushed, banks: [u64; 2]) -> (u64, [u64; FAST_WORDS]) {
+    let mut words = [0; FAST_WORDS];
+    let flags =
+        ALL_VIRTUAL_ADDRESS_SPACES | if named == Named::AllFlag { ALL_PROCESSORS } else { 0 };
+    words[1] = flags;
+    let mut used = 2;
+    let mut put = |word| {
+        words[used] = word;
+        used += 1;
+    };
+    let ex = !matches!(named, Named::Mask | Named::AllFlag);
+    let mut nr_banks = 0;
+    if ex {
+        let sparse = named == Named::Sparse;
+        put(if sparse { GENERIC_SET_SPARSE_4K } else { GENERIC_SET_ALL });
+        let valid = match named {
+            Named::Sparse => u64::from(banks[0] != 0) | u64::from(banks[1] != 0) << 1,
+            Named::SetAllWithBanks => 0b101,
+            _ => 0,
+        };
+        put(valid);
+        for bank in banks.into_iter().filter(|bank| sparse && *bank != 0) {
+            put(bank);
+        }
+        if named == Named::SetAllWithBanks {
+            put(0);
+            put(0);
+        }
+        nr_banks = u64::from(valid.count_ones());
+    } else {
+        put(if named == Named::Mask { banks[0] } else { 0 });
+    }
+    let entries: &[u64] = match flushed {
+        Flushed::Space => &[],
+        Flushed::Page => &[GVA],
+        // The low 12 bits are the number of further pages.
+        Flushed::Range => &[(GVA - 2 * layout::PAGE_SIZE) | 2],
+        Flushed::Several => &[GVA + (16 << 12), GVA + (32 << 12) + 1, GVA],
+    };
+    entries.iter().for_each(|entry| put(*entry));
+    let code = match (flushed == Flushed::Space, ex) {
+        (true, false) => code::FLUSH_VIRTUAL_ADDRESS_SPACE,
+        (true, true) => code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX,
+        (false, false) => code::FLUSH_VIRTUAL_ADDRESS_LIST,
+        (false, true) => code::FLUSH_VIRTUAL_ADDRESS_LIST_EX,
+    };
+    let reps = entries.len() as u64;
+    let control =
+        code | nr_banks << control::VARIABLE_HEADER_SHIFT | reps << control::REP_COUNT_SHIFT;
+    (control, words)
+}
+
+fn call(
+    calls: Hypercalls,
+    fast: bool,
+    control: u64,
+    words: &[u64; FAST_WORDS],
+) -> Result<u64, Trap> {
+    if fast {
+        return calls.fast(control, words);
+    }
+    for (i, word) in words.iter().enumerate() {
+        poke(INPUT_PAGE + 8 * i as u64, *word);
+    }
+    calls.slow(control, INPUT_PAGE, 0)
+}
+
+/// Waits until `worker` has read [`OBSERVATIONS`] times in its phase.
+fn observed(worker: usize) {
+    let mut spins = 0;
+    wait_until(|| {
+        spins += 1;
+        if spins % SPINS == 0 {
+            outb(YIELD_PORT, 0);
+        }
+        OBSERVED[worker].load(SeqCst) >= OBSERVATIONS
+    });
+}
+
+fn announce(worker: usize, phase: u64) {
+    PHASE[worker].store(CHANGING, SeqCst);
+    OBSERVED[worker].store(0, SeqCst);
+    PHASE[worker].store(phase, SeqCst);
+}
+
+/// Argument 0: whether calls are fast; 1 and 2: the VP indices of the workers.
+#[guest]
+fn flushes(g: &mut Guest) {
+    let fast = g.arg(0) != 0;
+    let indices = [0, g.arg(1), g.arg(2)];
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let workers = 1..=WORKERS as usize;
+    for worker in workers.clone() {
+        wait_until(|| {
+            outb(YIELD_PORT, 0);
+            ENTRY[worker].load(SeqCst) != 0
+        });
+        announce(worker, 0);
+    }
+    let mut phase = 0;
+    for named in [Named::Mask, Named::AllFlag, Named::Sparse, Named::SetAll, Named::SetAllWithBanks]
+    {
+        for flushed in [Flushed::Space, Flushed::Page, Flushed::Range, Flushed::Several] {
+            // Bits 1 and 2: the workers that are named.
+            for set in [0b010_usize, 0b100, 0b110] {
+                let everyone = !matches!(named, Named::Mask | Named::Sparse);
+                let targets = || workers.clone().filter(|w| everyone || set >> w & 1 != 0);
+                let mut banks = [0; 2];
+                targets().for_each(|w| banks[indices[w] as usize / 64] |= 1 << (indices[w] % 64));
+                if (named == Named::Mask && banks[1] != 0) || (everyone && set != 0b110) {
+                    continue;
+                }
+                let (control, words) = input(named, flushed, banks);
+                for _ in 0..ROUNDS {
+                    phase += 1;
+                    targets().for_each(observed);
+                    targets().for_each(|w| PHASE[w].store(CHANGING, SeqCst));
+                    for worker in targets() {
+                        let entry = page(worker as u64, phase % 2) | mmu::flags::DEFAULT;
+                        poke(ENTRY[worker].load(SeqCst), entry);
+                    }
+                    let result = call(calls, fast, control, &words);
+                    let completed = control >> control::REP_COUNT_SHIFT << 32;
+                    check_eq!(
+                        "{named:?} {flushed:?} succeeds for all its reps",
+                        result,
+                        Ok(status::SUCCESS | completed)
+                    );
+                    targets().for_each(|w| announce(w, phase));
+                    targets().for_each(observed);
+                    let stale: u64 = targets().map(|w| STALE[w].swap(0, SeqCst)).sum();
+                    check_eq!(
+                        "{named:?} {flushed:?}: every vCPU of set {set:#b} reads the new page",
+                        stale,
+                        0
+                    );
+                }
+            }
+        }
+    }
+    workers.clone().for_each(|w| PHASE[w].store(END, SeqCst));
+    g.sync(DONE, &[phase]);
+}
+
+/// The sender has made this many rounds.
+const DONE: u64 = 1;
+
+#[host]
+use bindings::{Msrs, kvm_msr_entry};
+
+#[host]
+const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
+#[host]
+const HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE: u32 = 1 << 4;
+
+/// How input is given, and the workers' VP indices.
+#[host]
+#[derive(Clone, Copy)]
+struct Shape {
+    fast: bool,
+    indices: [u64; 2],
+}
+
+/// VP indices as KVM gives them, and such that two banks of a sparse set are needed.
+#[host]
+const ONE_BANK: [u64; 2] = [1, 2];
+#[host]
+const TWO_BANKS: [u64; 2] = [2, 65];
+
+#[host]
+fn require_fast(vm: &mut Vm, fast: bool) -> TestResult {
+    let features = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx;
+    require!(
+        !fast || features & HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE != 0,
+        "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE"
+    );
+    Ok(())
+}
+
+/// Runs to the end, or to [`DONE`], and lets other threads run where the guest asks for that.
+#[host]
+fn run(vcpu: &mut Vcpu) -> TestResult<u64> {
+    loop {
+        match vcpu.run_until_next()? {
+            Next::Done => return Ok(0),
+            Next::Sync(args) => return Ok(args[1]),
+            Next::Exit(stop) => match stop.exit() {
+                Exit::Io { port: YIELD_PORT, .. } => std::thread::yield_now(),
+                other => fail!("{other:x?} instead of an end"),
+            },
+        }
+    }
+}
+
+/// Every variant of the flush hypercalls, to each set of vCPUs, with input in memory and in registers.
+#[kvm_test(requires(cap::HYPERV_TLBFLUSH), vcpus = 3, params = [
+    slow: Shape { fast: false, indices: ONE_BANK },
+    slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
+    fast: Shape { fast: true, indices: ONE_BANK },
+    fast_two_banks: Shape { fast: true, indices: TWO_BANKS },
+])]
+fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestResult {
+    t.vm.offer_hyperv()?;
+    require_fast(&mut t.vm, shape.fast)?;
+    let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes))?;
+    sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
+    let mut workers = Vec::new();
+    for (vcpu, index) in (1..).zip(shape.indices) {
+        let worker = t.vm.add_vcpu(vcpu, guest_fn!(reads_for_ever))?;
+        let index =
+            kvm_msr_entry { index: hyperv::msr::VP_INDEX, data: index, ..Default::default() };
+        let msrs = Msrs::from_entries(&[index]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+        let set = worker.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+        check_eq!("userspace sets the VP index", set, 1);
+        workers.push(worker);
+    }
+    let rounds = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            workers.iter_mut().map(|worker| scope.spawn(move || run(worker))).collect();
+        let rounds = run(&mut sender);
+        if rounds.is_err() {
+            // Workers go on until they are told.
+            t.vm.shared(shared_static!(PHASE)).iter().for_each(|phase| phase.store(END, SeqCst));
+        }
+        for thread in threads {
+            thread.join().map_err(|_| Failure::Error("a vCPU's thread panicked".into()))??;
+        }
+        rounds
+    })?;
+    harness::record::metric("rounds", "flushes", rounds as f64);
+    check!("there were rounds of every variant", rounds >= 20 * ROUNDS, "{rounds}");
+    Ok(())
+}
+
+/// Argument 0: whether calls are fast.
+#[guest]
+fn makes_invalid_calls(g: &mut Guest) {
+    let fast = g.arg(0) != 0;
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    const INVALID: Result<u64, Trap> = Ok(status::INVALID_HYPERCALL_INPUT);
+    let try_with = |named, flushed, change: fn(u64) -> u64| {
+        let (control, words) = input(named, flushed, [1, 0]);
+        call(calls, fast, change(control), &words)
+    };
+    const HEADER: u64 = 1 << control::VARIABLE_HEADER_SHIFT;
+    const REP: u64 = 1 << control::REP_COUNT_SHIFT;
+    const START: u64 = 1 << control::REP_START_SHIFT;
+    for named in [Named::Mask, Named::Sparse] {
+        let space = |change| try_with(named, Flushed::Space, change);
+        let list = |change| try_with(named, Flushed::Page, change);
+        check_eq!("{named:?}: a flush of all addresses works", space(|c| c), Ok(status::SUCCESS));
+        check_eq!("{named:?}: a flush of all addresses has no reps", space(|c| c | REP), INVALID);
+        check_eq!(
+            "{named:?}: a flush of all addresses has no start",
+            space(|c| c | START),
+            INVALID
+        );
+        check_eq!("{named:?}: a list works", list(|c| c), Ok(status::SUCCESS | 1 << 32));
+        check_eq!("{named:?}: an empty list is refused", list(|c| c & !REP), INVALID);
+        check_eq!("{named:?}: a list starts at its start", list(|c| c | START), INVALID);
+        check_eq!("{named:?}: a wrong header size is refused", space(|c| c ^ HEADER), INVALID);
+        check_eq!("{named:?}: of a list too", list(|c| c ^ HEADER), INVALID);
+        check_eq!("{named:?}: a larger header too", space(|c| c + 2 * HEADER), INVALID);
+        for bit in control::RESERVED {
+            let (control, words) = input(named, Flushed::Space, [1, 0]);
+            let got = call(calls, fast, control | 1 << bit, &words);
+            check_eq!("{named:?}: reserved bit {bit} is refused", got, INVALID);
+        }
+    }
+    let (control, mut words) = input(Named::Sparse, Flushed::Space, [0, 0]);
+    check_eq!("an empty set is fine", call(calls, fast, control, &words), Ok(status::SUCCESS));
+    words[3] = 1 << 63;
+    let far = call(calls, fast, control | HEADER, &words);
+    check_eq!("a bank that no vCPU can be in is fine", far, Ok(status::SUCCESS));
+    if fast {
+        // 12 halves of XMM registers, one of which is the mask.
+        let list = |reps: u64| {
+            let (control, words) = input(Named::AllFlag, Flushed::Page, [0; 2]);
+            call(calls, true, control & !REP | reps << control::REP_COUNT_SHIFT, &words)
+        };
+        check_eq!("registers hold 11 entries", list(11), Ok(status::SUCCESS | 11 << 32));
+        check_eq!("not 12", list(12), INVALID);
+    } else {
+        let (control, _) = input(Named::Mask, Flushed::Space, [1, 0]);
+        check_eq!(
+            "input that is no memory is refused",
+            calls.slow(control, layout::FREE, 0),
+            INVALID
+        );
+        let (control, _) = input(Named::Sparse, Flushed::Space, [1, 0]);
+        let ex = calls.slow(control, layout::FREE, 0);
+        check_eq!("input with a set that is no memory is refused", ex, INVALID);
+    }
+}
+
+/// Input that the specification does not allow is refused, and nothing else.
+#[kvm_test(requires(cap::HYPERV_TLBFLUSH), params = [slow: false, fast: true])]
+fn malformed_flushes_are_refused(t: &mut OneVm, fast: bool) -> TestResult {
+    t.vm.offer_hyperv()?;
+    require_fast(&mut t.vm, fast)?;
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(makes_invalid_calls))?;
+    vcpu.set_args(&[fast.into()]);
+    vcpu.run_until_done()
+}
