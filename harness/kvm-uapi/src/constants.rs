@@ -6,6 +6,7 @@ pub const KVM_CAP_NR_VCPUS: u32 = 9;
 pub const KVM_CAP_NR_MEMSLOTS: u32 = 10;
 pub const KVM_CAP_MAX_VCPUS: u32 = 66;
 pub const KVM_CAP_MULTI_ADDRESS_SPACE: u32 = 118;
+pub const KVM_CAP_PPC_ENABLE_HCALL: u32 = 104;
 pub const KVM_CAP_SPLIT_IRQCHIP: u32 = 121;
 pub const KVM_CAP_MAX_VCPU_ID: u32 = 128;
 pub const KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: u32 = 168;

@@ -188,6 +188,22 @@ pub union exit_data {
     pub padding: [u8; 256],
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hypercall {
+    pub nr: u64,
+    pub args: [u64; 6],
+    pub ret: u64,
+    pub __bindgen_anon_1: hypercall_flags,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub union hypercall_flags {
+    pub longmode: u32,
+    pub flags: u64,
+}
+
 macro_rules! exits {
     ($($name:ident { $($field:ident: $ty:ty,)* })*) => {$(
         #[repr(C)]
@@ -203,7 +219,6 @@ exits! {
     ex { exception: u32, error_code: u32, }
     io { direction: u8, size: u8, port: u16, count: u32, data_offset: u64, }
     mmio { phys_addr: u64, data: [u8; 8], len: u32, is_write: u8, }
-    hypercall { nr: u64, args: [u64; 6], ret: u64, flags: u64, }
     s390_sieic { icptcode: u8, ipa: u16, ipb: u32, }
     internal { suberror: u32, ndata: u32, data: [u64; 16], }
     papr_hcall { nr: u64, ret: u64, args: [u64; 9], }

@@ -17,8 +17,18 @@ const DAWRX_DW: u64 = 1 << 6;
 /// DSISR: a watchpoint matched.
 const DSISR_MATCH: u64 = 1 << 22;
 
+/// Lets KVM answer H_SET_MODE (api.rst 7.10, KVM_CAP_PPC_ENABLE_HCALL), which it leaves to userspace
+/// otherwise, and the guest have DAWR1 if it is to.
 #[host]
-const KVM_CAP_PPC_DAWR1: u32 = bindings::KVM_CAP_PPC_DAWR1;
+fn enable(vm: &Vm, dawr1: bool) -> TestResult {
+    use bindings::{KVM_CAP_PPC_DAWR1, KVM_CAP_PPC_ENABLE_HCALL};
+    vm.enable_cap(KVM_CAP_PPC_ENABLE_HCALL, [hcall::number::H_SET_MODE, 1, 0, 0])
+        .ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_ENABLE_HCALL)")?;
+    if dawr1 {
+        vm.enable_cap(KVM_CAP_PPC_DAWR1, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_DAWR1)")?;
+    }
+    Ok(())
+}
 
 fn set_mode(resource: u64, flags: u64, address: u64, extension: u64) -> i64 {
     hcall::call(hcall::number::H_SET_MODE, [flags, resource, address, extension])
@@ -33,8 +43,9 @@ fn sets_without_leave(_: &mut Guest) {
 }
 
 /// H_SET_MODE of DAWR1 is H_FUNCTION until userspace has enabled KVM_CAP_PPC_DAWR1.
-#[kvm_test(sets_without_leave, requires(cap::PPC_DAWR1))]
+#[kvm_test(sets_without_leave, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL))]
 fn dawr1_is_unknown_until_enabled(t: &mut OneVcpu) -> TestResult {
+    enable(&t.vm, false)?;
     t.vcpu.run_until_done()
 }
 
@@ -54,7 +65,7 @@ fn sets(g: &mut Guest) {
 }
 
 /// What the guest sets is what KVM_GET_ONE_REG gives; what is refused changes nothing.
-#[kvm_test(sets, requires(cap::PPC_DAWR1), params = [
+#[kvm_test(sets, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL), params = [
     first: (SET_DAWR0, reg::DAWR, reg::DAWRX),
     second: (SET_DAWR1, reg::DAWR1, reg::DAWRX1),
 ])]
@@ -62,7 +73,7 @@ fn set_mode_sets_the_watchpoint(
     t: &mut OneVcpu,
     (resource, dawr, dawrx): (u64, u64, u64),
 ) -> TestResult {
-    t.vm.enable_cap(KVM_CAP_PPC_DAWR1, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_DAWR1)")?;
+    enable(&t.vm, true)?;
     t.vcpu.set_args(&[resource]);
     let set = t.vcpu.run_until_sync(1)?;
     let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
@@ -77,9 +88,9 @@ fn set_mode_sets_the_watchpoint(
 fn returns(_: &mut Guest) {}
 
 /// KVM_SET_ONE_REG of DAWR1 and DAWRX1 is read back, and leaves the first watchpoint alone.
-#[kvm_test(returns, requires(cap::PPC_DAWR1))]
+#[kvm_test(returns, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL))]
 fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
-    t.vm.enable_cap(KVM_CAP_PPC_DAWR1, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_DAWR1)")?;
+    enable(&t.vm, true)?;
     let registers = [
         (reg::DAWR, 0x1_0000),
         (reg::DAWRX, DAWRX_DR),
@@ -125,9 +136,9 @@ fn watches(g: &mut Guest) {
 
 /// A store to the doubleword that is watched is a data storage interrupt; its neighbours and loads are
 /// not.
-#[kvm_test(watches, requires(cap::PPC_DAWR1), params = [first: SET_DAWR0, second: SET_DAWR1])]
+#[kvm_test(watches, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL), params = [first: SET_DAWR0, second: SET_DAWR1])]
 fn watchpoint_matches(t: &mut OneVcpu, resource: u64) -> TestResult {
-    t.vm.enable_cap(KVM_CAP_PPC_DAWR1, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_DAWR1)")?;
+    enable(&t.vm, true)?;
     t.vcpu.set_args(&[resource]);
     t.vcpu.run_until_done()
 }
