@@ -10,19 +10,12 @@ use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
 use super::exit::{Exit, ExitCounts};
+use super::request::{KVM_ENABLE_CAP, KVM_INTERRUPT, KVM_RUN};
 use super::{Ram, System, raw_ioctl, stats, watchdog};
 use crate::case::GuestFn;
 use crate::outcome::{Failure, TestResult};
 use crate::payload::Payload;
 use crate::{arch, record};
-
-/// `KVM_RUN`.
-const KVM_RUN: u64 = 0xae80;
-/// `KVM_INTERRUPT`.
-const KVM_INTERRUPT: u64 = 0x4004_ae86;
-
-/// `KVM_ENABLE_CAP`; kvm-ioctls has it for vCPUs of some architectures only.
-const KVM_ENABLE_CAP: u64 = 0x4068_aea3;
 
 /// A vCPU and what the run loop knows of it.
 #[derive(Debug)]
