@@ -228,7 +228,7 @@ fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
     );
     let got = cluster.call(code::SEND_IPI_EX, &sparse)?;
     check_eq!("a header shorter than the set is refused", got, INVALID);
-    let got = cluster.call(code::SEND_IPI_EX | 2 * HEADER, &sparse)?;
+    let got = cluster.call(code::SEND_IPI_EX | (2 * HEADER), &sparse)?;
     check_eq!("a header longer than the set is refused", got, INVALID);
     for bit in control::RESERVED {
         let got = cluster.call(code::SEND_IPI | 1 << bit, &mask)?;
