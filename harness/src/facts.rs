@@ -20,10 +20,15 @@ pub struct HostFacts {
     pub backend: String,
     /// Online CPUs.
     pub cpus: usize,
+    /// Bytes of the host's small pages.
+    pub page_size: u64,
     /// CPU model as the kernel names it.
     pub cpu_model: String,
     /// Host profile of the lab, `native` outside it.
     pub profile: String,
+    /// What the lab was asked for to boot, such as `debian:sid`; empty outside it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kernel_spec: String,
     /// Module parameters, `kvm_amd.nested` → `1`.
     pub module_params: BTreeMap<String, String>,
     /// `KVM_CHECK_EXTENSION` of every capability that the harness has a name for.
@@ -40,6 +45,7 @@ impl HostFacts {
     /// `/dev/kvm` cannot be used; the message says why and what to do.
     pub fn probe() -> Result<Self, KvmUnusable> {
         let system = System::get()?;
+        system.make_a_vm()?;
         let kernel = read("/proc/sys/kernel/osrelease");
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo
@@ -53,8 +59,10 @@ impl HostFacts {
             module_params: module_params(&["kvm", &backend]),
             backend,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            page_size: page_size(),
             cpu_model: model,
             profile: std::env::var("KVM_CONFORMANCE_PROFILE").unwrap_or_else(|_| "native".into()),
+            kernel_spec: std::env::var("KVM_CONFORMANCE_KERNEL_SPEC").unwrap_or_default(),
             caps: cap::ALL
                 .iter()
                 .map(|&(name, number)| (name.to_owned(), system.check_extension(number)))
@@ -67,6 +75,11 @@ impl HostFacts {
     pub fn cap(&self, name: &str) -> i64 {
         self.caps.get(name).copied().unwrap_or(0)
     }
+}
+
+fn page_size() -> u64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    size.map_or(0, |size| size as u64)
 }
 
 fn read(path: &str) -> String {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::HostFacts;
-use crate::outcome::{FailedCheck, Metric, Outcome};
+use crate::outcome::{FailedCheck, Metric, Outcome, Stats};
 
 /// One line of the stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +79,9 @@ pub struct TestReport {
     /// Measured values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<Metric>,
+    /// At a deadline, what KVM had counted of the VM and each vCPU.
+    #[serde(default, skip_serializing_if = "Stats::is_empty")]
+    pub kvm_stats: Stats,
     /// Last log lines, unless the test passed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
@@ -115,6 +118,16 @@ impl TestReport {
         }
         let lists = [&mut self.details, &mut self.log, &mut self.kernel_log];
         lists.into_iter().flatten().for_each(make_printable);
+        let printable = |mut text: String| {
+            make_printable(&mut text);
+            text
+        };
+        self.kvm_stats = std::mem::take(&mut self.kvm_stats)
+            .into_iter()
+            .map(|(of, values)| {
+                (printable(of), values.into_iter().map(|(name, n)| (printable(name), n)).collect())
+            })
+            .collect();
         self
     }
 
@@ -130,6 +143,7 @@ impl TestReport {
             groups: Vec::new(),
             details: Vec::new(),
             metrics: Vec::new(),
+            kvm_stats: Stats::new(),
             log: Vec::new(),
             kernel_log: Vec::new(),
             reference: None,

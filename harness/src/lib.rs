@@ -9,6 +9,7 @@ pub mod journal;
 pub mod kvm;
 pub mod outcome;
 pub mod payload;
+pub mod perf;
 pub mod record;
 pub mod registry;
 pub mod report;

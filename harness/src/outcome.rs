@@ -120,8 +120,18 @@ pub enum Event {
         name: String,
         /// Its unit, such as `ns` or `cycles`.
         unit: String,
-        /// The measured value.
+        /// The measured value; the median of several.
         value: f64,
+        /// How far several values lie apart.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spread: Option<Spread>,
+    },
+    /// What KVM has counted of a VM or vCPU, at the deadline.
+    Stats {
+        /// `VM`, or `vCPU` and its index.
+        of: String,
+        /// Name → value, as `KVM_GET_STATS_FD` gives them.
+        values: BTreeMap<String, u64>,
     },
     /// A line of the guest's or the host half's log.
     Log {
@@ -157,9 +167,68 @@ pub struct Metric {
     pub name: String,
     /// Its unit.
     pub unit: String,
-    /// The measured value.
+    /// The measured value; the median of several.
     pub value: f64,
+    /// How far several values lie apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
 }
+
+/// Several measured values of one thing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// All of them, in the order in which they were measured.
+    pub samples: Vec<f64>,
+}
+
+impl Spread {
+    /// The median of `samples`, and their spread; `None` where there are none.
+    pub fn of(samples: &[f64]) -> Option<(f64, Self)> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = match sorted.len() % 2 {
+            1 => sorted[middle],
+            _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        };
+        Some((median, Self { min, max, samples: samples.to_vec() }))
+    }
+}
+
+impl fmt::Display for Metric {
+    /// `name = median unit (min to max, n samples)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} {}", self.name, Digits(self.value), self.unit)?;
+        match &self.spread {
+            Some(Spread { min, max, samples }) if samples.len() > 1 => {
+                write!(f, " ({} to {}, {} samples)", Digits(*min), Digits(*max), samples.len())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A number with as many digits as mean something.
+struct Digits(f64);
+
+impl fmt::Display for Digits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = match self.0.abs() {
+            size if size == size.trunc() || size >= 1000.0 => 0,
+            size if size >= 10.0 => 1,
+            _ => 3,
+        };
+        write!(f, "{:.digits$}", self.0)
+    }
+}
+
+/// `VM` or a vCPU → statistic → value.
+pub type Stats = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// What the events of one test add up to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -170,6 +239,8 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// Measured values, in order.
     pub metrics: Vec<Metric>,
+    /// What KVM had counted at the deadline: of the VM or a vCPU, by name.
+    pub kvm_stats: Stats,
     /// Log lines, in order.
     pub log: Vec<String>,
     /// The verdict, reason and details, once told.
@@ -190,7 +261,12 @@ impl Tally {
                     self.failed.push(name);
                 }
             }
-            Event::Metric { name, unit, value } => self.metrics.push(Metric { name, unit, value }),
+            Event::Metric { name, unit, value, spread } => {
+                self.metrics.push(Metric { name, unit, value, spread });
+            }
+            Event::Stats { of, values } => {
+                self.kvm_stats.insert(of, values);
+            }
             Event::Log { line } => {
                 if self.log.len() == Self::MAX_LOG {
                     self.log.remove(0);
@@ -235,6 +311,19 @@ mod tests {
             tally.failed_checks(),
             [FailedCheck { name: "rule".into(), detail: "first".into() }]
         );
+    }
+
+    #[test]
+    fn several_values_have_a_median_and_a_spread() {
+        assert_eq!(Spread::of(&[]), None);
+        let (median, spread) = Spread::of(&[30.0, 10.0, 20.0]).unwrap();
+        assert_eq!((median, spread.min, spread.max), (20.0, 10.0, 30.0));
+        assert_eq!(spread.samples, [30.0, 10.0, 20.0]);
+        assert_eq!(Spread::of(&[1.0, 2.0, 4.0, 9.0]).unwrap().0, 3.0);
+        let metric =
+            |value, spread| Metric { name: "exit".into(), unit: "us".into(), value, spread };
+        assert_eq!(metric(20.0, Some(spread)).to_string(), "exit = 20 us (10 to 30, 3 samples)");
+        assert_eq!(metric(1.25, None).to_string(), "exit = 1.250 us");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The payload: parsed once, mapped copy-on-write into every VM.
 
+mod image;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,31 +11,33 @@ use std::sync::OnceLock;
 
 use guest_protocol::layout;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
+use object::{Object, ObjectSection};
 
 use crate::arch;
 use crate::case::GuestFn;
 use crate::kvm::{Mapping, Ram};
 use crate::outcome::{Failure, TestResult};
 use crate::runner::worker::keep_open;
+pub use image::Image;
 
 /// Frames that a backtrace shows at most.
 const MAX_FRAMES: usize = 16;
 
 /// A payload ELF, loaded.
 #[derive(Debug)]
-pub struct Payload {
-    elf: &'static [u8],
+pub struct Payload<'elf> {
+    elf: &'elf [u8],
     image: File,
     image_len: usize,
     start: u64,
     entries: HashMap<String, u64>,
     shared: HashMap<String, (u64, u64)>,
+    symbols: HashMap<&'elf str, u64>,
 }
 
-static PAYLOAD: OnceLock<Payload> = OnceLock::new();
+static PAYLOAD: OnceLock<Payload<'static>> = OnceLock::new();
 
-impl Payload {
+impl Payload<'static> {
     /// Makes `elf` the payload of this process.
     ///
     /// # Errors
@@ -58,71 +62,28 @@ impl Payload {
             .get()
             .ok_or_else(|| Failure::Error("no payload was loaded into this process".into()))
     }
+}
 
+impl<'elf> Payload<'elf> {
     /// Parses an ELF and lays it out as the guest will see it.
     ///
     /// # Errors
     ///
-    /// Anything that is not the ELF of a payload.
-    pub fn load(elf: &'static [u8]) -> Result<Self, String> {
-        let file = object::File::parse(elf).map_err(|e| e.to_string())?;
-        let mut image = vec![0; layout::PAYLOAD as usize];
-        for segment in file.segments() {
-            let data = segment.data().map_err(|e| e.to_string())?;
-            let (start, end) = (segment.address(), segment.address().checked_add(segment.size()));
-            let end = end.filter(|end| start >= layout::PAYLOAD && *end <= layout::RAM_SIZE);
-            let end = end.ok_or_else(|| {
-                format!(
-                    "segment of {:#x} bytes at {start:#x} is outside the payload's place",
-                    segment.size()
-                )
-            })?;
-            if data.len() as u64 > segment.size() {
-                return Err(format!("segment at {start:#x} has more bytes than its size"));
-            }
-            image.resize(image.len().max(end.next_multiple_of(layout::PAGE_SIZE) as usize), 0);
-            image[start as usize..start as usize + data.len()].copy_from_slice(data);
-        }
-        let symbols: HashMap<&str, u64> =
-            file.symbols().filter_map(|s| Some((s.name().ok()?, s.address()))).collect();
-        arch::prepare_image(&mut image, |name| symbols.get(name).copied())?;
-
-        let rows = |section: &str, words: usize| -> Result<Vec<Vec<u64>>, String> {
-            let section = file.section_by_name(section).ok_or(format!("no section {section}"))?;
-            let data = section.data().map_err(|e| e.to_string())?;
-            let word = |w: &[u8]| u64::from_ne_bytes(w.try_into().unwrap_or_default());
-            Ok(data
-                .chunks_exact(8 * words)
-                .map(|row| row.chunks_exact(8).map(word).collect())
-                .collect())
-        };
-        let name = |address: u64, len: u64| -> Result<String, String> {
-            let end = address.checked_add(len).filter(|end| *end <= image.len() as u64);
-            let end = end.ok_or(format!("a name at {address:#x} is outside the image"))?;
-            let bytes = &image[address as usize..end as usize];
-            String::from_utf8(bytes.to_vec())
-                .map_err(|_| format!("a name at {address:#x} is not UTF-8"))
-        };
-        let mut entries = HashMap::new();
-        for row in rows("guest_entries", 3)? {
-            entries.insert(name(row[0], row[1])?, row[2]);
-        }
-        let mut shared = HashMap::new();
-        for row in rows("guest_shared", 4).unwrap_or_default() {
-            shared.insert(name(row[0], row[1])?, (row[2], row[3]));
-        }
-
+    /// Anything that is not the ELF of a payload, or no memory.
+    pub fn load(elf: &'elf [u8]) -> Result<Self, String> {
+        let image = Image::parse(elf)?;
         let fd = memfd_create("payload", MFdFlags::MFD_CLOEXEC)
             .map_err(|e| format!("memfd_create: {e}"))?;
-        let image_file = File::from(fd);
-        image_file.write_all_at(&image, 0).map_err(|e| format!("writing the image: {e}"))?;
+        let file = File::from(fd);
+        file.write_all_at(&image.bytes, 0).map_err(|e| format!("writing the image: {e}"))?;
         Ok(Self {
             elf,
-            image: image_file,
-            image_len: image.len(),
-            start: file.entry(),
-            entries,
-            shared,
+            image: file,
+            image_len: image.bytes.len(),
+            start: image.start,
+            entries: image.entries,
+            shared: image.shared,
+            symbols: image.symbols,
         })
     }
 
@@ -155,6 +116,16 @@ impl Payload {
         }
     }
 
+    /// Address of a symbol.
+    ///
+    /// # Errors
+    ///
+    /// The payload has none of that name.
+    pub fn symbol(&self, name: &str) -> TestResult<u64> {
+        let address = self.symbols.get(name).copied();
+        address.ok_or_else(|| Failure::Error(format!("the payload has no symbol {name}")))
+    }
+
     /// The first instruction.
     pub fn start(&self) -> u64 {
         self.start
@@ -176,14 +147,7 @@ impl Payload {
         let mut addresses = vec![pc];
         let mut fp = fp;
         while addresses.len() < MAX_FRAMES {
-            let mut frame = [0; 16];
-            if fp == 0 || !fp.is_multiple_of(8) || ram.read(fp, &mut frame).is_none() {
-                break;
-            }
-            let word = |i: usize| {
-                u64::from_ne_bytes(frame[i * 8..i * 8 + 8].try_into().unwrap_or_default())
-            };
-            let (next, return_address) = (word(0), word(1));
+            let Some((next, return_address)) = arch::caller(ram, fp) else { break };
             if !(layout::PAYLOAD..layout::RAM_SIZE).contains(&return_address) {
                 break;
             }
@@ -236,18 +200,16 @@ impl Payload {
         }
     }
 
-    fn dwarf(
-        &self,
-    ) -> Option<addr2line::Context<gimli::EndianSlice<'static, gimli::RunTimeEndian>>> {
+    fn dwarf(&self) -> Option<addr2line::Context<gimli::EndianSlice<'elf, gimli::RunTimeEndian>>> {
         let file = object::File::parse(self.elf).ok()?;
         let section = |id: gimli::SectionId| -> Result<_, gimli::Error> {
             let data = file.section_by_name(id.name()).and_then(|s| s.uncompressed_data().ok());
-            let data: &'static [u8] = match data {
+            let data: &'elf [u8] = match data {
                 Some(Cow::Borrowed(bytes)) => bytes,
                 Some(Cow::Owned(bytes)) => bytes.leak(),
                 None => &[],
             };
-            Ok(gimli::EndianSlice::new(data, gimli::RunTimeEndian::Little))
+            Ok(gimli::EndianSlice::new(data, gimli::RunTimeEndian::default()))
         };
         let dwarf = gimli::Dwarf::load(section).ok()?;
         addr2line::Context::from_dwarf(dwarf).ok()

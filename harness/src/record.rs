@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::outcome::Event;
+use crate::outcome::{Event, Spread};
 
 /// Lines are sent together once they are this long.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -83,7 +83,25 @@ pub fn check(name: &str, pass: bool, detail: impl Display) {
 /// Reports a measured value.
 pub fn metric(name: &str, unit: &str, value: f64) {
     if let Some(sink) = lock().as_mut() {
-        sink.push(&Event::Metric { name: name.to_owned(), unit: unit.to_owned(), value });
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        sink.push(&Event::Metric { name, unit, value, spread: None });
+    }
+}
+
+/// Reports the median of several values of one thing, and their spread; nothing where there are none.
+pub fn samples(name: &str, unit: &str, samples: &[f64]) {
+    if let (Some(sink), Some((value, spread))) = (lock().as_mut(), Spread::of(samples)) {
+        let (name, unit, spread) = (name.to_owned(), unit.to_owned(), Some(spread));
+        sink.push(&Event::Metric { name, unit, value, spread });
+    }
+}
+
+/// Reports what KVM has counted of a VM or vCPU.
+pub fn stats(of: &str, values: BTreeMap<String, u64>) {
+    if !values.is_empty()
+        && let Some(sink) = lock().as_mut()
+    {
+        sink.push(&Event::Stats { of: of.to_owned(), values });
     }
 }
 

@@ -1,7 +1,8 @@
 //! What every test file imports.
 
 pub use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
-pub use guest_runtime::arch::{peek, poke, with_handler};
+pub use guest_runtime::handlers::with_handler;
+pub use guest_runtime::memory::{peek, poke};
 pub use guest_runtime::protocol::layout;
 pub use guest_runtime::shared::PageAligned;
 pub use guest_runtime::sync::{Barrier, spin_for, wait_until};
@@ -10,6 +11,8 @@ pub use suites_macros::{guest, host, kvm_test, shared};
 
 #[cfg(target_arch = "aarch64")]
 pub use crate::aarch64::prelude::*;
+#[cfg(target_arch = "riscv64")]
+pub use crate::riscv64::prelude::*;
 #[cfg(target_arch = "x86_64")]
 pub use crate::x86_64::prelude::*;
 
@@ -23,7 +26,7 @@ mod host_half {
     pub use harness::kvm::{
         Event, Exit, ExitMatch, GuardedBuffer, IoDirection, IoEventfd, Ioctl, Irqchip, Irqfd,
         Mapping, Next, Route, System, Vcpu, Vm, VmShape, bindings, eventually, raw_ioctl,
-        raw_ioctl_fd, raw_ioctl_value, request,
+        raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request,
     };
     pub use harness::outcome::{Failure, TestResult};
     pub use harness::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};

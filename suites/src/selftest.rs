@@ -13,6 +13,18 @@ fn guest_loops_for_ever(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
+/// Where several vCPUs run into the deadline, each is told of.
+#[kvm_test(loops_for_ever, vcpus = 2, groups("nodefault"))]
+fn both_guests_loop_for_ever(t: &mut OneVcpu) -> TestResult {
+    let mut second = t.vm.add_vcpu(1, guest_fn!(loops_for_ever))?;
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| second.run_until_done());
+        let first = t.vcpu.run_until_done();
+        let _ = run.join();
+        first
+    })
+}
+
 #[guest]
 fn halts_for_ever(_: &mut Guest) {
     guest_runtime::arch::halt_forever();
@@ -122,8 +134,22 @@ fn payload_lacks_the_guest_function(t: &mut OneVm) -> TestResult {
     t.vm.add_vcpu(0, GuestFn { name: "suites::selftest::gone" }).map(|_| ())
 }
 
+/// A VM that outlives its test is told: the next test on this host would share it.
+#[kvm_test(groups("nodefault"))]
+fn vm_is_left_open(t: &mut HostOnly) -> TestResult {
+    std::mem::forget(Vm::new(t.setup.shape)?);
+    Ok(())
+}
+
 /// A skip that only shows late is told with the requirement's name.
 #[kvm_test(groups("nodefault"))]
 fn late_skip(_: &mut HostOnly) -> TestResult {
     skip!("a host with a flux capacitor");
+}
+
+/// A host that dies is told with its last words, and a fresh one goes on with the next test.
+#[kvm_test(requires(host::EXPENDABLE), groups("nodefault"))]
+fn host_panics(_: &mut HostOnly) -> TestResult {
+    let written = std::fs::write("/proc/sysrq-trigger", "c");
+    fail!("the host lives: {written:?}");
 }

@@ -8,11 +8,14 @@ use harness::cli::remote::Remote;
 use harness::outcome;
 
 use crate::error::{LabError, Result};
+use crate::interrupt;
 use crate::kernel::Kernel;
 use crate::lab::{Event, Lab, Outcome, Request};
-use crate::toolchain::{self, Build};
+use crate::toolchain;
 use crate::{Arch, Cache, Profile};
 
+/// Exit status of a run without tests.
+const NOTHING_RAN: u8 = 3;
 /// Boots after a host's death, at most.
 const MOST_BOOTS: usize = 20;
 /// A host that says nothing for ever is given up after this.
@@ -27,6 +30,9 @@ pub struct Test {
     /// Start the host from a checkpoint of itself, made by the first such run.
     #[arg(long)]
     pub warm: bool,
+    /// Seconds that the host may say nothing before it counts as hanging.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub patience: u64,
     /// The runner's own command line.
     #[command(flatten)]
     pub run: RunArgs,
@@ -54,16 +60,8 @@ fn default_host(arch: Arch) -> &'static str {
         Arch::Aarch64 => "arm64-gicv3-vhe",
         Arch::Riscv64 => "riscv64",
         Arch::Ppc64le => "ppc64le-p10",
-        Arch::S390x => "s390x-qemu",
+        Arch::S390x => "s390x-hercules",
     }
-}
-
-/// The runner for `arch`: this machine's own as it is built anyway, others without their own debug
-/// information (the payload inside keeps its).
-fn build(cache: &Cache, arch: Arch) -> Result<PathBuf> {
-    let strip = Arch::native() != Some(arch);
-    let runner = Build { package: "suites", bin: "kvm-conformance", arch, strip, env: &[] };
-    toolchain::build(cache, &runner)
 }
 
 /// Boots the host, runs the tests, boots again after a death, and reports. Gives the exit status.
@@ -73,13 +71,18 @@ fn build(cache: &Cache, arch: Arch) -> Result<PathBuf> {
 /// The host cannot be started, or an output cannot be written.
 pub fn test(test: &Test) -> Result<u8> {
     let profile = profile(&test.run)?;
+    if let Some(why) = &profile.no_kvm {
+        eprintln!("skip: {}: {why}", profile.name);
+        return Ok(NOTHING_RAN);
+    }
     let cache = Cache::open()?;
-    let spec = test.run.kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
-    let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
+    let spec = test.run.kernel.as_ref().unwrap_or(&profile.kernel);
+    let kernel = Kernel::resolve(&spec.parse()?, profile.arch, &cache)?;
     let runner = match &test.runner {
         Some(runner) => runner.clone(),
-        None => build(&cache, profile.arch)?,
+        None => toolchain::runner(&cache, profile.arch)?,
     };
+    interrupt::take()?;
     let lab = Lab::new(cache);
     let mut remote = Remote::new(&test.run).map_err(LabError::Other)?;
     for _ in 0..MOST_BOOTS {
@@ -88,9 +91,13 @@ pub fn test(test: &Test) -> Result<u8> {
             kernel: kernel.clone(),
             runner: runner.clone(),
             argv: remote.inner_arguments(&test.run),
-            env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
+            env: vec![
+                ("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone()),
+                ("KVM_CONFORMANCE_KERNEL_SPEC".into(), spec.to_string()),
+            ],
             files: Vec::new(),
             timeout: LONGEST_RUN,
+            patience: Duration::from_secs(test.patience),
             console_log: None,
             kvm_optional: false,
             warm: test.warm,
@@ -103,6 +110,10 @@ pub fn test(test: &Test) -> Result<u8> {
             _ => {}
         })?;
         if remote.is_complete() {
+            break;
+        }
+        if let Outcome::Interrupted(signal) = end {
+            remote.interrupted(signal.as_str());
             break;
         }
         match took_a_test(&mut remote, end) {
@@ -137,6 +148,7 @@ fn took_a_test(remote: &mut Remote, end: Outcome) -> Option<String> {
             remote.say(&format!("the host's init failed: {why}"));
             return None;
         }
+        Outcome::Interrupted(_) => return None,
         Outcome::Exited(code) => {
             remote.say(&format!("the runner in the host ended with {code} and without a summary"));
             return None;

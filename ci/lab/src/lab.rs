@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lab_init::{Module, Plan};
+use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
 use crate::emulator::{self, Mode, Start};
@@ -37,6 +38,8 @@ pub struct Request {
     pub files: Vec<(String, PathBuf)>,
     /// From the runner's start to its end; the host's boot has a limit of its own.
     pub timeout: Duration,
+    /// How long the runner may say nothing before the host counts as hanging.
+    pub patience: Duration,
     /// Where the kernel's console goes; nowhere if absent.
     pub console_log: Option<PathBuf>,
     /// Run the program without `/dev/kvm` too.
@@ -101,6 +104,8 @@ pub enum Outcome {
     },
     /// The host's init could not do its work.
     HostFailed(String),
+    /// A signal told the lab to stop; the lines so far are good.
+    Interrupted(Signal),
 }
 
 /// Starts hosts.
@@ -143,7 +148,7 @@ impl Lab {
             let parked = warm::park(&self.cache, request, &base, &plan)?;
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {
-                    true => return session.follow(request.timeout, on_event),
+                    true => return session.follow(request, on_event),
                     false => eprintln!("lab: the restored host stands still; starting cold"),
                 },
                 Err(error) => {
@@ -165,8 +170,7 @@ impl Lab {
             feed: None,
             interactive: false,
         })?;
-        Session::new(machine, started, request.console_log.as_deref())?
-            .follow(request.timeout, on_event)
+        Session::new(machine, started, request.console_log.as_deref())?.follow(request, on_event)
     }
 
     pub(crate) fn base(&self, profile: &Profile, kernel: &Kernel) -> Result<Base> {
@@ -183,7 +187,7 @@ fn guest_files(request: &Request) -> Vec<GuestFile> {
     let others = request.files.iter().map(|(path, source)| GuestFile {
         path: path.clone(),
         source: source.clone(),
-        executable: false,
+        executable: true,
     });
     std::iter::once(runner).chain(others).collect()
 }

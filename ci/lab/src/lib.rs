@@ -6,15 +6,18 @@
 
 pub mod apt;
 mod arch;
+pub mod bench;
 mod cache;
 mod cpio;
 pub mod door;
 mod emulator;
 mod error;
 mod initramfs;
+pub mod interrupt;
 pub mod kernel;
 mod lab;
 pub mod matrix;
+pub mod nightly;
 mod process;
 mod profile;
 mod session;

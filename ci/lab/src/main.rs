@@ -51,6 +51,10 @@ enum Action {
     },
     /// Run the suite in a host, with the runner's own command line; results look as if native.
     Test(Box<lab::door::Test>),
+    /// Run the suite on every cell of ci/kernels.yaml and compare with the last night.
+    Nightly(lab::nightly::Nightly),
+    /// Measure how long a host takes to its first verdict, cold and restored.
+    Bench(lab::bench::Bench),
     /// List the kernels of the Debian archive.
     Kernels {
         /// Architecture.
@@ -135,6 +139,8 @@ fn act() -> anyhow::Result<u8> {
     match arguments.command {
         Action::Run(run) => run_host(run),
         Action::Test(test) => Ok(lab::door::test(&test)?),
+        Action::Bench(bench) => Ok(lab::bench::run(&bench)?),
+        Action::Nightly(nightly) => Ok(lab::nightly::run(&nightly)?),
         Action::Shell { host, kernel, runner, gdb } => shell(&host, kernel, runner, gdb),
         Action::Matrix { shard } => list_matrix(shard.as_deref()),
         Action::Kernels { arch } => list_kernels(arch),
@@ -158,15 +164,12 @@ fn list_hosts() -> anyhow::Result<u8> {
 }
 
 fn list_matrix(shard: Option<&str>) -> anyhow::Result<u8> {
-    let mut cells = matrix::cells()?;
+    let mut cells = matrix::cells(None)?;
     if let Some(shard) = shard {
-        let (index, count) = shard.split_once('/').context("--shard takes I/N")?;
-        let (index, count) = (index.parse()?, count.parse()?);
-        anyhow::ensure!((1..=count).contains(&index), "--shard {shard}: I goes from 1 to N");
-        cells = matrix::shard(cells, index, count);
+        cells = matrix::shard(cells, shard)?;
     }
     for cell in cells {
-        println!("{} {}", cell.host, cell.kernel);
+        println!("{cell}");
     }
     Ok(0)
 }
@@ -234,6 +237,7 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         env: Vec::new(),
         files: files.collect::<anyhow::Result<_>>()?,
         timeout: Duration::from_secs(run.timeout),
+        patience: Duration::from_secs(run.timeout),
         console_log: run.console,
         kvm_optional: run.kvm_optional,
         warm: run.warm,
@@ -289,6 +293,10 @@ fn exit_code(outcome: &Outcome) -> u8 {
         }
         Outcome::HostFailed(why) => {
             eprintln!("lab: the host's init failed: {why}");
+            EXIT_ERROR
+        }
+        Outcome::Interrupted(signal) => {
+            eprintln!("lab: {signal}");
             EXIT_ERROR
         }
     }

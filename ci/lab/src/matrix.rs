@@ -1,5 +1,7 @@
 //! The kernel matrix: `ci/kernels.yaml`.
 
+use std::fmt;
+use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -15,6 +17,20 @@ pub struct Cell {
     pub kernel: String,
 }
 
+impl Cell {
+    /// As part of a file's name.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        format!("{}@{}", self.host, self.kernel.replace(['/', ':', ','], "-"))
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.host, self.kernel)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Block {
@@ -22,24 +38,33 @@ struct Block {
     kernels: Vec<String>,
 }
 
-/// All cells, in the file's order, each once.
+/// All cells of a file, or of `ci/kernels.yaml`, in the file's order, each once.
 ///
 /// # Errors
 /// The file is missing or wrong.
-pub fn cells() -> Result<Vec<Cell>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels.yaml");
-    parse(&std::fs::read_to_string(&path).at(&path)?)
+pub fn cells(file: Option<&Path>) -> Result<Vec<Cell>> {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels.yaml");
+    let path = file.unwrap_or(&built_in);
+    parse(path, &fs::read_to_string(path).at(path)?)
 }
 
-/// Every `count`-th cell from the `index`-th (from 1), so that shards are alike.
-#[must_use]
-pub fn shard(cells: Vec<Cell>, index: usize, count: usize) -> Vec<Cell> {
-    cells.into_iter().skip(index.saturating_sub(1)).step_by(count.max(1)).collect()
+/// Of `I/N`: every N-th cell from the I-th, so that shards are alike.
+///
+/// # Errors
+/// It is no such part.
+pub fn shard(cells: Vec<Cell>, shard: &str) -> Result<Vec<Cell>> {
+    let numbers = shard.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match numbers {
+        Some((index @ 1.., count)) if index <= count => {
+            Ok(cells.into_iter().skip(index - 1).step_by(count).collect())
+        }
+        _ => Err(LabError::Other(format!("--shard {shard}: wanted is I/N, with I from 1 to N"))),
+    }
 }
 
-fn parse(text: &str) -> Result<Vec<Cell>> {
+fn parse(path: &Path, text: &str) -> Result<Vec<Cell>> {
     let blocks: Vec<Block> = serde_yaml::from_str(text)
-        .map_err(|error| LabError::Other(format!("kernels.yaml: {error}")))?;
+        .map_err(|error| LabError::Other(format!("{}: {error}", path.display())))?;
     let mut cells = Vec::new();
     for block in &blocks {
         for host in &block.hosts {
@@ -62,7 +87,7 @@ mod tests {
 
     #[test]
     fn every_cell_of_the_repository_can_be_read() -> Result<()> {
-        let cells = cells()?;
+        let cells = cells(None)?;
         assert!(!cells.is_empty());
         for cell in cells {
             Profile::load(&cell.host)?;
@@ -73,13 +98,16 @@ mod tests {
 
     #[test]
     fn shards_share_nothing_and_miss_nothing() -> Result<()> {
-        let cells = parse("- hosts: [a, b, a]\n  kernels: [debian:x, debian:y]\n")?;
+        let cells = parse(Path::new("m"), "- hosts: [a, b, a]\n  kernels: [debian:x, debian:y]\n")?;
         assert_eq!(cells.len(), 4);
-        let mut joined = shard(cells.clone(), 1, 3);
-        joined.extend(shard(cells.clone(), 2, 3));
-        joined.extend(shard(cells.clone(), 3, 3));
+        let mut joined = shard(cells.clone(), "1/3")?;
+        joined.extend(shard(cells.clone(), "2/3")?);
+        joined.extend(shard(cells.clone(), "3/3")?);
         assert_eq!(joined.len(), 4);
         assert!(cells.iter().all(|cell| joined.contains(cell)));
+        for wrong in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(shard(cells.clone(), wrong).is_err(), "{wrong}");
+        }
         Ok(())
     }
 }

@@ -11,7 +11,8 @@ use lab_init::Report;
 
 use crate::emulator::Machine;
 use crate::error::{At as _, LabError, Result};
-use crate::lab::{Event, Outcome};
+use crate::interrupt;
+use crate::lab::{Event, Outcome, Request};
 
 /// How long a host may take to boot, on a busy machine too.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -107,10 +108,10 @@ impl Session {
     /// Passes everything on until the host has ended, one way or another.
     pub fn follow(
         mut self,
-        timeout: Duration,
+        request: &Request,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        match self.watch(timeout, on_event) {
+        match self.watch(request.timeout, request.patience, on_event) {
             End::Outcome(outcome) => Ok(outcome),
             End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
         }
@@ -134,7 +135,7 @@ impl Session {
 
     /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
     pub fn park(mut self, dir: &Path) -> Result<()> {
-        match self.watch(Duration::ZERO, &mut |_| {}) {
+        match self.watch(Duration::ZERO, Duration::ZERO, &mut |_| {}) {
             End::Parked => {}
             End::Outcome(outcome) => {
                 return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
@@ -147,17 +148,31 @@ impl Session {
         }
     }
 
-    fn watch(&mut self, timeout: Duration, on_event: &mut dyn FnMut(Event<'_>)) -> End {
-        let mut deadline = self.started + BOOT_PATIENCE;
+    fn watch(
+        &mut self,
+        timeout: Duration,
+        patience: Duration,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> End {
+        let mut end = self.started + BOOT_PATIENCE;
+        let mut heard = Instant::now();
         loop {
+            let deadline = if self.running { end.min(heard + patience) } else { end };
             let (was_dying, was_running) = (self.dying, self.running);
             let left = deadline.saturating_duration_since(Instant::now());
             let next = match self.first.take() {
                 Some(first) => Ok(first),
-                None => self.messages.recv_timeout(left),
+                None => self.messages.recv_timeout(left.min(interrupt::LATENCY)),
             };
+            if let Some(signal) = interrupt::pending() {
+                self.drain(on_event);
+                return End::Outcome(Outcome::Interrupted(signal));
+            }
             match next {
                 Ok(Message::Line(stream, line)) => {
+                    if stream == Stream::Results {
+                        heard = Instant::now();
+                    }
                     if let Some(end) = self.take(stream, &line, on_event) {
                         if let End::Outcome(_) = end {
                             self.drain(on_event);
@@ -170,6 +185,7 @@ impl Session {
                     self.drain(on_event);
                     return End::Outcome(self.sudden_end());
                 }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let log = self.log_text();
                     return End::Outcome(match self.dying {
@@ -179,10 +195,11 @@ impl Session {
                 }
             }
             if self.running && !was_running {
-                deadline = Instant::now() + timeout;
+                end = Instant::now() + timeout;
+                heard = Instant::now();
             }
             if self.dying && !was_dying {
-                deadline = deadline.min(Instant::now() + LAST_WORDS);
+                end = end.min(Instant::now() + LAST_WORDS);
             }
         }
     }

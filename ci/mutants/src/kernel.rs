@@ -75,9 +75,9 @@ pub fn locate(tree: &Tree, mutants: &[Mutant]) -> anyhow::Result<BTreeMap<String
 pub fn build(tree: &Tree, jobs: usize) -> anyhow::Result<PathBuf> {
     check_needed()?;
     let source = tree.source();
-    let fragment = mutant::directory().join(tree.arch.id()).join("kernel.config");
-    if is_newer(&fragment, &source.join(".config")) {
-        configure(tree, &fragment)?;
+    let fragments = fragments(tree);
+    if fragments.iter().any(|fragment| is_newer(fragment, &source.join(".config"))) {
+        configure(tree, &fragments)?;
     }
     let target = match tree.arch {
         Arch::X86_64 => "bzImage",
@@ -94,9 +94,19 @@ pub fn build(tree: &Tree, jobs: usize) -> anyhow::Result<PathBuf> {
     image.context("the build made no boot image")
 }
 
-fn configure(tree: &Tree, fragment: &Path) -> anyhow::Result<()> {
+/// What is configured for all kernels of the architecture, and what for this one alone, if anything.
+fn fragments(tree: &Tree) -> Vec<PathBuf> {
+    let dir = mutant::directory().join(tree.arch.id());
+    let own = dir.join(format!("kernel-{}.config", tree.version));
+    std::iter::once(dir.join("kernel.config")).chain(own.exists().then_some(own)).collect()
+}
+
+fn configure(tree: &Tree, fragments: &[PathBuf]) -> anyhow::Result<()> {
     let source = tree.source();
-    let wanted = fs::read_to_string(fragment).with_context(|| fragment.display().to_string())?;
+    let mut wanted = String::new();
+    for fragment in fragments {
+        wanted += &fs::read_to_string(fragment).with_context(|| fragment.display().to_string())?;
+    }
     run(make(tree, 1).arg("tinyconfig"))?;
     let config = source.join(".config");
     let mut text = fs::read_to_string(&config)?;
@@ -116,7 +126,8 @@ fn lacking<'a>(wanted: &'a str, got: &'a str) -> impl Iterator<Item = &'a str> {
 }
 
 /// `make` for the tree's architecture, out of the way of others on the machine.
-fn make(tree: &Tree, jobs: usize) -> Command {
+#[must_use]
+pub fn make(tree: &Tree, jobs: usize) -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "10", "make", "-s", "-C"]).arg(tree.source()).arg(format!("-j{jobs}"));
     command.arg(format!("ARCH={}", kernel_arch(tree.arch)));

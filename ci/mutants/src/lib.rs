@@ -8,6 +8,7 @@ pub mod anchor;
 pub mod kernel;
 mod lexer;
 pub mod mutant;
+pub mod peers;
 pub mod report;
 pub mod run;
 pub mod source;

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use clap::Parser;
 use lab::toolchain::{self, Build};
 use lab::{Arch, Cache};
@@ -63,6 +63,9 @@ struct Arguments {
     /// Write a table.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Write a stream of results for `kvm-conformance report`.
+    #[arg(long, value_name = "FILE")]
+    stream: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -113,21 +116,18 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
     if let Some(path) = &arguments.markdown {
         fs::write(path, report::markdown(&findings)).with_context(|| path.display().to_string())?;
     }
+    if let Some(path) = &arguments.stream {
+        let profile = chosen.first().map_or("", |mutant| &mutant.profile);
+        let stream = report::stream(&findings, arguments.arch.id(), &arguments.kernel, profile);
+        fs::write(path, stream).with_context(|| path.display().to_string())?;
+    }
     Ok(u8::from(!report::all_dead(&findings)))
 }
 
 fn choose<'a>(arguments: &Arguments, all: &'a [Mutant]) -> anyhow::Result<Vec<&'a Mutant>> {
-    for name in &arguments.names {
-        let known = all.iter().any(|mutant| mutant::matches(name, &mutant.name));
-        ensure!(known, "no mutant {name} (--list tells them)");
-    }
-    let named = |mutant: &&Mutant| {
-        arguments.names.is_empty()
-            || arguments.names.iter().any(|name| mutant::matches(name, &mutant.name))
-    };
-    let of_kernel = all.iter().filter(|mutant| mutant.applies_to(&arguments.kernel)).filter(named);
+    let named = mutant::choose(all, &arguments.names, &arguments.kernel)?;
     let sampled = (0_u64..)
-        .zip(of_kernel)
+        .zip(named)
         .filter(|(index, _)| index % arguments.sample == arguments.sample_from % arguments.sample);
     Ok(sampled.map(|(_, mutant)| mutant).collect())
 }

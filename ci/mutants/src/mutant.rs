@@ -29,6 +29,10 @@ pub struct Mutant {
     pub profile: String,
     /// Tests of which at least one must go red: names or globs.
     pub expect: Vec<String>,
+    /// Tests of other suites that claim the mutant's topic: a KVM selftest of Linux by its place in the
+    /// source, or `unit:` and the name of a test of kvm-unit-tests.
+    #[serde(default)]
+    pub peers: Vec<String>,
     /// Groups that must stay green, but for the tests in `expect`.
     #[serde(default = "default_green")]
     pub green: Vec<String>,
@@ -145,6 +149,24 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// A file cannot be read or is wrong, or two mutants have one name or number.
 pub fn load(arch: Arch) -> anyhow::Result<Vec<Mutant>> {
     load_from(&directory().join(arch.id()))
+}
+
+/// The mutants of these names or globs, or all, that apply to the kernel.
+///
+/// # Errors
+/// A name is no mutant's.
+pub fn choose<'a>(
+    all: &'a [Mutant],
+    names: &[String],
+    kernel: &str,
+) -> anyhow::Result<Vec<&'a Mutant>> {
+    for name in names {
+        let known = all.iter().any(|mutant| matches(name, &mutant.name));
+        ensure!(known, "no mutant {name} (--list tells them)");
+    }
+    let named =
+        |mutant: &&Mutant| names.is_empty() || names.iter().any(|name| matches(name, &mutant.name));
+    Ok(all.iter().filter(|mutant| mutant.applies_to(kernel)).filter(named).collect())
 }
 
 /// `ci/mutants`.

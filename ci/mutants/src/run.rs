@@ -11,7 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::mutant::Mutant;
 
 /// The longest that one boot and its tests may take.
-const LONGEST_RUN: Duration = Duration::from_secs(180);
+const LONGEST_RUN: Duration = Duration::from_secs(300);
+/// The longest that a host may say nothing: more than any test's deadline there.
+const LONGEST_SILENCE: Duration = Duration::from_secs(45);
+/// An emulated host is slow, but a broken kernel may make many tests wait for their deadlines.
+const DEADLINE_SCALE: &str = "2";
+/// A broken kernel that oopses is dead, not half alive with locks held.
+const DIE_AT_ONCE: &str = "oops=panic";
+/// For the tests that need two vCPUs at the same time.
+const NR_CPUS: u32 = 2;
 
 /// One test's verdict, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -105,35 +113,59 @@ impl Stand {
     /// # Errors
     /// The host cannot be started.
     pub fn boot(&self, profile: &str, number: u32, tests: &[String]) -> anyhow::Result<Boot> {
+        let mut argv: Vec<String> =
+            ["--host", "native", "--json", "-", "--mark", "--timeout-scale", DEADLINE_SCALE]
+                .map(str::to_owned)
+                .to_vec();
+        argv.extend(tests.iter().cloned());
+        let mut boot = Boot::default();
+        let program = (&self.runner, argv, Vec::new());
+        boot.death = self.host(profile, number, program, &mut |line| boot.take(line))?;
+        Ok(boot)
+    }
+
+    /// Boots with the switch at `number` and runs a program, with its arguments and files. Gives back
+    /// why the host did not live until the end, if it did not.
+    ///
+    /// # Errors
+    /// The host cannot be started.
+    pub fn host(
+        &self,
+        profile: &str,
+        number: u32,
+        (runner, argv, files): Program<'_>,
+        on_line: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<Option<String>> {
         let mut profile = Profile::load(profile)?;
         let switch = BTreeMap::from([("mutant".to_owned(), number.to_string())]);
         profile.modules.insert("kvm".to_owned(), switch);
-        let mut argv: Vec<String> =
-            ["--host", "native", "--json", "-", "--mark"].map(str::to_owned).to_vec();
-        argv.extend(tests.iter().cloned());
+        profile.cmdline.push(DIE_AT_ONCE.to_owned());
+        profile.smp = profile.smp.max(NR_CPUS);
         let request = Request {
             env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
             kernel: self.kernel.clone(),
-            runner: self.runner.clone(),
+            runner: runner.to_owned(),
             argv,
-            files: Vec::new(),
+            files,
             timeout: LONGEST_RUN,
+            patience: LONGEST_SILENCE,
             console_log: None,
             kvm_optional: false,
             warm: false,
             profile,
         };
-        let mut boot = Boot::default();
         let mut errors = Vec::new();
         let end = self.lab.run(&request, &mut |event| match event {
-            Event::Line(line) => boot.take(line),
+            Event::Line(line) => on_line(line),
             Event::Stderr(line) => errors.push(line.to_owned()),
             _ => {}
         })?;
-        boot.death = death(&end, &errors);
-        Ok(boot)
+        Ok(death(&end, &errors))
     }
 }
+
+/// What runs on a host: a static program, its arguments, and files by their place there.
+pub type Program<'a> = (&'a PathBuf, Vec<String>, Vec<(String, PathBuf)>);
 
 impl Boot {
     fn take(&mut self, line: &str) {
@@ -152,7 +184,12 @@ impl Boot {
 fn death(end: &Outcome, errors: &[String]) -> Option<String> {
     /// Exit codes with which a runner says that it did its work.
     const WORKED: [i32; 3] = [0, 1, 2];
-    let first = |log: &str| log.lines().next().unwrap_or_default().to_owned();
+    const SIGNS: [&str; 4] = ["BUG", "Oops", "panic", "fault"];
+    let first = |log: &str| {
+        let sign = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));
+        let line = log.lines().find(sign).or(log.lines().next());
+        line.unwrap_or_default().to_owned()
+    };
     match end {
         Outcome::Exited(code) if WORKED.contains(code) => None,
         Outcome::Exited(code) => {
@@ -164,6 +201,7 @@ fn death(end: &Outcome, errors: &[String]) -> Option<String> {
         Outcome::EmulatorDied { why, .. } => Some(format!("the emulator died: {why}")),
         Outcome::TimedOut { .. } => Some("the host hangs".to_owned()),
         Outcome::HostFailed(why) => Some(format!("the host's init failed: {why}")),
+        Outcome::Interrupted(signal) => Some(format!("cut short by {signal}")),
     }
 }
 

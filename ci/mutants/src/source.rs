@@ -41,6 +41,12 @@ impl Tree {
         self.root.join("source")
     }
 
+    /// Where the source's selftests of KVM are built.
+    #[must_use]
+    pub fn selftests(&self) -> PathBuf {
+        self.root.join("selftests")
+    }
+
     /// A file as Debian has it.
     #[must_use]
     pub fn original(&self, file: &str) -> Option<String> {

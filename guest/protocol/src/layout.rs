@@ -163,7 +163,68 @@ pub mod aarch64 {
             | 0x30d0_0800;
         /// CPACR_EL1.FPEN: floating point and vectors for tests; the payload's own code uses none.
         pub const CPACR: u64 = 3 << 20;
+        /// HCR_EL2 of a vCPU that starts at EL2: E2H, RW and TGE.
+        pub const HCR: u64 = 1 << 34 | 1 << 31 | 1 << 27;
         /// PSTATE: EL1 on SP_EL0, all exceptions masked.
         pub const PSTATE: u64 = 0x3c4;
+    }
+}
+
+/// Where traps run on architectures that have no stack pointer of their own for them: in a vCPU's area.
+pub mod trap_stack {
+    /// Offset: never mapped, below the stack.
+    pub const GUARD: u64 = 0xb000;
+    /// Offset: end of the stack. Its 16 KiB are where bits 15 and 14 of the offset are set.
+    pub const END: u64 = 0x1_0000;
+    /// The offset of a stack pointer, minus one, shifted right by this, ...
+    pub const SHIFT: u32 = 14;
+    /// ... is this on the trap stack.
+    pub const NUMBER: u64 = 3;
+}
+
+/// riscv64. Everything below 4 GiB is mapped at its own address (Sv39): RAM in 4 KiB pages, the rest
+/// in 2 MiB pages.
+pub mod riscv64 {
+    /// SBI extension of the doorbell, in the vendors' range, which KVM leaves to userspace: `ecall`
+    /// with the message's GPA in a0.
+    pub const DOORBELL_EXTENSION: u64 = 0x0900_4b56;
+
+    /// Bits of a page table entry (privileged manual, "Sv39").
+    pub mod pte {
+        #![expect(missing_docs, reason = "the manual's names")]
+        pub const V: u64 = 1 << 0;
+        pub const R: u64 = 1 << 1;
+        pub const W: u64 = 1 << 2;
+        pub const X: u64 = 1 << 3;
+        pub const U: u64 = 1 << 4;
+        pub const G: u64 = 1 << 5;
+        pub const A: u64 = 1 << 6;
+        pub const D: u64 = 1 << 7;
+        /// Where the physical page number begins, and what page number 1 means.
+        pub const PPN_SHIFT: u32 = 10;
+        /// Physical page number.
+        pub const PPN: u64 = ((1 << 44) - 1) << PPN_SHIFT;
+        /// What the host gives everything: supervisor reads, writes and executes.
+        pub const DEFAULT: u64 = R | W | X | A | D;
+
+        /// The entry for `gpa` with `flags`.
+        pub const fn entry(gpa: u64, flags: u64) -> u64 {
+            gpa >> 12 << PPN_SHIFT | flags
+        }
+
+        /// The guest-physical address in an entry.
+        pub const fn address(entry: u64) -> u64 {
+            (entry & PPN) >> PPN_SHIFT << 12
+        }
+    }
+
+    /// CSRs of a vCPU that runs guest functions.
+    pub mod start {
+        use crate::layout::PAGE_TABLES;
+
+        /// satp: Sv39 on the prebuilt tables.
+        pub const SATP: u64 = 8 << 60 | PAGE_TABLES >> 12;
+        /// sstatus: floating point in its initial state, for tests; interrupts off.
+        pub const SSTATUS: u64 = 1 << 13;
     }
 }

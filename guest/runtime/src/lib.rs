@@ -12,6 +12,8 @@ pub mod arch;
 #[cfg(kvm_guest)]
 mod builtins;
 pub mod entry;
+pub mod handlers;
+pub mod memory;
 pub mod shared;
 pub mod sync;
 pub mod ucall;

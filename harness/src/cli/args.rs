@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::perf::OPTIONS;
+use crate::registry::nearest::unknown;
 use crate::select::{Selection, Shard};
 
 /// Checks that a KVM implementation keeps its contract.
@@ -51,6 +53,9 @@ pub struct RunArgs {
     /// Also tests of the group `perf`.
     #[arg(long)]
     pub perf: bool,
+    /// Give tests that measure an option, as `unittests.yaml` can (docs/results.md).
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = option)]
+    pub set: Vec<(String, String)>,
     /// List the tests, one name a line; with -v their groups and requirements too.
     #[arg(short, long)]
     pub list: bool,
@@ -215,6 +220,17 @@ impl RunArgs {
             shuffle: self.shuffle,
         }
     }
+}
+
+fn option(text: &str) -> Result<(String, String), String> {
+    let Some((name, value)) = text.split_once('=') else {
+        return Err("NAME=VALUE is needed".to_owned());
+    };
+    let known = OPTIONS.map(|(known, _)| known);
+    if !known.contains(&name) {
+        return Err(unknown("option", name, known));
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -1,14 +1,13 @@
 //! `explain`: everything there is to know of a test before it runs.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
 
 use super::args::ExplainArgs;
 use super::{Refusal, Suite};
 use crate::facts::HostFacts;
 use crate::registry::known::{KnownFailure, KnownHere};
+use crate::registry::mutants::{Mutants, Tie};
 use crate::registry::{Entry, Registry};
 use crate::runner::verdict::Seconds;
 use crate::select::Selection;
@@ -24,7 +23,7 @@ pub fn explain(
         Selection { patterns: args.names.clone(), all: true, perf: true, ..Selection::default() };
     let entries = selection.apply(&registry).map_err(Refusal::of)?;
     let facts = probe().ok();
-    let mutants = mutants();
+    let mutants = Mutants::read(suite.mutants).map_err(Refusal)?;
     let mut text = String::new();
     for (nth, entry) in entries.iter().enumerate() {
         if nth > 0 {
@@ -45,7 +44,7 @@ fn one(
     entry: &Entry,
     registry: &Registry,
     facts: Option<&HostFacts>,
-    mutants: &[(String, String)],
+    mutants: &Mutants,
 ) {
     let case = entry.case;
     let _ = writeln!(text, "{}", entry.name());
@@ -76,10 +75,11 @@ fn one(
         };
         let _ = writeln!(text, "  known failure{here}: {}", describe(known));
     }
-    for (mutant, content) in mutants {
-        if names(content, entry.name()) {
-            let _ = writeln!(text, "  goes red on mutant: {mutant}");
-        }
+    for (mutant, rule, tie) in mutants.of(entry.name()) {
+        let _ = match tie {
+            Tie::Kills(check) => writeln!(text, "  kills mutant {mutant} ({rule}) by: {check}"),
+            Tie::MustBeSeen => writeln!(text, "  guards against mutant {mutant}: {rule}"),
+        };
     }
 }
 
@@ -96,35 +96,4 @@ fn describe(known: &KnownFailure) -> String {
         let _ = write!(text, "; see {reference}");
     }
     text
-}
-
-/// Name and text of every mutant, where the repository is at hand.
-fn mutants() -> Vec<(String, String)> {
-    let root = std::env::var_os("KVM_CONFORMANCE_ROOT").map_or_else(|| ".".into(), PathBuf::from);
-    let mut found = Vec::new();
-    collect(&root.join("ci/mutants"), 3, &mut found);
-    found.sort();
-    found
-}
-
-fn collect(folder: &Path, depth: u32, found: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() && depth > 0 {
-            collect(&path, depth - 1, found);
-        } else if path.extension().is_some_and(|e| e == "yaml" || e == "toml")
-            && let (Some(name), Ok(text)) = (path.file_stem(), fs::read_to_string(&path))
-        {
-            found.push((name.to_string_lossy().into_owned(), text));
-        }
-    }
-}
-
-/// Whether a text names the test, not merely one whose name goes on.
-fn names(text: &str, test: &str) -> bool {
-    let part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    text.match_indices(test).any(|(at, _)| {
-        !text[..at].chars().next_back().is_some_and(part)
-            && !text[at + test.len()..].chars().next().is_some_and(part)
-    })
 }

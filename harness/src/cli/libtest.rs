@@ -17,12 +17,12 @@ use crate::case::TestCase;
 use crate::facts::HostFacts;
 use crate::journal::TestReport;
 use crate::outcome::Outcome;
-use crate::registry::known::KnownHere;
+use crate::registry::known::{HowItFails, KnownHere};
 use crate::registry::{Entry, NODEFAULT, PERF, Policy};
 use crate::runner::health::Health;
 use crate::runner::job::{Launch, become_worker_if_asked};
 use crate::runner::pool::{Observer, Pool};
-use crate::runner::scale;
+use crate::runner::scale::{self, Scale};
 use crate::runner::verdict::Finished;
 
 /// Runs the tests as libtest-mimic trials, in workers of their own as ever.
@@ -47,7 +47,7 @@ pub(super) fn start<E: Display>(
         Err(refusal) => return refuse(&refusal),
     };
     let shared = if arguments.list {
-        Arc::new(Shared::default())
+        Arc::new(Shared { facts: HostFacts::default(), policy: None, scale: Scale::measured(1.0) })
     } else {
         let facts = match probe() {
             Ok(facts) => facts,
@@ -59,7 +59,7 @@ pub(super) fn start<E: Display>(
         Arc::new(Shared {
             facts,
             policy: Some(registry.policy.clone()),
-            scale: scale::measure_without_fork(),
+            scale: Scale::measured(scale::measure_without_fork()),
         })
     };
     let trials = registry
@@ -82,11 +82,10 @@ fn refuse(why: &dyn Display) -> ExitCode {
 }
 
 /// What every trial needs.
-#[derive(Default)]
 struct Shared {
     facts: HostFacts,
     policy: Option<Policy>,
-    scale: f64,
+    scale: Scale,
 }
 
 fn trial(entry: &Entry, shared: &Shared) -> Result<Completion, Failed> {
@@ -98,13 +97,14 @@ fn trial(entry: &Entry, shared: &Shared) -> Result<Completion, Failed> {
     let mut pool =
         Pool { launch: Launch::Exec, capacity: 1, health: &mut Health::open(), signals: None };
     let mut last = Last(None);
-    pool.run(&[job(entry, None, shared.scale)], &mut last);
-    let Some(finished) = last.0 else { return Err("the worker has no end".into()) };
     let known = shared
         .policy
         .as_ref()
         .map(|policy| KnownHere::new(&policy.known_failures, &shared.facts).of(entry.name()))
         .unwrap_or_default();
+    let known_timeout = known.iter().any(|k| k.outcome == HowItFails::Timeout);
+    pool.run(&[job(entry, None, shared.scale, known_timeout)], &mut last);
+    let Some(finished) = last.0 else { return Err("the worker has no end".into()) };
     let result = report(Unit { entry, iteration: 1 }, finished, &known, 1);
     let reason = result.reason.clone().unwrap_or_default();
     match result.outcome {

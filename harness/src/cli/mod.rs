@@ -20,6 +20,7 @@ pub use libtest::libtest_main;
 
 use crate::case::TestCase;
 use crate::facts::HostFacts;
+use crate::registry::mutants::{self, Sources};
 use crate::registry::{self, Policy, Registry};
 use args::{Command, CommandLine};
 
@@ -44,18 +45,25 @@ impl Refusal {
 pub struct Suite<'a> {
     tests: &'a [&'static TestCase],
     built_in: &'a str,
+    mutants: Sources<'a>,
 }
 
 impl<'a> Suite<'a> {
     /// These tests under the repository's `unittests.yaml`.
     pub fn new(tests: &'a [&'static TestCase]) -> Self {
-        Self { tests, built_in: registry::BUILT_IN }
+        Self { tests, built_in: registry::BUILT_IN, mutants: mutants::BUILT_IN }
     }
 
     /// The same tests under another policy than the built-in one.
     #[must_use]
     pub fn with_policy(self, built_in: &'a str) -> Self {
         Self { built_in, ..self }
+    }
+
+    /// The same tests with other mutants than the built-in ones.
+    #[must_use]
+    pub fn with_mutants(self, mutants: Sources<'a>) -> Self {
+        Self { mutants, ..self }
     }
 
     /// See [`libtest_main`].

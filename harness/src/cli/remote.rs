@@ -17,6 +17,7 @@ pub struct Remote {
     results: Vec<TestReport>,
     running: Option<String>,
     complete: bool,
+    interrupted: Option<String>,
     bisect: bool,
     begin: Instant,
 }
@@ -38,8 +39,16 @@ impl Remote {
             }
             let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
             let reporters = outputs::open(&args.formats, None, false)?;
-            let command = std::env::var("KVM_CONFORMANCE_COMMAND")
+            let mut command = std::env::var("KVM_CONFORMANCE_COMMAND")
                 .unwrap_or_else(|_| "kvm-conformance".to_owned());
+            // What reproduces a failure must name the same host.
+            for (option, value) in
+                [("--host", &args.host), ("--arch", &args.arch), ("--kernel", &args.kernel)]
+            {
+                if let Some(value) = value {
+                    command.push_str(&format!(" {option} {value}"));
+                }
+            }
             let console =
                 Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
             Ok((console, reporters))
@@ -52,6 +61,7 @@ impl Remote {
             results: Vec::new(),
             running: None,
             complete: false,
+            interrupted: None,
             bisect: args.bisect,
             begin: Instant::now(),
         })
@@ -76,6 +86,9 @@ impl Remote {
         }
         if let Some(shard) = args.shard {
             option("--shard", format!("{}/{}", shard.index, shard.of));
+        }
+        for (name, value) in &args.set {
+            option("--set", format!("{name}={value}"));
         }
         for group in &args.group {
             option("--group", group.clone());
@@ -152,10 +165,16 @@ impl Remote {
         Some(test)
     }
 
+    /// A signal cut the run short; the test that ran has no verdict.
+    pub fn interrupted(&mut self, signal: &str) {
+        self.interrupted = Some(signal.to_owned());
+    }
+
     /// Ends the run; gives the exit status.
     pub fn finish(mut self) -> u8 {
         let mut summary = Summary::of(&self.results);
         summary.duration_us = self.begin.elapsed().as_micros() as u64;
+        summary.interrupted.clone_from(&self.interrupted);
         if !self.complete && summary.exit == 0 {
             summary.exit = MISUSE;
         }

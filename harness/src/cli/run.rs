@@ -17,7 +17,7 @@ use crate::report::console::Console;
 use crate::runner::health::Health;
 use crate::runner::job::{Job, Launch};
 use crate::runner::pool::{Pool, take_signals};
-use crate::runner::scale;
+use crate::runner::scale::{self, Scale};
 use crate::runner::verdict::Finished;
 
 /// Time between a worker's being told to stop and its end, before scaling.
@@ -44,7 +44,7 @@ pub fn run(
     let facts = probe()?;
     registry.policy.check_capabilities(&facts).map_err(Refusal::of)?;
 
-    let scale = args.timeout_scale.unwrap_or_else(scale::measure);
+    let scale = args.timeout_scale.map_or_else(|| Scale::measured(scale::measure()), Scale::given);
     let health = &mut Health::open();
     let info = RunInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -52,7 +52,7 @@ pub fn run(
         host: facts.clone(),
         arguments: std::env::args().skip(1).collect(),
         tests: entries.len() * args.repeat as usize,
-        timeout_scale: scale,
+        timeout_scale: scale.usual,
         shuffle: args.shuffle,
         kernel_log_watched: health.sees_log(),
     };
@@ -64,6 +64,8 @@ pub fn run(
     let console = Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
 
     let known = KnownHere::new(&registry.policy.known_failures, &facts);
+    let known_timeouts: HashSet<&str> =
+        entries.iter().map(|e| e.name()).filter(|name| known.times_out(name)).collect();
     let mut session = Session::new(info, known, args, console, reporters);
     let mut jobs = Vec::new();
     let done: HashSet<(&str, u32)> =
@@ -77,7 +79,10 @@ pub fn run(
             let unmet = entry.unmet(&facts);
             if unmet.is_empty() {
                 session.plan(unit);
-                jobs.push(job(entry, args.timeout, scale));
+                let known_timeout = known_timeouts.contains(entry.name());
+                let mut job = job(entry, args.timeout, scale, known_timeout);
+                job.parameters.extend(args.set.iter().cloned());
+                jobs.push(job);
             } else {
                 let reason = format!("needs {}", unmet.join(", "));
                 session.plan_ended(unit, Finished::without_worker(Outcome::Skip, reason));
@@ -94,7 +99,7 @@ pub fn run(
     let cut = pool.run(&jobs, &mut session);
     let (summary, broken) = session.end(cut, begin.elapsed());
     Ok(match (cut, summary.exit) {
-        (Some(signal), _) => 128 + signal as u8,
+        (Some(_), status) => status,
         (None, status) if args.bisect => {
             if status <= 1 {
                 status
@@ -108,11 +113,17 @@ pub fn run(
 }
 
 /// A worker's orders.
-pub(super) fn job(entry: &Entry, timeout: Option<Duration>, scale: f64) -> Job {
+pub(super) fn job(
+    entry: &Entry,
+    timeout: Option<Duration>,
+    scale: Scale,
+    known_timeout: bool,
+) -> Job {
+    let factor = if known_timeout { scale.known_timeout } else { scale.usual };
     Job {
         case: entry.case,
-        timeout: timeout.unwrap_or_else(|| entry.timeout.mul_f64(scale)),
-        grace: GRACE.mul_f64(scale.max(1.0)).min(MOST_GRACE),
+        timeout: timeout.unwrap_or_else(|| entry.timeout.mul_f64(factor)),
+        grace: GRACE.mul_f64(scale.usual.max(1.0)).min(MOST_GRACE),
         memory_bytes: entry.memory_bytes,
         exclusive: entry.exclusive,
         parameters: entry.parameters.clone(),
@@ -143,4 +154,38 @@ fn earlier_results(args: &RunArgs, info: &RunInfo) -> Result<Run, Refusal> {
         )));
     }
     Ok(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::TestCase;
+    use crate::registry::{Policy, Registry};
+
+    static CASE: TestCase = TestCase {
+        path: "suites::common::slow::test",
+        file: "slow.rs",
+        line: 1,
+        doc: "",
+        requires: &[],
+        groups: &[],
+        exclusive: false,
+        vcpus: 1,
+        run: || Ok(()),
+    };
+
+    #[test]
+    fn a_slow_host_stretches_deadlines_but_those_that_are_known_to_pass_only_twice() {
+        let policy = Policy::parse("p", "defaults: { timeout: 3s }").unwrap();
+        let registry = Registry::new(&[&CASE], policy).unwrap();
+        let seconds = |given, scale, known_timeout| {
+            job(&registry.entries[0], given, scale, known_timeout).timeout.as_secs()
+        };
+        let slow = Scale::measured(10.0);
+        assert_eq!(seconds(None, slow, false), 30);
+        assert_eq!(seconds(None, slow, true), 6);
+        assert_eq!(seconds(None, Scale::measured(1.0), true), 3);
+        assert_eq!(seconds(None, Scale::given(10.0), true), 30);
+        assert_eq!(seconds(Some(Duration::from_secs(5)), slow, true), 5);
+    }
 }

@@ -57,6 +57,100 @@ impl fmt::Debug for InternalError {
     }
 }
 
+/// `KVM_EXIT_*`, by number.
+const REASONS: [&str; 41] = [
+    "UNKNOWN",
+    "EXCEPTION",
+    "IO",
+    "HYPERCALL",
+    "DEBUG",
+    "HLT",
+    "MMIO",
+    "IRQ_WINDOW_OPEN",
+    "SHUTDOWN",
+    "FAIL_ENTRY",
+    "INTR",
+    "SET_TPR",
+    "TPR_ACCESS",
+    "S390_SIEIC",
+    "S390_RESET",
+    "DCR",
+    "NMI",
+    "INTERNAL_ERROR",
+    "OSI",
+    "PAPR_HCALL",
+    "S390_UCONTROL",
+    "WATCHDOG",
+    "S390_TSCH",
+    "EPR",
+    "SYSTEM_EVENT",
+    "S390_STSI",
+    "IOAPIC_EOI",
+    "HYPERV",
+    "ARM_NISV",
+    "X86_RDMSR",
+    "X86_WRMSR",
+    "DIRTY_RING_FULL",
+    "AP_RESET_HOLD",
+    "X86_BUS_LOCK",
+    "XEN",
+    "RISCV_SBI",
+    "RISCV_CSR",
+    "NOTIFY",
+    "LOONGARCH_IOCSR",
+    "MEMORY_FAULT",
+    "TDX",
+];
+const _: () = assert!(kvm::KVM_EXIT_MEMORY_FAULT == 39 && kvm::KVM_EXIT_X86_WRMSR == 30);
+
+/// How often a vCPU came back from KVM_RUN, and why.
+#[derive(Debug)]
+pub(crate) struct ExitCounts {
+    total: u64,
+    /// The last one counts what has no name.
+    by_reason: [u64; REASONS.len() + 1],
+}
+
+impl Default for ExitCounts {
+    fn default() -> Self {
+        Self { total: 0, by_reason: [0; _] }
+    }
+}
+
+impl ExitCounts {
+    /// Counts a KVM_RUN that left `reason` in kvm_run and failed with `errno`, if not 0.
+    pub(crate) fn add(&mut self, reason: u32, errno: i32) {
+        let index = match errno {
+            // Not every path that a signal interrupts sets the reason.
+            libc::EINTR => kvm::KVM_EXIT_INTR as usize,
+            0 => reason as usize,
+            // Comes with an errno, and is valid all the same.
+            _ if reason == kvm::KVM_EXIT_MEMORY_FAULT => reason as usize,
+            _ => REASONS.len(),
+        };
+        self.by_reason[index.min(REASONS.len())] += 1;
+        self.total += 1;
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// `12 IO, 1 INTR`, if there were any.
+    pub(crate) fn by_reason(&self) -> Option<String> {
+        let names = REASONS.iter().copied().chain(["other"]);
+        let counted = names.zip(self.by_reason).filter(|(_, n)| *n > 0);
+        let told: Vec<String> = counted.map(|(name, n)| format!("{n} {name}")).collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+}
+
+impl fmt::Display for ExitCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.total, if self.total == 1 { "exit" } else { "exits" })
+    }
+}
+
 /// Why KVM_RUN came back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -140,6 +234,31 @@ pub enum Exit {
     },
     /// `KVM_EXIT_X86_BUS_LOCK`.
     BusLock,
+    /// `KVM_EXIT_RISCV_SBI`: an `ecall` that KVM leaves to userspace.
+    RiscvSbi {
+        /// SBI extension (a7).
+        extension: u64,
+        /// Its function (a6).
+        function: u64,
+        /// a0 to a5.
+        args: [u64; 6],
+    },
+    /// `KVM_EXIT_PAPR_HCALL`: a hypercall that KVM leaves to userspace.
+    PaprHcall {
+        /// Number (r3).
+        nr: u64,
+        /// r4 to r12.
+        args: [u64; 9],
+    },
+    /// `KVM_EXIT_S390_SIEIC`: an interception that KVM leaves to userspace.
+    S390Sieic {
+        /// Interception code.
+        code: u8,
+        /// First half-word of the instruction.
+        ipa: u16,
+        /// The rest of the instruction.
+        ipb: u32,
+    },
     /// `KVM_EXIT_MEMORY_FAULT`, with KVM_RUN's errno.
     MemoryFault {
         /// `KVM_MEMORY_EXIT_FLAG_*`.
@@ -234,6 +353,21 @@ impl Exit {
                     Self::SystemEvent { kind: anonymous.system_event.type_ }
                 }
                 kvm::KVM_EXIT_X86_BUS_LOCK => Self::BusLock,
+                kvm::KVM_EXIT_RISCV_SBI => {
+                    let sbi = anonymous.riscv_sbi;
+                    Self::RiscvSbi {
+                        extension: sbi.extension_id,
+                        function: sbi.function_id,
+                        args: sbi.args,
+                    }
+                }
+                kvm::KVM_EXIT_PAPR_HCALL => {
+                    Self::PaprHcall { nr: anonymous.papr_hcall.nr, args: anonymous.papr_hcall.args }
+                }
+                kvm::KVM_EXIT_S390_SIEIC => {
+                    let sieic = anonymous.s390_sieic;
+                    Self::S390Sieic { code: sieic.icptcode, ipa: sieic.ipa, ipb: sieic.ipb }
+                }
                 kvm::KVM_EXIT_INTR => Self::Intr,
                 other => Self::Other(other),
             }

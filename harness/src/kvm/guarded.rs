@@ -102,17 +102,27 @@ pub fn raw_ioctl_value(fd: &impl AsRawFd, request: u64, value: u64) -> Result<i3
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, value) })
 }
 
+/// An ioctl whose argument is a number and that returns a new descriptor.
+///
+/// # Errors
+///
+/// The errno.
+pub fn raw_ioctl_value_fd(fd: &impl AsRawFd, request: u64, value: u64) -> Result<OwnedFd, Errno> {
+    let new = raw_ioctl_value(fd, request, value)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
 /// An ioctl that returns a new descriptor; `bytes` as in [`raw_ioctl`], none for no argument.
 ///
 /// # Errors
 ///
 /// The errno.
 pub fn raw_ioctl_fd(fd: &impl AsRawFd, request: u64, bytes: &mut [u8]) -> Result<OwnedFd, Errno> {
-    let new = if bytes.is_empty() {
-        raw_ioctl_value(fd, request, 0)?
-    } else {
-        raw_ioctl(fd, request, bytes)?
-    };
+    if bytes.is_empty() {
+        return raw_ioctl_value_fd(fd, request, 0);
+    }
+    let new = raw_ioctl(fd, request, bytes)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }

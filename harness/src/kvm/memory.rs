@@ -55,6 +55,28 @@ impl Mapping {
         Ok(Self { base, len })
     }
 
+    /// `len` bytes of zeroes mapped with `flags`, at a multiple of `align` (a power of two of at least
+    /// a page).
+    ///
+    /// # Errors
+    ///
+    /// The host refuses.
+    pub fn with_alignment(len: usize, align: usize, flags: MapFlags) -> TestResult<Self> {
+        let whole = Self::with_flags(len + align, flags)?;
+        let head = (whole.hva() as usize).next_multiple_of(align) - whole.hva() as usize;
+        // SAFETY: both ends lie in the new mapping, which nobody has seen yet.
+        let base = unsafe {
+            let base = whole.base.byte_add(head);
+            if head > 0 {
+                let _ = munmap(whole.base, head);
+            }
+            let _ = munmap(base.byte_add(len), align - head);
+            base
+        };
+        std::mem::forget(whole);
+        Ok(Self { base, len })
+    }
+
     /// `len` bytes of what a KVM descriptor offers for mapping at `offset`.
     ///
     /// # Errors
@@ -223,6 +245,13 @@ impl Ram {
     /// Copies out, `None` outside RAM.
     pub fn read(&self, gpa: u64, bytes: &mut [u8]) -> Option<()> {
         self.contains(gpa, bytes.len()).then(|| self.0.read(gpa as usize, bytes))
+    }
+
+    /// A word at an aligned address of RAM.
+    pub fn word(&self, gpa: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes)?;
+        gpa.is_multiple_of(8).then_some(u64::from_ne_bytes(bytes))
     }
 
     /// Copies in, `None` outside RAM.

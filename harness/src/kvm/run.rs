@@ -224,7 +224,7 @@ impl Vcpu {
     fn step(&mut self) -> TestResult<Step> {
         loop {
             let exit = self.run_once()?;
-            let Some(gpa) = self.doorbell(&exit) else {
+            let Some(gpa) = arch::doorbell(self, &exit) else {
                 return Ok(Step::Exit(exit));
             };
             let message = self.message(gpa)?;

@@ -2,19 +2,19 @@
 #![expect(unsafe_code, reason = "KVM_RUN, and the pages that it shares with us")]
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kvm_bindings::kvm_run;
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
-use super::exit::Exit;
-use super::{Ram, System, raw_ioctl, watchdog};
-use crate::arch;
+use super::exit::{Exit, ExitCounts};
+use super::{Ram, System, raw_ioctl, stats, watchdog};
 use crate::case::GuestFn;
 use crate::outcome::{Failure, TestResult};
 use crate::payload::Payload;
+use crate::{arch, record};
 
 /// `KVM_RUN`.
 const KVM_RUN: u64 = 0xae80;
@@ -31,9 +31,10 @@ pub struct Vcpu {
     pub(crate) index: u32,
     pub(crate) ram: Arc<Ram>,
     pub(crate) vm: Arc<arch::VmState>,
+    vm_fd: Weak<VmFd>,
     mmap_size: usize,
     args: [u64; 6],
-    pub(crate) exits: u64,
+    exits: ExitCounts,
     pub(crate) last_log: Option<String>,
 }
 
@@ -48,9 +49,20 @@ impl Vcpu {
         index: u32,
         ram: Arc<Ram>,
         vm: Arc<arch::VmState>,
+        vm_fd: Weak<VmFd>,
     ) -> TestResult<Self> {
         let mmap_size = System::get().map_err(|e| Failure::Error(e.to_string()))?.vcpu_mmap_size();
-        Ok(Self { fd, index, ram, vm, mmap_size, args: [0; 6], exits: 0, last_log: None })
+        Ok(Self {
+            fd,
+            index,
+            ram,
+            vm,
+            vm_fd,
+            mmap_size,
+            args: [0; 6],
+            exits: ExitCounts::default(),
+            last_log: None,
+        })
     }
 
     /// The wrapped descriptor, for ioctls that kvm-ioctls knows.
@@ -104,7 +116,7 @@ impl Vcpu {
     ///
     /// The deadline has passed: `Failure::Timeout` with the vCPU's state.
     pub fn run_once(&mut self) -> TestResult<Exit> {
-        if self.exits == 0 {
+        if self.exits.total() == 0 {
             arch::before_first_run(&self.vm)?;
         }
         let raw = self.as_raw_fd();
@@ -114,12 +126,27 @@ impl Vcpu {
         let result = unsafe { libc::ioctl(raw, KVM_RUN as _, 0) };
         let errno = if result < 0 { Errno::last_raw() } else { 0 };
         drop(running);
-        self.exits += 1;
+        self.exits.add(self.fd.get_kvm_run().exit_reason, errno);
         let exit = Exit::decode(self.fd.get_kvm_run(), errno);
         if watchdog::expired() {
-            return Err(Failure::Timeout(self.describe("the deadline has passed")));
+            return Err(self.out_of_time());
         }
         Ok(exit)
+    }
+
+    /// Tells everything about the vCPU at the deadline. Where several run, one vCPU's words become
+    /// the verdict, and the others' are log lines.
+    fn out_of_time(&mut self) -> Failure {
+        record::stats(&format!("vCPU {}", self.index), stats::nonzero(&self.fd));
+        let told = self.describe("the deadline has passed");
+        if watchdog::tells_first() {
+            if let Some(vm) = self.vm_fd.upgrade() {
+                record::stats("VM", stats::nonzero(&*vm));
+            }
+        } else {
+            told.lines().for_each(record::log);
+        }
+        Failure::Timeout(told)
     }
 
     /// Offset in `kvm_run` and length of the last I/O or MMIO exit's data.
@@ -150,11 +177,12 @@ impl Vcpu {
         unsafe { std::slice::from_raw_parts_mut(run.cast::<u8>().add(offset), len) }
     }
 
-    /// The value of a doorbell write, if this exit is one.
-    pub(crate) fn doorbell(&mut self, exit: &Exit) -> Option<u32> {
-        if !arch::is_doorbell(exit) {
-            return None;
-        }
+    /// The data of the exit, if they are one 32-bit word.
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        expect(dead_code, reason = "other doorbells come in registers")
+    )]
+    pub(crate) fn exit_word(&mut self, exit: &Exit) -> Option<u32> {
         self.exit_data(exit).try_into().ok().map(u32::from_ne_bytes)
     }
 
@@ -190,7 +218,10 @@ impl Vcpu {
 
     /// What a person needs to see of a vCPU that ended in an unexpected way.
     pub fn describe(&mut self, what: &str) -> String {
-        let mut text = format!("vCPU {}: {what} (after {} exits)", self.index, self.exits);
+        let mut text = format!("vCPU {}: {what} (after {})", self.index, self.exits);
+        if let Some(by_reason) = self.exits.by_reason() {
+            text.push_str(&format!("\nexits: {by_reason}"));
+        }
         text.push_str(&arch::describe_vcpu(self));
         if let Some(line) = &self.last_log {
             text.push_str(&format!("\nlast log line: {line}"));

@@ -38,7 +38,7 @@ pub struct VmShape {
 /// A VM with the payload in its memslot 0.
 #[derive(Debug)]
 pub struct Vm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
     ram: Arc<Ram>,
     regions: Vec<Mapping>,
     cpuid: arch::Cpuid,
@@ -61,7 +61,7 @@ impl Vm {
         let fd = arch::create_vm(system).ioctl("KVM_CREATE_VM")?;
         let ram = Payload::get()?.instantiate()?;
         let mut vm = Self {
-            fd,
+            fd: Arc::new(fd),
             ram: Arc::new(ram),
             regions: Vec::new(),
             cpuid: arch::default_cpuid(system),
@@ -111,7 +111,8 @@ impl Vm {
     /// KVM refuses.
     pub fn create_vcpu(&mut self, index: u32) -> TestResult<Vcpu> {
         let fd = self.fd.create_vcpu(index.into()).ioctl("KVM_CREATE_VCPU")?;
-        let vcpu = Vcpu::new(fd, index, Arc::clone(&self.ram), Arc::clone(&self.state))?;
+        let (ram, state) = (Arc::clone(&self.ram), Arc::clone(&self.state));
+        let vcpu = Vcpu::new(fd, index, ram, state, Arc::downgrade(&self.fd))?;
         arch::prepare_vcpu(&vcpu, &self.cpuid)?;
         Ok(vcpu)
     }

@@ -14,12 +14,18 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 const SLOTS: usize = 512;
 
 static EXPIRED: AtomicBool = AtomicBool::new(false);
+static TOLD: AtomicBool = AtomicBool::new(false);
 static THREADS: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
 static RUNS: [AtomicPtr<kvm_run>; SLOTS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; SLOTS];
 
 /// Whether the deadline of this worker has passed.
 pub(crate) fn expired() -> bool {
     EXPIRED.load(Ordering::SeqCst)
+}
+
+/// Whether the caller is the first to tell of the deadline: its words are the test's verdict.
+pub(crate) fn tells_first() -> bool {
+    !TOLD.swap(true, Ordering::SeqCst)
 }
 
 /// Makes SIGUSR1 mean "time is up" in this process.

@@ -139,6 +139,12 @@ impl<'a> KnownHere<'a> {
         }
     }
 
+    /// Whether the test is known to run into its deadline.
+    pub fn times_out(&self, test: &str) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|(glob, known)| known.outcome == HowItFails::Timeout && glob.is_match(test))
+    }
+
     /// The entries for one test.
     pub fn of(&self, test: &str) -> Vec<&'a KnownFailure> {
         self.entries.iter().filter(|(glob, _)| glob.is_match(test)).map(|(_, k)| *k).collect()

@@ -1,6 +1,7 @@
 //! The tests of this binary joined with the policy of `unittests.yaml`.
 
 pub mod known;
+pub mod mutants;
 pub mod nearest;
 pub mod policy;
 pub mod version;
@@ -25,6 +26,8 @@ pub const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64",
 pub const NODEFAULT: &str = "nodefault";
 /// Group of tests that measure, which only run with `--perf`.
 pub const PERF: &str = "perf";
+/// Group of tests that unload KVM: the runner itself lets go of it while one of them runs.
+pub const MODULE: &str = "module";
 
 /// A test with everything that policy says of it.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::known::KnownFailure;
+use super::mutants::Mutant;
 use super::nearest;
 use super::policy::PolicyError;
 
@@ -61,6 +62,11 @@ pub(super) fn parse(source: &str, text: &str) -> Result<RawPolicy, PolicyError> 
         }
         PolicyError::at(source, line, near_key(&told))
     })
+}
+
+/// Parses a file of mutants.
+pub(super) fn mutants(text: &str) -> Result<Vec<Mutant>, String> {
+    serde_yaml::from_str(text).map_err(|e| e.to_string())
 }
 
 /// Turns serde's list of every valid key into the nearest one.

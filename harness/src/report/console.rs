@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Reporter;
 use super::output::Output;
+use super::{Reporter, stats_lines};
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
+use crate::registry::PERF;
 
 /// Failing tests that the summary tells in full.
 const FAILURES_IN_FULL: usize = 20;
@@ -91,9 +92,8 @@ impl Console {
         }
         match result.outcome {
             Outcome::Pass => {
-                let checks = if result.checks == 1 { "check" } else { "checks" };
                 let time = Time(result.duration_us);
-                let _ = write!(line, " ({} {checks}, {time})", result.checks);
+                let _ = write!(line, " ({}, {time})", count(result.checks, "check"));
                 if result.flaky {
                     let _ = write!(line, " FLAKY: passed only on attempt {}", result.attempts);
                 }
@@ -124,6 +124,11 @@ impl Console {
                 let _ = writeln!(text, "      {line}");
             }
         }
+        let stats = stats_lines(result);
+        if !stats.is_empty() && self.verbose {
+            text.push_str("    KVM statistics:\n");
+            text.extend(stats.iter().map(|line| format!("      {line}\n")));
+        }
         if let Some(reference) = &result.reference {
             let _ = writeln!(text, "    see {reference}");
         }
@@ -151,9 +156,13 @@ impl Console {
         }
         if failures.len() > FAILURES_IN_FULL {
             let more = failures.len() - FAILURES_IN_FULL;
-            let _ = writeln!(text, "… and {more} more failing tests, named above");
+            let _ = writeln!(text, "… and {} more, named above", count(more, "failing test"));
         }
         let flakes = flakes(results);
+        let repetitions = results.iter().map(|r| r.iteration).max().unwrap_or(1);
+        if flakes.is_empty() && repetitions > 1 {
+            let _ = writeln!(text, "\nflaky: none in {repetitions} repetitions");
+        }
         if !flakes.is_empty() {
             text.push_str("\nflaky:\n");
             text.extend(flakes.iter().map(|flake| format!("  {flake}\n")));
@@ -189,9 +198,9 @@ impl Console {
             .map(|(outcome, n)| self.paint(outcome, &format!("{n} {}", words(outcome))))
             .collect();
         format!(
-            "{} tests, {} checks in {}: {}",
-            summary.total,
-            summary.checks,
+            "{}, {} in {}: {}",
+            count(summary.total, "test"),
+            count(summary.checks, "check"),
             Time(summary.duration_us),
             counts.join(", ")
         )
@@ -202,8 +211,13 @@ impl Reporter for Console {
     fn start(&mut self, run: &RunInfo) {
         let host = &run.host;
         let head = format!(
-            "kvm-conformance {} on {} {}, {} ({} CPUs): {} tests\n",
-            run.version, host.arch, host.kernel, host.backend, host.cpus, run.tests
+            "kvm-conformance {} on {} {}, {} ({}): {}\n",
+            run.version,
+            host.arch,
+            host.kernel,
+            host.backend,
+            count(host.cpus, "CPU"),
+            count(run.tests, "test")
         );
         self.print(&head);
         if run.timeout_scale > 1.0 {
@@ -225,10 +239,14 @@ impl Reporter for Console {
 
     fn result(&mut self, result: &TestReport) {
         let mut text = self.line(result);
-        if self.verbose && result.outcome == Outcome::Pass {
+        // Tests that measure are run for their numbers.
+        let measures = result.groups.iter().any(|group| group == PERF);
+        if (self.verbose || measures) && result.outcome == Outcome::Pass {
             for metric in &result.metrics {
-                let _ = writeln!(text, "     {} = {} {}", metric.name, metric.value, metric.unit);
+                let _ = writeln!(text, "     {metric}");
             }
+        }
+        if self.verbose && result.outcome == Outcome::Pass {
             text.extend(result.log.iter().map(|line| format!("     {line}\n")));
         }
         self.print(&text);
@@ -244,6 +262,11 @@ impl Reporter for Console {
         let text = self.summary(results, summary);
         self.print(&text);
     }
+}
+
+/// `1 test`, `2 tests`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether a person must look at such a result.

@@ -102,6 +102,7 @@ pub(super) fn description(result: &TestReport) -> String {
         .map(|check| format!("check failed: {}: {}", check.name, check.detail))
         .collect();
     lines.extend(result.details.iter().cloned());
+    lines.extend(super::stats_lines(result));
     lines.extend(result.kernel_log.iter().map(|line| format!("kernel: {line}")));
     if !result.location.is_empty() {
         lines.push(format!("test: {}", result.location));

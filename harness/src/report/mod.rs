@@ -14,6 +14,29 @@ pub mod tap;
 
 use crate::journal::{RunInfo, Summary, TestReport};
 
+/// Columns of a line of statistics.
+const STATS_COLUMNS: usize = 96;
+
+/// What KVM had counted, in words: lines for `VM`, for `vCPU 0`, and so on.
+pub fn stats_lines(result: &TestReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (of, values) in &result.kvm_stats {
+        let mut line = format!("{of}:");
+        for (nth, (name, value)) in values.iter().enumerate() {
+            let told = format!(" {name} {value}");
+            if nth > 0 {
+                line.push(',');
+            }
+            if line.len() + told.len() > STATS_COLUMNS {
+                lines.push(std::mem::replace(&mut line, " ".repeat(of.len() + 1)));
+            }
+            line.push_str(&told);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
 /// Takes results as they come.
 pub trait Reporter {
     /// The run begins.

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::Reporter;
 use super::output::Output;
+use super::{Reporter, stats_lines};
 use crate::journal::{RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
 
@@ -25,8 +25,8 @@ impl Reporter for Tap {
     fn start(&mut self, run: &RunInfo) {
         let host = &run.host;
         self.output.write(&format!(
-            "TAP version 13\n# {} {} {}\n1..{}\n",
-            host.arch, host.kernel, host.backend, run.tests
+            "TAP version 13\n1..{}\n# {} {} {}\n",
+            run.tests, host.arch, host.kernel, host.backend
         ));
     }
 
@@ -75,6 +75,7 @@ fn point(number: usize, result: &TestReport) -> String {
             }),
         );
         list(&mut text, "details", result.details.iter().cloned());
+        list(&mut text, "kvm_stats", stats_lines(result).into_iter());
         list(&mut text, "kernel_log", result.kernel_log.iter().cloned());
         list(&mut text, "log", result.log.iter().cloned());
         let _ = writeln!(text, "  at: {}", quoted(&result.location));
@@ -88,13 +89,24 @@ fn list(text: &mut String, key: &str, items: impl Iterator<Item = String>) {
         if nth == 0 {
             let _ = writeln!(text, "  {key}:");
         }
-        let _ = writeln!(text, "    - {}", quoted(&item));
+        let _ = writeln!(text, "    - {}", no_key(&quoted(&item)));
     }
 }
 
 /// A JSON string is a YAML string, whatever is in it.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// A quoted list item that Perl's reader does not take for a mapping: that one looks for a colon
+/// behind the first word, whatever the quotes.
+fn no_key(quoted: &str) -> String {
+    let end = quoted.find(char::is_whitespace).unwrap_or(quoted.len());
+    let word = quoted[..end].strip_suffix(':').unwrap_or(&quoted[..end]);
+    match quoted[word.len()..].trim_start().strip_prefix(':') {
+        Some(rest) if rest.starts_with(char::is_whitespace) => format!("{word}\\x3a{rest}"),
+        _ => quoted.to_owned(),
+    }
 }
 
 /// Text that stays on its line.

@@ -4,6 +4,8 @@ use super::Requirement;
 
 #[cfg(target_arch = "aarch64")]
 pub use super::aarch64::*;
+#[cfg(target_arch = "riscv64")]
+pub use super::riscv64::*;
 
 /// A bit of CPUID: name, leaf, subleaf, register (0 EAX … 3 EDX), bit.
 pub type CpuidBit = (&'static str, u32, u32, usize, u32);

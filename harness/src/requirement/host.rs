@@ -5,6 +5,17 @@ use super::Requirement;
 /// Two online CPUs, for tests where two vCPUs must run at the same time.
 pub const TWO_CPUS: Requirement = Requirement { name: "two online CPUs", met: |f| f.cpus >= 2 };
 
+/// Guest-physical addresses without memory behind them are userspace's devices: KVM_EXIT_MMIO. (On
+/// s390x they are an exception for the guest.)
+pub const MMIO: Requirement = Requirement { name: "MMIO exits", met: |f| f.arch != "s390x" };
+
+/// Memslots of single 4 KiB pages: the host's own pages are as small, and KVM asks for no more (on
+/// s390x it does: 1 MiB).
+pub const SMALL_SLOTS: Requirement = Requirement {
+    name: "memslots of single 4 KiB pages",
+    met: |f| f.arch != "s390x" && f.page_size <= 4096,
+};
+
 /// Nested virtualization: VMX or SVM offered to guests.
 pub const NESTED: Requirement = Requirement {
     name: "nested virtualization (CPUID feature VMX or SVM)",
@@ -15,4 +26,20 @@ pub const NESTED: Requirement = Requirement {
 pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement {
     name: "kvm.ignore_msrs=N",
     met: |f| !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1"),
+};
+
+/// Guests can have single instructions emulated.
+pub const FORCED_EMULATION: Requirement = Requirement {
+    name: "kvm.force_emulation_prefix=Y",
+    met: |f| {
+        f.module_params
+            .get("kvm.force_emulation_prefix")
+            .is_some_and(|v| !matches!(v.as_str(), "N" | "0"))
+    },
+};
+
+/// A host that may be broken: one of the lab's.
+pub const EXPENDABLE: Requirement = Requirement {
+    name: "an emulated host (--host PROFILE)",
+    met: |f| !matches!(f.profile.as_str(), "" | "native"),
 };

@@ -5,6 +5,8 @@ pub mod aarch64;
 pub mod cap;
 pub mod cpu;
 pub mod host;
+#[cfg(target_arch = "riscv64")]
+pub mod riscv64;
 
 use crate::facts::HostFacts;
 

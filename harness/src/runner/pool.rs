@@ -15,7 +15,9 @@ use super::health::Health;
 use super::job::{Job, Launch, Running};
 use super::verdict::Finished;
 use super::watch::TaskWatch;
-use crate::outcome::Outcome;
+use crate::kvm::System;
+use crate::outcome::{Outcome, TestResult};
+use crate::registry::MODULE;
 
 /// Longest sleep while something runs.
 const TICK: Duration = Duration::from_millis(100);
@@ -80,6 +82,9 @@ impl Pool<'_> {
                     next += 1;
                 }
                 observer.started(index);
+                if unloads_kvm(&jobs[index]) {
+                    with_kvm(System::let_go);
+                }
                 match Running::start(&jobs[index], &self.launch) {
                     Ok(worker) => running.push((index, worker)),
                     Err(e) => {
@@ -112,6 +117,9 @@ impl Pool<'_> {
                 }
                 let siblings: Vec<Pid> = running.iter().map(|(_, r)| r.pid()).collect();
                 let finished = worker.finish(&siblings);
+                if unloads_kvm(&jobs[index]) {
+                    with_kvm(System::take_back);
+                }
                 if observer.finished(index, finished) && stop.is_none() {
                     again.push_back(index);
                 }
@@ -180,6 +188,19 @@ impl Pool<'_> {
             }
         }
         ended
+    }
+}
+
+/// Whether the test unloads KVM, so that nobody else may use it.
+fn unloads_kvm(job: &Job) -> bool {
+    job.exclusive && job.case.groups.contains(&MODULE)
+}
+
+fn with_kvm(act: fn(&System) -> TestResult) {
+    if let Ok(system) = System::get()
+        && let Err(error) = act(system)
+    {
+        eprintln!("kvm-conformance: {error}");
     }
 }
 

@@ -15,6 +15,30 @@ const USUAL_FORK: Duration = Duration::from_micros(500);
 /// Nothing that works is slower than this.
 const MOST: f64 = 100.0;
 
+/// Most for a test that is known to run into its deadline: it costs the whole of it in every run.
+const MOST_OF_KNOWN_TIMEOUT: f64 = 2.0;
+
+/// Factors on deadlines.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Of an ordinary test.
+    pub usual: f64,
+    /// Of one that is known to run into its deadline.
+    pub known_timeout: f64,
+}
+
+impl Scale {
+    /// What was measured.
+    pub fn measured(factor: f64) -> Self {
+        Self { usual: factor, known_timeout: factor.min(MOST_OF_KNOWN_TIMEOUT) }
+    }
+
+    /// What the user says, for every test.
+    pub fn given(factor: f64) -> Self {
+        Self { usual: factor, known_timeout: factor }
+    }
+}
+
 /// The factor for deadlines, at least 1. Forks, so the process must be single threaded.
 pub fn measure() -> f64 {
     let slowest = ratio(best_of(3, spin), USUAL_LOOP).max(ratio(best_of(3, fork_once), USUAL_FORK));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::door::{Door, Named, results};
+use crate::door::{Door, Named, results, text};
 
 pub const TESTS: &[Named] = &[
     ("ends::ordinary_ends_have_their_outcome", ordinary),
@@ -97,6 +97,9 @@ fn never_returns() {
     }
     let (_, result) = door.one(&["--timeout", "0.1", "never_returns"]);
     assert_eq!(result["log"][0], "last words");
+    // Where it hangs, as far as the kernel tells.
+    let thread = result["details"][0].as_str().unwrap_or_default();
+    assert!(thread.starts_with("thread runner") && thread.contains(": S "), "{result}");
 }
 
 fn watchdog() {
@@ -105,6 +108,22 @@ fn watchdog() {
     assert_eq!(reason(&result), "guest at rip 0x1234 (spin+0x4)");
     assert_eq!(code, 1);
     assert!(result["duration_us"].as_u64().unwrap() < 1_000_000, "{result}");
+    let wanted =
+        serde_json::json!({"VM": {"exits": 3, "odd\\u{1b}[0m": 1}, "vCPU 0": {"halt_exits": 2}});
+    assert_eq!(result["kvm_stats"], wanted);
+    let door = Door::new();
+    let told = |verbose: &[&str]| {
+        let arguments =
+            [&["--timeout", "0.2", "--html", "h", "--tap", "t", "told_to_stop"], verbose];
+        text(&door.run(&arguments.concat()).stdout)
+    };
+    let stats = "KVM statistics:\n      VM: exits 3, odd\\u{1b}[0m 1\n      vCPU 0: halt_exits 2\n";
+    assert!(!told(&[]).contains("KVM statistics"));
+    assert!(told(&["-v"]).contains(stats), "{}", told(&["-v"]));
+    let page = std::fs::read_to_string(door.path("h")).unwrap();
+    assert!(page.contains("\"stats\":[\"VM: exits 3, odd"), "{page}");
+    let tap = std::fs::read_to_string(door.path("t")).unwrap();
+    assert!(tap.contains("  kvm_stats:\n    - \"VM\\x3a exits 3, odd"), "{tap}");
 }
 
 fn leaves() {
@@ -140,6 +159,10 @@ fn output() {
 }
 
 fn limits() {
+    let (_, result) = Door::new().one(&["isolation"]);
+    assert_eq!((&result["outcome"], &result["checks"]), (&"pass".into(), &7.into()), "{result}");
+    let (_, result) = Door::new().one(&["many_files"]);
+    assert!(reason(&result).contains("Too many open files"), "{result}");
     let (_, result) = Door::new().one(&["memory_hog"]);
     assert_eq!(result["outcome"], "error");
     assert!(reason(&result).contains("memory"), "{result}");

@@ -6,6 +6,7 @@ use harness::case::TestCase;
 use harness::facts::HostFacts;
 use harness::outcome::{Failure, TestResult};
 use harness::record;
+use harness::registry::mutants::Sources;
 use harness::requirement::Requirement;
 use nix::sys::signal::{Signal, raise};
 
@@ -30,7 +31,7 @@ const LACKS_IT: Requirement = Requirement {
     met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
 };
 
-static FAKES: [TestCase; 27] = [
+static FAKES: [TestCase; 29] = [
     fake("suites::common::ends::pass", || {
         record::check("two is two", true, "");
         record::check("two is two", true, "");
@@ -124,6 +125,17 @@ static FAKES: [TestCase; 27] = [
         }
         Ok(())
     }),
+    fake("suites::common::ends::isolation", isolation),
+    fake("suites::common::ends::many_files", || {
+        let mut open = Vec::new();
+        loop {
+            match std::fs::File::open("/proc/version") {
+                Ok(_) if open.len() == 10_000 => return Err(Failure::Fail("no limit".into())),
+                Ok(file) => open.push(file),
+                Err(e) => return Err(Failure::Error(e.to_string())),
+            }
+        }
+    }),
     fake("suites::common::ends::parameter", || match record::parameter("iterations").as_deref() {
         Some("42") => Ok(()),
         other => Err(Failure::Fail(format!("iterations is {other:?}"))),
@@ -148,6 +160,28 @@ static FAKES: [TestCase; 27] = [
     },
 ];
 
+/// What a worker must be, as its own process sees it.
+fn isolation() -> TestResult {
+    use nix::sys::resource::{Resource, getrlimit};
+    use nix::unistd::{getpgrp, getpid};
+    record::check("a process group of its own", getpgrp() == getpid(), "");
+    let death = nix::sys::prctl::get_pdeathsig();
+    record::check("dies with the runner", death == Ok(Some(Signal::SIGKILL)), format!("{death:?}"));
+    for (name, resource, most) in [
+        ("the address space is limited", Resource::RLIMIT_AS, 1 << 40),
+        ("there are no core dumps", Resource::RLIMIT_CORE, 0),
+        ("open files are limited", Resource::RLIMIT_NOFILE, 4096),
+        ("processes are limited", Resource::RLIMIT_NPROC, 1 << 20),
+    ] {
+        let limits = getrlimit(resource);
+        record::check(name, limits.is_ok_and(|(_, hard)| hard <= most), format!("{limits:?}"));
+    }
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // Standard ones, the event pipe, and the folder that is being read.
+    record::check("nothing of the runner is open", open == 5, format!("{open} open"));
+    Ok(())
+}
+
 /// The watchdog's part: SIGUSR1 ends the test with the guest's state.
 fn told_to_stop() -> TestResult {
     use nix::sys::signal::{SigSet, SigmaskHow};
@@ -155,6 +189,8 @@ fn told_to_stop() -> TestResult {
     mask.add(Signal::SIGUSR1);
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).unwrap();
     let _ = mask.wait();
+    record::stats("VM", [("exits".to_owned(), 3), ("odd\u{1b}[0m".to_owned(), 1)].into());
+    record::stats("vCPU 0", [("halt_exits".to_owned(), 2)].into());
     Err(Failure::Timeout("guest at rip 0x1234 (spin+0x4)".into()))
 }
 
@@ -179,6 +215,19 @@ fn many_processes() -> TestResult {
     std::thread::sleep(Duration::from_secs(20));
     Err(Failure::Fail("nobody stopped it".into()))
 }
+
+/// What `explain` knows of mutants here.
+pub const MUTANTS: Sources<'static> = Sources {
+    files: &[(
+        "fake.yaml",
+        "- {name: no_body, rule: bodies are run, expect: [\"ends::fail_by_b*\"]}\n\
+         - {name: no_check, rule: checks count, expect: [\"ends::*\"]}\n",
+    )],
+    killed: &[(
+        "fake.jsonl",
+        "{\"mutant\":\"no_check\",\"fate\":\"killed\",\"red\":[[\"ends::skip_early\",\"one is two\"]]}\n",
+    )],
+};
 
 /// Every fake, and as many generated ones as `FAKE_COUNT` says.
 pub fn all() -> Vec<&'static TestCase> {

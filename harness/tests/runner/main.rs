@@ -6,12 +6,16 @@
 mod door;
 mod ends;
 mod fakes;
+mod foreign;
 mod formats;
+mod fuzz;
 mod host;
 mod outputs;
 mod policy;
 mod robust;
 mod runs;
+mod schedule;
+mod seeds;
 
 use std::process::ExitCode;
 
@@ -20,21 +24,30 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     match std::env::var("FAKE_DOOR").as_deref() {
-        Ok("cli") => return Suite::new(&fakes::all()).with_policy("").main(fakes::probe),
+        Ok("cli") => {
+            let tests = fakes::all();
+            let suite = Suite::new(&tests).with_policy("").with_mutants(fakes::MUTANTS);
+            return suite.main(fakes::probe);
+        }
         Ok("libtest") => {
             return Suite::new(&fakes::all()).with_policy("").libtest_main(fakes::probe);
         }
+        Ok("crowd") => return schedule::crowded_door(),
+        Ok("fuzz") => return fuzz::run(),
         Ok("sick") => return host::sick_door(),
         _ => {}
     }
     let trials = [
         ends::TESTS,
+        foreign::TESTS,
         formats::TESTS,
+        fuzz::TESTS,
         host::TESTS,
         outputs::TESTS,
         policy::TESTS,
         robust::TESTS,
         runs::TESTS,
+        schedule::TESTS,
     ]
     .concat()
     .into_iter()

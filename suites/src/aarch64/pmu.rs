@@ -1,75 +1,39 @@
-//! The virtual PMU (ARM ARM D13; Documentation/virt/kvm/devices/vcpu.rst 1).
+//! The virtual PMU: its registers, and what it says of itself (ARM ARM D13;
+//! Documentation/virt/kvm/devices/vcpu.rst 1).
 use crate::prelude::*;
+use pmu::{COUNTERS, CYCLES, SELECT_CYCLES, TYPES, event, filter, implemented, nr_counters, pmcr};
 
 #[host]
-use harness::kvm::bindings::{
-    KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT,
-    KVM_ARM_VCPU_PMU_V3_IRQ, kvm_device_attr,
-};
+use harness::kvm::bindings::KVM_ARM_VCPU_PMU_V3;
 
 /// The PMU's interrupt in these VMs, a PPI.
-const PMU_INTID: u32 = 23;
-const PATIENCE: u64 = 10_000;
-
-/// Fields of PMCR_EL0.
-mod pmcr {
-    pub const E: u64 = 1 << 0;
-    pub const P: u64 = 1 << 1;
-    pub const C: u64 = 1 << 2;
-    pub const LC: u64 = 1 << 6;
-    pub const N_SHIFT: u64 = 11;
-}
-
-/// Bit of the cycle counter in PMCNTENSET, PMOVSCLR and PMINTENSET.
-const CYCLES: u64 = 1 << 31;
-/// Events.
-const SW_INCR: u64 = 0x00;
-const CHAIN: u64 = 0x1e;
-const WRAP: u64 = 1 << 32;
-
-/// Stops and clears everything.
-fn reset() {
-    PMCR_EL0.write(pmcr::LC | pmcr::C | pmcr::P);
-    PMCNTENCLR_EL0.write(!0);
-    PMOVSCLR_EL0.write(!0);
-    PMINTENCLR_EL1.write(!0);
-    PMCCFILTR_EL0.write(0);
-}
-
-fn nr_counters() -> u64 {
-    PMCR_EL0.read() >> pmcr::N_SHIFT & 0x1f
-}
+pub const PMU_INTID: u32 = 23;
 
 /// A VM whose vCPU 0 has a PMU.
 #[host]
-fn vcpu_with_pmu(t: &mut OneVm) -> TestResult<Vcpu> {
+pub fn vcpu_with_pmu(t: &mut OneVm) -> TestResult<Vcpu> {
     t.vm.cpuid_mut().add(KVM_ARM_VCPU_PMU_V3);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let vcpu = t.vm.add_vcpu(0, guest)?;
     t.vm.state().gic()?.init()?;
-    let mut intid = PMU_INTID;
-    let attr = |attr: u32, addr: u64| kvm_device_attr {
-        group: KVM_ARM_VCPU_PMU_V3_CTRL,
-        attr: attr.into(),
-        addr,
-        flags: 0,
-    };
-    vcpu.fd()
-        .set_device_attr(&attr(KVM_ARM_VCPU_PMU_V3_IRQ, &raw mut intid as u64))
-        .ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
-    vcpu.fd()
-        .set_device_attr(&attr(KVM_ARM_VCPU_PMU_V3_INIT, 0))
-        .ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
+    vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+    vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
     Ok(vcpu)
 }
 
 #[guest]
 fn reads_registers(_: &mut Guest) {
-    reset();
-    let all = (1 << nr_counters()) - 1 | CYCLES;
+    pmu::reset();
+    let all = implemented();
     check_eq!("PMCR.P and C read as zero", PMCR_EL0.read() & (pmcr::P | pmcr::C), 0);
     check_eq!("PMCR.E reads as zero when cleared", PMCR_EL0.read() & pmcr::E, 0);
     check_eq!("PMCR.LC keeps 1", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
+    let identity = PMCR_EL0.read() & !0xff;
+    PMCR_EL0.write(!identity & !0xff | pmcr::LC);
+    check_eq!("N, IDCODE and IMP of PMCR are read-only", PMCR_EL0.read(), identity | pmcr::LC);
+    PMCR_EL0.write(pmcr::LC | pmcr::E);
+    check_eq!("PMCR.E keeps 1", PMCR_EL0.read() & pmcr::E, pmcr::E);
+    PMCR_EL0.write(pmcr::LC);
     for (name, set, clear) in [
         ("PMCNTENSET", PMCNTENSET_EL0, PMCNTENCLR_EL0),
         ("PMINTENSET", PMINTENSET_EL1, PMINTENCLR_EL1),
@@ -79,23 +43,26 @@ fn reads_registers(_: &mut Guest) {
         set.write(!0);
         check_eq!("{name} sets the bits of implemented counters only", set.read(), all);
         check_eq!("the clearing twin of {name} reads the same", clear.read(), all);
+        set.write(0);
+        check_eq!("writing zero to {name} clears nothing", set.read(), all);
         clear.write(CYCLES);
         check_eq!("{name} loses only the bits that are cleared", set.read(), all & !CYCLES);
         clear.write(!0);
+        set.write(!all);
+        check_eq!("bits of {name} without a counter ignore writes", set.read(), 0);
     }
-    PMSELR_EL0.write(31);
-    PMXEVTYPER_EL0.write(1 << 31);
-    check_eq!("PMXEVTYPER with PMSELR 31 is PMCCFILTR", PMCCFILTR_EL0.read(), 1 << 31);
+    PMSELR_EL0.write(3);
+    check_eq!("PMSELR keeps its selection", PMSELR_EL0.read(), 3);
+    PMUSERENR_EL0.write(!0);
+    check_eq!("PMUSERENR has its four bits", PMUSERENR_EL0.read() & 0xf, 0xf);
+    PMUSERENR_EL0.write(0);
+    pmu::selected_type(SELECT_CYCLES).write(filter::P);
+    check_eq!("PMXEVTYPER with PMSELR 31 is PMCCFILTR", PMCCFILTR_EL0.read(), filter::P);
+    PMCCFILTR_EL0.write(filter::U);
+    check_eq!("PMCCFILTR is PMXEVTYPER with PMSELR 31", PMXEVTYPER_EL0.read(), filter::U);
+    PMCCFILTR_EL0.write(!0);
+    check_eq!("the cycle counter has no event number", PMCCFILTR_EL0.read() & 0xffff, 0);
     PMCCFILTR_EL0.write(0);
-    if nr_counters() > 0 {
-        PMSELR_EL0.write(0);
-        PMXEVTYPER_EL0.write(CHAIN);
-        check_eq!("PMXEVTYPER writes the selected counter's event", PMEVTYPER0_EL0.read(), CHAIN);
-        PMXEVCNTR_EL0.write(0xdead_beef);
-        check_eq!("PMXEVCNTR writes the selected counter", PMEVCNTR0_EL0.read(), 0xdead_beef);
-        PMCR_EL0.write(pmcr::LC | pmcr::P);
-        check_eq!("PMCR.P clears event counters", PMEVCNTR0_EL0.read(), 0);
-    }
 }
 
 /// Set, clear and select registers agree, for the counters that there are.
@@ -105,184 +72,204 @@ fn registers_agree(t: &mut OneVm) -> TestResult {
 }
 
 #[guest]
+fn configures_counters(_: &mut Guest) {
+    pmu::need_counters(1);
+    pmu::reset();
+    let n = nr_counters();
+    for i in 0..n {
+        pmu::selected_type(i).write(event::CHAIN + i);
+        pmu::selected_counter(i).write(0xdead_0000 + i);
+    }
+    for i in 0..n {
+        check_eq!("each counter has its own event", pmu::selected_type(i).read(), event::CHAIN + i);
+        check_eq!(
+            "each counter has its own value",
+            pmu::selected_counter(i).read(),
+            0xdead_0000 + i
+        );
+    }
+    for (i, (counter, kind)) in (0..n).zip(COUNTERS.into_iter().zip(TYPES)) {
+        check_eq!("PMXEVTYPER is PMEVTYPER of the selected counter", kind.read(), event::CHAIN + i);
+        check_eq!("PMXEVCNTR is PMEVCNTR of the selected counter", counter.read(), 0xdead_0000 + i);
+        counter.write(i);
+        check_eq!("PMEVCNTR is PMXEVCNTR of its counter", pmu::selected_counter(i).read(), i);
+        kind.write(0xea | filter::P | filter::U);
+        check_eq!(
+            "PMEVTYPER keeps an event number and the filters",
+            pmu::selected_type(i).read(),
+            0xea | filter::P | filter::U
+        );
+    }
+    PMCCNTR_EL0.write(77);
+    for i in 0..n {
+        pmu::selected_counter(i).write(5);
+    }
+    PMCR_EL0.write(pmcr::LC | pmcr::P);
+    for i in 0..n {
+        check_eq!("PMCR.P clears every event counter", pmu::selected_counter(i).read(), 0);
+        check!("PMCR.P keeps the events", pmu::selected_type(i).read() != 0);
+    }
+    check_eq!("PMCR.P keeps the cycle counter", PMCCNTR_EL0.read(), 77);
+    pmu::selected_counter(0).write(5);
+    PMCR_EL0.write(pmcr::LC | pmcr::C);
+    check_eq!("PMCR.C keeps event counters", pmu::selected_counter(0).read(), 5);
+    check_eq!("PMCR.C clears the cycle counter", PMCCNTR_EL0.read(), 0);
+
+    let Some(absent) = (1..0x40).find(|&e| e != event::CHAIN && !pmu::offers(e)) else { return };
+    pmu::selected_type(0).write(absent);
+    pmu::selected_counter(0).write(0xdead_beef);
+    PMCNTENSET_EL0.write(1);
+    PMCR_EL0.write(pmcr::LC | pmcr::E);
+    pmu::instructions(1000);
+    PMCR_EL0.write(pmcr::LC);
+    check_eq!("an event that PMCEID does not tell of is kept", PMEVTYPER0_EL0.read(), absent);
+    check_eq!("it does not count", PMEVCNTR0_EL0.read(), 0xdead_beef);
+    check_eq!("nor does it overflow", PMOVSCLR_EL0.read(), 0);
+}
+
+/// Every counter has its value and its event, by number and by selection.
+#[kvm_test(configures_counters, irqchip, requires(cap::ARM_PMU_V3))]
+fn counters_are_configured_one_by_one(t: &mut OneVm) -> TestResult {
+    vcpu_with_pmu(t)?.run_until_done()
+}
+
+#[guest]
+fn touches_absent_counters(_: &mut Guest) {
+    pmu::reset();
+    let n = nr_counters();
+    if n > 30 {
+        guest_runtime::ucall::skip(format_args!("a counter number that is not in use"));
+    }
+    let undefined = Err(vector::UNKNOWN);
+    for selection in [n, 30] {
+        PMSELR_EL0.write(selection);
+        let read = |register: SysReg| register.read_safe().map(|_| ()).map_err(|t| t.vector);
+        let write = |register: SysReg| register.write_safe(0).map_err(|t| t.vector);
+        check_eq!(
+            "reading an absent counter by PMXEVCNTR is undefined",
+            read(PMXEVCNTR_EL0),
+            undefined
+        );
+        check_eq!(
+            "writing an absent counter by PMXEVCNTR is undefined",
+            write(PMXEVCNTR_EL0),
+            undefined
+        );
+        check_eq!(
+            "reading an absent event by PMXEVTYPER is undefined",
+            read(PMXEVTYPER_EL0),
+            undefined
+        );
+        check_eq!(
+            "writing an absent event by PMXEVTYPER is undefined",
+            write(PMXEVTYPER_EL0),
+            undefined
+        );
+        check_eq!("reading PMEVCNTR30 is undefined without it", read(PMEVCNTR30_EL0), undefined);
+        check_eq!("writing PMEVCNTR30 is undefined without it", write(PMEVCNTR30_EL0), undefined);
+        check_eq!("reading PMEVTYPER30 is undefined without it", read(PMEVTYPER30_EL0), undefined);
+        check_eq!("writing PMEVTYPER30 is undefined without it", write(PMEVTYPER30_EL0), undefined);
+    }
+    PMSELR_EL0.write(SELECT_CYCLES);
+    check!("the cycle counter's filter is there", PMXEVTYPER_EL0.read_safe().is_ok());
+    PMCNTENSET_EL0.write(1 << n);
+    check_eq!("an absent counter cannot be enabled", PMCNTENSET_EL0.read(), 0);
+    PMSWINC_EL0.write(1 << n);
+    check_eq!("nor be incremented", PMOVSCLR_EL0.read(), 0);
+}
+
+/// Accesses to counters from PMCR_EL0.N on are undefined: of what the ARM ARM allows (D13, "Accesses to
+/// counters that are not implemented") KVM takes that.
+#[kvm_test(touches_absent_counters, irqchip, requires(cap::ARM_PMU_V3))]
+fn absent_counters_are_undefined(t: &mut OneVm) -> TestResult {
+    vcpu_with_pmu(t)?.run_until_done()
+}
+
+#[guest]
 fn clears_lc(_: &mut Guest) {
+    check_eq!("PMCR.LC is 1 from reset on without AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
     PMCR_EL0.write(0);
     check_eq!("PMCR.LC is RES1 without AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
 }
 
-/// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code.
+/// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code, for the guest and for userspace.
 #[kvm_test(clears_lc, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH64_ONLY))]
 fn lc_is_res1(t: &mut OneVm) -> TestResult {
+    let mut vcpu = vcpu_with_pmu(t)?;
+    let lc = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|value| value & pmcr::LC);
+    check_eq!("userspace reads PMCR.LC as 1 from reset on", lc(&vcpu), Ok(pmcr::LC));
+    vcpu.run_until_done()?;
+    let value = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
+    vcpu.set_sysreg(&PMCR_EL0, value & !pmcr::LC).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
+    check_eq!("userspace cannot clear it", lc(&vcpu), Ok(pmcr::LC));
+    Ok(())
+}
+
+#[guest]
+fn clears_lc_with_aarch32(_: &mut Guest) {
+    PMCR_EL0.write(0);
+    check_eq!("PMCR.LC can be cleared", PMCR_EL0.read() & pmcr::LC, 0);
+    PMCR_EL0.write(pmcr::LC);
+    check_eq!("PMCR.LC can be set", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
+}
+
+/// PMCR_EL0.LC is a bit like others where EL0 can run AArch32 code.
+#[kvm_test(clears_lc_with_aarch32, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH32_EL0))]
+fn lc_is_writable_with_aarch32(t: &mut OneVm) -> TestResult {
     vcpu_with_pmu(t)?.run_until_done()
 }
 
 #[guest]
-fn counts_cycles(g: &mut Guest) {
-    let lc = g.arg(0);
-    reset();
-    PMCNTENSET_EL0.write(CYCLES);
-    PMCCNTR_EL0.write(0x12_3456_789a);
-    check_eq!("a stopped cycle counter keeps 64 bits", PMCCNTR_EL0.read(), 0x12_3456_789a);
-    PMCR_EL0.write(lc | pmcr::E);
-    let before = PMCCNTR_EL0.read();
-    let between = PMCCNTR_EL0.read();
-    let after = PMCCNTR_EL0.read();
+fn tells_of_events(g: &mut Guest) {
+    let version = g.arg(0);
+    check!("SW_INCR is offered", pmu::offers(event::SW_INCR));
+    check!("CPU_CYCLES is offered", pmu::offers(event::CPU_CYCLES));
+    check!("CHAIN is offered", pmu::offers(event::CHAIN));
     check!(
-        "the cycle counter counts",
-        before < between && between < after,
-        "{before:x} {between:x} {after:x}"
+        "INST_RETIRED or INST_SPEC is offered",
+        pmu::offers(event::INST_RETIRED) || pmu::offers(event::INST_SPEC)
     );
-    PMCR_EL0.write(lc);
-    PMOVSCLR_EL0.write(!0);
-    PMCCNTR_EL0.write(WRAP - 100);
-    PMCR_EL0.write(lc | pmcr::E);
-    // The host's own interrupt tells KVM of the overflow: it may take a moment.
-    spin_for(PATIENCE, || {
-        PMCCNTR_EL0.read() > WRAP && (lc != 0 || PMOVSCLR_EL0.read() & CYCLES != 0)
-    });
-    PMCR_EL0.write(lc);
-    let value = PMCCNTR_EL0.read();
-    check!("the cycle counter is not cut off at 32 bits", value >= WRAP, "{value:#x}");
-    let overflow = PMOVSCLR_EL0.read() & CYCLES;
-    if lc == 0 {
-        check_eq!("without LC crossing bit 32 is an overflow", overflow, CYCLES);
-    } else {
-        check_eq!("with LC crossing bit 32 is no overflow", overflow, 0);
-        PMCCNTR_EL0.write(!0 - 100);
-        PMCR_EL0.write(lc | pmcr::E);
-        spin_for(PATIENCE, || PMOVSCLR_EL0.read() & CYCLES != 0);
-        PMCR_EL0.write(lc);
-        check_eq!("with LC crossing bit 64 is an overflow", PMOVSCLR_EL0.read() & CYCLES, CYCLES);
+    /// ID_AA64DFR0_EL1.PMUVer of PMUv3p1.
+    const PMUV3P1: u64 = 4;
+    if version >= PMUV3P1 {
+        check!("PMUv3p1 offers STALL_FRONTEND", pmu::offers(event::STALL_FRONTEND));
+        check!("PMUv3p1 offers STALL_BACKEND", pmu::offers(event::STALL_BACKEND));
     }
-    PMCR_EL0.write(lc | pmcr::C);
-    check_eq!("PMCR.C clears the cycle counter", PMCCNTR_EL0.read(), 0);
-    PMCNTENCLR_EL0.write(CYCLES);
-    PMCR_EL0.write(lc | pmcr::E);
-    check_eq!("a cycle counter that is not enabled stands still", PMCCNTR_EL0.read(), 0);
+    for slot in [event::STALL_SLOT, event::STALL_SLOT_FRONTEND, event::STALL_SLOT_BACKEND] {
+        // They count slots, whose number is in PMMIR_EL1, which guests see as zero.
+        check!("events of slots are not offered", !pmu::offers(slot));
+    }
+    if version >= PMUV3P1 + 1 {
+        check_eq!("PMMIR tells no slots", PMMIR_EL1.read(), 0);
+    }
+    g.sync(1, &[PMCEID0_EL0.read(), PMCEID1_EL0.read()]);
 }
 
-/// The cycle counter always has 64 bits; PMCR_EL0.LC only says which of them overflows.
-#[kvm_test(counts_cycles, irqchip, requires(cap::ARM_PMU_V3))]
-fn cycle_counter(t: &mut OneVm) -> TestResult {
+/// The events that the architecture requires are offered (ARM ARM D13.11), and those that the host's
+/// kernel has found in its own PMCEID<n>_EL0.
+#[kvm_test(tells_of_events, irqchip, requires(cap::ARM_PMU_V3))]
+fn required_events_are_offered(t: &mut OneVm) -> TestResult {
     let mut vcpu = vcpu_with_pmu(t)?;
-    vcpu.set_args(&[pmcr::LC]);
+    let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
+    vcpu.set_args(&[dfr0 >> 8 & 0xf]);
+    let seen = vcpu.run_until_sync(1)?;
+    for event in host_events().into_iter().filter(|&e| e < event::STALL_SLOT_BACKEND) {
+        let offered = seen[event as usize / 32] >> (event % 32) & 1;
+        check!("an event of the host is offered", offered == 1, "event {event:#x}");
+    }
     vcpu.run_until_done()
 }
 
-/// The same with LC = 0, which needs a host where it is not RES1.
-#[kvm_test(counts_cycles, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH32_EL0))]
-fn cycle_counter_without_lc(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
-}
-
-#[guest]
-fn counts_software_events(g: &mut Guest) {
-    if nr_counters() < 2 {
-        guest_runtime::ucall::skip(format_args!("two event counters"));
-    }
-    let wide = g.arg(0) != 0;
-    let mask = if wide { !0 } else { WRAP - 1 };
-    reset();
-    PMEVTYPER0_EL0.write(SW_INCR);
-    PMEVTYPER1_EL0.write(SW_INCR);
-    PMCNTENSET_EL0.write(3);
-    let before_wrap = WRAP - 10;
-    PMEVCNTR0_EL0.write(before_wrap);
-    PMEVCNTR1_EL0.write(0);
-    let increment = |counters: u64| (0..20).for_each(|_| PMSWINC_EL0.write(counters));
-    increment(3);
-    check_eq!("PMSWINC does nothing while PMCR.E is clear", PMEVCNTR0_EL0.read(), before_wrap);
-    PMCR_EL0.write(pmcr::LC | pmcr::E);
-    increment(3);
-    check_eq!("each PMSWINC counts one", PMEVCNTR1_EL0.read(), 20);
-    check_eq!("a counter wraps at its width", PMEVCNTR0_EL0.read(), (before_wrap + 20) & mask);
-    check_eq!("the wrap at 32 bits sets that counter's overflow flag", PMOVSCLR_EL0.read(), 1);
-    increment(2);
-    check_eq!(
-        "a counter that PMSWINC does not name stands still",
-        PMEVCNTR0_EL0.read(),
-        (before_wrap + 20) & mask
-    );
-    PMOVSCLR_EL0.write(1);
-    check_eq!("PMOVSCLR clears the flag", PMOVSCLR_EL0.read(), 0);
-
-    PMCR_EL0.write(pmcr::LC);
-    PMEVTYPER1_EL0.write(CHAIN);
-    PMEVCNTR0_EL0.write(WRAP - 10);
-    PMEVCNTR1_EL0.write(7);
-    PMCR_EL0.write(pmcr::LC | pmcr::E);
-    increment(1);
-    check_eq!("CHAIN counts the overflow of the counter below", PMEVCNTR1_EL0.read(), 8);
-    check_eq!("the lower counter's flag is set too", PMOVSCLR_EL0.read(), 1);
-    PMOVSCLR_EL0.write(!0);
-    PMCR_EL0.write(pmcr::LC);
-    PMEVCNTR0_EL0.write(WRAP - 10);
-    PMEVCNTR1_EL0.write(WRAP - 1);
-    PMCR_EL0.write(pmcr::LC | pmcr::E);
-    increment(1);
-    check_eq!("a chained counter wraps at its width", PMEVCNTR1_EL0.read(), WRAP & mask);
-    check_eq!("both flags are set when both wrap", PMOVSCLR_EL0.read(), 3);
-}
-
-/// Event counters count SW_INCR and CHAIN, and flag a wrap at 32 bits.
-#[kvm_test(counts_software_events, irqchip, requires(cap::ARM_PMU_V3))]
-fn event_counters(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    let version = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")? >> 8 & 0xf;
-    vcpu.set_args(&[u64::from(version >= 6)]);
-    vcpu.run_until_done()
-}
-
-#[guest]
-fn overflows(_: &mut Guest) {
-    if nr_counters() < 1 {
-        guest_runtime::ucall::skip(format_args!("an event counter"));
-    }
-    let gic = GuestGic::detect();
-    gic.enable();
-    gic.set_priority(PMU_INTID, 0xa0);
-    gic.set_group(PMU_INTID, u32::from(gic == GuestGic::V3));
-    gic.set(gicd::ISENABLER, PMU_INTID);
-    reset();
-    PMEVTYPER0_EL0.write(SW_INCR);
-    PMCNTENSET_EL0.write(1);
-    PMCR_EL0.write(pmcr::LC | pmcr::E);
-    let (taken, flags, other) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let take = |_: &mut TrapFrame| {
-        let acknowledged = gic.acknowledge();
-        if acknowledged == PMU_INTID {
-            taken.fetch_add(1, SeqCst);
-            flags.fetch_or(PMOVSCLR_EL0.read(), SeqCst);
-        } else {
-            other.fetch_add(1, SeqCst);
-        }
-        PMOVSCLR_EL0.write(!0);
-        gic.end(acknowledged);
-    };
-    let wrap = || {
-        PMEVCNTR0_EL0.write(WRAP - 1);
-        PMSWINC_EL0.write(1);
-        spin_for(PATIENCE, || taken.load(SeqCst) > 0);
-        taken.swap(0, SeqCst)
-    };
-    with_handler(vector::IRQ, take, || {
-        irq_enable();
-        check_eq!("an overflow does not interrupt while PMINTENSET is clear", wrap(), 0);
-        check_eq!("its flag is set all the same", PMOVSCLR_EL0.read(), 1);
-        PMOVSCLR_EL0.write(!0);
-        PMINTENSET_EL1.write(1);
-        check_eq!("an overflow interrupts once", wrap(), 1);
-        check_eq!("the handler sees the flag of its counter", flags.swap(0, SeqCst), 1);
-        check_eq!("the next overflow interrupts again", wrap(), 1);
-        PMINTENCLR_EL1.write(1);
-        check_eq!("PMINTENCLR stops the interrupts", wrap(), 0);
-        irq_disable();
-    });
-    check_eq!("no other interrupt comes", other.load(SeqCst), 0);
-}
-
-/// An overflow raises the PMU's interrupt once, if its counter may.
-#[kvm_test(overflows, irqchip, requires(cap::ARM_PMU_V3))]
-fn overflow_interrupt(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+/// Numbers of the events that the host's kernel lists for its PMU.
+#[host]
+fn host_events() -> Vec<u64> {
+    const DEVICES: &str = "/sys/bus/event_source/devices";
+    let pmus = std::fs::read_dir(DEVICES).into_iter().flatten().flatten();
+    let pmus = pmus.filter(|p| p.file_name().to_string_lossy().starts_with("armv8"));
+    let files = pmus.flat_map(|p| std::fs::read_dir(p.path().join("events")).into_iter().flatten());
+    let texts = files.flatten().filter_map(|f| std::fs::read_to_string(f.path()).ok());
+    texts
+        .filter_map(|t| u64::from_str_radix(t.trim().strip_prefix("event=0x")?, 16).ok())
+        .filter(|&e| e < 0x40)
+        .collect()
 }

@@ -13,7 +13,7 @@ fn idles(_: &mut Guest) {}
 
 /// The ids in `KVM_GET_REG_LIST`.
 #[host]
-fn register_list(vcpu: &Vcpu) -> TestResult<Vec<u64>> {
+pub fn register_list(vcpu: &Vcpu) -> TestResult<Vec<u64>> {
     let mut count = 0_u64.to_ne_bytes();
     let refused = vcpu.raw(KVM_GET_REG_LIST, &mut count);
     check_eq!("KVM_GET_REG_LIST with too little room is E2BIG", refused, Err(Errno::E2BIG));

@@ -24,7 +24,7 @@ const CAP_GUEST_MEMFD_FLAGS: u32 = 244;
 
 /// KVM_CREATE_GUEST_MEMFD.
 #[host]
-fn create(vm: &Vm, size: u64, flags: u64) -> Result<OwnedFd, Errno> {
+fn create(vm: &impl AsRawFd, size: u64, flags: u64) -> Result<OwnedFd, Errno> {
     let mut bytes = [size.to_ne_bytes(), flags.to_ne_bytes()].concat();
     bytes.resize(size_of::<bindings::kvm_create_guest_memfd>(), 0);
     raw_ioctl_fd(vm, request::KVM_CREATE_GUEST_MEMFD, &mut bytes)
@@ -44,27 +44,41 @@ struct Region {
 }
 
 #[host]
-fn set(vm: &Vm, r: Region) -> Result<(), Errno> {
+fn set(vm: &impl AsRawFd, r: Region) -> Result<(), Errno> {
     let mut bytes = [r.slot.to_ne_bytes(), r.flags.to_ne_bytes()].concat();
     for value in [r.gpa, r.size, r.hva, r.offset] {
         bytes.extend(value.to_ne_bytes());
     }
     bytes.extend(r.fd.to_ne_bytes());
     bytes.resize(size_of::<bindings::kvm_userspace_memory_region2>(), 0);
-    vm.raw(request::KVM_SET_USER_MEMORY_REGION2, &mut bytes).map(drop)
+    raw_ioctl(vm, request::KVM_SET_USER_MEMORY_REGION2, &mut bytes).map(drop)
 }
 
 #[host]
-fn delete(vm: &Vm, slot: u32) -> Result<(), Errno> {
-    vm.set_region(slot, 0, 0, 0, 0)
+fn delete(vm: &impl AsRawFd, slot: u32) -> Result<(), Errno> {
+    let mut bytes = vec![0; size_of::<bindings::kvm_userspace_memory_region>()];
+    bytes[..4].copy_from_slice(&slot.to_ne_bytes());
+    raw_ioctl(vm, request::KVM_SET_USER_MEMORY_REGION, &mut bytes).map(drop)
 }
 
-/// /dev/kvm offers it for some machine types; this machine's type must have it.
 #[host]
-fn require_guest_memfd(vm: &Vm) -> TestResult {
-    let has = vm.check_extension(bindings::KVM_CAP_GUEST_MEMFD) > 0;
-    require!(has, "KVM_CAP_GUEST_MEMFD on a VM of type 0");
-    Ok(())
+fn extension(vm: &impl AsRawFd, cap: u32) -> i32 {
+    raw_ioctl_value(vm, request::KVM_CHECK_EXTENSION, cap.into()).unwrap_or(0)
+}
+
+/// A VM without memory that takes a guest_memfd: /dev/kvm offers it for some machine types only,
+/// before Linux 7 not for the default one.
+#[host]
+fn vm_for_guest_memfd() -> TestResult<OwnedFd> {
+    const KVM_X86_SW_PROTECTED_VM: u64 = 1;
+    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let vms = [0, KVM_X86_SW_PROTECTED_VM]
+        .into_iter()
+        .filter_map(|kind| raw_ioctl_value_fd(system, request::KVM_CREATE_VM, kind).ok());
+    let mut able = vms.filter(|vm| extension(vm, bindings::KVM_CAP_GUEST_MEMFD) > 0);
+    able.next().ok_or_else(|| {
+        Failure::Skip("KVM_CAP_GUEST_MEMFD on a VM of type 0 or KVM_X86_SW_PROTECTED_VM".into())
+    })
 }
 
 /// api.rst 4.140: without KVM_MEM_GUEST_MEMFD, KVM_SET_USER_MEMORY_REGION2 is
@@ -99,9 +113,8 @@ fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
 
 /// api.rst 4.142: a guest_memfd has a size of whole pages, not 0, and known flags only; else EINVAL.
 #[kvm_test(requires(cap::GUEST_MEMFD))]
-fn create_guest_memfd_wants_whole_pages(t: &mut OneVm) -> TestResult {
-    let vm = &t.vm;
-    require_guest_memfd(vm)?;
+fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
+    let vm = &vm_for_guest_memfd()?;
     let sizes = [
         ("0", 0),
         ("1", 1),
@@ -114,7 +127,7 @@ fn create_guest_memfd_wants_whole_pages(t: &mut OneVm) -> TestResult {
     for (what, size) in sizes {
         check_eq!("size {what} is EINVAL", create(vm, size, 0).map(drop), Err(Errno::EINVAL));
     }
-    let flags = vm.check_extension(CAP_GUEST_MEMFD_FLAGS) as u64;
+    let flags = extension(vm, CAP_GUEST_MEMFD_FLAGS) as u64;
     for bit in (0..64).filter(|bit| flags >> bit & 1 == 0) {
         let got = create(vm, PAGE, 1 << bit).map(drop);
         check!(
@@ -127,18 +140,27 @@ fn create_guest_memfd_wants_whole_pages(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
+/// Flags of a guest_memfd that can back a slot by itself. Where no VM has private memory (arm64) only one
+/// that can be mapped is taken; it is taken wherever it is offered.
+#[host]
+fn backing_flags(vm: &impl AsRawFd) -> u64 {
+    /// `GUEST_MEMFD_FLAG_MMAP`.
+    const MMAP: u64 = 1 << 0;
+    extension(vm, CAP_GUEST_MEMFD_FLAGS).max(0) as u64 & MMAP
+}
+
 /// api.rst 4.140: the part of a guest_memfd that backs a slot starts at a whole page, lies inside the
 /// file, is of this VM's guest_memfd, and backs no other slot.
 #[kvm_test(requires(cap::USER_MEMORY2, cap::GUEST_MEMFD))]
-fn guest_memfd_binding_is_checked(t: &mut OneVm) -> TestResult {
+fn guest_memfd_binding_is_checked(_: &mut HostOnly) -> TestResult {
     const FILE_PAGES: u64 = 4;
-    let vm = &t.vm;
-    require_guest_memfd(vm)?;
+    let vm = &vm_for_guest_memfd()?;
     let memory = pages(FILE_PAGES + 1, 0)?;
-    let file = create(vm, FILE_PAGES * PAGE, 0).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let flags = backing_flags(vm);
+    let file = create(vm, FILE_PAGES * PAGE, flags).ioctl("KVM_CREATE_GUEST_MEMFD")?;
     let null = std::fs::File::open("/dev/null").map_err(|e| Failure::Error(e.to_string()))?;
-    let stranger = Vm::new(VmShape::default())?;
-    let theirs = create(&stranger, FILE_PAGES * PAGE, 0).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let stranger = vm_for_guest_memfd()?;
+    let theirs = create(&stranger, FILE_PAGES * PAGE, flags).ioctl("KVM_CREATE_GUEST_MEMFD")?;
     let good = Region {
         slot: SLOT,
         flags: KVM_MEM_GUEST_MEMFD,
@@ -187,6 +209,9 @@ fn guest_memfd_binding_is_checked(t: &mut OneVm) -> TestResult {
     let moved = set(vm, Region { gpa: GPA + 8 * PAGE, ..good });
     check_eq!("a slot with a guest_memfd cannot be changed", moved, Err(Errno::EINVAL));
     check_eq!("it can be deleted", delete(vm, SLOT), Ok(()));
+    let got = set(vm, Region { offset: PAGE, ..good });
+    let refused = matches!(got, Err(Errno::EEXIST | Errno::EINVAL));
+    check!("a part whose last page backs another slot is EEXIST or EINVAL", refused, "{got:?}");
     check_eq!("then its part is free again", set(vm, good), Ok(()));
     Ok(())
 }

@@ -212,7 +212,7 @@ fn vcpu_statistics_describe_themselves(t: &mut OneVcpu) -> TestResult {
 /// api.rst 4.133: data are read live, on every descriptor of the vCPU; another vCPU counts for itself.
 #[kvm_test(stops_twice, requires(cap::BINARY_STATS_FD))]
 fn statistics_count_what_the_vcpu_does(t: &mut OneVcpu) -> TestResult {
-    let other = t.vm.create_vcpu(1)?;
+    let mut other = t.vm.add_vcpu(1, guest_fn!(stops_twice))?;
     let (stats, twin, idle) = (Stats::open(&t.vcpu)?, Stats::open(&t.vcpu)?, Stats::open(&other)?);
     let fresh = stats.exits()?;
     t.vcpu.run_until_sync(1)?;
@@ -223,6 +223,10 @@ fn statistics_count_what_the_vcpu_does(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(2)?;
     check!("another run counts another exit", twin.exits()? > first);
     check_eq!("a vCPU that did not run has no exits", idle.exits()?, 0);
+    let before = stats.exits()?;
+    other.run_until_sync(1)?;
+    check!("once it runs it counts its own", idle.exits()? > 0);
+    check_eq!("which the first does not count", stats.exits()?, before);
     Ok(())
 }
 

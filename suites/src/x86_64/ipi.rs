@@ -102,7 +102,15 @@ fn uses_the_self_ipi_register(_: &mut Guest) {
     let apic = Apic::enable_x2apic();
     apic.write(apic::reg::SELF_IPI, VECTOR.into());
     check_eq!("a write to SELF IPI arrives once", take(apic, VECTOR), 1);
+    for bit in [8, 31] {
+        let trap = wrmsr_safe(SELF_IPI, u64::from(VECTOR) | 1 << bit).map_err(|trap| trap.vector);
+        check_eq!("bit {bit} of SELF IPI is reserved: #GP", trap, Err(vector::GP));
+    }
+    check!("what is refused sends nothing", !apic.bit(apic::reg::IRR, VECTOR));
 }
+
+/// The MSR of SELF IPI.
+const SELF_IPI: u32 = 0x83f;
 
 /// x2APIC mode has a register for self-IPIs.
 #[kvm_test(uses_the_self_ipi_register, irqchip, requires(cap::IRQCHIP, cpu::X2APIC))]
@@ -131,6 +139,12 @@ fn raises_its_priority(_: &mut Guest) {
     check_eq!("TPR has CR8's class", apic.read(apic::reg::TPR), u32::from(LOW & 0xf0));
     write_cr8(0);
     check_eq!("it is taken when CR8 falls", take(apic, LOW), 1);
+    for class in 0..=0xf {
+        write_cr8(class);
+        check_eq!("TPR has each class of CR8", apic.read(apic::reg::TPR), (class as u32) << 4);
+        check_eq!("CR8 reads as written", read_cr8(), class);
+    }
+    write_cr8(0);
 }
 
 /// Vectors of two priority classes.
@@ -319,6 +333,8 @@ fn takes_ioapic_interrupts(g: &mut Guest) {
     );
     check_eq!("it is taken once", take(apic, VECTOR), 1);
     check_eq!("a level that stays comes again after EOI, an edge does not", pending(VECTOR), level);
+    g.sync(RAISE, &[]);
+    check_eq!("an edge that is raised already does not come again", pending(VECTOR), level);
     g.sync(LOWER, &[]);
     check_eq!("what came again is taken", take(apic, VECTOR), u64::from(level));
     check!("a lowered pin does not interrupt", !pending(VECTOR));
@@ -341,7 +357,7 @@ const LOWER: u64 = 2;
 fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> TestResult {
     t.vcpu.set_args(&[level]);
     for (stage, active) in
-        [(RAISE, true), (LOWER, false), (RAISE, true), (LOWER, false), (RAISE, true)]
+        [(RAISE, true), (RAISE, true), (LOWER, false), (RAISE, true), (LOWER, false), (RAISE, true)]
     {
         t.vcpu.run_until_sync(stage)?;
         t.vm.fd().set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;

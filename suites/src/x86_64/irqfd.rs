@@ -45,6 +45,7 @@ fn takes_interrupts(g: &mut Guest) {
 #[host]
 use {
     nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    nix::sys::resource::{UsageWho, getrusage},
     std::os::fd::AsRawFd,
     std::sync::atomic::Ordering::{Acquire, Release},
     std::time::{Duration, Instant},
@@ -58,6 +59,12 @@ const FOREVER: Duration = Duration::from_secs(5);
 /// Enough for a thread to be in `poll`, or to come out of it.
 #[host]
 const MOMENT: Duration = Duration::from_millis(2);
+/// Enough for a thread that runs to fall asleep.
+#[host]
+const INSTANT: Duration = Duration::from_micros(50);
+/// Events that a poller must not see.
+#[host]
+const EVENTS: i64 = 100;
 /// Rounds of the race with assign and deassign. Each costs KVM a grace period, so a slow host may stop
 /// at [`ENOUGH`] when its [`BUDGET`] is spent.
 #[host]
@@ -83,6 +90,12 @@ const MSI: Route = Route::Msi { address: apic::XAPIC_BASE, data: VECTOR as u32 }
 fn start(t: &mut OneVcpu, route: Route) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     t.vm.set_gsi_routing(&[(GSI, route)]).ioctl("KVM_SET_GSI_ROUTING")
+}
+
+/// How often this thread went to sleep so far.
+#[host]
+fn sleeps() -> TestResult<i64> {
+    getrusage(UsageWho::RUSAGE_THREAD).map(|u| u.voluntary_context_switches()).ioctl("getrusage")
 }
 
 /// Lets the guest take what is pending; says how many interrupts of each vector it took.
@@ -182,8 +195,8 @@ fn count_at_assign_is_one_interrupt(t: &mut OneVcpu, route: Route) -> TestResult
     Ok(())
 }
 
-/// While an irqfd is assigned, whoever polls the same eventfd sees none of its events, however early
-/// it began to poll; from deassign on it sees them again.
+/// While an irqfd is assigned, whoever polls the same eventfd sees none of its events and sleeps
+/// through them, however early it began to poll; from deassign on it sees them again.
 #[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
 fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> TestResult {
     start(t, route)?;
@@ -193,21 +206,28 @@ fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> Tes
     epoll.add(&event, edge).ioctl("epoll_ctl")?;
     let ready = || epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).ioctl("epoll_wait");
     std::thread::scope(|s| {
-        let poller = s.spawn(|| event.readable_within(FOREVER));
+        let poller = s.spawn(|| -> TestResult<(bool, i64)> {
+            let before = sleeps()?;
+            let woken = event.readable_within(FOREVER)?;
+            Ok((woken, sleeps()? - before))
+        });
         std::thread::sleep(MOMENT);
         t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
-        for _ in 0..100 {
+        for _ in 0..EVENTS {
             event.signal(1)?;
             check!("every event is an interrupt", arrives(t, VECTOR));
             t.vcpu.drop_pending(VECTOR)?;
             check_eq!("edge-triggered epoll has nothing to report", ready()?, 0);
+            // A thread that was woken by mistake gets the time to fall asleep again.
+            std::thread::sleep(INSTANT);
         }
         std::thread::sleep(MOMENT);
         check!("a poller from before the assignment sleeps on", !poller.is_finished());
         t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
         event.signal(3)?;
-        let woken = poller.join().expect("the polling thread")?;
+        let (woken, slept) = poller.join().expect("the polling thread")?;
         check!("the poller wakes up for an event after deassign", woken);
+        check!("the poller sleeps through the events before", slept < EVENTS / 2, "{slept} times");
         check_eq!("epoll reports an event after deassign", ready()?, 1);
         check_eq!("the event after deassign can be read", event.take(), Ok(3));
         check!("it is no interrupt", !t.vcpu.is_pending(VECTOR)?);
@@ -372,6 +392,23 @@ fn sleep_until(mut done: impl FnMut() -> bool) {
     groups("race")
 )]
 fn event_is_neither_lost_nor_doubled(t: &mut OneVcpu) -> TestResult {
+    race_with_assign(t, BUDGET)
+}
+
+/// The same, [`RACES`] times however long it takes.
+#[kvm_test(
+    takes_interrupts,
+    requires(cap::IRQFD, cap::IRQ_ROUTING, host::TWO_CPUS),
+    irqchip,
+    vcpus = 2,
+    groups("race", "nodefault")
+)]
+fn event_is_neither_lost_nor_doubled_in_ten_thousand_races(t: &mut OneVcpu) -> TestResult {
+    race_with_assign(t, Duration::MAX)
+}
+
+#[host]
+fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
     start(t, MSI)?;
     let event = Event::new()?;
     let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -395,7 +432,7 @@ fn event_is_neither_lost_nor_doubled(t: &mut OneVcpu) -> TestResult {
             signaller.thread().unpark();
         };
         let start = Instant::now();
-        let unfinished = |round: &u64| *round <= ENOUGH || start.elapsed() < BUDGET;
+        let unfinished = |round: &u64| *round <= ENOUGH || start.elapsed() < budget;
         let outcome = (1..=RACES).take_while(unfinished).try_for_each(|round| {
             begin(round);
             t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
@@ -414,6 +451,7 @@ fn event_is_neither_lost_nor_doubled(t: &mut OneVcpu) -> TestResult {
     });
     result?;
     log!("{injected} of {rounds} events were interrupts");
+    check!("races enough were run", rounds >= if budget == Duration::MAX { RACES } else { ENOUGH });
     check_eq!("no event is lost", lost, 0);
     check_eq!("no event is both an interrupt and left for userspace", doubled, 0);
     Ok(())

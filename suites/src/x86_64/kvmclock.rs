@@ -371,6 +371,7 @@ fn stable_time_is_monotonic_across_vcpus(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(compares_clocks))?;
     let first_stable = t.vcpu.run_until_sync(TIME)?[0] != 0;
     let second_stable = second.run_until_sync(TIME)?[0] != 0;
+    check_eq!("all vCPUs are told alike whether time is stable", second_stable, first_stable);
     require!(first_stable && second_stable, "a master clock (host clocksource tsc, TSCs in step)");
     std::thread::scope(|s| {
         let other = s.spawn(move || second.run_until_done());

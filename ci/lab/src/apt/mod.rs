@@ -120,9 +120,13 @@ impl Suite {
     /// A package is gone from the mirror, or the download was cut off.
     pub fn unpack(&self, packages: &[String], target: &Path) -> Result<()> {
         let scratch = tempfile::tempdir_in(&self.dir).at(&self.dir)?;
-        let mut command = self.apt("apt-get");
-        command.args(["-q", "download"]).args(packages).current_dir(scratch.path());
-        process::run(&mut command, "apt")?;
+        let download = || {
+            let mut command = self.apt("apt-get");
+            command.args(["-q", "download"]).args(packages).current_dir(scratch.path());
+            process::run(&mut command, "apt")
+        };
+        // The index may be old, or another mirror's.
+        download().or_else(|_| self.update().and_then(|()| download()))?;
         for entry in fs::read_dir(scratch.path()).at(scratch.path())?.flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "deb") {
                 let mut unpack = Command::new("dpkg-deb");

@@ -95,6 +95,16 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
     executable(&output.stdout, build.bin).ok_or_else(|| failed("cargo named no executable"))
 }
 
+/// The suite's runner: this machine's own as it is built anyway, others without their own debug
+/// information (the payload inside keeps its).
+///
+/// # Errors
+/// As [`build`].
+pub fn runner(cache: &Cache, arch: Arch) -> Result<PathBuf> {
+    let strip = Arch::native() != Some(arch);
+    build(cache, &Build { package: "suites", bin: "kvm-conformance", arch, strip, env: &[] })
+}
+
 /// The cross compiler's package: it links, and brings the C library's headers with it.
 pub(crate) fn cross_gcc(arch: Arch) -> String {
     format!("gcc-{}", arch.gnu_triple())

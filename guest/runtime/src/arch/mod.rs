@@ -10,14 +10,18 @@ pub mod aarch64;
 #[cfg(target_arch = "aarch64")]
 use aarch64 as this;
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(target_arch = "riscv64")]
+pub mod riscv64;
+#[cfg(target_arch = "riscv64")]
+use riscv64 as this;
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 compile_error!("the guest runtime does not know this architecture yet");
 
 pub use this::cpu::{cpu_id, halt_forever, here, relax, without_interrupts};
 pub use this::entry::init_cpu;
 #[cfg(kvm_guest)]
 pub(crate) use this::memory::{copy_forward, fill};
-pub use this::memory::{peek, poke};
 pub use this::mmu;
-pub use this::trap::{Trap, TrapFrame, with_handler};
+pub use this::trap::{Trap, TrapFrame};
 pub use this::ucall::ring_doorbell;

@@ -112,9 +112,9 @@ fn syndrome_in_words(syndrome: u64) -> String {
         vector::DATA_ABORT => format!("data abort on a {}, {}", access(iss), fault(iss)),
         vector::SP_ALIGNMENT => "misaligned stack pointer".into(),
         0x2f => "SError".into(),
-        0x30 | vector::BREAKPOINT => "breakpoint".into(),
-        0x32 | vector::SOFTWARE_STEP => "software step".into(),
-        0x34 | vector::WATCHPOINT => "watchpoint".into(),
+        vector::BREAKPOINT_LOWER | vector::BREAKPOINT => "breakpoint".into(),
+        vector::SOFTWARE_STEP_LOWER | vector::SOFTWARE_STEP => "software step".into(),
+        vector::WATCHPOINT_LOWER | vector::WATCHPOINT => "watchpoint".into(),
         vector::BRK => format!("BRK #{:#x}", iss & 0xffff),
         other => format!("exception class {other:#04x}, ISS {iss:#x}"),
     }

@@ -84,6 +84,9 @@ pub(crate) fn prepare_image(
     }
 
     let stubs = symbol("trap_stubs").ok_or("the payload has no symbol trap_stubs")?;
+    if !(layout::PAYLOAD..layout::RAM_SIZE).contains(&stubs) {
+        return Err(format!("the payload's trap_stubs are at {stubs:#x}, outside its place"));
+    }
     for vector in 0..map::NR_VECTORS as u64 {
         let handler = stubs + vector * map::STUB_SIZE;
         let ist = match vector {

@@ -10,7 +10,7 @@ pub(crate) use image::prepare_image;
 use std::sync::OnceLock;
 
 use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
-use guest_protocol::{MAGIC, NR_ARGS, PROTOCOL_VERSION, StartInfo, trap};
+use guest_protocol::{NR_ARGS, trap};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_dtable, kvm_enable_cap, kvm_mp_state,
     kvm_regs, kvm_segment,
@@ -18,7 +18,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use zerocopy::IntoBytes;
 
-use crate::kvm::{Exit, IoDirection, Ioctl, Irqchip, System, Vcpu, Vm, VmShape};
+use crate::kvm::{Exit, IoDirection, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
 use crate::outcome::TestResult;
 use crate::payload::Payload;
 use crate::requirement::cpu;
@@ -70,12 +70,13 @@ fn supported_cpuid(system: &System) -> &'static CpuId {
     })
 }
 
-/// Whether a guest rings: a 32-bit write of the doorbell's port.
-pub(crate) fn is_doorbell(exit: &Exit) -> bool {
-    matches!(
+/// What a guest rings with: a 32-bit write of the doorbell's port.
+pub(crate) fn doorbell(vcpu: &mut Vcpu, exit: &Exit) -> Option<u32> {
+    let rings = matches!(
         *exit,
         Exit::Io { direction: IoDirection::Out, size: 4, count: 1, port } if port == map::DOORBELL_PORT
-    )
+    );
+    rings.then(|| vcpu.exit_word(exit)).flatten()
 }
 
 /// Everything that KVM supports.
@@ -93,6 +94,11 @@ pub(crate) fn cpu_features(system: &System) -> Vec<String> {
         })
     };
     cpu::ALL.iter().filter(|f| has(f)).map(|f| f.0.to_owned()).collect()
+}
+
+/// The caller of the function whose frame record is at `fp`: its own record, and where it goes on.
+pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
+    Some((ram.word(fp)?, ram.word(fp + 8)?))
 }
 
 /// Set-up that must precede the first vCPU.
@@ -150,20 +156,10 @@ fn segment(selector: u16, kind: u8, dpl: u8) -> kvm_segment {
 
 /// Sets registers and this vCPU's tables so that it starts in the guest function at `entry`.
 pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {
-    assert!(u64::from(vcpu.index()) < layout::MAX_VCPUS, "vCPU index beyond the layout");
-    let area = layout::vcpu_area(vcpu.index().into());
-    let info = StartInfo {
-        magic: MAGIC,
-        version: PROTOCOL_VERSION,
-        entry,
-        vcpu: vcpu.index(),
-        reserved: 0,
-        args,
-    };
+    let area = super::write_start_info(vcpu, entry, args);
     let tables = image::tables(area);
     let write =
         |offset, bytes: &[u8]| vcpu.ram.write(area + offset, bytes).expect("vCPU area is RAM");
-    write(vcpu_area::START_INFO, info.as_bytes());
     write(vcpu_area::TABLES, tables.gdt.as_bytes());
     write(vcpu_area::TSS, &tables.tss);
 

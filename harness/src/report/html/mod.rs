@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::console::words;
 use super::matrix::Matrix;
+use super::stats_lines;
 use crate::journal::Run;
 use crate::outcome::{FailedCheck, Metric, Outcome};
 
@@ -46,6 +47,8 @@ struct CellData<'a> {
     details: &'a [String],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     metrics: &'a [Metric],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stats: Vec<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     log: &'a [String],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -99,6 +102,7 @@ fn cell<'a>(cell: &'a super::matrix::Cell<'a>) -> CellData<'a> {
         checks: &result.failed_checks,
         details: &result.details,
         metrics: &result.metrics,
+        stats: stats_lines(result),
         log: &result.log,
         kernel_log: &result.kernel_log,
         reference: result.reference.as_deref(),

@@ -75,6 +75,10 @@ plain_instructions! {
     serror_enable: "msr daifclr, #4; isb";
     /// Masks SError.
     serror_disable: "msr daifset, #4; isb";
+    /// Unmasks debug exceptions.
+    debug_enable: "msr daifclr, #8; isb";
+    /// Masks debug exceptions.
+    debug_disable: "msr daifset, #8; isb";
     /// `BRK #0`: its preferred return address is its own.
     brk: "brk #0";
     /// `SVC #0x123`.
@@ -103,16 +107,62 @@ pub fn udf_safe() -> Result<(), Trap> {
     unsafe { catching!(".inst 0") }
 }
 
-/// `HVC #0` after SMCCC: function in W0, arguments in X1–X3; returns X0–X3.
-pub fn hvc(function: u32, args: [u64; 3]) -> [u64; 4] {
-    let mut x0 = u64::from(function);
-    let [mut x1, mut x2, mut x3] = args;
-    // SAFETY: SMCCC keeps everything but X0–X17.
+/// `PSB CSYNC`, as a value.
+pub fn psb_csync_safe() -> Result<(), Trap> {
+    // SAFETY: a hint.
+    unsafe { catching!("hint #17") }
+}
+
+macro_rules! smccc_conduits {
+    ($($(#[$doc:meta])* $name:ident: $insn:literal;)*) => {$(
+        $(#[$doc])*
+        pub fn $name(function: u32, args: [u64; 3]) -> [u64; 4] {
+            let mut x0 = u64::from(function);
+            let [mut x1, mut x2, mut x3] = args;
+            // SAFETY: SMCCC keeps everything but X0 to X17.
+            unsafe {
+                asm!($insn, inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
+                    out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+                    out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+                    out("x15") _, out("x16") _, out("x17") _);
+            }
+            [x0, x1, x2, x3]
+        }
+    )*};
+}
+
+smccc_conduits! {
+    /// `HVC #0` after SMCCC: function in W0, arguments in X1 to X3; returns X0 to X3.
+    hvc: "hvc #0";
+    /// `SMC #0` in the same way.
+    smc: "smc #0";
+    /// `SMC #1`: SMCCC has no such call.
+    smc_1: "smc #1";
+}
+
+/// X4 to X17 as they are after an `HVC #0` of `function` that found 4 to 17 in them.
+pub fn registers_after_hvc(function: u32) -> [u64; 14] {
+    let mut x = [0; 14];
+    for (value, n) in x.iter_mut().zip(4..) {
+        *value = n;
+    }
+    // SAFETY: the registers are loaded from the array, stored to it, and told to the compiler.
     unsafe {
-        asm!("hvc #0", inout("x0") x0, inout("x1") x1, inout("x2") x2, inout("x3") x3,
+        asm!(
+            "ldp x4, x5, [x19]", "ldp x6, x7, [x19, #16]", "ldp x8, x9, [x19, #32]",
+            "ldp x10, x11, [x19, #48]", "ldp x12, x13, [x19, #64]", "ldp x14, x15, [x19, #80]",
+            "ldp x16, x17, [x19, #96]",
+            "hvc #0",
+            "stp x4, x5, [x19]", "stp x6, x7, [x19, #16]", "stp x8, x9, [x19, #32]",
+            "stp x10, x11, [x19, #48]", "stp x12, x13, [x19, #64]", "stp x14, x15, [x19, #80]",
+            "stp x16, x17, [x19, #96]",
+            inout("x0") u64::from(function) => _, inout("x1") 0_u64 => _, inout("x2") 0_u64 => _,
+            inout("x3") 0_u64 => _,
             out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
             out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-            out("x16") _, out("x17") _);
+            out("x16") _, out("x17") _,
+            options(raw),
+        );
     }
-    [x0, x1, x2, x3]
+    x
 }

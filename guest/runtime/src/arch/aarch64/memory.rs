@@ -4,6 +4,7 @@
 use core::arch::asm;
 
 use super::trap::{Trap, catching};
+pub use crate::memory::{peek, poke};
 
 /// Integers that one instruction can load or store.
 pub trait Word: Copy + 'static {
@@ -56,18 +57,6 @@ word! {
     u16, "h", ":w";
     u32, "", ":w";
     u64, "", ":x";
-}
-
-/// Loads from `gva` in one access; a fault ends the test.
-pub fn peek<T: Copy>(gva: u64) -> T {
-    // SAFETY: the guest's memory is its own.
-    unsafe { (gva as *const T).read_volatile() }
-}
-
-/// Stores to `gva` in one access; a fault ends the test.
-pub fn poke<T: Copy>(gva: u64, value: T) {
-    // SAFETY: the guest's memory is its own.
-    unsafe { (gva as *mut T).write_volatile(value) }
 }
 
 /// Loads from `gva` by an instruction whose syndrome tells KVM all of the access (no write-back of

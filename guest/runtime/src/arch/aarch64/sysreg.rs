@@ -148,7 +148,20 @@ sysregs! {
     FPSR = 3, 3, 4, 4, 1;
     TPIDR_EL0 = 3, 3, 13, 0, 2;
     TPIDRRO_EL0 = 3, 3, 13, 0, 3;
+    VPIDR_EL2 = 3, 4, 0, 0, 0;
+    VMPIDR_EL2 = 3, 4, 0, 0, 5;
+    SCTLR_EL2 = 3, 4, 1, 0, 0;
     HCR_EL2 = 3, 4, 1, 1, 0;
+    CPTR_EL2 = 3, 4, 1, 1, 2;
+    TTBR0_EL2 = 3, 4, 2, 0, 0;
+    TCR_EL2 = 3, 4, 2, 0, 2;
+    VTTBR_EL2 = 3, 4, 2, 1, 0;
+    VTCR_EL2 = 3, 4, 2, 1, 2;
+    HPFAR_EL2 = 3, 4, 6, 0, 4;
+    MAIR_EL2 = 3, 4, 10, 2, 0;
+    SP_EL2 = 3, 6, 4, 1, 0;
+    SCTLR_EL12 = 3, 5, 1, 0, 0;
+    VBAR_EL12 = 3, 5, 12, 0, 0;
     VBAR_EL2 = 3, 4, 12, 0, 0;
     SCR_EL3 = 3, 6, 1, 1, 0;
 
@@ -157,6 +170,11 @@ sysregs! {
     DBGBCR0_EL1 = 2, 0, 0, 0, 5;
     DBGWVR0_EL1 = 2, 0, 0, 0, 6;
     DBGWCR0_EL1 = 2, 0, 0, 0, 7;
+    DBGBVR1_EL1 = 2, 0, 0, 1, 4;
+    DBGBCR1_EL1 = 2, 0, 0, 1, 5;
+    DBGWVR1_EL1 = 2, 0, 0, 1, 6;
+    DBGWCR1_EL1 = 2, 0, 0, 1, 7;
+    OSDLR_EL1 = 2, 0, 1, 3, 4;
     OSLAR_EL1 = 2, 0, 1, 0, 4;
     OSLSR_EL1 = 2, 0, 1, 1, 4;
 
@@ -175,6 +193,8 @@ sysregs! {
     ICC_EOIR0_EL1 = 3, 0, 12, 8, 1;
     ICC_HPPIR0_EL1 = 3, 0, 12, 8, 2;
     ICC_BPR0_EL1 = 3, 0, 12, 8, 3;
+    ICC_AP0R0_EL1 = 3, 0, 12, 8, 4;
+    ICC_AP1R0_EL1 = 3, 0, 12, 9, 0;
     ICC_DIR_EL1 = 3, 0, 12, 11, 1;
     ICC_RPR_EL1 = 3, 0, 12, 11, 3;
     ICC_SGI1R_EL1 = 3, 0, 12, 11, 5;
@@ -212,7 +232,23 @@ sysregs! {
     PMEVTYPER1_EL0 = 3, 3, 14, 12, 1;
     PMEVTYPER2_EL0 = 3, 3, 14, 12, 2;
     PMEVTYPER3_EL0 = 3, 3, 14, 12, 3;
+    PMEVCNTR30_EL0 = 3, 3, 14, 11, 6;
+    PMEVTYPER30_EL0 = 3, 3, 14, 15, 6;
     PMCCFILTR_EL0 = 3, 3, 14, 15, 7;
+
+    PMSCR_EL1 = 3, 0, 9, 9, 0;
+    PMSNEVFR_EL1 = 3, 0, 9, 9, 1;
+    PMSICR_EL1 = 3, 0, 9, 9, 2;
+    PMSIRR_EL1 = 3, 0, 9, 9, 3;
+    PMSFCR_EL1 = 3, 0, 9, 9, 4;
+    PMSEVFR_EL1 = 3, 0, 9, 9, 5;
+    PMSLATFR_EL1 = 3, 0, 9, 9, 6;
+    PMSIDR_EL1 = 3, 0, 9, 9, 7;
+    PMBLIMITR_EL1 = 3, 0, 9, 10, 0;
+    PMBPTR_EL1 = 3, 0, 9, 10, 1;
+    PMBSR_EL1 = 3, 0, 9, 10, 3;
+    PMBIDR_EL1 = 3, 0, 9, 10, 7;
+    PMSCR_EL2 = 3, 4, 9, 9, 0;
 }
 
 /// Fields of ESR_EL1.

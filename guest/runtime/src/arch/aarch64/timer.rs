@@ -1,8 +1,9 @@
 //! The generic timer (ARM ARM D12).
 
+use super::cpu::relax;
 use super::sysreg::{
-    CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0,
-    CNTV_TVAL_EL0, CNTVCT_EL0, SysReg,
+    CNTFRQ_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, CNTV_CTL_EL0,
+    CNTV_CVAL_EL0, CNTV_TVAL_EL0, CNTVCT_EL0, SysReg,
 };
 
 /// CNT{P,V}_CTL_EL0.ENABLE.
@@ -11,6 +12,19 @@ pub const CTL_ENABLE: u64 = 1 << 0;
 pub const CTL_IMASK: u64 = 1 << 1;
 /// CNT{P,V}_CTL_EL0.ISTATUS.
 pub const CTL_ISTATUS: u64 = 1 << 2;
+
+/// Waits at most five seconds of the counter; says whether `done` came to hold. For what must come, however slow the
+/// host: what must not come is shown by an event behind it instead.
+pub fn comes(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = CNTVCT_EL0.read() + 5 * CNTFRQ_EL0.read();
+    while CNTVCT_EL0.read() < deadline {
+        if done() {
+            return true;
+        }
+        relax();
+    }
+    done()
+}
 
 /// One of the two timers of EL1.
 #[derive(Clone, Copy, Debug)]

@@ -6,14 +6,10 @@
 //! it runs inside messages only, between which a test's vector registers must not live.)
 #![expect(unsafe_code, reason = "trap entry and exit, and handlers kept as raw pointers")]
 
-use core::cell::UnsafeCell;
-
-use guest_protocol::layout::MAX_VCPUS;
 use guest_protocol::{NR_ARGS, trap as arg};
 
-use super::cpu;
 use super::sysreg::esr;
-use crate::ucall;
+use crate::{handlers, ucall};
 
 /// A trap as a value: what an instruction that was allowed to fault came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,16 +46,22 @@ pub mod vector {
     pub const DATA_ABORT_LOWER: u8 = 0x24;
     pub const DATA_ABORT: u8 = 0x25;
     pub const SP_ALIGNMENT: u8 = 0x26;
+    pub const BREAKPOINT_LOWER: u8 = 0x30;
     pub const BREAKPOINT: u8 = 0x31;
+    pub const SOFTWARE_STEP_LOWER: u8 = 0x32;
     pub const SOFTWARE_STEP: u8 = 0x33;
+    pub const WATCHPOINT_LOWER: u8 = 0x34;
     pub const WATCHPOINT: u8 = 0x35;
     pub const BRK: u8 = 0x3c;
     pub const IRQ: u8 = 0x40;
     pub const FIQ: u8 = 0x41;
     pub const SERROR: u8 = 0x42;
+    /// Any synchronous exception from EL0, before the handler of its class.
+    pub const FROM_EL0: u8 = 0x43;
 }
 
-const NR_VECTORS: usize = vector::SERROR as usize + 1;
+/// Entry of the vector table for a synchronous exception from AArch64 at a lower level.
+const SYNC_FROM_LOWER: u64 = 8;
 
 /// The interrupted state. A handler may change it; it is restored on return (`sp` only where a guest
 /// function was interrupted).
@@ -103,6 +105,7 @@ impl TrapFrame {
                 | vector::PC_ALIGNMENT
                 | vector::DATA_ABORT_LOWER
                 | vector::DATA_ABORT
+                | vector::WATCHPOINT_LOWER
                 | vector::WATCHPOINT
         );
         Trap { vector, esr: self.esr, addr: if has_address { self.far } else { 0 } }
@@ -170,10 +173,9 @@ core::arch::global_asm!(
     "mrs x4, esr_el1",
     "mrs x5, far_el1",
     "add x6, sp, #{frame}",
-    // SPSR_EL1.M is EL1h: a handler was interrupted, on this very stack.
-    "and x7, x3, #0xf",
-    "cmp x7, #5",
-    "csel x1, x6, x1, eq",
+    // SPSR_EL1.M is EL1h (EL2h): a handler was interrupted, on this very stack.
+    "tst x3, #1",
+    "csel x1, x6, x1, ne",
     "stp x30, x1, [sp, #240]",
     "stp x2, x3, [sp, #256]",
     "stp x4, x5, [sp, #272]",
@@ -185,9 +187,7 @@ core::arch::global_asm!(
     "ldp x2, x3, [sp, #256]",
     "msr elr_el1, x2",
     "msr spsr_el1, x3",
-    "and x7, x3, #0xf",
-    "cmp x7, #5",
-    "b.eq 1f",
+    "tbnz x3, #0, 1f",
     "msr sp_el0, x1",
     "1:",
     "ldp x2, x3, [sp, #16]",
@@ -243,7 +243,7 @@ extern "C" fn no_stack(sp: u64, elr: u64, spsr: u64, esr: u64, far: u64, fp: u64
 extern "C" fn dispatch(frame: &mut TrapFrame) {
     let vector = frame.vector();
     if vector < vector::IRQ
-        && let Some(resume) = fixup(frame.elr)
+        && let Some(resume) = handlers::fixup(frame.elr)
     {
         let trap = frame.trap();
         frame.x[9] = u64::from(trap.vector) + 1;
@@ -252,46 +252,8 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.elr = resume;
         return;
     }
-    match handler(vector.into()) {
-        // SAFETY: `with_handler` keeps the closure alive and exclusive while it is installed.
-        Some(handler) => unsafe { (*handler)(frame) },
-        None => ucall::unexpected_trap(frame),
-    }
-}
-
-/// One row of `guest_fixups`: an instruction that may fault, and where to go on; each relative to
-/// its own address.
-#[repr(C)]
-struct Fixup {
-    fault: i32,
-    resume: i32,
-}
-
-/// Where to go on after a fault at `pc`, if the instruction there was allowed to fault.
-fn fixup(pc: u64) -> Option<u64> {
-    #[cfg(kvm_guest)]
-    {
-        unsafe extern "C" {
-            static guest_fixups_start: [Fixup; 0];
-            static guest_fixups_end: [Fixup; 0];
-        }
-        // SAFETY: the linker script puts the symbols around the rows.
-        let rows = unsafe {
-            let start = guest_fixups_start.as_ptr();
-            core::slice::from_raw_parts(
-                start,
-                guest_fixups_end.as_ptr().offset_from(start) as usize,
-            )
-        };
-        let absolute =
-            |field: &i32| (field as *const i32 as u64).wrapping_add_signed((*field).into());
-        rows.iter().find(|row| absolute(&row.fault) == pc).map(|row| absolute(&row.resume))
-    }
-    #[cfg(not(kvm_guest))]
-    {
-        let _ = (pc, |row: Fixup| (row.fault, row.resume));
-        None
-    }
+    let for_el0 = frame.entry == SYNC_FROM_LOWER && handlers::is_handled(vector::FROM_EL0);
+    handlers::call(if for_el0 { vector::FROM_EL0 } else { vector }, frame);
 }
 
 /// Runs one instruction that may fault: `Result<(), Trap>`. X9, X10 and X11 carry the trap. An SVC
@@ -318,45 +280,3 @@ macro_rules! catching {
     }};
 }
 pub(crate) use catching;
-
-type Handler = *mut dyn FnMut(&mut TrapFrame);
-
-/// Handlers of every vector on every vCPU.
-struct Handlers(UnsafeCell<[[Option<Handler>; NR_VECTORS]; MAX_VCPUS as usize]>);
-
-// SAFETY: a vCPU touches only its own row.
-unsafe impl Sync for Handlers {}
-
-static HANDLERS: Handlers = Handlers(UnsafeCell::new([[None; NR_VECTORS]; MAX_VCPUS as usize]));
-
-fn slot(vector: usize) -> *mut Option<Handler> {
-    // SAFETY: both indices are in bounds, or this panics; the row is this vCPU's.
-    unsafe { &raw mut (&mut (*HANDLERS.0.get()))[cpu::cpu_id() as usize][vector] }
-}
-
-fn handler(vector: usize) -> Option<Handler> {
-    // SAFETY: the slot is this vCPU's.
-    unsafe { slot(vector).read_volatile() }
-}
-
-/// Runs `body` with `handler` called for every trap or interrupt `vector` on this vCPU; the handler
-/// that was there before is back when `body` has returned.
-pub fn with_handler<R>(
-    vector: u8,
-    mut handler: impl FnMut(&mut TrapFrame),
-    body: impl FnOnce() -> R,
-) -> R {
-    let short: *mut (dyn FnMut(&mut TrapFrame) + '_) = &raw mut handler;
-    // SAFETY: only the lifetime changes, and the slot is restored before `handler` is dropped.
-    let installed =
-        unsafe { core::mem::transmute::<*mut (dyn FnMut(&mut TrapFrame) + '_), Handler>(short) };
-    let slot = slot(vector.into());
-    // SAFETY: the slot is this vCPU's; a trap between the accesses sees one handler or the other.
-    let before = unsafe { slot.replace(Some(installed)) };
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    let result = body();
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    // SAFETY: as above.
-    unsafe { slot.write_volatile(before) };
-    result
-}

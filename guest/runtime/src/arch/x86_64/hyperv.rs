@@ -5,7 +5,8 @@
 use core::arch::asm;
 
 use super::cpu::wrmsr;
-use super::trap::{Trap, TrapFrame, vector, with_handler};
+use super::trap::{Trap, TrapFrame, vector};
+use crate::handlers::with_handler;
 
 /// MSRs, with the specification's names.
 pub mod msr {

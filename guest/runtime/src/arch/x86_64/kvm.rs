@@ -57,10 +57,16 @@ pub struct PvClock {
     pub pad: [u8; 2],
 }
 
+/// Reads after which a page that KVM seems to be writing is given up: an update takes as long as two.
+const PATIENCE: u32 = 10_000;
+
 impl PvClock {
     /// Reads the page at `gva` by the seqcount protocol.
+    ///
+    /// # Panics
+    /// The page is never consistent.
     pub fn read(gva: u64) -> Self {
-        loop {
+        for _ in 0..PATIENCE {
             let before: u32 = super::memory::peek(gva);
             let clock: Self = super::memory::peek(gva);
             let after: u32 = super::memory::peek(gva);
@@ -69,6 +75,7 @@ impl PvClock {
             }
             cpu::relax();
         }
+        panic!("the clock page at {gva:#x} is never consistent");
     }
 
     /// Nanoseconds at TSC value `tsc`.

@@ -4,6 +4,7 @@
 use core::arch::asm;
 
 use super::trap::{Trap, catching};
+pub use crate::memory::{peek, poke};
 
 /// Integers that one instruction can load or store.
 pub trait Word: Copy + 'static {
@@ -40,18 +41,6 @@ word! {
     u16, reg, ":x";
     u32, reg, ":e";
     u64, reg, ":r";
-}
-
-/// Loads from `gva` in one access; a fault ends the test.
-pub fn peek<T: Copy>(gva: u64) -> T {
-    // SAFETY: the guest's memory is its own.
-    unsafe { (gva as *const T).read_volatile() }
-}
-
-/// Stores to `gva` in one access; a fault ends the test.
-pub fn poke<T: Copy>(gva: u64, value: T) {
-    // SAFETY: the guest's memory is its own.
-    unsafe { (gva as *mut T).write_volatile(value) }
 }
 
 /// Loads from `gva`; a fault is a value.

@@ -3,6 +3,7 @@
 pub mod apic;
 pub mod cpu;
 pub mod entry;
+pub mod forced;
 pub mod hyperv;
 pub mod insn;
 pub mod ioapic;

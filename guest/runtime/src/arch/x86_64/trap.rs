@@ -6,13 +6,10 @@
 //! vector state: it is the test's alone.
 #![expect(unsafe_code, reason = "trap entry and exit, and handlers kept as raw pointers")]
 
-use core::cell::UnsafeCell;
-
-use guest_protocol::layout::{MAX_VCPUS, x86_64::NR_VECTORS};
 use guest_protocol::{NR_ARGS, trap as arg};
 
 use super::cpu;
-use crate::ucall;
+use crate::{handlers, ucall};
 
 /// A trap as a value: what an instruction that was allowed to fault came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +237,7 @@ extern "C" fn no_stack(ist: *const [u64; 9], rbp: u64) -> ! {
 
 #[cfg_attr(not(kvm_guest), expect(dead_code, reason = "called from the stubs"))]
 extern "C" fn dispatch(frame: &mut TrapFrame) {
-    if let Some(resume) = fixup(frame.rip) {
+    if let Some(resume) = handlers::fixup(frame.rip) {
         let trap = frame.trap();
         frame.r8 = u64::from(trap.vector) + 1;
         frame.r9 = trap.error.into();
@@ -248,46 +245,7 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.rip = resume;
         return;
     }
-    match handler(frame.vector as usize) {
-        // SAFETY: `with_handler` keeps the closure alive and exclusive while it is installed.
-        Some(handler) => unsafe { (*handler)(frame) },
-        None => ucall::unexpected_trap(frame),
-    }
-}
-
-/// One row of `guest_fixups`: an instruction that may fault, and where to go on; each relative to
-/// its own address.
-#[repr(C)]
-struct Fixup {
-    fault: i32,
-    resume: i32,
-}
-
-/// Where to go on after a fault at `rip`, if the instruction there was allowed to fault.
-fn fixup(rip: u64) -> Option<u64> {
-    #[cfg(kvm_guest)]
-    {
-        unsafe extern "C" {
-            static guest_fixups_start: [Fixup; 0];
-            static guest_fixups_end: [Fixup; 0];
-        }
-        // SAFETY: the linker script puts the symbols around the rows.
-        let rows = unsafe {
-            let start = guest_fixups_start.as_ptr();
-            core::slice::from_raw_parts(
-                start,
-                guest_fixups_end.as_ptr().offset_from(start) as usize,
-            )
-        };
-        let absolute =
-            |field: &i32| (field as *const i32 as u64).wrapping_add_signed((*field).into());
-        rows.iter().find(|row| absolute(&row.fault) == rip).map(|row| absolute(&row.resume))
-    }
-    #[cfg(not(kvm_guest))]
-    {
-        let _ = (rip, |row: Fixup| (row.fault, row.resume));
-        None
-    }
+    handlers::call(frame.vector as u8, frame);
 }
 
 /// Runs one instruction that may fault: `Result<(), Trap>`. R8, R9 and R10 carry the trap.
@@ -313,45 +271,3 @@ macro_rules! catching {
     }};
 }
 pub(crate) use catching;
-
-type Handler = *mut dyn FnMut(&mut TrapFrame);
-
-/// Handlers of every vector on every vCPU.
-struct Handlers(UnsafeCell<[[Option<Handler>; NR_VECTORS]; MAX_VCPUS as usize]>);
-
-// SAFETY: a vCPU touches only its own row.
-unsafe impl Sync for Handlers {}
-
-static HANDLERS: Handlers = Handlers(UnsafeCell::new([[None; NR_VECTORS]; MAX_VCPUS as usize]));
-
-fn slot(vector: usize) -> *mut Option<Handler> {
-    // SAFETY: both indices are in bounds, or this panics; the row is this vCPU's.
-    unsafe { &raw mut (&mut (*HANDLERS.0.get()))[cpu::cpu_id() as usize][vector] }
-}
-
-fn handler(vector: usize) -> Option<Handler> {
-    // SAFETY: the slot is this vCPU's.
-    unsafe { slot(vector).read_volatile() }
-}
-
-/// Runs `body` with `handler` called for every trap or interrupt `vector` on this vCPU; the handler
-/// that was there before is back when `body` has returned.
-pub fn with_handler<R>(
-    vector: u8,
-    mut handler: impl FnMut(&mut TrapFrame),
-    body: impl FnOnce() -> R,
-) -> R {
-    let short: *mut (dyn FnMut(&mut TrapFrame) + '_) = &raw mut handler;
-    // SAFETY: only the lifetime changes, and the slot is restored before `handler` is dropped.
-    let installed =
-        unsafe { core::mem::transmute::<*mut (dyn FnMut(&mut TrapFrame) + '_), Handler>(short) };
-    let slot = slot(vector.into());
-    // SAFETY: the slot is this vCPU's; a trap between the accesses sees one handler or the other.
-    let before = unsafe { slot.replace(Some(installed)) };
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    let result = body();
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    // SAFETY: as above.
-    unsafe { slot.write_volatile(before) };
-    result
-}

@@ -7,7 +7,8 @@ use guest_protocol::layout::x86_64::{USER_CS, USER_DS};
 use guest_protocol::layout::{self, vcpu_area};
 
 use super::cpu;
-use super::trap::{TrapFrame, vector, with_handler};
+use super::trap::{TrapFrame, vector};
+use crate::handlers::with_handler;
 
 /// Bytes at the end of the vCPU's main stack's lower half that ring-3 code gets.
 const USER_STACK: u64 = 0x1000;

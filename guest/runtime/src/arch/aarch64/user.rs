@@ -1,0 +1,182 @@
+//! EL0: runs a few instructions there, and comes back with what ended them.
+#![expect(unsafe_code, reason = "cleans instructions to where they are fetched from")]
+
+use core::arch::asm;
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use guest_protocol::layout::{self, PAGE_SIZE};
+
+use super::cpu::svc;
+use super::memory::poke;
+use super::mmu::{self, flags};
+use super::sysreg::{HCR_EL2, SysReg};
+use super::trap::{Trap, TrapFrame, vector};
+use crate::handlers::with_handler;
+
+/// Instructions, by the manual's encodings.
+pub mod insn {
+    use super::SysReg;
+
+    /// `NOP`.
+    pub const NOP: u32 = 0xd503_201f;
+    /// `SVC #0`.
+    pub const SVC: u32 = 0xd400_0001;
+    /// `HVC #0`.
+    pub const HVC: u32 = 0xd400_0002;
+    /// `SMC #0`.
+    pub const SMC: u32 = 0xd400_0003;
+    /// `BRK #0`.
+    pub const BRK: u32 = 0xd420_0000;
+    /// `UDF #0`.
+    pub const UDF: u32 = 0;
+    /// `WFI`.
+    pub const WFI: u32 = 0xd503_207f;
+    /// `ISB`.
+    pub const ISB: u32 = 0xd503_3fdf;
+    /// `ERET`.
+    pub const ERET: u32 = 0xd69f_03e0;
+    /// `LDR X0, [X1]`.
+    pub const LOAD: u32 = 0xf940_0020;
+    /// `STR X0, [X1]`.
+    pub const STORE: u32 = 0xf900_0020;
+    /// `SUBS X0, X0, #1`.
+    pub const COUNT_DOWN: u32 = 0xf100_0400;
+    /// `B.NE` to the instruction before.
+    pub const AGAIN: u32 = 0x54ff_ffe1;
+
+    /// The fields of a system register in `MRS` and `MSR`.
+    const fn fields(register: &SysReg) -> u32 {
+        let [op0, op1, crn, crm, op2] = register.encoding;
+        (op0 as u32 & 1) << 19
+            | (op1 as u32) << 16
+            | (crn as u32) << 12
+            | (crm as u32) << 8
+            | (op2 as u32) << 5
+    }
+
+    /// `MRS X0, register`.
+    pub const fn mrs(register: &SysReg) -> u32 {
+        0xd530_0000 | fields(register)
+    }
+
+    /// `MSR register, X0`.
+    pub const fn msr(register: &SysReg) -> u32 {
+        0xd510_0000 | fields(register)
+    }
+}
+
+/// What ended a run at EL0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// The exception.
+    pub trap: Trap,
+    /// X0 to X3.
+    pub x: [u64; 4],
+    /// Index of the instruction to return to: behind an SVC, at a faulting one.
+    pub next: u64,
+}
+
+impl Stop {
+    /// X0 if an SVC ended the run, else the exception's class.
+    pub fn value(&self) -> Result<u64, u8> {
+        if self.trap.vector == vector::SVC { Ok(self.x[0]) } else { Err(self.trap.vector) }
+    }
+}
+
+/// Where EL0's instructions are, virtual and physical: the last pages below 3 GiB and of the scratch
+/// memory.
+pub const CODE: u64 = 0xbfff_0000;
+const CODE_GPA: u64 = layout::SCRATCH_END - PAGE_SIZE;
+/// A page that EL0 may read and write, virtual.
+pub const DATA: u64 = CODE + PAGE_SIZE;
+/// The same, physical.
+pub const DATA_GPA: u64 = CODE_GPA - PAGE_SIZE;
+/// The most instructions of a program.
+const ROOM: usize = 64;
+/// SPSR_EL1 for EL0, all exceptions masked.
+const EL0T: u64 = 0x3c0;
+/// SPSR_EL2 for EL1, all exceptions masked.
+const EL1H: u64 = 0x3c5;
+/// HCR_EL2.TGE.
+const HCR_TGE: u64 = 1 << 27;
+/// SPSR_EL1.I.
+const SPSR_I: u64 = 1 << 7;
+/// SPSR_EL1.SS.
+const SPSR_SS: u64 = 1 << 21;
+
+/// How EL0 is entered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mode {
+    /// IRQs are taken.
+    pub interrupts: bool,
+    /// One instruction is stepped over (MDSCR_EL1.SS).
+    pub step: bool,
+    /// A guest function at EL2 runs the program at EL1 of a guest of its own, without translation.
+    pub el1: bool,
+}
+
+/// Runs `program` at EL0 with X0 to X3 until its first synchronous exception: end it with
+/// [`insn::SVC`].
+pub fn run(program: &[u32], x: [u64; 4]) -> Stop {
+    run_in(Mode::default(), program, x)
+}
+
+/// The same, entered as `mode` says.
+pub fn run_in(mode: Mode, program: &[u32], x: [u64; 4]) -> Stop {
+    load(program);
+    let base = if mode.el1 { CODE_GPA } else { CODE };
+    let mut spsr = if mode.el1 { EL1H } else { EL0T };
+    if mode.interrupts {
+        spsr &= !SPSR_I;
+    }
+    if mode.step {
+        spsr |= SPSR_SS;
+    }
+    let kernel = Cell::new(([0; 31], 0, 0, 0));
+    let stop = Cell::new(None);
+    let enter = |frame: &mut TrapFrame| {
+        kernel.set((frame.x, frame.sp, frame.elr, frame.spsr));
+        frame.x[..4].copy_from_slice(&x);
+        (frame.elr, frame.spsr) = (base, spsr);
+        if mode.el1 {
+            HCR_EL2.write(HCR_EL2.read() & !HCR_TGE);
+        }
+    };
+    let leave = |frame: &mut TrapFrame| {
+        let [x0, x1, x2, x3, ..] = frame.x;
+        if mode.el1 {
+            HCR_EL2.write(HCR_EL2.read() | HCR_TGE);
+        }
+        let next = frame.elr.wrapping_sub(base) / 4;
+        stop.set(Some(Stop { trap: frame.trap(), x: [x0, x1, x2, x3], next }));
+        (frame.x, frame.sp, frame.elr, frame.spsr) = kernel.get();
+    };
+    with_handler(vector::SVC, enter, || with_handler(vector::FROM_EL0, leave, svc));
+    stop.get().expect("an exception ended the run")
+}
+
+/// Puts `program` where EL0 finds it.
+fn load(program: &[u32]) {
+    assert!(program.len() <= ROOM, "a program of more than {ROOM} instructions");
+    place(CODE_GPA, program);
+    if !MAPPED.swap(true, SeqCst) {
+        let code = flags::AP_EL0 | flags::AP_READ_ONLY | flags::PXN;
+        mmu::map(CODE, CODE_GPA, mmu::Size::Small, flags::DEFAULT & !flags::UXN | code);
+        mmu::map(DATA, DATA_GPA, mmu::Size::Small, flags::DEFAULT | flags::AP_EL0);
+    }
+}
+
+/// Writes instructions to RAM, and makes them visible to fetches, cached or not.
+pub fn place(address: u64, instructions: &[u32]) {
+    for (instruction, address) in instructions.iter().zip((address..).step_by(4)) {
+        poke(address, *instruction);
+        // SAFETY: cleans a line of the guest's own memory.
+        unsafe { asm!("dc cvac, {a}", a = in(reg) address) };
+    }
+    // All of it: fetches may be by another address, and an instruction cache may be indexed by it.
+    // SAFETY: drops cached instructions.
+    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb") };
+}
+
+static MAPPED: AtomicBool = AtomicBool::new(false);

@@ -1,0 +1,42 @@
+//! Gathers the mutants of `ci/mutants`, which `explain` tells of, into the runner: it may run where
+//! the repository is not.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the manifest's folder");
+    let mutants = Path::new(&manifest).join("../ci/mutants");
+    let mut files = Vec::new();
+    for arch in in_order(&mutants)?.into_iter().filter(|path| path.is_dir() && !is_code(path)) {
+        println!("cargo::rerun-if-changed={}", arch.display());
+        files.extend(in_order(&arch)?);
+    }
+    let mut source = String::new();
+    for (name, extension) in [("FILES", "yaml"), ("KILLED", "jsonl")] {
+        let _ = writeln!(source, "const {name}: &[(&str, &str)] = &[");
+        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == extension)) {
+            let place = file.strip_prefix(&mutants).unwrap_or(file).display().to_string();
+            let whole = file.display().to_string();
+            let _ = writeln!(source, "    ({place:?}, include_str!({whole:?})),");
+        }
+        source.push_str("];\n");
+    }
+    let out = env::var_os("OUT_DIR").expect("cargo names a folder for output");
+    fs::write(Path::new(&out).join("mutants.rs"), source)
+}
+
+/// The folder's entries by name, so that equal sources give equal binaries.
+fn in_order(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<PathBuf>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The program that runs mutants lies beside them.
+fn is_code(path: &Path) -> bool {
+    path.ends_with("src") || path.ends_with("target")
+}

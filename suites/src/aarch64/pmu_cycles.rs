@@ -1,0 +1,146 @@
+//! The cycle counter: 64 bits, whatever PMCR_EL0.LC says (ARM ARM D13.3, PMCCNTR_EL0).
+#[host]
+use super::pmu::vcpu_with_pmu;
+use crate::prelude::*;
+use pmu::{CYCLES, WRAP, pmcr};
+
+/// Cycles before a wrap, at which counting starts.
+const SOON: u64 = 100;
+
+#[guest]
+fn counts_cycles(g: &mut Guest) {
+    let lc = g.arg(0);
+    pmu::reset();
+    PMCNTENSET_EL0.write(CYCLES);
+    for value in [1, WRAP - 1, WRAP, 0x12_3456_789a, 1 << 63, !0] {
+        PMCCNTR_EL0.write(value);
+        check_eq!("a stopped cycle counter keeps 64 bits", PMCCNTR_EL0.read(), value);
+    }
+    PMCCNTR_EL0.write(0x12_0000_0000);
+    PMCR_EL0.write(lc | pmcr::E);
+    let mut before = PMCCNTR_EL0.read();
+    let mut stuck = 0;
+    for _ in 0..10 {
+        let now = PMCCNTR_EL0.read();
+        stuck += u64::from(now <= before);
+        before = now;
+    }
+    check_eq!("the cycle counter counts up", stuck, 0);
+    check_eq!("it counts on from a value beyond 32 bits", before >> 32, 0x12);
+    PMCR_EL0.write(lc);
+    let stopped = PMCCNTR_EL0.read();
+    pmu::instructions(100);
+    check_eq!("it stands still while PMCR.E is clear", PMCCNTR_EL0.read(), stopped);
+    check_eq!("nothing has wrapped", PMOVSCLR_EL0.read(), 0);
+
+    PMCCNTR_EL0.write(WRAP - SOON);
+    PMCR_EL0.write(lc | pmcr::E);
+    // The host's own interrupt tells KVM of the overflow: it may take a moment.
+    comes(|| PMCCNTR_EL0.read() > WRAP && (lc != 0 || PMOVSCLR_EL0.read() & CYCLES != 0));
+    PMCR_EL0.write(lc);
+    let value = PMCCNTR_EL0.read();
+    check!("the cycle counter is not cut off at 32 bits", value >= WRAP, "{value:#x}");
+    check!("it has not jumped", value >> 32 == 1, "{value:#x}");
+    let overflow = PMOVSCLR_EL0.read();
+    if lc == 0 {
+        check_eq!("without LC crossing bit 32 is an overflow", overflow, CYCLES);
+        PMOVSCLR_EL0.write(!0);
+        PMCCNTR_EL0.write(7 * WRAP - SOON);
+        PMCR_EL0.write(lc | pmcr::E);
+        comes(|| PMOVSCLR_EL0.read() & CYCLES != 0);
+        PMCR_EL0.write(lc);
+        check_eq!("so is every further one", PMOVSCLR_EL0.read(), CYCLES);
+        check_eq!("and the counter goes on", PMCCNTR_EL0.read() >> 32, 7);
+    } else {
+        check_eq!("with LC crossing bit 32 is no overflow", overflow, 0);
+        PMCCNTR_EL0.write(!0 - SOON);
+        PMCR_EL0.write(lc | pmcr::E);
+        comes(|| PMOVSCLR_EL0.read() & CYCLES != 0);
+        PMCR_EL0.write(lc);
+        check_eq!("with LC crossing bit 64 is an overflow", PMOVSCLR_EL0.read(), CYCLES);
+        let value = PMCCNTR_EL0.read();
+        check!("the counter wraps at 64 bits", value < WRAP, "{value:#x}");
+    }
+    PMOVSCLR_EL0.write(!0);
+    PMCR_EL0.write(lc | pmcr::C);
+    check_eq!("PMCR.C clears the cycle counter", PMCCNTR_EL0.read(), 0);
+    check_eq!("which is no overflow", PMOVSCLR_EL0.read(), 0);
+    PMCNTENCLR_EL0.write(CYCLES);
+    PMCR_EL0.write(lc | pmcr::E);
+    pmu::instructions(100);
+    check_eq!("a cycle counter that is not enabled stands still", PMCCNTR_EL0.read(), 0);
+    PMCNTENSET_EL0.write(CYCLES);
+    pmu::instructions(100);
+    check!("enabling it while PMCR.E is set starts it", PMCCNTR_EL0.read() > 0);
+    PMCNTENCLR_EL0.write(CYCLES);
+    let stopped = PMCCNTR_EL0.read();
+    pmu::instructions(100);
+    check_eq!("disabling it stops it where it is", PMCCNTR_EL0.read(), stopped);
+}
+
+/// The cycle counter always has 64 bits; PMCR_EL0.LC only says which of them overflows.
+#[kvm_test(counts_cycles, irqchip, requires(cap::ARM_PMU_V3))]
+fn counter_has_64_bits(t: &mut OneVm) -> TestResult {
+    let mut vcpu = vcpu_with_pmu(t)?;
+    vcpu.set_args(&[pmcr::LC]);
+    vcpu.run_until_done()
+}
+
+/// The same with LC = 0, which needs a host where it is not RES1.
+#[kvm_test(counts_cycles, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH32_EL0))]
+fn counter_has_64_bits_without_lc(t: &mut OneVm) -> TestResult {
+    vcpu_with_pmu(t)?.run_until_done()
+}
+
+#[guest]
+fn counts_short_runs(_: &mut Guest) {
+    pmu::reset();
+    PMCNTENSET_EL0.write(CYCLES);
+    for rounds in (2..150).step_by(16) {
+        PMCCNTR_EL0.write(0);
+        PMCR_EL0.write(pmcr::LC | pmcr::E);
+        pmu::instructions(rounds);
+        PMCR_EL0.write(pmcr::LC);
+        let cycles = PMCCNTR_EL0.read();
+        check!("a run of some instructions takes cycles", cycles > 0);
+        check_eq!("the high half of a small count is zero", cycles >> 32, 0);
+        check_eq!("a stopped counter reads the same again", PMCCNTR_EL0.read(), cycles);
+    }
+    check_eq!("small counts do not overflow", PMOVSCLR_EL0.read(), 0);
+}
+
+/// A few instructions count as a few cycles.
+#[kvm_test(counts_short_runs, irqchip, requires(cap::ARM_PMU_V3))]
+fn short_runs_count(t: &mut OneVm) -> TestResult {
+    vcpu_with_pmu(t)?.run_until_done()
+}
+
+#[guest]
+fn exits_while_counting(g: &mut Guest) {
+    pmu::reset();
+    PMCNTENSET_EL0.write(CYCLES);
+    PMCCNTR_EL0.write(WRAP - SOON);
+    PMCR_EL0.write(pmcr::LC | pmcr::E);
+    let mut before = PMCCNTR_EL0.read();
+    for stage in 1..=5 {
+        g.sync(stage, &[]);
+        let now = PMCCNTR_EL0.read();
+        check!("the counter goes on over exits to userspace", now > before, "{before:x} {now:x}");
+        before = now;
+    }
+    check_eq!("it has passed bit 32 and nothing more", before >> 32, 1);
+}
+
+/// What the counter has counted survives the vCPU's stay in userspace.
+#[kvm_test(exits_while_counting, irqchip, requires(cap::ARM_PMU_V3))]
+fn counting_survives_exits(t: &mut OneVm) -> TestResult {
+    let mut vcpu = vcpu_with_pmu(t)?;
+    let mut before = 0;
+    for stage in 1..=5 {
+        vcpu.run_until_sync(stage)?;
+        let now = vcpu.get_sysreg(&PMCCNTR_EL0).ioctl("KVM_GET_ONE_REG")?;
+        check!("userspace reads what has been counted so far", now > before.max(WRAP - SOON));
+        before = now;
+    }
+    vcpu.run_until_done()
+}

@@ -1,0 +1,336 @@
+//! Calls to firmware that KVM answers (SMC Calling Convention, Arm DEN0028; TRNG, DEN0098;
+//! Documentation/virt/kvm/arm/{hypercalls,fw-pseudo-registers,pvtime}.rst).
+use crate::prelude::*;
+
+#[host]
+use harness::kvm::bindings::{KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA};
+
+/// Function ids.
+mod function {
+    pub const VERSION: u32 = 0x8000_0000;
+    pub const ARCH_FEATURES: u32 = 0x8000_0001;
+    pub const WORKAROUNDS: [u32; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
+    pub const TRNG_VERSION: u32 = 0x8400_0050;
+    pub const TRNG_FEATURES: u32 = 0x8400_0051;
+    pub const TRNG_GET_UUID: u32 = 0x8400_0052;
+    pub const TRNG_RND32: u32 = 0x8400_0053;
+    pub const TRNG_RND64: u32 = 0xc400_0053;
+    pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
+    pub const PV_TIME_ST: u32 = 0xc500_0021;
+    pub const VENDOR_HYP_UID: u32 = 0x8600_ff01;
+    pub const VENDOR_HYP_FEATURES: u32 = 0x8600_0000;
+    pub const VENDOR_HYP_PTP: u32 = 0x8600_0001;
+}
+
+/// What SMCCC says of a function that is not there, in 64 bits.
+pub const NOT_SUPPORTED: u64 = !0;
+const INVALID_PARAMETERS: u64 = -2_i64 as u64;
+
+#[guest]
+fn asks_for_nothing_known(_: &mut Guest) {
+    let version = hvc(function::VERSION, [0; 3])[0];
+    check!(
+        "SMCCC is version 1.1 or later",
+        (0x1_0001..0x2_0000).contains(&version),
+        "{version:#x}"
+    );
+    // Every owner, fast and yielding, 32 and 64 bits, with a number that nobody has given a meaning.
+    for owner in 0..64 {
+        for kind in [0x8000_0000, 0xc000_0000, 0, 0x4000_0000_u32] {
+            let id = kind | owner << 24 | 0xfe77;
+            let results = hvc(id, [1, 2, 3]);
+            check!("an unknown function is NOT_SUPPORTED", results[0] == NOT_SUPPORTED, "{id:#x}");
+        }
+    }
+    let results = hvc(0x8400_fe77, [0; 3]);
+    check_eq!("NOT_SUPPORTED has 64 bits", results[0], NOT_SUPPORTED);
+    for id in [function::VERSION, 0x8400_fe77] {
+        let kept = registers_after_hvc(id);
+        let right = kept.into_iter().zip(4..).all(|(x, n)| x == n);
+        check!("X4 to X17 are preserved", right, "{kept:x?}");
+    }
+    for feature in [0x8000_fe77, 0, !0] {
+        let result = hvc(function::ARCH_FEATURES, [feature, 0, 0])[0];
+        check_eq!("ARCH_FEATURES of an unknown function is NOT_SUPPORTED", result, NOT_SUPPORTED);
+    }
+    let smc_version = smc(function::VERSION, [0; 3])[0];
+    check!(
+        "SMC gives what HVC gives, or NOT_SUPPORTED",
+        smc_version == version || smc_version == NOT_SUPPORTED,
+        "{smc_version:#x}"
+    );
+    check_eq!(
+        "SMC with another immediate is NOT_SUPPORTED",
+        smc_1(function::VERSION, [0; 3])[0],
+        NOT_SUPPORTED
+    );
+}
+
+/// What KVM does not know is NOT_SUPPORTED, and other registers are kept (DEN0028 5.2, 2.6).
+#[kvm_test(asks_for_nothing_known)]
+fn unknown_functions_are_not_supported(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn asks_for_workarounds(g: &mut Guest) {
+    let features =
+        function::WORKAROUNDS.map(|id| hvc(function::ARCH_FEATURES, [id.into(), 0, 0])[0]);
+    for result in features {
+        let plausible = matches!(result as i64, -2..=1);
+        check!("ARCH_FEATURES of a workaround is one of its values", plausible, "{result:#x}");
+    }
+    g.sync(1, &features);
+}
+
+/// The pseudo-registers tell userspace what ARCH_FEATURES tells the guest, and take no better level
+/// than the host has (fw-pseudo-registers.rst).
+#[kvm_test(asks_for_workarounds)]
+fn workarounds_are_told_to_both(t: &mut OneVcpu) -> TestResult {
+    /// Results of ARCH_FEATURES by level: 0 not available, 1 available, 2 not required; of workaround 2
+    /// 0 not available, 3 not required.
+    const RESULTS: [[i64; 4]; 3] = [[-1, 0, 1, -99], [-1, -1, 0, -2], [-1, 0, 1, -99]];
+    let seen = t.vcpu.run_until_sync(1)?;
+    for ((number, results), seen) in (1_u16..).zip(RESULTS).zip(seen) {
+        let Ok(level) = t.vcpu.get_reg(fw(number)) else { continue };
+        check!("workaround {number} has a level that is defined", level & 0xf < 4, "{level:#x}");
+        let want = results[level as usize & 3];
+        check_eq!("the guest is told of workaround {number} as userspace is", seen as i64, want);
+        check_eq!(
+            "the level of workaround {number} can be restored",
+            t.vcpu.set_reg(fw(number), level),
+            Ok(())
+        );
+        let better = t.vcpu.set_reg(fw(number), 0xf);
+        check_eq!(
+            "a level of workaround {number} that does not exist is EINVAL",
+            better,
+            Err(Errno::EINVAL)
+        );
+        let bits = t.vcpu.set_reg(fw(number), level | 1 << 32);
+        check_eq!("unknown bits of workaround {number} are EINVAL", bits, Err(Errno::EINVAL));
+    }
+    t.vcpu.run_until_done()
+}
+
+/// Pseudo-register `n` of the firmware: 0 is the PSCI version, 1 to 3 are workarounds.
+#[host]
+pub const fn fw(n: u16) -> u64 {
+    0x6030_0000_0014_0000 | n as u64
+}
+
+/// Bitmap `n` of services: 0 standard, 1 standard hypervisor, 2 vendor's hypervisor.
+#[host]
+const fn fw_bitmap(n: u16) -> u64 {
+    0x6030_0000_0016_0000 | n as u64
+}
+
+#[guest]
+fn draws_random_numbers(_: &mut Guest) {
+    use function::*;
+    let version = hvc(TRNG_VERSION, [0; 3])[0];
+    if version == NOT_SUPPORTED {
+        guest_runtime::ucall::skip(format_args!("the TRNG service"));
+    }
+    check_eq!("TRNG is version 1.0", version, 0x1_0000);
+    for id in [TRNG_VERSION, TRNG_FEATURES, TRNG_GET_UUID, TRNG_RND32, TRNG_RND64] {
+        check_eq!("TRNG_FEATURES knows its functions", hvc(TRNG_FEATURES, [id.into(), 0, 0])[0], 0);
+    }
+    check_eq!(
+        "TRNG_FEATURES of another function is NOT_SUPPORTED",
+        hvc(TRNG_FEATURES, [0x8400_0054, 0, 0])[0],
+        NOT_SUPPORTED
+    );
+    let uuid = hvc(TRNG_GET_UUID, [0; 3]);
+    check!(
+        "TRNG_GET_UUID gives one",
+        uuid[0] as u32 != !0 && uuid.iter().any(|&w| w != 0),
+        "{uuid:x?}"
+    );
+    check!("in words of 32 bits", uuid.iter().all(|&w| w >> 32 == 0), "{uuid:x?}");
+
+    // Results come in X3, then X2, then X1, from the lowest bit on.
+    for (id, width) in [(TRNG_RND32, 32), (TRNG_RND64, 64)] {
+        let mut ones = [0; 4];
+        for n in
+            [1, 2, width - 1, width, width + 1, 2 * width, 2 * width + 1, 3 * width - 1, 3 * width]
+        {
+            for _ in 0..4 {
+                let drawn = hvc(id, [n, 0, 0]);
+                check!(
+                    "TRNG_RND gives up to three registers of bits",
+                    drawn[0] == 0,
+                    "{id:#x} {n}"
+                );
+                for (i, word) in [drawn[3], drawn[2], drawn[1]].into_iter().enumerate() {
+                    let bits = n.saturating_sub(i as u64 * width).min(width);
+                    let beyond = if bits == 64 { 0 } else { word >> bits };
+                    check!(
+                        "bits beyond those asked for are zero",
+                        beyond == 0,
+                        "{id:#x} {n} {drawn:x?}"
+                    );
+                    ones[i] |= word;
+                }
+            }
+        }
+        check!("bits are drawn for every register", ones[..3].iter().all(|&w| w != 0), "{ones:x?}");
+        let [first, second] = [hvc(id, [3 * width, 0, 0]), hvc(id, [3 * width, 0, 0])];
+        check!("two draws differ", first != second);
+        for n in [3 * width + 1, u64::from(u32::MAX)] {
+            let drawn = hvc(id, [n, 0, 0]);
+            check!(
+                "more bits are INVALID_PARAMETERS",
+                drawn[0] == INVALID_PARAMETERS,
+                "{id:#x} {n}"
+            );
+            check!("and no bits come", drawn[1..].iter().all(|&w| w == 0), "{drawn:x?}");
+        }
+        check_eq!("no bits at all are INVALID_PARAMETERS", hvc(id, [0; 3])[0], INVALID_PARAMETERS);
+    }
+}
+
+/// KVM's entropy service (DEN0098).
+#[kvm_test(draws_random_numbers)]
+fn trng_draws_bits(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn asks_who_it_is(_: &mut Guest) {
+    use function::*;
+    /// 28b46fb6-2ec5-11e9-a9ca-4b564d003a74.
+    const UID: [u64; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
+    let uid = hvc(VENDOR_HYP_UID, [0; 3]);
+    if uid[0] == NOT_SUPPORTED {
+        guest_runtime::ucall::skip(format_args!("the vendor's hypervisor services"));
+    }
+    check_eq!("the hypervisor is KVM", uid, UID);
+    let features = hvc(VENDOR_HYP_FEATURES, [0; 3]);
+    check!("it lists the function that lists", features[0] & 1 == 1, "{features:x?}");
+    if features[0] & 2 != 0 {
+        for counter in [0, 1] {
+            let count = if counter == 0 { CNTVCT_EL0 } else { CNTPCT_EL0 };
+            let before = count.read();
+            let time = hvc(VENDOR_HYP_PTP, [counter, 0, 0]);
+            let after = count.read();
+            if time[0] != NOT_SUPPORTED {
+                let told = time[2] << 32 | time[3];
+                check!("PTP tells a count of its own time", (before..=after).contains(&told));
+                check!("and a time after 1970", time[0] << 32 | time[1] > 0);
+            }
+        }
+        let time = hvc(VENDOR_HYP_PTP, [7, 0, 0]);
+        check_eq!("PTP of a counter that does not exist is NOT_SUPPORTED", time[0], NOT_SUPPORTED);
+    }
+}
+
+/// KVM says who it is, and what services of its own it has (hypercalls.rst).
+#[kvm_test(asks_who_it_is, irqchip)]
+fn vendor_services_name_kvm(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn tells_of_services(g: &mut Guest) {
+    use function::*;
+    let there = |id: u32, args: [u64; 3]| u64::from(hvc(id, args)[0] != NOT_SUPPORTED);
+    let services = [
+        there(TRNG_VERSION, [0; 3]),
+        there(ARCH_FEATURES, [PV_TIME_FEATURES.into(), 0, 0]),
+        there(VENDOR_HYP_UID, [0; 3]),
+        there(VENDOR_HYP_FEATURES, [0; 3]),
+    ];
+    check_eq!("PSCI does not hang on a bitmap", hvc(0x8400_0000, [0; 3])[0] as i64 > 0, true);
+    g.sync(1, &services);
+}
+
+/// Userspace takes services from the guest by bitmaps, before the first KVM_RUN (fw-pseudo-registers.rst).
+#[kvm_test(tells_of_services, irqchip, params = [
+    all: [true, true, true],
+    no_standard: [false, true, true],
+    no_standard_hyp: [true, false, true],
+    no_vendor_hyp: [true, true, false],
+    none: [false, false, false],
+])]
+fn bitmaps_take_services_away(t: &mut OneVcpu, keep: [bool; 3]) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    let mut set = [0; 3];
+    for ((n, keep), set) in (0_u16..).zip(keep).zip(&mut set) {
+        let Ok(all) = vcpu.get_reg(fw_bitmap(n)) else { skip!("KVM_REG_ARM_FW_FEAT_BMAP") };
+        check!("bitmap {n} offers a service to begin with", all & 1 == 1, "{all:#x}");
+        *set = if keep { all } else { 0 };
+        check_eq!("bitmap {n} can be set", vcpu.set_reg(fw_bitmap(n), *set), Ok(()));
+        check_eq!("bitmap {n} keeps it", vcpu.get_reg(fw_bitmap(n)), Ok(*set));
+        let unknown = vcpu.set_reg(fw_bitmap(n), all | 1 << 63);
+        check_eq!("a service that bitmap {n} has not got is EINVAL", unknown, Err(Errno::EINVAL));
+    }
+    let seen = vcpu.run_until_sync(1)?;
+    check_eq!("TRNG follows the standard bitmap", seen[0] != 0, keep[0]);
+    check_eq!("stolen time follows the standard hypervisor bitmap", seen[1] != 0, keep[1]);
+    check_eq!("the UID follows the vendor's bitmap", seen[2] != 0, keep[2]);
+    check_eq!("so does the list of features", seen[3] != 0, keep[2]);
+    for (n, set) in (0_u16..).zip(set) {
+        check_eq!(
+            "after KVM_RUN bitmap {n} takes its own value",
+            vcpu.set_reg(fw_bitmap(n), set),
+            Ok(())
+        );
+        let other = vcpu.set_reg(fw_bitmap(n), set ^ 1);
+        check_eq!("after KVM_RUN another value of bitmap {n} is EBUSY", other, Err(Errno::EBUSY));
+    }
+    vcpu.run_until_done()
+}
+
+/// Where the record of stolen time is.
+const STOLEN_TIME: u64 = layout::SCRATCH;
+
+#[guest]
+fn looks_for_stolen_time(g: &mut Guest) {
+    use function::*;
+    let given = g.arg(0) != 0;
+    let features = |id: u32| hvc(PV_TIME_FEATURES, [id.into(), 0, 0])[0];
+    let want = if given { 0 } else { NOT_SUPPORTED };
+    check_eq!("PV_TIME_FEATURES knows PV_TIME_ST if there is a record", features(PV_TIME_ST), want);
+    check_eq!(
+        "PV_TIME_FEATURES knows itself if there is a record",
+        features(PV_TIME_FEATURES),
+        want
+    );
+    check_eq!("PV_TIME_FEATURES knows nothing else", features(PV_TIME_ST + 1), NOT_SUPPORTED);
+    let record = hvc(PV_TIME_ST, [0; 3])[0];
+    check_eq!(
+        "PV_TIME_ST gives the record's address",
+        record,
+        if given { STOLEN_TIME } else { NOT_SUPPORTED }
+    );
+    if given {
+        check_eq!("the record is revision 0 without attributes", peek::<u64>(STOLEN_TIME), 0);
+        let before = peek::<u64>(STOLEN_TIME + 8);
+        g.sync(1, &[]);
+        let after = peek::<u64>(STOLEN_TIME + 8);
+        check!("stolen time does not go back", after >= before, "{before} {after}");
+    }
+}
+
+/// The guest finds the record that userspace gave it, by KVM_ARM_VCPU_PVTIME_IPA (pvtime.rst).
+#[kvm_test(looks_for_stolen_time, requires(cap::STEAL_TIME), params = [given: true, not_given: false])]
+fn stolen_time_is_found(t: &mut OneVcpu, given: bool) -> TestResult {
+    let set = |gpa: u64| t.vcpu.set_attr(KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA, gpa);
+    t.vm.ram().write(STOLEN_TIME, &[0xff; 64]);
+    if given {
+        check_eq!(
+            "an address that is not of 64 bytes is EINVAL",
+            set(STOLEN_TIME + 32),
+            Err(Errno::EINVAL)
+        );
+        check_eq!("an address without memory is EINVAL", set(layout::FREE), Err(Errno::EINVAL));
+        check_eq!("an address is taken", set(STOLEN_TIME), Ok(()));
+        check_eq!("a second one is EEXIST", set(STOLEN_TIME), Err(Errno::EEXIST));
+    }
+    t.vcpu.set_args(&[given.into()]);
+    if given {
+        t.vcpu.run_until_sync(1)?;
+    }
+    t.vcpu.run_until_done()
+}

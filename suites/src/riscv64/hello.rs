@@ -1,0 +1,151 @@
+//! The harness on this architecture: start, report, traps as values, a second vCPU, garbage.
+use crate::prelude::*;
+
+const PROOF: u64 = 0x0123_4567_89ab_cdef;
+
+#[guest]
+fn reports(g: &mut Guest) {
+    log!("hello from vCPU {}", g.vcpu());
+    check_eq!("arguments arrive", g.arg(1), PROOF);
+    let answer = g.sync(3, &[g.arg(1), !0]);
+    check_eq!("the host's answer arrives", answer[0], !PROOF);
+}
+
+/// A guest function starts in VS-mode, and words pass in both directions.
+#[kvm_test(reports)]
+fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.set_args(&[0, PROOF]);
+    let args = t.vcpu.run_until_sync(3)?;
+    check_eq!("the guest's words arrive", args[..3], [PROOF, !0, 0]);
+    check_eq!("the vCPU is in VS-mode", t.vcpu.get_reg(reg::MODE), Ok(1));
+    t.vcpu.answer(&[!PROOF]);
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn traps(_: &mut Guest) {
+    check_eq!("EBREAK has its cause", ebreak_safe().unwrap_err().vector, vector::BREAKPOINT);
+    let trap = illegal_safe().unwrap_err();
+    check_eq!("an illegal instruction has its cause", trap.vector, vector::ILLEGAL_INSTRUCTION);
+    check!(
+        "stval is the illegal instruction, or 0",
+        trap.stval == 0 || trap.stval == 0xffff_ffff,
+        "{:#x}",
+        trap.stval
+    );
+    let trap = read_safe::<u8>(8).unwrap_err();
+    check_eq!("a load from null is a load page fault", trap.vector, vector::LOAD_PAGE);
+    check_eq!("stval has the address", trap.stval, 8);
+    let trap = write_safe::<u64>(16, 1).unwrap_err();
+    check_eq!("a store to null is a store page fault", trap.vector, vector::STORE_PAGE);
+    check_eq!("stval has the store's address", trap.stval, 16);
+    for (register, trap) in
+        [("mstatus", csr::mstatus::read_safe()), ("hstatus", csr::hstatus::read_safe())]
+    {
+        check_eq!(
+            "reading {register} is illegal",
+            trap.map_err(|trap| trap.vector),
+            Err(vector::ILLEGAL_INSTRUCTION)
+        );
+    }
+    check_eq!(
+        "what may fault and does not gives its value",
+        csr::satp::read_safe(),
+        Ok(csr::satp::read())
+    );
+}
+
+/// Faults of instructions that may fault are values; registers of other modes are illegal.
+#[kvm_test(traps)]
+fn faults_are_values(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn handles(_: &mut Guest) {
+    let mut outer = 0;
+    let mut inner = 0;
+    let proof = core::hint::black_box(PROOF);
+    with_handler(
+        vector::BREAKPOINT,
+        |frame| {
+            outer += 1;
+            // A trap in a handler, on the trap stack.
+            with_handler(
+                vector::LOAD_PAGE,
+                |frame| {
+                    inner += 1;
+                    frame.sepc += 4;
+                },
+                load_from_null,
+            );
+            frame.sepc += 4;
+        },
+        || {
+            ebreak();
+            ebreak();
+        },
+    );
+    check_eq!("the handler runs once for each trap", outer, 2);
+    check_eq!("a trap inside a handler is handled", inner, 2);
+    check_eq!("registers survive a trap", core::hint::black_box(proof), PROOF);
+}
+
+/// Handlers take traps within their scope, nested ones too.
+#[kvm_test(handles)]
+fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[shared]
+static TURN: AtomicU64 = AtomicU64::new(0);
+
+#[guest]
+fn first(g: &mut Guest) {
+    check_eq!("vCPU 0 is told its index", g.vcpu(), 0);
+    TURN.store(1, SeqCst);
+    wait_until(|| TURN.load(SeqCst) == 2);
+}
+
+#[guest]
+fn second(g: &mut Guest) {
+    wait_until(|| TURN.load(SeqCst) == 1);
+    check_eq!("vCPU 1 is told its index", g.vcpu(), 1);
+    let trap = ebreak_safe().unwrap_err();
+    check_eq!("vCPU 1 takes its own trap", trap.vector, vector::BREAKPOINT);
+    TURN.store(2, SeqCst);
+}
+
+/// Two vCPUs run guest functions at the same time on stacks of their own.
+#[kvm_test(first, vcpus = 2)]
+fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
+    let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
+    std::thread::scope(|scope| {
+        let other = scope.spawn(move || other.run_until_done());
+        t.vcpu.run_until_done()?;
+        other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
+    })
+}
+
+#[guest]
+fn maps(_: &mut Guest) {
+    const GVA: u64 = layout::FREE + 0x1000;
+    const READ_ONLY: u64 = mmu::flags::DEFAULT & !mmu::flags::W;
+    mmu::map(GVA, layout::SCRATCH, mmu::Size::Small, mmu::flags::DEFAULT);
+    poke(GVA, PROOF);
+    check_eq!("a new mapping reaches its page", peek::<u64>(layout::SCRATCH), PROOF);
+    mmu::protect(GVA, mmu::Size::Small, READ_ONLY);
+    check_eq!("a read-only page can be read", read_safe::<u64>(GVA), Ok(PROOF));
+    let trap = write_safe(GVA, 0_u64).unwrap_err();
+    check_eq!("a store to it is a store page fault", trap.vector, vector::STORE_PAGE);
+    check_eq!("the store changed nothing", peek::<u64>(layout::SCRATCH), PROOF);
+    mmu::unmap(GVA, mmu::Size::Small);
+    let trap = read_safe::<u64>(GVA).unwrap_err();
+    check_eq!("an unmapped page is a load page fault", trap.vector, vector::LOAD_PAGE);
+}
+
+/// The guest edits its own page tables.
+#[kvm_test(maps)]
+fn page_tables_can_be_edited(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}

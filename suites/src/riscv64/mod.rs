@@ -1,0 +1,14 @@
+//! riscv64.
+
+pub mod hello;
+
+/// What test files of this architecture import beside the common prelude.
+pub mod prelude {
+    pub use guest_runtime::arch::riscv64::cpu::*;
+    pub use guest_runtime::arch::riscv64::memory::{read_safe, write_safe};
+    pub use guest_runtime::arch::riscv64::trap::vector;
+    pub use guest_runtime::arch::riscv64::{csr, mmu, sbi};
+
+    #[cfg(not(kvm_guest))]
+    pub use harness::arch::reg;
+}

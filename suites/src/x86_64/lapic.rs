@@ -1,0 +1,337 @@
+//! The local APIC's state as guest and userspace see it, its modes, and its timer (SDM vol. 3, chapter
+//! "APIC"; api.rst on KVM_GET_LAPIC and KVM_SET_LAPIC).
+use crate::prelude::*;
+use apic::{APIC_BASE_EN, APIC_BASE_EXTD, IA32_APIC_BASE, XAPIC_BASE, reg};
+
+const VECTOR: u8 = 0x61;
+const READY: u64 = 1;
+const LVT_MASKED: u32 = 1 << 16;
+const LVT_PERIODIC: u32 = 1 << 17;
+const LVT_TSC_DEADLINE: u32 = 1 << 18;
+const DIVIDE_BY_1: u32 = 0b1011;
+const IA32_TSC_DEADLINE: u32 = 0x6e0;
+
+#[host]
+fn register(vcpu: &Vcpu, reg: u32) -> TestResult<u32> {
+    let state = vcpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
+    let at = reg as usize;
+    Ok(u32::from_le_bytes([0, 1, 2, 3].map(|i| state.regs[at + i] as u8)))
+}
+
+#[host]
+fn set_register(vcpu: &Vcpu, reg: u32, value: u32) -> TestResult {
+    let mut state = vcpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
+    for (i, byte) in value.to_le_bytes().into_iter().enumerate() {
+        state.regs[reg as usize + i] = byte as _;
+    }
+    vcpu.fd().set_lapic(&state).ioctl("KVM_SET_LAPIC")
+}
+
+/// A new vCPU's APIC is as after a reset (SDM vol. 3, "Local APIC State After Power-Up or Reset").
+#[kvm_test(irqchip)]
+fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
+    for index in [0, 1] {
+        let vcpu = t.vm.create_vcpu(index)?;
+        let get = |reg| register(&vcpu, reg);
+        check_eq!("vCPU {index}: the APIC ID is the vCPU's", get(reg::ID)? >> 24, index);
+        let version = get(reg::VERSION)?;
+        let (low, lvts) = (version & 0xff, version >> 16 & 0xff);
+        check!(
+            "vCPU {index}: the version is an integrated APIC's",
+            (0x10..=0x15).contains(&low),
+            "{version:#x}"
+        );
+        check!(
+            "vCPU {index}: there are four to seven LVT entries",
+            (3..=6).contains(&lvts),
+            "{version:#x}"
+        );
+        check_eq!("vCPU {index}: software-disabled, spurious vector 0xff", get(reg::SPIV)?, 0xff);
+        check_eq!("vCPU {index}: DFR is all ones", get(reg::DFR)?, !0);
+        for (name, reg) in [
+            ("TPR", reg::TPR),
+            ("ESR", reg::ESR),
+            ("ICR", reg::ICR),
+            ("TMICT", reg::TMICT),
+            ("TDCR", reg::TDCR),
+        ] {
+            check_eq!("vCPU {index}: {name} is 0", get(reg)?, 0);
+        }
+        for (name, reg) in [
+            ("timer", reg::LVT_TIMER),
+            ("PMI", reg::LVT_PMI),
+            ("LINT1", reg::LVT_LINT1),
+            ("error", reg::LVT_ERROR),
+        ] {
+            check_eq!("vCPU {index}: LVT {name} is masked", get(reg)?, LVT_MASKED);
+        }
+        for first in [reg::ISR, reg::TMR, reg::IRR] {
+            let any = (0..8).map(|i| get(first + 16 * i)).collect::<TestResult<Vec<u32>>>()?;
+            check_eq!("vCPU {index}: no interrupt is requested or in service", any, [0; 8]);
+        }
+    }
+    Ok(())
+}
+
+/// Registers that guest and userspace read alike, with values that are not their reset values.
+const REGISTERS: [(&str, u32, u32); 7] = [
+    ("TPR", reg::TPR, 0x35),
+    ("LDR", reg::LDR, 0x0200_0000),
+    ("SPIV", reg::SPIV, 0x1e7),
+    ("LVT timer", reg::LVT_TIMER, LVT_MASKED | LVT_PERIODIC | 0x41),
+    ("LVT LINT1", reg::LVT_LINT1, LVT_MASKED | 0x400),
+    ("LVT error", reg::LVT_ERROR, 0x43),
+    ("TDCR", reg::TDCR, DIVIDE_BY_1),
+];
+
+#[guest]
+fn reads_and_writes_registers(g: &mut Guest) {
+    let apic = Apic::enable();
+    for (_, reg, value) in REGISTERS {
+        apic.write(reg, value);
+    }
+    g.sync(READY, &[]);
+    for (name, reg, value) in REGISTERS {
+        check_eq!(
+            "the guest reads {name} as userspace set it",
+            apic.read(reg),
+            changed(reg, value)
+        );
+    }
+}
+
+/// Another valid value of a register.
+fn changed(reg: u32, value: u32) -> u32 {
+    match reg {
+        reg::LDR => 0x8000_0000,
+        reg::TDCR => 0b0001,
+        _ => value ^ 0x10,
+    }
+}
+
+/// What the guest writes userspace reads, and the other way round.
+#[kvm_test(reads_and_writes_registers, irqchip)]
+fn guest_and_userspace_see_the_same_apic(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(READY)?;
+    for (name, reg, value) in REGISTERS {
+        check_eq!("userspace reads {name} as the guest set it", register(&t.vcpu, reg)?, value);
+        set_register(&t.vcpu, reg, changed(reg, value))?;
+        check_eq!(
+            "userspace reads {name} as it set it",
+            register(&t.vcpu, reg)?,
+            changed(reg, value)
+        );
+    }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn takes_a_restored_interrupt(g: &mut Guest) {
+    let apic = Apic::enable();
+    let mut taken = 0;
+    g.sync(READY, &[]);
+    let on_interrupt = |_: &mut TrapFrame| {
+        taken += 1;
+        apic.eoi();
+    };
+    with_handler(VECTOR, on_interrupt, || {
+        check!("a request that userspace restored is in IRR", apic.bit(reg::IRR, VECTOR));
+        sti_hlt();
+        cli();
+    });
+    check_eq!("it is taken once", taken, 1);
+    check!("it has left IRR", !apic.bit(reg::IRR, VECTOR));
+}
+
+/// An interrupt request travels with KVM_GET_LAPIC and KVM_SET_LAPIC, as in a migration.
+#[kvm_test(takes_a_restored_interrupt, irqchip)]
+fn pending_interrupt_is_restored(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(READY)?;
+    let vector = u32::from(VECTOR);
+    set_register(&t.vcpu, reg::IRR + vector / 32 * 16, 1 << (vector % 32))?;
+    check!("userspace sees the request", t.vcpu.is_pending(VECTOR)?);
+    t.vcpu.run_until_done()
+}
+
+fn gp<T>(result: Result<T, Trap>) -> bool {
+    result.err().map(|trap| trap.vector) == Some(vector::GP)
+}
+
+#[guest]
+fn changes_modes(g: &mut Guest) {
+    let base = rdmsr(IA32_APIC_BASE) & !(APIC_BASE_EN | APIC_BASE_EXTD);
+    let [off, xapic, x2apic] = [0, APIC_BASE_EN, APIC_BASE_EN | APIC_BASE_EXTD].map(|m| base | m);
+    let set = |mode| wrmsr_safe(IA32_APIC_BASE, mode);
+    check_eq!("the APIC begins in xAPIC mode", rdmsr(IA32_APIC_BASE), xapic);
+    check!("in xAPIC mode x2APIC's registers are #GP", gp(rdmsr_safe(Apic::msr(reg::VERSION))));
+    let version: u32 = peek(XAPIC_BASE + u64::from(reg::VERSION));
+    check!("EXTD without EN is #GP", gp(set(base | APIC_BASE_EXTD)));
+    check_eq!("a refused mode is not taken", rdmsr(IA32_APIC_BASE), xapic);
+    check_eq!("xAPIC to x2APIC is allowed", set(x2apic), Ok(()));
+    check_eq!("IA32_APIC_BASE tells of x2APIC", rdmsr(IA32_APIC_BASE), x2apic);
+    check_eq!(
+        "the version is the same",
+        rdmsr_safe(Apic::msr(reg::VERSION)),
+        Ok(u64::from(version))
+    );
+    check_eq!("the x2APIC ID is the vCPU's", rdmsr(Apic::msr(reg::ID)), u64::from(g.vcpu()));
+    let id = g.vcpu();
+    let ldr = u64::from((id >> 4) << 16 | 1 << (id & 15));
+    check_eq!("LDR is made of the ID", rdmsr(Apic::msr(reg::LDR)), ldr);
+    for (name, reg) in [
+        ("ID", reg::ID),
+        ("version", reg::VERSION),
+        ("LDR", reg::LDR),
+        ("PPR", reg::PPR),
+        ("ISR", reg::ISR),
+        ("IRR", reg::IRR),
+        ("TMCCT", reg::TMCCT),
+    ] {
+        check!("a write to {name} is #GP", gp(wrmsr_safe(Apic::msr(reg), 0)));
+    }
+    for (name, reg) in [("EOI", reg::EOI), ("SELF IPI", reg::SELF_IPI)] {
+        check!("a read of {name} is #GP", gp(rdmsr_safe(Apic::msr(reg))));
+    }
+    for (name, reg) in [("DFR", reg::DFR), ("ICR's upper half", reg::ICR_HIGH)] {
+        check!("{name} is not there", gp(rdmsr_safe(Apic::msr(reg))));
+    }
+    check!("an EOI of another value than 0 is #GP", gp(wrmsr_safe(Apic::msr(reg::EOI), 1)));
+    check!("reserved bits of SPIV are #GP", gp(wrmsr_safe(Apic::msr(reg::SPIV), 1 << 32)));
+    check!("x2APIC to xAPIC is #GP", gp(set(xapic)));
+    check_eq!("x2APIC to off is allowed", set(off), Ok(()));
+    check!("off, x2APIC's registers are #GP", gp(rdmsr_safe(Apic::msr(reg::VERSION))));
+    check!("off to x2APIC is #GP", gp(set(x2apic)));
+    check_eq!("off to xAPIC is allowed", set(xapic), Ok(()));
+    check!("reserved bits of IA32_APIC_BASE are #GP", gp(set(xapic | 1 << 9)));
+    check_eq!(
+        "on again, the APIC is there",
+        peek::<u32>(XAPIC_BASE + u64::from(reg::VERSION)),
+        version
+    );
+}
+
+/// The modes of IA32_APIC_BASE, which changes between them are allowed, and what is there in each.
+#[kvm_test(changes_modes, irqchip, requires(cpu::X2APIC))]
+fn modes_change_as_the_architecture_allows(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+/// Interrupts of [`VECTOR`] that `body`, which halts or spins, lets in.
+fn count(apic: Apic, body: impl FnOnce()) -> u64 {
+    let mut taken = 0;
+    let on_interrupt = |_: &mut TrapFrame| {
+        taken += 1;
+        apic.eoi();
+    };
+    with_handler(VECTOR, on_interrupt, body);
+    taken
+}
+
+/// Lets in what comes within a while.
+fn a_while() {
+    let until = rdtsc() + 3_000_000;
+    while rdtsc() < until {
+        sti();
+        relax();
+        cli();
+    }
+}
+
+fn relax() {
+    spin_for(10, || false);
+}
+
+#[guest]
+fn uses_timer_modes(g: &mut Guest) {
+    let apic = if g.arg(0) != 0 { Apic::enable_x2apic() } else { Apic::enable() };
+    let lvt = |flags: u32| apic.write(reg::LVT_TIMER, u32::from(VECTOR) | flags);
+    let start = |shot: u32| apic.write(reg::TMICT, shot);
+    apic.write(reg::TDCR, DIVIDE_BY_1);
+
+    lvt(LVT_PERIODIC);
+    start(100_000);
+    let periods = count(apic, || {
+        (0..4).for_each(|_| {
+            sti_hlt();
+            cli();
+        });
+        start(0);
+    });
+    check!("a periodic timer interrupts again and again", periods >= 4, "{periods}");
+    let after = count(apic, a_while);
+    check!("TMICT 0 stops it", after <= 1, "{after}");
+    check_eq!("stopped, TMCCT is 0", apic.read(reg::TMCCT), 0);
+
+    lvt(LVT_MASKED);
+    start(1000);
+    let masked = count(apic, a_while);
+    check_eq!("a masked timer interrupts nobody", masked, 0);
+    check_eq!("but counts down", apic.read(reg::TMCCT), 0);
+
+    lvt(0);
+    start(u32::MAX);
+    let [first, second] = [apic.read(reg::TMCCT), apic.read(reg::TMCCT)];
+    check!("TMCCT counts down from TMICT", first >= second && second > 0, "{first} {second}");
+    check_eq!("TMICT reads as written", apic.read(reg::TMICT), u32::MAX);
+    start(0);
+}
+
+/// One-shot, periodic, masked and stopped (SDM vol. 3, "APIC Timer").
+#[kvm_test(uses_timer_modes, irqchip, requires(cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+fn timer_has_its_modes(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+    t.vcpu.set_args(&[x2apic]);
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn uses_deadlines(_: &mut Guest) {
+    let apic = Apic::enable();
+    let lvt = |flags: u32| apic.write(reg::LVT_TIMER, u32::from(VECTOR) | flags);
+    let halt = || {
+        sti_hlt();
+        cli();
+    };
+    lvt(0);
+    wrmsr(IA32_TSC_DEADLINE, rdtsc() + 1000);
+    check_eq!("in another mode the MSR reads as 0", rdmsr(IA32_TSC_DEADLINE), 0);
+    check_eq!("and a write to it is nothing", count(apic, a_while), 0);
+
+    lvt(LVT_TSC_DEADLINE);
+    let deadline = rdtsc() + 500_000;
+    wrmsr(IA32_TSC_DEADLINE, deadline);
+    let armed = rdmsr(IA32_TSC_DEADLINE);
+    check!(
+        "armed, the MSR reads as written",
+        armed == deadline || rdtsc() >= deadline,
+        "{armed:#x}"
+    );
+    let mut at = 0;
+    let taken = count(apic, || {
+        halt();
+        at = rdtsc_ordered();
+    });
+    check_eq!("a deadline is one interrupt", taken, 1);
+    check!("it does not come before its time", at >= deadline, "{at} before {deadline}");
+    check_eq!("it has disarmed the timer", rdmsr(IA32_TSC_DEADLINE), 0);
+    check_eq!("nothing comes after it", count(apic, a_while), 0);
+
+    wrmsr(IA32_TSC_DEADLINE, 1);
+    check_eq!("a deadline of the past interrupts at once", count(apic, halt), 1);
+    wrmsr(IA32_TSC_DEADLINE, rdtsc() + 2_000_000);
+    wrmsr(IA32_TSC_DEADLINE, 0);
+    check_eq!("0 disarms", count(apic, a_while), 0);
+    wrmsr(IA32_TSC_DEADLINE, rdtsc() + 2_000_000);
+    lvt(0);
+    check_eq!("leaving the mode disarms", count(apic, a_while), 0);
+    check_eq!("TMICT is 0 in deadline mode", apic.read(reg::TMICT), 0);
+}
+
+/// TSC-deadline mode (SDM vol. 3, "TSC-Deadline Mode").
+#[kvm_test(uses_deadlines, irqchip, requires(cap::TSC_DEADLINE_TIMER))]
+fn tsc_deadline_is_kept(t: &mut OneVm) -> TestResult {
+    const TSC_DEADLINE: u32 = 1 << 24;
+    for entry in t.vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == 1) {
+        entry.ecx |= TSC_DEADLINE;
+    }
+    t.vm.add_vcpu(0, guest_fn!(uses_deadlines))?.run_until_done()
+}

@@ -1,0 +1,199 @@
+//! PEBS: records of the guest's state that the CPU writes into its DS area (SDM vol. 3, "Processor Event
+//! Based Sampling"); where KVM has none for guests, nothing tells of it.
+use crate::prelude::*;
+
+const IA32_MISC_ENABLE: u32 = 0x1a0;
+const BTS_UNAVAIL: u64 = 1 << 11;
+const PEBS_UNAVAIL: u64 = 1 << 12;
+const IA32_PERF_CAPABILITIES: u32 = 0x345;
+const PEBS_TRAP: u64 = 1 << 6;
+const PEBS_FORMAT: u64 = 0xf << 8;
+const PEBS_BASELINE: u64 = 1 << 14;
+const IA32_PEBS_ENABLE: u32 = 0x3f1;
+const MSR_PEBS_DATA_CFG: u32 = 0x3f2;
+const MSR_PEBS_LD_LAT: u32 = 0x3f6;
+const IA32_DS_AREA: u32 = 0x600;
+/// CPUID.1.
+const ECX_DTES64: u32 = 1 << 2;
+const ECX_PDCM: u32 = 1 << 15;
+const EDX_DS: u32 = 1 << 21;
+
+#[guest]
+fn looks_for_pebs(_: &mut Guest) {
+    let gp = |result: Result<(), Trap>| result.err().map(|t| t.vector) == Some(vector::GP);
+    for (name, msr) in [
+        ("IA32_PEBS_ENABLE", IA32_PEBS_ENABLE),
+        ("MSR_PEBS_DATA_CFG", MSR_PEBS_DATA_CFG),
+        ("MSR_PEBS_LD_LAT", MSR_PEBS_LD_LAT),
+        ("IA32_DS_AREA", IA32_DS_AREA),
+    ] {
+        check!("RDMSR of {name} is #GP", gp(rdmsr_safe(msr).map(drop)));
+        check!("WRMSR of 0 to {name} is #GP", gp(wrmsr_safe(msr, 0)));
+        check!("WRMSR of 1 to {name} is #GP", gp(wrmsr_safe(msr, 1)));
+    }
+    let [_, _, ecx, edx] = cpuid(1, 0);
+    check_eq!("CPUID has no DS", edx & EDX_DS, 0);
+    check_eq!("CPUID has no DTES64", ecx & ECX_DTES64, 0);
+    if ecx & ECX_PDCM != 0 {
+        let hidden = PEBS_TRAP | PEBS_FORMAT | PEBS_BASELINE;
+        let told = rdmsr_safe(IA32_PERF_CAPABILITIES).map(|value| value & hidden);
+        check_eq!("IA32_PERF_CAPABILITIES tells of no PEBS", told, Ok(0));
+    } else {
+        let read = gp(rdmsr_safe(IA32_PERF_CAPABILITIES).map(drop));
+        check!("without PDCM RDMSR of IA32_PERF_CAPABILITIES is #GP", read);
+    }
+    let unavailable = rdmsr(IA32_MISC_ENABLE) & (PEBS_UNAVAIL | BTS_UNAVAIL);
+    check_eq!(
+        "IA32_MISC_ENABLE says that PEBS and BTS are unavailable",
+        unavailable,
+        PEBS_UNAVAIL | BTS_UNAVAIL
+    );
+    let value = rdmsr(IA32_MISC_ENABLE);
+    for (name, bit) in [("PEBS_UNAVAIL", PEBS_UNAVAIL), ("BTS_UNAVAIL", BTS_UNAVAIL)] {
+        check!(
+            "IA32_MISC_ENABLE.{name} cannot be cleared",
+            gp(wrmsr_safe(IA32_MISC_ENABLE, value & !bit))
+        );
+        check_eq!("IA32_MISC_ENABLE keeps {name}", rdmsr(IA32_MISC_ENABLE) & bit, bit);
+    }
+}
+
+/// IA32_PERF_CAPABILITIES as KVM offers it (KVM_GET_MSRS on /dev/kvm); 0 where it does not.
+#[host]
+fn offered_capabilities() -> TestResult<u64> {
+    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let entry = bindings::kvm_msr_entry { index: IA32_PERF_CAPABILITIES, ..Default::default() };
+    let mut msrs =
+        bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+    let read = system.fd().get_msrs(&mut msrs).unwrap_or(0);
+    Ok(if read == 1 { msrs.as_slice()[0].data } else { 0 })
+}
+
+/// Without PEBS for guests its MSRs are #GP, and neither CPUID nor any MSR tells of it.
+#[kvm_test(looks_for_pebs, requires(host::UNKNOWN_MSRS_FAULT))]
+fn absent_pebs_is_hidden(t: &mut OneVcpu) -> TestResult {
+    let offered = offered_capabilities()?;
+    require!(offered & PEBS_FORMAT == 0, "a host without PEBS for guests");
+    check_eq!("the feature MSR tells of no PEBS", offered & (PEBS_TRAP | PEBS_BASELINE), 0);
+    t.vcpu.run_until_done()
+}
+
+const IA32_PERFEVTSEL0: u32 = 0x186;
+const IA32_PMC0: u32 = 0xc1;
+const IA32_PERF_GLOBAL_STATUS: u32 = 0x38e;
+const IA32_PERF_GLOBAL_CTRL: u32 = 0x38f;
+const IA32_PERF_GLOBAL_OVF_CTRL: u32 = 0x390;
+const OVF_BUFFER: u64 = 1 << 62;
+const INSTRUCTIONS: u64 = 0xc0;
+const USR_OS_EN: u64 = 3 << 16 | 1 << 22;
+const VECTOR: u8 = 0x61;
+
+const DS: u64 = layout::SCRATCH;
+const BUFFER: u64 = layout::SCRATCH + 0x1000;
+const BUFFER_END: u64 = BUFFER + 0x4000;
+/// Fields of the DS save area in 64-bit mode.
+const DS_PEBS_BASE: u64 = DS + 0x20;
+const DS_PEBS_INDEX: u64 = DS + 0x28;
+const DS_PEBS_MAXIMUM: u64 = DS + 0x30;
+const DS_PEBS_THRESHOLD: u64 = DS + 0x38;
+
+/// Groups of an adaptive record: the bit in MSR_PEBS_DATA_CFG, and the group's bytes.
+const GROUPS: [(u64, u64); 3] = [(1 << 0, 32), (1 << 1, 144), (1 << 2, 256)];
+const BASIC_BYTES: u64 = 32;
+
+fn work(loops: u64) {
+    let mut value = 1_u64;
+    for _ in 0..loops {
+        value = core::hint::black_box(value.wrapping_mul(3));
+    }
+}
+
+/// Lets counter 0 overflow `-start` instructions on, with `config` as the record's groups.
+fn sample(start: u64, config: u64) {
+    poke(DS_PEBS_BASE, BUFFER);
+    poke(DS_PEBS_INDEX, BUFFER);
+    poke(DS_PEBS_MAXIMUM, BUFFER_END);
+    // The first record interrupts.
+    poke(DS_PEBS_THRESHOLD, BUFFER + 1);
+    (BUFFER..BUFFER_END).step_by(8).for_each(|at| poke(at, 0_u64));
+    wrmsr(IA32_DS_AREA, DS);
+    wrmsr(MSR_PEBS_DATA_CFG, config);
+    wrmsr(IA32_PMC0, start);
+    wrmsr(IA32_PERFEVTSEL0, INSTRUCTIONS | USR_OS_EN);
+    wrmsr(IA32_PEBS_ENABLE, 1);
+    wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
+    work(2000);
+    wrmsr(IA32_PERF_GLOBAL_CTRL, 0);
+    wrmsr(IA32_PEBS_ENABLE, 0);
+    wrmsr(IA32_PERFEVTSEL0, 0);
+}
+
+#[guest]
+fn takes_records(_: &mut Guest) {
+    let apic = Apic::enable();
+    apic.write(apic::reg::LVT_PMI, VECTOR.into());
+    let mut interrupts = 0;
+    for config in 0..1_u64 << GROUPS.len() {
+        let taken = &mut interrupts;
+        let on_interrupt = |_: &mut TrapFrame| {
+            *taken += 1;
+            apic.eoi();
+        };
+        with_handler(VECTOR, on_interrupt, || {
+            apic.write(apic::reg::LVT_PMI, VECTOR.into());
+            sample(u64::from(500_u32.wrapping_neg()), config);
+            sti();
+            spin_for(1000, || false);
+            cli();
+        });
+        let groups = GROUPS.iter().filter(|(bit, _)| config & bit != 0);
+        let size = BASIC_BYTES + groups.map(|(_, bytes)| bytes).sum::<u64>();
+        let written = peek::<u64>(DS_PEBS_INDEX) - BUFFER;
+        check!("with groups {config:#b} an overflow writes records", written >= size, "{written}");
+        check_eq!("with groups {config:#b} the index moves by whole records", written % size, 0);
+        for at in (BUFFER..BUFFER + written).step_by(size as usize) {
+            let format: u64 = peek(at);
+            check_eq!("with groups {config:#b} a record tells its size", format >> 48, size);
+            check_eq!(
+                "with groups {config:#b} a record tells its groups",
+                format & 0xffff_ffff,
+                config
+            );
+            check_eq!(
+                "with groups {config:#b} a record names its counter",
+                peek::<u64>(at + 16),
+                1
+            );
+        }
+        let behind = (BUFFER + written..BUFFER_END).step_by(8).all(|at| peek::<u64>(at) == 0);
+        check!("with groups {config:#b} nothing is written behind the index", behind);
+        let status = rdmsr(IA32_PERF_GLOBAL_STATUS);
+        check!(
+            "with groups {config:#b} GLOBAL_STATUS tells of the full buffer",
+            status & OVF_BUFFER != 0,
+            "{status:#x}"
+        );
+        wrmsr(IA32_PERF_GLOBAL_OVF_CTRL, status);
+        check_eq!("GLOBAL_OVF_CTRL clears it", rdmsr(IA32_PERF_GLOBAL_STATUS) & OVF_BUFFER, 0);
+    }
+    check_eq!("each full buffer is one interrupt", interrupts, 1 << GROUPS.len());
+    sample(0, 0);
+    check_eq!("without an overflow there is no record", peek::<u64>(DS_PEBS_INDEX), BUFFER);
+}
+
+/// An overflow of a counter in PEBS mode writes records of the groups asked for, and interrupts when the
+/// buffer is at its threshold.
+#[kvm_test(takes_records, irqchip)]
+fn overflow_writes_records(t: &mut OneVm) -> TestResult {
+    let offered = offered_capabilities()?;
+    let adaptive = offered & PEBS_BASELINE != 0 && (offered & PEBS_FORMAT) >> 8 >= 4;
+    require!(adaptive, "adaptive PEBS for guests (IA32_PERF_CAPABILITIES.PEBS_BASELINE)");
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(takes_records))?;
+    let entries = [(IA32_PERF_CAPABILITIES, offered), (IA32_MISC_ENABLE, 1)]
+        .map(|(index, data)| bindings::kvm_msr_entry { index, data, ..Default::default() });
+    let msrs =
+        bindings::Msrs::from_entries(&entries).map_err(|e| Failure::Error(format!("{e:?}")))?;
+    let set = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+    check_eq!("userspace can offer PEBS", set, entries.len());
+    vcpu.run_until_done()
+}

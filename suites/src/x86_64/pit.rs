@@ -1,0 +1,124 @@
+//! The in-kernel interval timer (i8254): KVM_CREATE_PIT2, KVM_GET_PIT2 and KVM_SET_PIT2 (api.rst 4.71,
+//! 4.72), and what a guest sees of it.
+use crate::prelude::*;
+
+const CHANNEL_0: u16 = 0x40;
+const COMMAND: u16 = 0x43;
+/// System control port B: gate of channel 2 (bit 0), its output (bit 5).
+const PORT_B: u16 = 0x61;
+const GATE_2: u8 = 1 << 0;
+const OUT_2: u8 = 1 << 5;
+/// Command: both bytes, low one first.
+const BOTH_BYTES: u8 = 3 << 4;
+const VECTOR: u8 = 0x61;
+const LVT_MASKED: u32 = 1 << 16;
+/// The I/O APIC pin of GSI 0 by KVM's default routes.
+const PIN: u32 = 0;
+
+#[host]
+fn create(vm: &Vm) -> Result<(), Errno> {
+    vm.fd().create_pit2(bindings::kvm_pit_config::default()).map_err(|e| Errno::from_raw(e.errno()))
+}
+
+/// The timer needs an in-kernel interrupt controller, and there is one.
+#[kvm_test(requires(cap::PIT2))]
+fn pit_needs_an_irqchip(t: &mut OneVm) -> TestResult {
+    check_eq!("without an interrupt controller it is ENOENT", create(&t.vm), Err(Errno::ENOENT));
+    Ok(())
+}
+
+/// What can be done with a timer that is, or is not, there.
+#[kvm_test(irqchip, requires(cap::PIT2, cap::PIT_STATE2))]
+fn state_round_trips(t: &mut OneVm) -> TestResult {
+    let get = || t.vm.fd().get_pit2().map_err(|e| Errno::from_raw(e.errno()));
+    check_eq!("the state of no timer is ENXIO", get().map(drop), Err(Errno::ENXIO));
+    check_eq!("a timer can be made", create(&t.vm), Ok(()));
+    check_eq!("a second one is EEXIST", create(&t.vm), Err(Errno::EEXIST));
+    let mut state = get().ioctl("KVM_GET_PIT2")?;
+    for (i, channel) in state.channels.iter_mut().enumerate() {
+        channel.count = 0x1234 + i as u32;
+        channel.mode = 2 + (i as u8 & 1);
+        channel.rw_mode = 3;
+        channel.read_state = 3;
+        channel.write_state = 3;
+        channel.write_latch = 0x5a;
+        channel.gate = 1;
+        channel.bcd = 0;
+    }
+    t.vm.fd().set_pit2(&state).ioctl("KVM_SET_PIT2")?;
+    let got = get().ioctl("KVM_GET_PIT2")?;
+    for (i, (got, set)) in got.channels.iter().zip(&state.channels).enumerate() {
+        check_eq!("channel {i}: the count comes back", got.count, set.count);
+        check_eq!("channel {i}: the mode comes back", got.mode, set.mode);
+        let [got, set] = [got, set]
+            .map(|c| [c.rw_mode, c.read_state, c.write_state, c.write_latch, c.gate, c.bcd]);
+        check_eq!("channel {i}: the rest comes back", got, set);
+    }
+    Ok(())
+}
+
+fn program(channel: u8, mode: u8, count: u16) {
+    outb(COMMAND, channel << 6 | BOTH_BYTES | mode << 1);
+    let [low, high] = count.to_le_bytes();
+    outb(CHANNEL_0 + u16::from(channel), low);
+    outb(CHANNEL_0 + u16::from(channel), high);
+}
+
+/// The count of a channel, latched.
+fn latched(channel: u8) -> u16 {
+    outb(COMMAND, channel << 6);
+    let port = CHANNEL_0 + u16::from(channel);
+    u16::from_le_bytes([inb(port), inb(port)])
+}
+
+#[guest]
+fn counts_time(_: &mut Guest) {
+    const COUNT: u16 = 0xf000;
+    let apic = Apic::enable();
+    // The PIC, which GSI 0 leads to as well, comes in by LINT0.
+    apic.write(apic::reg::LVT_LINT0, LVT_MASKED);
+    program(0, 2, COUNT);
+    let [first, second] = [latched(0), latched(0)];
+    check!(
+        "a rate generator counts down from its count",
+        (1..=COUNT).contains(&first),
+        "{first:#x}"
+    );
+    check!("time passes between two reads", first != second || latched(0) != first, "{first:#x}");
+
+    ioapic::route(PIN, VECTOR, apic.id(), 0);
+    let mut taken = 0;
+    let on_interrupt = |_: &mut TrapFrame| {
+        taken += 1;
+        apic.eoi();
+    };
+    // 1193 ticks are a millisecond.
+    program(0, 2, 1193);
+    with_handler(VECTOR, on_interrupt, || {
+        for _ in 0..3 {
+            sti_hlt();
+            cli();
+        }
+    });
+    check_eq!("a rate generator interrupts again and again", taken, 3);
+    program(0, 0, 0xffff);
+
+    outb(PORT_B, GATE_2);
+    program(2, 0, 0xffff);
+    check_eq!("counting, channel 2's output is low", inb(PORT_B) & OUT_2, 0);
+    program(2, 0, 200);
+    let high = spin_for(100_000, || inb(PORT_B) & OUT_2 != 0);
+    check!("at its end the output goes high", high);
+    outb(PORT_B, 0);
+    program(2, 3, 0x8000);
+    let [first, second] = [latched(2), latched(2)];
+    check!("a closed gate keeps the count", first == second, "{first:#x} {second:#x}");
+    check_eq!("the port tells the gate", inb(PORT_B) & GATE_2, 0);
+}
+
+/// Channels count at their rate and interrupt; channel 2 follows its gate (8254 data sheet).
+#[kvm_test(counts_time, irqchip, requires(cap::PIT2))]
+fn channels_count_and_interrupt(t: &mut OneVm) -> TestResult {
+    create(&t.vm).ioctl("KVM_CREATE_PIT2")?;
+    t.vm.add_vcpu(0, guest_fn!(counts_time))?.run_until_done()
+}
