@@ -119,7 +119,7 @@ pub fn enable_lpis(vcpu: u64, zeroed: bool) {
     let frame = redistributor();
     frame.write(gicr::PROPBASER, CONFIG_TABLE | WRITE_BACK_LPI | (INTID_BITS - 1));
     let zeroed = if zeroed { gicr::PENDBASER_PTZ } else { 0 };
-    frame.write(gicr::PENDBASER, PENDING_TABLES + vcpu * TABLE | WRITE_BACK_LPI | zeroed);
+    frame.write(gicr::PENDBASER, (PENDING_TABLES + vcpu * TABLE) | WRITE_BACK_LPI | zeroed);
     dsb();
     frame.write(gicr::CTLR, gicr::CTLR_ENABLE_LPIS);
 }
