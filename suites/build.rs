@@ -16,6 +16,7 @@ fn main() {
     }
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
+    let arch = arch.replace("powerpc64", "ppc64le");
     let script = root.join(format!("guest/runtime/link/{arch}.ld"));
 
     let flags = [
@@ -91,6 +92,9 @@ fn scalar_code(arch: &str) -> &'static str {
         "aarch64" => "-neon,-outline-atomics",
         // The target has floating-point registers but no vectors, and nothing here uses them.
         "riscv64" => "",
+        "ppc64le" => "-vsx,-altivec",
+        // A chain of frames, for backtraces.
+        "s390x" => "+backchain,-vector",
         other => panic!("there is no payload for {other} yet"),
     }
 }

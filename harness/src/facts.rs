@@ -46,7 +46,10 @@ impl HostFacts {
     pub fn probe() -> Result<Self, KvmUnusable> {
         let system = System::get()?;
         system.make_a_vm()?;
-        let kernel = read("/proc/sys/kernel/osrelease");
+        // Not from /proc, which may not be there.
+        let kernel = nix::sys::utsname::uname()
+            .map(|names| names.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo
             .lines()
@@ -80,10 +83,6 @@ impl HostFacts {
 fn page_size() -> u64 {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     size.map_or(0, |size| size as u64)
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
 /// The module that supplies KVM's back half, or `kvm` where everything is built in.

@@ -1,5 +1,13 @@
 //! The host side of kvm-conformance: VMs, the run loop, requirements and outcomes.
 
+// Where the usual crates do not know the architecture, ours stands in under their names.
+#[cfg(any(target_arch = "s390x", target_arch = "powerpc64"))]
+#[doc(hidden)]
+pub extern crate kvm_uapi as kvm_bindings;
+#[cfg(any(target_arch = "s390x", target_arch = "powerpc64"))]
+#[doc(hidden)]
+pub extern crate kvm_uapi as kvm_ioctls;
+
 pub mod arch;
 pub mod case;
 pub mod cli;

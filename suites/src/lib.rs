@@ -9,8 +9,12 @@ pub mod selftest;
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+#[cfg(target_arch = "powerpc64")]
+pub mod ppc64le;
 #[cfg(target_arch = "riscv64")]
 pub mod riscv64;
+#[cfg(target_arch = "s390x")]
+pub mod s390x;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

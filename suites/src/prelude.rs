@@ -11,8 +11,12 @@ pub use suites_macros::{guest, host, kvm_test, shared};
 
 #[cfg(target_arch = "aarch64")]
 pub use crate::aarch64::prelude::*;
+#[cfg(target_arch = "powerpc64")]
+pub use crate::ppc64le::prelude::*;
 #[cfg(target_arch = "riscv64")]
 pub use crate::riscv64::prelude::*;
+#[cfg(target_arch = "s390x")]
+pub use crate::s390x::prelude::*;
 #[cfg(target_arch = "x86_64")]
 pub use crate::x86_64::prelude::*;
 

@@ -82,7 +82,7 @@ pub fn locate(tree: &Tree, mutants: &[Mutant]) -> anyhow::Result<BTreeMap<String
 /// # Errors
 /// Something that the build needs is missing, or the build fails.
 pub fn build(tree: &Tree, jobs: usize) -> anyhow::Result<PathBuf> {
-    check_needed()?;
+    check_needed(tree.arch)?;
     let source = tree.source();
     let fragments = fragments(tree);
     if fragments.iter().any(|fragment| is_newer(fragment, &source.join(".config"))) {
@@ -90,6 +90,7 @@ pub fn build(tree: &Tree, jobs: usize) -> anyhow::Result<PathBuf> {
     }
     let target = match tree.arch {
         Arch::X86_64 => "bzImage",
+        Arch::Aarch64 => "Image",
         other => bail!("no minimal kernel for {other} yet"),
     };
     let output = make(tree, jobs).arg(target).output().context("make")?;
@@ -140,8 +141,16 @@ pub fn make(tree: &Tree, jobs: usize) -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "10", "make", "-s", "-C"]).arg(tree.source()).arg(format!("-j{jobs}"));
     command.arg(format!("ARCH={}", kernel_arch(tree.arch)));
+    if let Some(prefix) = cross_prefix(tree.arch) {
+        command.arg(format!("CROSS_COMPILE={prefix}"));
+    }
     command.env("KBUILD_BUILD_TIMESTAMP", "1970-01-01").env("LC_ALL", "C");
     command
+}
+
+/// What the names of the architecture's compiler and binutils begin with, if they are not this machine's own.
+fn cross_prefix(arch: Arch) -> Option<String> {
+    (Arch::native() != Some(arch)).then(|| format!("{}-", arch.gnu_triple()))
 }
 
 fn kernel_arch(arch: Arch) -> &'static str {
@@ -161,12 +170,17 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_needed() -> anyhow::Result<()> {
+fn check_needed(arch: Arch) -> anyhow::Result<()> {
     let there = |what: &str| {
         if what.starts_with('/') { Path::new(what).exists() } else { program(what).is_some() }
     };
-    let missing: Vec<_> =
-        NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package).collect();
+    let missing = NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package);
+    let mut missing: Vec<String> = missing.map(str::to_owned).collect();
+    if let Some(prefix) = cross_prefix(arch)
+        && !there(&format!("{prefix}gcc"))
+    {
+        missing.push(format!("gcc-{}", arch.gnu_triple()));
+    }
     ensure!(missing.is_empty(), "to build a kernel: apt-get install {}", missing.join(" "));
     Ok(())
 }

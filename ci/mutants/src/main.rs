@@ -146,16 +146,17 @@ fn run_all(
         Some(path) => Some(File::create(path).with_context(|| path.display().to_string())?),
         None => None,
     };
-    let mut baselines: BTreeMap<&str, BTreeMap<String, Verdict>> = BTreeMap::new();
+    let mut baselines: BTreeMap<(&str, u32), BTreeMap<String, Verdict>> = BTreeMap::new();
     let mut findings = Vec::new();
     for mutant in chosen {
-        if !baselines.contains_key(mutant.profile.as_str()) {
-            let of_profile: Vec<_> =
-                chosen.iter().filter(|other| other.profile == mutant.profile).copied().collect();
-            baselines.insert(&mutant.profile, baseline(arguments, stand, &of_profile)?);
+        let place = |mutant: &'_ Mutant| (mutant.profile.clone(), mutant.unmutated());
+        let key = (mutant.profile.as_str(), mutant.unmutated());
+        if !baselines.contains_key(&key) {
+            let of_place: Vec<_> =
+                chosen.iter().filter(|other| place(other) == place(mutant)).copied().collect();
+            baselines.insert(key, baseline(arguments, stand, &of_place)?);
         }
-        let finding =
-            run::judge(stand, mutant, &baselines[mutant.profile.as_str()], arguments.all_tests)?;
+        let finding = run::judge(stand, mutant, &baselines[&key], arguments.all_tests)?;
         println!("{}", report::line(&finding));
         if let Some(json) = &mut json {
             writeln!(json, "{}", serde_json::to_string(&finding)?)?;
@@ -178,7 +179,10 @@ fn baseline(
         wanted.sort();
         wanted.dedup();
     }
-    let boot = stand.boot(&chosen[0].profile, 0, &wanted)?;
+    let mut boot = stand.boot(&chosen[0].profile, chosen[0].unmutated(), &wanted)?;
+    if chosen[0].builds_on.is_some() {
+        boot.forget_policy();
+    }
     if let Some(death) = &boot.death {
         anyhow::bail!(
             "unmutated kernel, test {}: {death}",

@@ -24,8 +24,8 @@ pub struct Mutant {
     pub stands_for: Option<String>,
     /// What is changed.
     pub edits: Vec<Edit>,
-    /// Host profile to run it on.
-    #[serde(default = "default_profile")]
+    /// Host profile to run it on; the architecture's own if empty.
+    #[serde(default)]
     pub profile: String,
     /// Tests of which at least one must go red: names or globs.
     pub expect: Vec<String>,
@@ -42,6 +42,12 @@ pub struct Mutant {
     /// The kernels that have the rule; all if empty.
     #[serde(default)]
     pub kernels: Vec<String>,
+    /// No bug, but a kernel without one that all kernels have: others build on it.
+    #[serde(default)]
+    pub ground: bool,
+    /// The ground that it is a bug of: its edits are this mutant's too, but for those of the same places.
+    #[serde(default)]
+    pub builds_on: Option<String>,
 }
 
 /// One anchored edit.
@@ -78,8 +84,11 @@ pub struct Alternative {
     pub replace: Option<String>,
 }
 
-fn default_profile() -> String {
-    "amd64-svm".to_owned()
+fn default_profile(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Aarch64 => "arm64-gicv3-vhe",
+        _ => "amd64-svm",
+    }
 }
 
 fn default_green() -> Vec<String> {
@@ -91,11 +100,13 @@ impl Mutant {
     /// removing others leaves the rest of a built kernel as it is.
     #[must_use]
     pub fn number(&self) -> u32 {
-        let hash = self
-            .name
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        (hash & 0x7fff_ffff).max(1)
+        number_of(&self.name)
+    }
+
+    /// The value of `kvm.mutant` without this bug: 0, or its ground's.
+    #[must_use]
+    pub fn unmutated(&self) -> u32 {
+        self.builds_on.as_deref().map_or(0, number_of)
     }
 
     /// Whether this test is one of those that must go red.
@@ -109,6 +120,14 @@ impl Mutant {
     pub fn applies_to(&self, kernel: &str) -> bool {
         self.kernels.is_empty() || self.kernels.iter().any(|version| version == kernel)
     }
+}
+
+/// The number of the mutant of that name.
+fn number_of(name: &str) -> u32 {
+    let hash = name
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash & 0x7fff_ffff).max(1)
 }
 
 impl Edit {
@@ -148,7 +167,29 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 /// # Errors
 /// A file cannot be read or is wrong, or two mutants have one name or number.
 pub fn load(arch: Arch) -> anyhow::Result<Vec<Mutant>> {
-    load_from(&directory().join(arch.id()))
+    let mut mutants = load_from(&directory().join(arch.id()))?;
+    for mutant in mutants.iter_mut().filter(|mutant| mutant.profile.is_empty()) {
+        mutant.profile = default_profile(arch).to_owned();
+    }
+    Ok(mutants)
+}
+
+/// Gives every mutant the edits of its ground.
+fn build_on_grounds(mutants: &mut [Mutant]) -> anyhow::Result<()> {
+    let grounds: BTreeMap<String, Vec<Edit>> = (mutants.iter())
+        .filter(|mutant| mutant.ground)
+        .map(|mutant| (mutant.name.clone(), mutant.edits.clone()))
+        .collect();
+    for mutant in mutants {
+        let Some(name) = &mutant.builds_on else { continue };
+        let ground = grounds
+            .get(name)
+            .with_context(|| format!("mutant {}: no ground {name}", mutant.name))?;
+        let place = |edit: &Edit| (edit.file.clone(), edit.function.clone(), edit.find.clone());
+        let own: Vec<_> = mutant.edits.iter().map(place).collect();
+        mutant.edits.extend(ground.iter().filter(|edit| !own.contains(&place(edit))).cloned());
+    }
+    Ok(())
 }
 
 /// The mutants of these names or globs, or all, that apply to the kernel.
@@ -166,7 +207,8 @@ pub fn choose<'a>(
     }
     let named =
         |mutant: &&Mutant| names.is_empty() || names.iter().any(|name| matches(name, &mutant.name));
-    Ok(all.iter().filter(|mutant| mutant.applies_to(kernel)).filter(named).collect())
+    let bugs = all.iter().filter(|mutant| !mutant.ground && mutant.applies_to(kernel));
+    Ok(bugs.filter(named).collect())
 }
 
 /// `ci/mutants`.
@@ -187,6 +229,7 @@ fn load_from(dir: &Path) -> anyhow::Result<Vec<Mutant>> {
             serde_yaml::from_str(&text).with_context(|| path.display().to_string())?;
         mutants.extend(more);
     }
+    build_on_grounds(&mut mutants)?;
     let mut numbers = BTreeMap::new();
     for mutant in &mutants {
         ensure!(!mutant.edits.is_empty(), "mutant {}: no edits", mutant.name);
@@ -266,6 +309,23 @@ mod tests {
     #[test]
     fn the_mutants_of_the_repository_load() {
         assert!(load(Arch::X86_64).expect("they load").len() >= 60);
+        assert!(load(Arch::Aarch64).expect("they load").len() >= 20);
+    }
+
+    #[test]
+    fn a_mutant_has_the_edits_of_its_ground_but_for_its_own_places() {
+        let mut mutants: Vec<Mutant> = serde_yaml::from_str(
+            "[{name: g, rule: r, ground: true, expect: [t], edits: [
+                {file: a.c, function: f, find: x, replace: y}, {file: a.c, function: f, find: n, replace: m}]},
+              {name: m, rule: r, builds_on: g, expect: [t], edits: [
+                {file: a.c, function: f, find: x, replace: z}]}]",
+        )
+        .expect("mutants");
+        build_on_grounds(&mut mutants).expect("the ground is there");
+        let replaced: Vec<_> = mutants[1].edits.iter().map(|edit| edit.replace.as_str()).collect();
+        assert_eq!(replaced, ["z", "m"]);
+        mutants[1].builds_on = Some("nothing".into());
+        assert!(build_on_grounds(&mut mutants).is_err());
     }
 
     #[test]

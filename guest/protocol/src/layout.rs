@@ -228,3 +228,72 @@ pub mod riscv64 {
         pub const SSTATUS: u64 = 1 << 13;
     }
 }
+
+/// s390x. Guest functions run without translation: addresses are real. There are no guard pages, and
+/// null is the low core.
+pub mod s390x {
+    /// The doorbell: DIAGNOSE with this function, the message's GPA in GPR 2.
+    pub const DOORBELL_FUNCTION: u16 = 0x501;
+    /// The doorbell's instruction: its first half-word, and the rest.
+    pub const DOORBELL: (u16, u16) = (0x8302, DOORBELL_FUNCTION);
+    /// Offset in a vCPU's area: its low core of 8 KiB, where prefixing puts real address 0.
+    pub const LOW_CORE: u64 = 0xa000;
+    /// Bytes below a stack pointer that a caller leaves to the function it calls (ELF ABI supplement).
+    pub const STACK_FRAME: u64 = 160;
+
+    /// Places in the low core (z/Architecture Principles of Operation, "Assigned Storage Locations").
+    pub mod low_core {
+        #![expect(missing_docs, reason = "the manual's names")]
+        pub const INTERRUPTION_CODES: u64 = 0x80;
+        pub const TRANSLATION_EXCEPTION: u64 = 0xa8;
+        pub const EXTERNAL_OLD: u64 = 0x130;
+        pub const SVC_OLD: u64 = 0x140;
+        pub const PROGRAM_OLD: u64 = 0x150;
+        pub const MACHINE_CHECK_OLD: u64 = 0x160;
+        pub const IO_OLD: u64 = 0x170;
+        pub const EXTERNAL_NEW: u64 = 0x1b0;
+        pub const SVC_NEW: u64 = 0x1c0;
+        pub const PROGRAM_NEW: u64 = 0x1d0;
+        pub const MACHINE_CHECK_NEW: u64 = 0x1e0;
+        pub const IO_NEW: u64 = 0x1f0;
+        /// Ours: the address of the vCPU's area.
+        pub const AREA: u64 = 0x300;
+        /// Ours: general registers of a trap on its way in or out.
+        pub const REGISTERS: u64 = 0x400;
+        /// Ours: its PSW.
+        pub const PSW: u64 = 0x480;
+    }
+
+    /// Registers of a vCPU that runs guest functions.
+    pub mod start {
+        /// PSW mask: 64-bit addresses, no translation, every interrupt masked.
+        pub const PSW_MASK: u64 = 0x0000_0001_8000_0000;
+        /// CR0: as a reset leaves it, and floating-point registers for tests.
+        pub const CR0: u64 = 0xe0 | 1 << 18;
+        /// CR14: as a reset leaves it.
+        pub const CR14: u64 = 0xc200_0000;
+    }
+}
+
+/// ppc64le. Guest functions run in real mode: there are no guard pages, and null is readable. The
+/// interrupt vectors fill the first two pages; no translation tables follow.
+pub mod ppc64le {
+    /// The doorbell: a hypercall of a number that neither PAPR nor KVM uses, with the message's GPA.
+    pub const DOORBELL_HCALL: u64 = 0xfd00;
+    /// The first interrupt vector.
+    pub const VECTORS: u64 = 0x100;
+    /// Behind the last one.
+    pub const VECTORS_END: u64 = 0x2000;
+    /// The least distance of two.
+    pub const VECTOR_STRIDE: u64 = 0x20;
+    /// Bytes that a function leaves to the one it calls.
+    pub const STACK_FRAME: u64 = 32;
+
+    /// Registers of a vCPU that runs guest functions.
+    pub mod start {
+        /// MSR: SF, VEC, VSX, FP, ME, RI, LE; floating point and vectors for tests.
+        pub const MSR: u64 = 1 << 63 | 1 << 25 | 1 << 23 | 1 << 13 | 1 << 12 | 1 << 1 | 1 << 0;
+        /// LPCR.ILE: interrupts are taken in little-endian mode.
+        pub const LPCR_ILE: u64 = 1 << 25;
+    }
+}

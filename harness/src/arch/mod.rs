@@ -15,7 +15,23 @@ mod riscv64;
 #[cfg(target_arch = "riscv64")]
 pub use riscv64::*;
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+#[cfg(target_arch = "s390x")]
+mod s390x;
+#[cfg(target_arch = "s390x")]
+pub use s390x::*;
+
+#[cfg(target_arch = "powerpc64")]
+mod ppc64le;
+#[cfg(target_arch = "powerpc64")]
+pub use ppc64le::*;
+
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "powerpc64",
+    target_arch = "riscv64",
+    target_arch = "s390x"
+)))]
 compile_error!("the harness does not know this architecture yet");
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -5,14 +5,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags};
 
+use super::request::{KVM_CLEAR_DIRTY_LOG, KVM_GET_DIRTY_LOG, KVM_RESET_DIRTY_RINGS};
 use super::{GuardedBuffer, Mapping, Vcpu, Vm, raw_ioctl_value};
 
-/// `KVM_GET_DIRTY_LOG`.
-pub const KVM_GET_DIRTY_LOG: u64 = 0x4010_ae42;
-/// `KVM_CLEAR_DIRTY_LOG`.
-pub const KVM_CLEAR_DIRTY_LOG: u64 = 0xc018_aec0;
-/// `KVM_RESET_DIRTY_RINGS`.
-pub const KVM_RESET_DIRTY_RINGS: u64 = 0xaec7;
 /// `KVM_DIRTY_GFN_F_DIRTY`: the kernel has filled the entry.
 pub const KVM_DIRTY_GFN_F_DIRTY: u32 = 1 << 0;
 /// `KVM_DIRTY_GFN_F_RESET`: userspace has collected it.

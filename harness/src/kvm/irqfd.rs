@@ -9,13 +9,12 @@ use kvm_bindings::{
 use nix::errno::Errno;
 
 use super::Vm;
+use super::request::{KVM_SET_GSI_ROUTING, iow};
 
-/// `_IOW(KVMIO, 0x76, struct kvm_irqfd)`.
-const KVM_IRQFD: u64 = 0x4020_ae76;
-/// `_IOW(KVMIO, 0x79, struct kvm_ioeventfd)`.
-const KVM_IOEVENTFD: u64 = 0x4040_ae79;
-/// `_IOW(KVMIO, 0x6a, struct kvm_irq_routing)`.
-const KVM_SET_GSI_ROUTING: u64 = 0x4008_ae6a;
+/// With `struct kvm_irqfd`.
+const KVM_IRQFD: u64 = iow::<[u8; 32]>(0x76);
+/// With `struct kvm_ioeventfd`.
+const KVM_IOEVENTFD: u64 = iow::<[u8; 64]>(0x79);
 
 /// `struct kvm_irqfd`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use guest_protocol::layout;
 use nix::errno::Errno;
 
 use crate::outcome::{Failure, TestResult};
+
+/// Bytes that one entry of a segment table maps on s390x.
+const S390_SEGMENT: usize = 1 << 20;
 
 /// Page-aligned memory of this process; unmapped on drop.
 #[derive(Debug)]
@@ -45,6 +49,14 @@ impl Mapping {
     ///
     /// The host refuses.
     pub fn with_flags(len: usize, flags: MapFlags) -> TestResult<Self> {
+        match cfg!(target_arch = "s390x") {
+            // KVM/s390 maps a guest's memory by segments, and wants it to start at one.
+            true => Self::with_alignment(len, S390_SEGMENT, flags),
+            false => Self::anywhere(len, flags),
+        }
+    }
+
+    fn anywhere(len: usize, flags: MapFlags) -> TestResult<Self> {
         let size =
             NonZeroUsize::new(len).ok_or_else(|| Failure::Error("mapping of 0 bytes".into()))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -62,15 +74,18 @@ impl Mapping {
     ///
     /// The host refuses.
     pub fn with_alignment(len: usize, align: usize, flags: MapFlags) -> TestResult<Self> {
-        let whole = Self::with_flags(len + align, flags)?;
+        let whole = Self::anywhere(len + align, flags)?;
         let head = (whole.hva() as usize).next_multiple_of(align) - whole.hva() as usize;
+        let kept = len.next_multiple_of(layout::PAGE_SIZE as usize);
         // SAFETY: both ends lie in the new mapping, which nobody has seen yet.
         let base = unsafe {
             let base = whole.base.byte_add(head);
             if head > 0 {
                 let _ = munmap(whole.base, head);
             }
-            let _ = munmap(base.byte_add(len), align - head);
+            if head + kept < len + align {
+                let _ = munmap(base.byte_add(kept), len + align - head - kept);
+            }
             base
         };
         std::mem::forget(whole);
@@ -107,7 +122,11 @@ impl Mapping {
         assert!(len <= self.len, "the overlay is larger than the mapping");
         let address = NonZeroUsize::new(self.base.as_ptr() as usize);
         let size = NonZeroUsize::new(len).ok_or_else(|| Failure::Error("empty overlay".into()))?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        if cfg!(target_arch = "s390x") {
+            // Hercules goes on 2 bytes too far when the host has no page for a guest's instruction.
+            flags |= MapFlags::MAP_POPULATE;
+        }
         // SAFETY: replaces pages of our own mapping.
         unsafe {
             mmap(address, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, file, 0)

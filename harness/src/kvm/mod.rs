@@ -35,6 +35,7 @@ pub use uffd::{FaultMode, Userfault, shared_twins};
 pub use vcpu::Vcpu;
 pub use vm::{Irqchip, SharedStatic, Vm, VmShape};
 pub use watchdog::install as install_watchdog;
+pub(crate) use watchdog::told as told_at_deadline;
 
 use crate::outcome::Failure;
 

@@ -3,13 +3,16 @@
 
 use kvm_bindings as kvm;
 
-const NONE: u64 = 0;
-const WRITE: u64 = 1;
+// `_IOC_*` of asm-generic/ioctl.h; powerpc has its own.
+const IS_POWERPC: bool = cfg!(target_arch = "powerpc64");
+const NONE: u64 = if IS_POWERPC { 1 } else { 0 };
+const WRITE: u64 = if IS_POWERPC { 4 } else { 1 };
 const READ: u64 = 2;
+const DIRECTION_SHIFT: u32 = if IS_POWERPC { 29 } else { 30 };
 
-/// `_IOC` of asm-generic/ioctl.h, for KVM's type.
+/// `_IOC`, for KVM's type.
 const fn ioc(direction: u64, nr: u64, size: usize) -> u64 {
-    direction << 30 | (size as u64) << 16 | (kvm::KVMIO as u64) << 8 | nr
+    direction << DIRECTION_SHIFT | (size as u64) << 16 | (kvm::KVMIO as u64) << 8 | nr
 }
 
 /// `_IO(KVMIO, nr)`: the argument is a number, if anything.
@@ -46,6 +49,7 @@ pub const KVM_SET_USER_MEMORY_REGION2: u64 = iow::<kvm::kvm_userspace_memory_reg
 pub const KVM_SET_GSI_ROUTING: u64 = iow::<kvm::kvm_irq_routing>(0x6a);
 pub const KVM_ENABLE_CAP: u64 = iow::<kvm::kvm_enable_cap>(0xa3);
 pub const KVM_CLEAR_DIRTY_LOG: u64 = iowr::<kvm::kvm_clear_dirty_log>(0xc0);
+pub const KVM_RESET_DIRTY_RINGS: u64 = io(0xc7);
 pub const KVM_GET_STATS_FD: u64 = io(0xce);
 pub const KVM_CREATE_GUEST_MEMFD: u64 = iowr::<kvm::kvm_create_guest_memfd>(0xd4);
 
@@ -57,6 +61,7 @@ pub const KVM_HAS_DEVICE_ATTR: u64 = iow::<kvm::kvm_device_attr>(0xe3);
 
 // vCPU.
 pub const KVM_RUN: u64 = io(0x80);
+pub const KVM_INTERRUPT: u64 = iow::<u32>(0x86);
 pub const KVM_SET_SIGNAL_MASK: u64 = iow::<kvm::kvm_signal_mask>(0x8b);
 pub const KVM_GET_REG_LIST: u64 = iowr::<kvm::kvm_reg_list>(0xb0);
 
@@ -100,4 +105,35 @@ pub mod x86 {
     const _: () = assert!(KVM_GET_CPUID2 == 0xc008_ae91 && KVM_GET_XSAVE2 == 0x9000_aecf);
 }
 
+/// Of s390x only; structures are bytes.
+#[cfg(target_arch = "s390x")]
+pub mod s390x {
+    #![expect(missing_docs, reason = "the kernel's names")]
+    use super::{io, ior, iow};
+
+    /// `struct kvm_regs`: 16 general registers.
+    pub const REGS: usize = 16 * 8;
+    /// `struct kvm_sregs`: access registers, control registers.
+    pub const SREGS: usize = 16 * 4 + 16 * 8;
+    /// `struct kvm_fpu`: control register, padding, floating-point registers.
+    pub const FPU: usize = 8 + 16 * 8;
+    /// `struct kvm_s390_irq`.
+    pub const IRQ: usize = 72;
+    /// `struct kvm_s390_irq_state`.
+    pub const IRQ_STATE: usize = 32;
+
+    pub const KVM_GET_REGS: u64 = ior::<[u8; REGS]>(0x81);
+    pub const KVM_SET_REGS: u64 = iow::<[u8; REGS]>(0x82);
+    pub const KVM_GET_SREGS: u64 = ior::<[u8; SREGS]>(0x83);
+    pub const KVM_SET_SREGS: u64 = iow::<[u8; SREGS]>(0x84);
+    pub const KVM_GET_FPU: u64 = ior::<[u8; FPU]>(0x8c);
+    pub const KVM_SET_FPU: u64 = iow::<[u8; FPU]>(0x8d);
+    pub const KVM_S390_INITIAL_RESET: u64 = io(0x97);
+    pub const KVM_S390_IRQ: u64 = iow::<[u8; IRQ]>(0xb4);
+    pub const KVM_S390_GET_IRQ_STATE: u64 = iow::<[u8; IRQ_STATE]>(0xb6);
+    pub const KVM_S390_NORMAL_RESET: u64 = io(0xc3);
+    pub const KVM_S390_CLEAR_RESET: u64 = io(0xc4);
+}
+
+#[cfg(not(target_arch = "powerpc64"))]
 const _: () = assert!(KVM_RUN == 0xae80 && KVM_SET_USER_MEMORY_REGION == 0x4020_ae46);

@@ -94,6 +94,12 @@ impl Stop<'_> {
         msr.error = error;
     }
 
+    /// Answers [`Exit::RiscvSbi`]: what the guest gets in a0 and a1.
+    pub fn complete_sbi(&mut self, error: i64, value: u64) {
+        assert!(matches!(self.exit, Exit::RiscvSbi { .. }), "not an SBI exit: {:?}", self.exit);
+        self.vcpu.kvm_run().__bindgen_anon_1.riscv_sbi.ret = [error as u64, value];
+    }
+
     /// Answers [`Exit::Wrmsr`]: taken, or #GP.
     pub fn complete_wrmsr(&mut self, taken: bool) {
         self.complete_wrmsr_with((!taken).into());

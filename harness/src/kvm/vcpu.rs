@@ -10,19 +10,12 @@ use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
 use super::exit::{Exit, ExitCounts};
+use super::request::{KVM_ENABLE_CAP, KVM_INTERRUPT, KVM_RUN};
 use super::{Ram, System, raw_ioctl, stats, watchdog};
 use crate::case::GuestFn;
 use crate::outcome::{Failure, TestResult};
 use crate::payload::Payload;
 use crate::{arch, record};
-
-/// `KVM_RUN`.
-const KVM_RUN: u64 = 0xae80;
-/// `KVM_INTERRUPT`.
-const KVM_INTERRUPT: u64 = 0x4004_ae86;
-
-/// `KVM_ENABLE_CAP`; kvm-ioctls has it for vCPUs of some architectures only.
-const KVM_ENABLE_CAP: u64 = 0x4068_aea3;
 
 /// A vCPU and what the run loop knows of it.
 #[derive(Debug)]
@@ -134,18 +127,15 @@ impl Vcpu {
         Ok(exit)
     }
 
-    /// Tells everything about the vCPU at the deadline. Where several run, one vCPU's words become
-    /// the verdict, and the others' are log lines.
+    /// Tells everything about the vCPU at the deadline. Where several run, the test ends with the
+    /// words of one, and the runner adds those of the others.
     fn out_of_time(&mut self) -> Failure {
         record::stats(&format!("vCPU {}", self.index), stats::nonzero(&self.fd));
         let told = self.describe("the deadline has passed");
-        if watchdog::tells_first() {
-            if let Some(vm) = self.vm_fd.upgrade() {
-                record::stats("VM", stats::nonzero(&*vm));
-            }
-        } else {
-            told.lines().for_each(record::log);
+        if let Some(vm) = self.vm_fd.upgrade() {
+            record::stats("VM", stats::nonzero(&*vm));
         }
+        watchdog::tell(&told);
         Failure::Timeout(told)
     }
 

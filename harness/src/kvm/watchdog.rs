@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::kvm_run;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -14,7 +15,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 const SLOTS: usize = 512;
 
 static EXPIRED: AtomicBool = AtomicBool::new(false);
-static TOLD: AtomicBool = AtomicBool::new(false);
+static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static THREADS: [AtomicI32; SLOTS] = [const { AtomicI32::new(0) }; SLOTS];
 static RUNS: [AtomicPtr<kvm_run>; SLOTS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; SLOTS];
 
@@ -23,9 +24,14 @@ pub(crate) fn expired() -> bool {
     EXPIRED.load(Ordering::SeqCst)
 }
 
-/// Whether the caller is the first to tell of the deadline: its words are the test's verdict.
-pub(crate) fn tells_first() -> bool {
-    !TOLD.swap(true, Ordering::SeqCst)
+/// Keeps what a vCPU was doing at the deadline, whatever its test makes of the failure.
+pub(crate) fn tell(state: &str) {
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner).push(state.to_owned());
+}
+
+/// What the vCPUs of this worker were doing at the deadline.
+pub(crate) fn told() -> Vec<String> {
+    std::mem::take(&mut *TOLD.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Makes SIGUSR1 mean "time is up" in this process.
@@ -86,6 +92,11 @@ impl Running {
         };
         if let Some(slot) = RUNS.get(index) {
             slot.store(run, Ordering::SeqCst);
+        }
+        // Either the handler sees the slot, or this sees that the handler has been there.
+        if expired() {
+            // SAFETY: the caller's own `kvm_run`, which is mapped while its vCPU lives.
+            unsafe { (&raw mut (*run).immediate_exit).write_volatile(1) };
         }
         Self(index)
     }

@@ -1,7 +1,7 @@
 //! Files and standard output as places for results: a full disk or a closed
 //! pipe takes one output away, never another, and never leaves half a line.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -42,8 +42,13 @@ impl Output {
     /// As [`Output::create`], with every line on the disk before the next test runs.
     pub fn create_journal(name: &str) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        Self::open(name, &options, true)
+        // Another run's results are not cut off before it is known that there is no such run.
+        options.write(true).create(true).truncate(false);
+        let output = Self::open(name, &options, true)?;
+        if let Target::File { file, good: Some(_), .. } = &output.target {
+            file.set_len(0)?;
+        }
+        Ok(output)
     }
 
     /// Goes on with a journal, after the last whole line in it.
@@ -67,6 +72,10 @@ impl Output {
         } else {
             let file = options.clone().custom_flags(libc::O_CLOEXEC).open(name)?;
             let regular = file.metadata()?.is_file();
+            if journal && regular && matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                let why = "another run writes its results there";
+                return Err(io::Error::new(ErrorKind::ResourceBusy, why));
+            }
             Target::File { file, good: regular.then_some(0), sync: journal && regular }
         };
         Ok(Self { name: name.to_owned(), target, broken: None })

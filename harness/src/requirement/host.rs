@@ -5,15 +5,17 @@ use super::Requirement;
 /// Two online CPUs, for tests where two vCPUs must run at the same time.
 pub const TWO_CPUS: Requirement = Requirement { name: "two online CPUs", met: |f| f.cpus >= 2 };
 
-/// Guest-physical addresses without memory behind them are userspace's devices: KVM_EXIT_MMIO. (On
-/// s390x they are an exception for the guest.)
-pub const MMIO: Requirement = Requirement { name: "MMIO exits", met: |f| f.arch != "s390x" };
-
 /// Memslots of single 4 KiB pages: the host's own pages are as small, and KVM asks for no more (on
 /// s390x it does: 1 MiB).
 pub const SMALL_SLOTS: Requirement = Requirement {
     name: "memslots of single 4 KiB pages",
     met: |f| f.arch != "s390x" && f.page_size <= 4096,
+};
+
+/// KVM_RUN looks for pending signals before it enters the guest. KVM/s390 does only after it.
+pub const SIGNALS_FIRST: Requirement = Requirement {
+    name: "a KVM_RUN that looks for signals before it enters the guest",
+    met: |f| f.arch != "s390x",
 };
 
 /// Nested virtualization: VMX or SVM offered to guests.

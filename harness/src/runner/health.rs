@@ -148,6 +148,15 @@ mod tests {
             "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
             "INFO: task kvm:12 blocked for more than 120 seconds.",
             "Oops: 0000 [#1] SMP",
+            "WARNING: arch/x86/kvm/x86.c:100 at kvm_foo+0x1/0x2 [kvm], CPU#1: qemu/77",
+            "WARNING: suspicious RCU usage",
+            "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [kvm:77]",
+            "rcu: INFO: rcu_sched self-detected stall on CPU",
+            "kernel BUG at virt/kvm/kvm_main.c:100!",
+            "BUG: KFENCE: use-after-free read in kvm_destroy_vm",
+            "UBSAN: shift-out-of-bounds in arch/x86/kvm/mmu.c:5:1",
+            "refcount_t: underflow; use-after-free.",
+            "general protection fault, probably for non-canonical address 0xdead: 0000 [#1]",
         ] {
             assert!(ALARM.is_match(line), "{line}");
         }

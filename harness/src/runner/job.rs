@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpid, pipe2, setpgid};
 use serde::{Deserialize, Serialize};
@@ -309,6 +309,8 @@ fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     // A big request makes the allocator merge its small free pieces now, once, rather than in
     // every child, where each page that it touches is copied.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(CONSOLIDATING_BYTES)));
+    // A worker that is not ready yet must not die of the deadline's signal.
+    SigSet::from(Signal::SIGUSR1).thread_block()?;
     // What is still buffered would be written twice.
     let _ = io::stdout().flush();
     match sys::fork()? {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
 use crate::outcome::{Outcome, Tally};
@@ -113,7 +114,7 @@ impl Ending {
                     (Outcome::Timeout, Some(reason), details)
                 }
             },
-            None if self.late => (
+            None if self.late && self.status_is_ours() => (
                 Outcome::Timeout,
                 Some(format!("no verdict within {limit}: the host half did not return, killed")),
                 self.stuck.clone(),
@@ -145,6 +146,11 @@ impl Ending {
                 (Outcome::Error, Some(reason), Vec::new())
             }
         }
+    }
+
+    /// Whether the worker was still there when the runner killed it.
+    fn status_is_ours(&self) -> bool {
+        matches!(self.status, WaitStatus::Signaled(_, Signal::SIGKILL, _))
     }
 
     fn failed_checks_reason(&self) -> String {

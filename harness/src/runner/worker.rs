@@ -82,8 +82,9 @@ fn isolate(runner: Pid) {
     if getppid() != runner {
         sys::exit_now(1);
     }
-    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
     crate::kvm::install_watchdog();
+    // From here on the deadline's signal may come, and may have come already.
+    let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
 fn limit(memory_bytes: u64, processes: u64) {
@@ -161,6 +162,9 @@ fn verdict(result: Result<(), Failure>, leaked: &[String]) -> Event {
             let mut lines = text.lines();
             let reason = lines.next().map(ToOwned::to_owned);
             details.extend(lines.map(ToOwned::to_owned));
+            let others = crate::kvm::told_at_deadline();
+            let others = others.iter().filter(|other| !text.contains(other.as_str()));
+            details.extend(others.flat_map(|other| other.lines()).map(ToOwned::to_owned));
             let outcome = match failure {
                 Failure::Fail(_) => Outcome::Fail,
                 // A check that failed before says that KVM is wrong: that is the news.

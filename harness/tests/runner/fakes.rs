@@ -31,7 +31,7 @@ const LACKS_IT: Requirement = Requirement {
     met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
 };
 
-static FAKES: [TestCase; 29] = [
+static FAKES: [TestCase; 30] = [
     fake("suites::common::ends::pass", || {
         record::check("two is two", true, "");
         record::check("two is two", true, "");
@@ -78,6 +78,10 @@ static FAKES: [TestCase; 29] = [
         }
     }),
     fake("suites::common::ends::told_to_stop", told_to_stop),
+    fake("suites::common::ends::dawdles", || {
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(())
+    }),
     fake("suites::common::ends::leaves_a_process", || leaves("sleep", &["600"])),
     fake("suites::common::ends::leaves_a_session", || leaves("setsid", &["sleep", "600"])),
     fake("suites::common::ends::leaks_an_fd", || {

@@ -213,7 +213,8 @@ fn unspoilt() {
     for message in seeds::messages() {
         assert_eq!(Message::decode(&message, 0).unwrap().texts, ["a r", "ü", "l"]);
     }
-    let image = Image::parse(&seeds::elf()).unwrap();
+    let elf = seeds::elf();
+    let image = Image::parse(&elf).unwrap();
     assert_eq!(image.entries["suites::a::guest_fn"], image.start);
     assert_eq!(image.shared["suites::a::SHARED"].1, 8);
     for policy in seeds::policies() {

@@ -164,27 +164,51 @@ fn resume() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// Waits until something is so, as long as the busiest machine may take.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The process of the test that a runner runs now. (With `--timeout-scale`: to measure it, the
+/// runner forks too.)
+fn worker_of(runner: u32) -> Option<i32> {
+    let file = format!("/proc/{runner}/task/{runner}/children");
+    std::fs::read_to_string(file).ok()?.split_whitespace().next()?.parse().ok()
+}
+
 fn interrupts() {
     // SIGINT twice: the running test is not waited for.
     let door = Door::new();
     let journal = door.path("j.json");
     let start = |test: &str| {
-        door.command("cli", &["--json", journal.to_str().unwrap(), "pass", test])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
+        let limit = ["--timeout", "100", "--timeout-scale", "1"];
+        door.command(
+            "cli",
+            &[&["--json", journal.to_str().unwrap(), "pass", test][..], &limit].concat(),
+        )
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
     };
     for (signals, code) in [(&[Signal::SIGINT, Signal::SIGINT][..], 130), (&[Signal::SIGTERM], 143)]
     {
+        let _ = std::fs::remove_file(&journal);
         let mut child = start("told_to_stop");
-        std::thread::sleep(Duration::from_millis(300));
+        wait_until("the second test", || {
+            let told = std::fs::read_to_string(&journal).unwrap_or_default();
+            told.contains("ends::pass") && worker_of(child.id()).is_some()
+        });
         let begin = Instant::now();
         for signal in signals {
             kill(Pid::from_raw(child.id() as i32), *signal).unwrap();
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(child.wait().unwrap().code(), Some(code));
-        assert!(begin.elapsed() < Duration::from_secs(3));
+        assert!(begin.elapsed() < Duration::from_secs(50), "the test was waited for");
         let all = lines(&journal);
         assert_eq!(names(&all), ["ends::pass"]);
         assert_eq!(all.last().unwrap()["interrupted"], signals[0].as_str());
@@ -194,12 +218,21 @@ fn interrupts() {
     let mut child = door
         .command(
             "cli",
-            &["--json", journal.to_str().unwrap(), "--timeout", "1", "told_to_stop", "rare"],
+            &[
+                "--json",
+                journal.to_str().unwrap(),
+                "--timeout",
+                "1",
+                "--timeout-scale",
+                "1",
+                "told_to_stop",
+                "rare",
+            ],
         )
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    wait_until("the first test", || worker_of(child.id()).is_some());
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(names(&lines(&journal)), ["ends::told_to_stop"]);
@@ -211,25 +244,44 @@ fn two_at_once() {
         .iter()
         .map(|door| {
             let json = door.path("j.json");
-            let arguments =
-                ["--json", json.to_str().unwrap(), "generated", "leaves_a_process", "rare"];
+            let arguments = [
+                "--json",
+                json.to_str().unwrap(),
+                "generated",
+                "leaves_a_process",
+                "rare",
+                "dawdles",
+            ];
             door.command("cli", &arguments).stdout(Stdio::piped()).spawn().unwrap()
         })
         .collect();
+    // A stream belongs to one run, which loses nothing when another wants it.
+    let json = doors[0].path("j.json");
+    wait_until("the first line", || std::fs::metadata(&json).is_ok_and(|file| file.len() > 0));
+    for option in ["--json", "--resume"] {
+        let output = doors[0].run(&[option, json.to_str().unwrap(), "pass"]);
+        let told = text(&output.stderr);
+        assert!(told.contains("another run writes its results there"), "{option}: {told}");
+        assert_eq!(output.status.code(), Some(2));
+    }
     for (run, door) in runs.into_iter().zip(&doors) {
         assert_eq!(run.wait_with_output().unwrap().status.code(), Some(2));
         let all = lines(&door.path("j.json"));
-        assert_eq!(all.last().unwrap()["pass"], 63);
+        assert_eq!(all.last().unwrap()["pass"], 64);
         assert_eq!(all.last().unwrap()["error"], 1);
     }
 }
 
 fn orphans() {
     let door = Door::new();
-    let mut child = door.command("cli", &["spins"]).stdout(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    let file = format!("/proc/{0}/task/{0}/children", child.id());
-    let worker: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    let arguments = ["--timeout", "100", "--timeout-scale", "1", "spins"];
+    let mut child = door.command("cli", &arguments).stdout(Stdio::null()).spawn().unwrap();
+    let mut worker = None;
+    wait_until("the worker", || {
+        worker = worker_of(child.id());
+        worker.is_some()
+    });
+    let worker = worker.unwrap();
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     let gone = (0..50).any(|_| {
@@ -253,6 +305,13 @@ fn best<T: Ord>(tries: u32, enough: &T, measure: impl Fn() -> T) -> T {
     best
 }
 
+/// How many times longer everything takes because others want this machine's CPUs too.
+fn business() -> f64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|n| n.parse::<f64>().ok()).unwrap_or(1.0);
+    (load / std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64)).max(1.0)
+}
+
 fn many() {
     const LIMIT: Duration = Duration::from_millis(100);
     let door = Door::new().with("FAKE_COUNT", 10_000);
@@ -270,11 +329,11 @@ fn many() {
 /// in a file waits for the disk besides: once a verdict.)
 fn cheap() {
     const TESTS: u64 = 10_000;
-    const LIMIT_US: u64 = 2_000_000;
+    let limit_us = (2e6 * business()) as u64;
     let door = Door::new().with("FAKE_COUNT", TESTS);
     let (html, tap) = (door.path("html"), door.path("tap"));
     let forms = ["--json", "-", "--html", html.to_str().unwrap(), "--tap", tap.to_str().unwrap()];
-    let overhead = best(3, &LIMIT_US, || {
+    let overhead = best(3, &limit_us, || {
         let output = door.run(&[&forms[..], &["generated"]].concat());
         let all: Vec<Value> =
             text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -284,7 +343,7 @@ fn cheap() {
         time(all.last().unwrap()) - inside
     });
     println!("{overhead} us beside {TESTS} tests");
-    assert!(overhead < LIMIT_US, "{overhead} us beside {TESTS} tests");
+    assert!(overhead < limit_us, "{overhead} us beside {TESTS} tests");
 }
 
 fn no_kvm() {

@@ -2,7 +2,7 @@
 use crate::prelude::*;
 use timer::{CTL_ENABLE, CTL_IMASK, CTL_ISTATUS, PHYSICAL, VIRTUAL};
 
-/// Rounds that are enough for an interrupt of this vCPU to be taken.
+/// Rounds in which an interrupt that may not come would.
 const PATIENCE: u64 = 10_000;
 
 /// CNT{P,V}_TVAL_EL0 is a signed 32-bit distance.
@@ -94,7 +94,7 @@ fn fires(g: &mut Guest) {
         timer.cval.write(timer.count.read() + soon());
         timer.ctl.write(CTL_ENABLE);
         wait_until(|| timer.ctl.read() & CTL_ISTATUS != 0);
-        spin_for(PATIENCE, || fired.load(SeqCst) > 0);
+        comes(|| fired.load(SeqCst) > 0);
         check_eq!("the interrupt comes once", fired.load(SeqCst), 1);
         check_eq!("it does not come early", early.load(SeqCst), 0);
 
@@ -102,7 +102,7 @@ fn fires(g: &mut Guest) {
         spin_for(PATIENCE, || fired.load(SeqCst) > 1);
         check_eq!("IMASK keeps it away", fired.load(SeqCst), 1);
         timer.ctl.write(CTL_ENABLE);
-        spin_for(PATIENCE, || fired.load(SeqCst) > 1);
+        comes(|| fired.load(SeqCst) > 1);
         check_eq!("clearing IMASK after the deadline brings it at once", fired.load(SeqCst), 2);
 
         timer.ctl.write(0);
@@ -119,7 +119,7 @@ fn fires(g: &mut Guest) {
             timer.ctl.read() & CTL_ISTATUS != 0
         });
         irq_enable();
-        spin_for(PATIENCE, || fired.load(SeqCst) > 2);
+        comes(|| fired.load(SeqCst) > 2);
         check_eq!(
             "the masked interrupt that ends WFI is taken when unmasked",
             fired.load(SeqCst),

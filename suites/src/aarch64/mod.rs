@@ -9,6 +9,7 @@ pub mod gic_bench;
 pub mod gic_groups;
 pub mod gic_init;
 pub mod gic_its;
+pub mod gic_its_moves;
 pub mod gic_its_state;
 pub mod gic_mmio;
 pub mod gic_priority;

@@ -191,6 +191,42 @@ fn userspace_selects_a_pmu(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
+/// SET_NR_COUNTERS sets PMCR_EL0.N, at most what the PMU has that SET_PMU selected, before INIT: EINVAL,
+/// EBUSY and EFAULT tell what is wrong (vcpu.rst 1.5).
+#[kvm_test(counts_what_it_has, irqchip, requires(cap::ARM_PMU_V3), params = [none: 0, one: 1, two: 2])]
+fn attribute_sets_the_number_of_counters(t: &mut OneVm, n: u32) -> TestResult {
+    /// Newer than the bindings.
+    const KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS: u32 = 4;
+    let mut vcpu = vcpu(t, 0)?;
+    let has = vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS);
+    require!(has, "KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS");
+    let Some(pmu) = host_pmu_type() else { skip!("a PMU in /sys/bus/event_source/devices") };
+    let set = |vcpu: &Vcpu, n: u32| {
+        vcpu.set_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS, n)
+    };
+    let number = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|v| (v & pmcr::N) >> pmcr::N_SHIFT);
+    vcpu.set_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_PMU, pmu)
+        .ioctl("KVM_ARM_VCPU_PMU_V3_SET_PMU")?;
+    let all = number(&vcpu).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
+    require!(all > n.into(), "{} event counters", n + 1);
+    for beyond in [all as u32 + 1, 32, u32::MAX] {
+        let got = set(&vcpu, beyond);
+        check!("more than the PMU has is EINVAL", got == Err(Errno::EINVAL), "{beyond}: {got:?}");
+    }
+    let attr = KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS;
+    let nowhere = vcpu.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, attr, 0);
+    check_eq!("a number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+    check_eq!("all that there are can be set", set(&vcpu, all as u32), Ok(()));
+    check_eq!("a smaller number too", set(&vcpu, n), Ok(()));
+    check_eq!("PMCR_EL0.N is that number", number(&vcpu), Ok(n.into()));
+    t.vm.state().gic()?.init()?;
+    vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+    vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
+    check_eq!("after INIT it is EBUSY", set(&vcpu, n), Err(Errno::EBUSY));
+    vcpu.set_args(&[n.into()]);
+    vcpu.run_until_done()
+}
+
 #[guest]
 fn counts_what_it_has(g: &mut Guest) {
     let n = g.arg(0);

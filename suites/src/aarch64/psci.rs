@@ -3,9 +3,7 @@ use crate::prelude::*;
 use psci::{function::*, status::*};
 
 #[host]
-use harness::kvm::bindings::{
-    KVM_ARM_VCPU_POWER_OFF, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
-};
+use harness::kvm::bindings::KVM_ARM_VCPU_POWER_OFF;
 
 /// AFFINITY_INFO's answers.
 const ON: i32 = 0;
@@ -120,20 +118,4 @@ fn cpu_on_starts_a_vcpu_that_is_off(t: &mut OneVcpu) -> TestResult {
         t.vcpu.run_until_done()?;
         other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
     })
-}
-
-#[guest]
-fn ends_the_system(g: &mut Guest) {
-    psci::call(g.arg(0) as u32, [0; 3]);
-    check!("the system event is not for the guest to see", false);
-}
-
-/// SYSTEM_OFF and SYSTEM_RESET go to userspace as KVM_EXIT_SYSTEM_EVENT.
-#[kvm_test(ends_the_system, params = [
-    off: (SYSTEM_OFF, KVM_SYSTEM_EVENT_SHUTDOWN),
-    reset: (SYSTEM_RESET, KVM_SYSTEM_EVENT_RESET),
-])]
-fn system_events_reach_userspace(t: &mut OneVcpu, (call, kind): (u32, u32)) -> TestResult {
-    t.vcpu.set_args(&[call.into()]);
-    t.vcpu.run_until(Exit::SystemEvent { kind }).map(drop)
 }

@@ -127,11 +127,6 @@ fn features_are_plausible(t: &mut OneVm) -> TestResult {
     ready_vcpu(t)?.run_until_done()
 }
 
-/// Bytes of the largest record.
-fn record_size() -> u64 {
-    1 << (PMSIDR_EL1.read() >> 12 & 0xf)
-}
-
 /// Samples from `start` on until `limit`, with the smallest interval that is allowed.
 fn start(start: u64, limit: u64) {
     const INTERVALS: [u64; 9] = [256, 0, 512, 768, 1024, 1536, 2048, 3072, 4096];
@@ -197,7 +192,7 @@ fn fills_the_buffer(_: &mut Guest) {
     let written = (BUFFER..BUFFER + 64).step_by(8).any(|a| peek::<u64>(a) != 0);
     check!("records are written", written);
 
-    start(BUFFER, BUFFER + record_size() - 1 & !0xfff | 0x1000);
+    start(BUFFER, BUFFER + layout::PAGE_SIZE);
     let status = interrupt(samples);
     stop();
     check_eq!(

@@ -161,7 +161,7 @@ fn page_in(t: &mut HostOnly, mode: FaultMode, plan: &Plan) -> TestResult {
 
 /// A vCPU's access to memory that is not there waits until userspace has supplied the page, which is
 /// then what the guest reads; no page is asked for twice.
-#[kvm_test(vcpus = 2, params = [
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, params = [
     missing: (FaultMode::Missing, false, 1),
     missing_two_readers: (FaultMode::Missing, false, 2),
     missing_overlap: (FaultMode::Missing, true, 2),
@@ -177,7 +177,7 @@ fn each_page_is_supplied_once(
 }
 
 /// The same, measured: by default 2 vCPUs with 32 MiB each.
-#[kvm_test(vcpus = 2, exclusive, groups("perf"), params = [missing: FaultMode::Missing, minor: FaultMode::Minor])]
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), params = [missing: FaultMode::Missing, minor: FaultMode::Minor])]
 fn measured(t: &mut HostOnly, mode: FaultMode) -> TestResult {
     page_in(t, mode, &Plan::read(32 << 20, 1)?)
 }

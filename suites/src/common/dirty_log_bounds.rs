@@ -70,7 +70,7 @@ fn without_log(vm: &Vm) -> [(&'static str, u32, Errno); 5] {
 
 /// api.rst 4.8: the log of a slot is a bit a page; there is none (ENOENT) for a slot that does not log
 /// and EINVAL for one that cannot be. A bitmap that is too short is EFAULT, and loses no page.
-#[kvm_test(accesses)]
+#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
 fn get_dirty_log_wants_a_slot_that_logs(t: &mut OneVcpu) -> TestResult {
     const BITMAP: usize = PAGES as usize / 8;
     let OneVcpu { vcpu, vm } = t;
@@ -95,7 +95,7 @@ fn get_dirty_log_wants_a_slot_that_logs(t: &mut OneVcpu) -> TestResult {
 
 /// api.rst 4.117: KVM_CLEAR_DIRTY_LOG takes ranges inside the slot that start at a multiple of 64
 /// pages and are a multiple of 64 long, or end with the slot; other ranges are EINVAL and clear nothing.
-#[kvm_test(accesses, requires(cap::MANUAL_DIRTY_LOG_PROTECT2))]
+#[kvm_test(accesses, requires(host::SMALL_SLOTS, cap::MANUAL_DIRTY_LOG_PROTECT2))]
 fn clear_dirty_log_wants_a_range_of_the_slot(t: &mut OneVcpu) -> TestResult {
     const BITMAP: usize = PAGES as usize / 8;
     /// Without KVM_DIRTY_LOG_INITIALLY_SET: only what the guest writes is dirty.

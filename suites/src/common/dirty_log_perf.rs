@@ -375,7 +375,7 @@ fn bench(t: &mut HostOnly, log: Log, bytes: u64, iterations: u64) -> TestResult 
 
 /// Whatever the log's form: a page that a vCPU wrote in a round is in that round's log, and no other is
 /// (api.rst 4.8, 4.117, 8.29).
-#[kvm_test(vcpus = 2, params = [
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, params = [
     bitmap: Log::Bitmap,
     manual_protect: Log::Manual,
     initially_set: Log::InitiallySet,
@@ -386,7 +386,7 @@ fn no_written_page_is_lost(t: &mut HostOnly, log: Log) -> TestResult {
 }
 
 /// The same with memory in slots, in random order, reading too, and from every vCPU to the same pages.
-#[kvm_test(vcpus = 2, params = [
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, params = [
     slots: Shape { slots: 8, ..SMALL },
     random: Shape { random: true, ..SMALL },
     reads_too: Shape { percent: 50, ..SMALL },
@@ -434,7 +434,7 @@ const SMALL: Shape = Shape {
 };
 
 /// The same, measured: by default 2 vCPUs with 64 MiB each, written whole in each of 5 rounds.
-#[kvm_test(vcpus = 2, exclusive, groups("perf"), params = [
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), params = [
     bitmap: Log::Bitmap,
     manual_protect: Log::Manual,
     initially_set: Log::InitiallySet,

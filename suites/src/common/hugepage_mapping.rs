@@ -136,7 +136,7 @@ impl Placement {
 
 /// Each page of a slot is the page of memory at the same distance, for reads and for writes, in every
 /// combination of the two addresses' misalignments.
-#[kvm_test(obeys, params = [
+#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [
     thp: Backing::Thp,
     hugetlb: Backing::Hugetlb,
     shared_hugetlb: Backing::MemfdHugetlb,
@@ -185,7 +185,7 @@ const WARM_UP: u64 = layout::FREE + (512 << 20);
 
 /// KVM maps by a huge page exactly what lies inside the slot and has the same offset in both address
 /// spaces: never more, or pages would be wrong; not less, or the memory's size is for nothing.
-#[kvm_test(obeys, requires(cap::BINARY_STATS_FD), params = [
+#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::BINARY_STATS_FD), params = [
     small: Backing::Anonymous,
     thp: Backing::Thp,
     hugetlb: Backing::Hugetlb,
@@ -241,7 +241,7 @@ fn mappings_are_as_large_as_alignment_allows(t: &mut OneVcpu, backing: Backing) 
 }
 
 /// The memory behind a slot is not the guest's, although a huge page of the host holds both.
-#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn slot_ends_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult {
     /// What userspace answers to MMIO reads.
     const MMIO: u64 = 0x4f4f_4f4f_0b0b_0b0b;
@@ -291,7 +291,7 @@ fn slot_ends_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult
 
 /// Two slots that meet inside a huge page each give their own memory, in whatever order they are
 /// touched, and writes to one do not reach the other's.
-#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn slots_meet_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult {
     const OTHER_ID: u64 = 0x10_0000;
     let huge = huge()?;
@@ -329,7 +329,7 @@ fn slots_meet_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResul
 
 /// Dirty logging is by small pages whatever maps the slot (api.rst 4.8): what was a huge mapping is
 /// split, and the log has the written pages alone. Without logging, pages are what they were.
-#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
     let in_huge = huge / PAGE;
@@ -366,7 +366,7 @@ fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backin
 }
 
 /// Huge mappings come back when logging is switched off.
-#[kvm_test(obeys, requires(cap::BINARY_STATS_FD), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::BINARY_STATS_FD), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn huge_mappings_come_back_after_logging(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
     let memory = numbered(backing, HUGE_PAGES * huge, 0)?;

@@ -128,9 +128,7 @@ fn beside(
         let start = Instant::now();
         let mut rounds = 0;
         let mut result = announce(THERE);
-        // A busy host may need all the time for the guest's first pass.
-        let goes_on = |rounds| rounds == 0 || start.elapsed() < LONGEST;
-        while result.is_ok() && rounds < ROUNDS && goes_on(rounds) {
+        while result.is_ok() && rounds < ROUNDS && (rounds == 0 || start.elapsed() < LONGEST) {
             result = change(rounds, &announce);
             rounds += 1;
         }
@@ -145,7 +143,7 @@ fn beside(
 
 /// From the moment that madvise(MADV_DONTNEED) returns, the guest reads zeroes, and what the host
 /// writes from then on.
-#[kvm_test(reads_all_pages, vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
+#[kvm_test(reads_all_pages, requires(host::SMALL_SLOTS), vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
 fn discarded_memory_is_gone_at_once(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let memory = slot(&t.vm, backing)?;
     let rounds = beside(t, &memory, |round, announce| {
@@ -161,7 +159,7 @@ fn discarded_memory_is_gone_at_once(t: &mut OneVcpu, backing: Backing) -> TestRe
 }
 
 /// From the moment that mremap returns, the guest reads the pages that were moved under its slot.
-#[kvm_test(reads_all_pages, vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
+#[kvm_test(reads_all_pages, requires(host::SMALL_SLOTS), vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
 fn moved_pages_show_at_once(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let memory = slot(&t.vm, backing)?;
     let rounds = beside(t, &memory, |round, announce| {
@@ -209,7 +207,7 @@ fn ask(vcpu: &mut Vcpu, request: &[u64]) -> TestResult<(u64, u64)> {
 }
 
 /// One page taken out of a huge page reads as zero; its neighbours stay themselves.
-#[kvm_test(obeys)]
+#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
 fn one_page_is_taken_out_of_a_huge_page(t: &mut OneVcpu) -> TestResult {
     let memory = slot(&t.vm, Backing::Thp)?;
     let pages = memory.len() as u64 / PAGE;
@@ -230,7 +228,7 @@ fn one_page_is_taken_out_of_a_huge_page(t: &mut OneVcpu) -> TestResult {
 
 /// mprotect(PROT_READ) of one page: the guest's writes to it, and to no other, are EFAULT until the
 /// host allows them again; reads go on.
-#[kvm_test(obeys, params = [small: Backing::Anonymous, thp: Backing::Thp])]
+#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [small: Backing::Anonymous, thp: Backing::Thp])]
 fn write_protected_page_refuses_writes(t: &mut OneVcpu, backing: Backing) -> TestResult {
     const VALUE: u64 = 0x7777_1234;
     let memory = slot(&t.vm, backing)?;

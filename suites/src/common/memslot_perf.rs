@@ -206,31 +206,31 @@ fn move_slot(t: &mut OneVcpu, plan: &Plan, active: bool) -> TestResult {
 
 /// Memory in many slots comes on first use, holds what is written, and is gone when userspace has
 /// discarded it.
-#[kvm_test(uses_memory, params = [one_slot: 1, many_slots: 64])]
+#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), params = [one_slot: 1, many_slots: 64])]
 fn memory_is_mapped_used_and_discarded(t: &mut OneVcpu, slots: u64) -> TestResult {
     map_use_unmap(t, &Plan::read(1 << 20, slots, 2)?)
 }
 
 /// A slot moves away and back under a guest that uses it: afterwards everything is where it was.
-#[kvm_test(uses_memory, vcpus = 2)]
+#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2)]
 fn slot_in_use_moves_and_comes_back(t: &mut OneVcpu) -> TestResult {
     move_slot(t, &Plan::read(1 << 20, 4, 20)?, true)
 }
 
 /// A slot that the guest does not use moves: the guest notices nothing, not one MMIO exit.
-#[kvm_test(uses_memory, vcpus = 2)]
+#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2)]
 fn slot_not_in_use_moves_unnoticed(t: &mut OneVcpu) -> TestResult {
     move_slot(t, &Plan::read(1 << 20, 4, 20)?, false)
 }
 
 /// The same, measured: by default 64 MiB in 256 slots.
-#[kvm_test(uses_memory, vcpus = 2, exclusive, groups("perf"))]
+#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"))]
 fn measured_map_and_unmap(t: &mut OneVcpu) -> TestResult {
     map_use_unmap(t, &Plan::read(64 << 20, 256, 6)?)
 }
 
 /// Moves, measured: by default 4 MiB in 16 slots.
-#[kvm_test(uses_memory, vcpus = 2, exclusive, groups("perf"), params = [active: true, inactive: false])]
+#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), params = [active: true, inactive: false])]
 fn measured_move(t: &mut OneVcpu, active: bool) -> TestResult {
     move_slot(t, &Plan::read(4 << 20, 16, 200)?, active)
 }

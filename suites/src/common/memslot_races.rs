@@ -134,7 +134,7 @@ fn beside(
 /// A slot that is deleted under a running vCPU turns its reads into MMIO exits, and from the moment
 /// that the ioctl returns no read sees its memory; added over other memory, from that moment on every
 /// read sees the new one.
-#[kvm_test(reads_a_slot_that_comes_and_goes, vcpus = 2)]
+#[kvm_test(reads_a_slot_that_comes_and_goes, requires(host::SMALL_SLOTS), vcpus = 2)]
 fn slot_is_deleted_and_added_under_a_reader(t: &mut OneVcpu) -> TestResult {
     let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
     let set = |vm: &Vm, round: u64, size: u64| {
@@ -195,7 +195,7 @@ fn reads_two_places_of_one_slot(_: &mut Guest) {
 
 /// A slot that moves under a running vCPU is at its old place or at its new one; from the moment that
 /// the ioctl returns, at its new one only.
-#[kvm_test(reads_two_places_of_one_slot, vcpus = 2)]
+#[kvm_test(reads_two_places_of_one_slot, requires(host::SMALL_SLOTS), vcpus = 2)]
 fn slot_is_moved_under_a_reader(t: &mut OneVcpu) -> TestResult {
     let memory = Mapping::anonymous(PAGE as usize)?;
     memory.write(0, &content(0).to_ne_bytes());
@@ -236,7 +236,7 @@ fn writes_a_slot_that_comes_and_goes(_: &mut Guest) {
 
 /// Every write of a running vCPU goes either to the slot's memory or to an MMIO exit: none is lost, none
 /// comes twice, and after the slot is gone none reaches its memory.
-#[kvm_test(writes_a_slot_that_comes_and_goes, vcpus = 2)]
+#[kvm_test(writes_a_slot_that_comes_and_goes, requires(host::SMALL_SLOTS), vcpus = 2)]
 fn no_write_is_lost_when_a_slot_goes(t: &mut OneVcpu) -> TestResult {
     let memory = Mapping::anonymous(PAGE as usize)?;
     let put = |vm: &Vm, size| {

@@ -225,7 +225,7 @@ fn stops_once(g: &mut Guest) {
 
 /// api.rst 4.23 (KVM_SET_SIGNAL_MASK): the mask replaces the thread's while KVM_RUN runs; one of
 /// another length than a sigset is EINVAL and leaves the old mask; no mask at all removes it.
-#[kvm_test(stops_once)]
+#[kvm_test(stops_once, requires(host::SIGNALS_FIRST))]
 fn signal_mask_has_one_length(t: &mut OneVcpu) -> TestResult {
     use nix::sys::signal::{SigSet, Signal, raise};
     /// Bytes of the kernel's sigset_t.

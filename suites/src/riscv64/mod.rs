@@ -1,6 +1,7 @@
 //! riscv64.
 
 pub mod hello;
+pub mod sbi;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -86,12 +86,12 @@ fn reads_the_page(_: &mut Guest) {
         check!("the page's time never goes back", after >= before, "{before} then {after}");
         check!(
             "the counter is not behind the page",
-            count + ROUNDING >= before,
+            count.saturating_add(ROUNDING) >= before,
             "{count} {before}"
         );
         check!(
             "the counter is not ahead of the page",
-            count <= after + ROUNDING,
+            count <= after.saturating_add(ROUNDING),
             "{count} {after}"
         );
         before = after;
@@ -247,7 +247,11 @@ fn counter_alone_follows_the_clock(t: &mut OneVm) -> TestResult {
         let most = base + start.elapsed().as_nanos() as u64 + SLACK;
         check_eq!("no page is made up", told.sequence, 0);
         let count = told.count;
-        check!("the counter is not before the {base} ns set", count + 100 >= base, "{count}");
+        check!(
+            "the counter is not before the {base} ns set",
+            count.saturating_add(100) >= base,
+            "{count}"
+        );
         check!("the counter is soon after the {base} ns set", count <= most, "{count} {most}");
     }
     Ok(())
@@ -268,14 +272,22 @@ fn set_clock_moves_the_pages_time(t: &mut OneVm) -> TestResult {
         check!("the sequence changes (step {step})", next.sequence != told.sequence);
         check_eq!("the scale stays (step {step})", next.scale, told.scale);
         let Told { time, count, after, .. } = next;
-        check!("time is not before step {step}'s {base} ns", time + 100 >= base, "{time}");
+        check!(
+            "time is not before step {step}'s {base} ns",
+            time.saturating_add(100) >= base,
+            "{time}"
+        );
         check!("time is soon after step {step}'s {base} ns", time <= most, "{time} {most}");
         check!(
             "the counter is not behind the page (step {step})",
-            count + 1000 >= time,
+            count.saturating_add(1000) >= time,
             "{next:?}"
         );
-        check!("the counter is not ahead of it (step {step})", count <= after + 1000, "{next:?}");
+        check!(
+            "the counter is not ahead of it (step {step})",
+            count <= after.saturating_add(1000),
+            "{next:?}"
+        );
         told = next;
     }
     Ok(())
@@ -354,7 +366,11 @@ fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
         let mut fields = [0; 32];
         t.vm.ram().read(PAGE, &mut fields).expect("the page is RAM");
         check_eq!("all fields stay 0 (clock {base})", fields, [0; 32]);
-        check!("the counter is not before clock {base}", told.count + 100 >= base, "{told:?}");
+        check!(
+            "the counter is not before clock {base}",
+            told.count.saturating_add(100) >= base,
+            "{told:?}"
+        );
         check!("the counter is soon after clock {base}", told.count <= most, "{told:?}");
     }
     vcpu.answer(&[WRITE, msr::REFERENCE_TSC.into(), PAGE | ENABLE]);
@@ -370,8 +386,8 @@ fn page_enabled_by_userspace_is_filled(t: &mut OneVm) -> TestResult {
     check_eq!("userspace sets the MSR", set_msr(&vcpu, msr::REFERENCE_TSC, PAGE | ENABLE)?, 1);
     let told = ask_valid(&mut vcpu)?;
     let Told { time, count, after, .. } = told;
-    check!("the counter is not behind the page", count + 1000 >= time, "{told:?}");
-    check!("the counter is not ahead of the page", count <= after + 1000, "{told:?}");
+    check!("the counter is not behind the page", count.saturating_add(1000) >= time, "{told:?}");
+    check!("the counter is not ahead of the page", count <= after.saturating_add(1000), "{told:?}");
     Ok(())
 }
 
@@ -386,8 +402,16 @@ fn page_is_every_vcpus(t: &mut OneVm) -> TestResult {
     for _ in 0..4 {
         for vcpu in [&mut second, &mut first] {
             let told = ask_valid(vcpu)?;
-            check!("the page's time goes on", told.time + 1000 >= last.time, "{last:?} {told:?}");
-            check!("the counter goes on", told.count + 1000 >= last.count, "{last:?} {told:?}");
+            check!(
+                "the page's time goes on",
+                told.time.saturating_add(1000) >= last.time,
+                "{last:?} {told:?}"
+            );
+            check!(
+                "the counter goes on",
+                told.count.saturating_add(1000) >= last.count,
+                "{last:?} {told:?}"
+            );
             last = told;
         }
     }

@@ -75,7 +75,7 @@ fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
 
 /// Registers that guest and userspace read alike, with values that are not their reset values.
 const REGISTERS: [(&str, u32, u32); 7] = [
-    ("TPR", reg::TPR, 0x35),
+    ("TPR", reg::TPR, 0x30),
     ("LDR", reg::LDR, 0x0200_0000),
     ("SPIV", reg::SPIV, 0x1e7),
     ("LVT timer", reg::LVT_TIMER, LVT_MASKED | LVT_PERIODIC | 0x41),
@@ -122,6 +122,28 @@ fn guest_and_userspace_see_the_same_apic(t: &mut OneVcpu) -> TestResult {
             changed(reg, value)
         );
     }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn sets_its_priority(g: &mut Guest) {
+    const PRIORITY: u32 = 0x35;
+    let apic = Apic::enable();
+    apic.write(reg::TPR, PRIORITY);
+    check_eq!("TPR reads as written", apic.read(reg::TPR), PRIORITY);
+    g.sync(READY, &[]);
+    check_eq!("TPR keeps its sub-class across an exit", apic.read(reg::TPR), PRIORITY);
+    write_cr8(4);
+    check_eq!("a write to CR8 clears the sub-class", apic.read(reg::TPR), 0x40);
+    apic.write(reg::TPR, PRIORITY);
+    check_eq!("CR8 reads as the class", read_cr8(), u64::from(PRIORITY >> 4));
+}
+
+/// The task priority has a class, which CR8 is, and a sub-class (SDM vol. 3, "Task Priority Register").
+#[kvm_test(sets_its_priority, irqchip)]
+fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(READY)?;
+    check_eq!("userspace reads class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
     t.vcpu.run_until_done()
 }
 
@@ -227,18 +249,23 @@ fn count(apic: Apic, body: impl FnOnce()) -> u64 {
     taken
 }
 
-/// Lets in what comes within a while.
-fn a_while() {
+/// Lets a while pass, and then in whatever has come: an interrupt of lower priority is taken last.
+fn a_while(apic: Apic) {
+    const LOWER: u8 = 0x41;
+    let taken = core::cell::Cell::new(false);
     let until = rdtsc() + 3_000_000;
-    while rdtsc() < until {
-        sti();
-        relax();
-        cli();
-    }
-}
-
-fn relax() {
-    spin_for(10, || false);
+    wait_until(|| rdtsc() >= until);
+    apic.ipi(0, u32::from(LOWER) | apic::ICR_ASSERT | apic::ICR_SELF);
+    let on_lower = |_: &mut TrapFrame| {
+        taken.set(true);
+        apic.eoi();
+    };
+    with_handler(LOWER, on_lower, || {
+        while !taken.get() {
+            sti_hlt();
+            cli();
+        }
+    });
 }
 
 #[guest]
@@ -258,13 +285,13 @@ fn uses_timer_modes(g: &mut Guest) {
         start(0);
     });
     check!("a periodic timer interrupts again and again", periods >= 4, "{periods}");
-    let after = count(apic, a_while);
+    let after = count(apic, || a_while(apic));
     check!("TMICT 0 stops it", after <= 1, "{after}");
     check_eq!("stopped, TMCCT is 0", apic.read(reg::TMCCT), 0);
 
     lvt(LVT_MASKED);
     start(1000);
-    let masked = count(apic, a_while);
+    let masked = count(apic, || a_while(apic));
     check_eq!("a masked timer interrupts nobody", masked, 0);
     check_eq!("but counts down", apic.read(reg::TMCCT), 0);
 
@@ -294,7 +321,7 @@ fn uses_deadlines(_: &mut Guest) {
     lvt(0);
     wrmsr(IA32_TSC_DEADLINE, rdtsc() + 1000);
     check_eq!("in another mode the MSR reads as 0", rdmsr(IA32_TSC_DEADLINE), 0);
-    check_eq!("and a write to it is nothing", count(apic, a_while), 0);
+    check_eq!("and a write to it is nothing", count(apic, || a_while(apic)), 0);
 
     lvt(LVT_TSC_DEADLINE);
     let deadline = rdtsc() + 500_000;
@@ -313,16 +340,16 @@ fn uses_deadlines(_: &mut Guest) {
     check_eq!("a deadline is one interrupt", taken, 1);
     check!("it does not come before its time", at >= deadline, "{at} before {deadline}");
     check_eq!("it has disarmed the timer", rdmsr(IA32_TSC_DEADLINE), 0);
-    check_eq!("nothing comes after it", count(apic, a_while), 0);
+    check_eq!("nothing comes after it", count(apic, || a_while(apic)), 0);
 
     wrmsr(IA32_TSC_DEADLINE, 1);
     check_eq!("a deadline of the past interrupts at once", count(apic, halt), 1);
     wrmsr(IA32_TSC_DEADLINE, rdtsc() + 2_000_000);
     wrmsr(IA32_TSC_DEADLINE, 0);
-    check_eq!("0 disarms", count(apic, a_while), 0);
+    check_eq!("0 disarms", count(apic, || a_while(apic)), 0);
     wrmsr(IA32_TSC_DEADLINE, rdtsc() + 2_000_000);
     lvt(0);
-    check_eq!("leaving the mode disarms", count(apic, a_while), 0);
+    check_eq!("leaving the mode disarms", count(apic, || a_while(apic)), 0);
     check_eq!("TMICT is 0 in deadline mode", apic.read(reg::TMICT), 0);
 }
 

@@ -17,7 +17,10 @@ const PIN: u32 = 0;
 
 #[host]
 fn create(vm: &Vm) -> Result<(), Errno> {
-    vm.fd().create_pit2(bindings::kvm_pit_config::default()).map_err(|e| Errno::from_raw(e.errno()))
+    // With the speaker's port the kernel handles port 0x61 too.
+    let config =
+        bindings::kvm_pit_config { flags: bindings::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    vm.fd().create_pit2(config).map_err(|e| Errno::from_raw(e.errno()))
 }
 
 /// The timer needs an in-kernel interrupt controller, and there is one.
@@ -100,7 +103,7 @@ fn counts_time(_: &mut Guest) {
             cli();
         }
     });
-    check_eq!("a rate generator interrupts again and again", taken, 3);
+    check!("a rate generator interrupts again and again", taken >= 3, "{taken}");
     program(0, 0, 0xffff);
 
     outb(PORT_B, GATE_2);

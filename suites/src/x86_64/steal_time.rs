@@ -258,7 +258,11 @@ fn wait_for_the_cpu() -> TestResult<bool> {
     let before = run_delay()?;
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| while !stop.load(SeqCst) {});
+        scope.spawn(|| {
+            while !stop.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+        });
         let end = Instant::now() + Duration::from_secs(3);
         let waited = loop {
             let enough = run_delay()? >= before + WAITED;

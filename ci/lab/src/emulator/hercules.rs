@@ -66,8 +66,12 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let rc = put("rc", b"ipl lab.ins\n")?;
     let conf = put("conf", configuration(start).as_bytes())?;
 
-    let (console, console_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(std::io::Error::from).at("pipe")?;
-    let (results, results_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(std::io::Error::from).at("pipe")?;
+    let (console, console_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(std::io::Error::from)
+        .at("pipe")?;
+    let (results, results_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(std::io::Error::from)
+        .at("pipe")?;
     let program = program();
     let mut command = Command::new(&program);
     command.arg("-d").arg("-f").arg(&conf).env("HERCULES_RC", &rc).current_dir(start.scratch);

@@ -15,7 +15,23 @@ pub mod riscv64;
 #[cfg(target_arch = "riscv64")]
 use riscv64 as this;
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+#[cfg(target_arch = "s390x")]
+pub mod s390x;
+#[cfg(target_arch = "s390x")]
+use s390x as this;
+
+#[cfg(target_arch = "powerpc64")]
+pub mod ppc64le;
+#[cfg(target_arch = "powerpc64")]
+use ppc64le as this;
+
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "powerpc64",
+    target_arch = "riscv64",
+    target_arch = "s390x"
+)))]
 compile_error!("the guest runtime does not know this architecture yet");
 
 pub use this::cpu::{cpu_id, halt_forever, here, relax, without_interrupts};

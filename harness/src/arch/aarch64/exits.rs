@@ -20,18 +20,22 @@ impl Vcpu {
     /// The last exit's, if it was `KVM_EXIT_DEBUG`.
     pub fn debug_exit(&mut self) -> Option<DebugExit> {
         let run = self.kvm_run();
+        if run.exit_reason != KVM_EXIT_DEBUG {
+            return None;
+        }
         // SAFETY: `exit_reason` says which member the kernel wrote; all are plain integers.
-        let arch = (run.exit_reason == KVM_EXIT_DEBUG)
-            .then(|| unsafe { run.__bindgen_anon_1.debug.arch })?;
+        let arch = unsafe { run.__bindgen_anon_1.debug.arch };
         Some(DebugExit { class: (arch.hsr >> 26) as u8, esr: arch.hsr, far: arch.far })
     }
 
     /// `KVM_HYPERCALL_EXIT_*` of the last exit, if it was `KVM_EXIT_HYPERCALL`.
     pub fn hypercall_flags(&mut self) -> Option<u64> {
         let run = self.kvm_run();
+        if run.exit_reason != KVM_EXIT_HYPERCALL {
+            return None;
+        }
         // SAFETY: as above.
-        (run.exit_reason == KVM_EXIT_HYPERCALL)
-            .then(|| unsafe { run.__bindgen_anon_1.hypercall.__bindgen_anon_1.flags })
+        Some(unsafe { run.__bindgen_anon_1.hypercall.__bindgen_anon_1.flags })
     }
 
     /// The first word of data of the last exit, if it was `KVM_EXIT_SYSTEM_EVENT` and has one.

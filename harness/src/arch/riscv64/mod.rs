@@ -31,6 +31,8 @@ pub mod reg {
     const CORE: u64 = KVM_REG_RISCV_U64 | 2 << 24;
     const CSR: u64 = KVM_REG_RISCV_U64 | 3 << 24;
 
+    /// mvendorid, in the configuration registers.
+    pub const MVENDORID: u64 = KVM_REG_RISCV_U64 | 1 << 24 | 2;
     /// The program counter.
     pub const PC: u64 = CORE;
     /// x`n`, for `n` from 1.

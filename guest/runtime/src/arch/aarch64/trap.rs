@@ -4,7 +4,7 @@
 //! handler goes on below. The payload is compiled without vector instructions, so that trap entry
 //! leaves the vector state alone: it is the test's. (`Formatter::pad` of the prebuilt `core` keeps a few;
 //! it runs inside messages only, between which a test's vector registers must not live.)
-#![expect(unsafe_code, reason = "trap entry and exit, and handlers kept as raw pointers")]
+#![cfg_attr(kvm_guest, expect(unsafe_code, reason = "trap entry and exit are assembly"))]
 
 use guest_protocol::{NR_ARGS, trap as arg};
 

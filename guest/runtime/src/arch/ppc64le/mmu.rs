@@ -1,0 +1,1 @@
+//! There is no translation: addresses are real.
