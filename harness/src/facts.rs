@@ -45,6 +45,7 @@ impl HostFacts {
     /// `/dev/kvm` cannot be used; the message says why and what to do.
     pub fn probe() -> Result<Self, KvmUnusable> {
         let system = System::get()?;
+        system.make_a_vm()?;
         let kernel = read("/proc/sys/kernel/osrelease");
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo

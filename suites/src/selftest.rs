@@ -134,6 +134,13 @@ fn payload_lacks_the_guest_function(t: &mut OneVm) -> TestResult {
     t.vm.add_vcpu(0, GuestFn { name: "suites::selftest::gone" }).map(|_| ())
 }
 
+/// A VM that outlives its test is told: the next test on this host would share it.
+#[kvm_test(groups("nodefault"))]
+fn vm_is_left_open(t: &mut HostOnly) -> TestResult {
+    std::mem::forget(Vm::new(t.setup.shape)?);
+    Ok(())
+}
+
 /// A skip that only shows late is told with the requirement's name.
 #[kvm_test(groups("nodefault"))]
 fn late_skip(_: &mut HostOnly) -> TestResult {

@@ -109,6 +109,8 @@ const EXPECTED: &[Expected] = &[
         "vCPU 0: garbage from the guest: text of 65535 bytes at 0, first bytes [4b, 56, 4d, 43, 01, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
         "",
     ),
+    expect("host_panics", "skip", "needs an emulated host (--host PROFILE)", ""),
+    expect("vm_is_left_open", "error", "", ""),
     expect("late_skip", "skip", "a host with a flux capacitor", ""),
     expect(
         "payload_lacks_the_guest_function",
@@ -186,6 +188,8 @@ fn misbehaving_guests_are_told_word_for_word() {
         assert!(got["details"].to_string().contains(want.detail), "{name}: {}", got["details"]);
     }
     let of = |name: &str| results.iter().find(|r| r["test"] == name).expect("it was run");
+    let leak = of("selftest::vm_is_left_open")["reason"].to_string();
+    assert!(leak.starts_with("\"the test left open: fd ") && leak.contains("kvm-vm"), "{leak}");
     let both = of("selftest::both_guests_loop_for_ever");
     let told = format!("{} {}", both["reason"], both["log"]);
     for vcpu in 0..2 {
@@ -215,7 +219,7 @@ fn an_unusable_device_is_told() {
     std::fs::write(&forbidden, "").expect("a file");
     for (device, want) in [
         ("/nonexistent/kvm", "/nonexistent/kvm does not exist: load the module for this CPU"),
-        ("/dev/null", "cannot open /dev/null: it is not a KVM device"),
+        ("/dev/null", "cannot use /dev/null: it is not a KVM device"),
         (forbidden.to_str().expect("UTF-8"), "it is not a KVM device"),
     ] {
         let output = runner()

@@ -60,7 +60,7 @@ fn default_host(arch: Arch) -> &'static str {
         Arch::Aarch64 => "arm64-gicv3-vhe",
         Arch::Riscv64 => "riscv64",
         Arch::Ppc64le => "ppc64le-p10",
-        Arch::S390x => "s390x-qemu",
+        Arch::S390x => "s390x-hercules",
     }
 }
 

@@ -150,7 +150,7 @@ impl Profile {
             Arch::Aarch64 => "arm64-gicv3-vhe",
             Arch::Ppc64le => "ppc64le-p10",
             Arch::Riscv64 => "riscv64",
-            Arch::S390x => "s390x-qemu",
+            Arch::S390x => "s390x-hercules",
         }
     }
 }

@@ -63,6 +63,9 @@ struct Arguments {
     /// Write a table.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Write a stream of results for `kvm-conformance report`.
+    #[arg(long, value_name = "FILE")]
+    stream: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -112,6 +115,11 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
     println!("{}", report::summary(&findings));
     if let Some(path) = &arguments.markdown {
         fs::write(path, report::markdown(&findings)).with_context(|| path.display().to_string())?;
+    }
+    if let Some(path) = &arguments.stream {
+        let profile = chosen.first().map_or("", |mutant| &mutant.profile);
+        let stream = report::stream(&findings, arguments.arch.id(), &arguments.kernel, profile);
+        fs::write(path, stream).with_context(|| path.display().to_string())?;
     }
     Ok(u8::from(!report::all_dead(&findings)))
 }

@@ -1,6 +1,10 @@
 //! What became of the mutants, for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::json;
 
 use crate::peers::{PeerFinding, Verdict};
 use crate::run::{Fate, Finding};
@@ -69,6 +73,41 @@ pub fn markdown(findings: &[Finding]) -> String {
         );
     }
     text
+}
+
+/// A stream of results as the runner writes them, in which each mutant is a test that passes when it
+/// was killed: every report that can be made of the runner's results can be made of these.
+#[must_use]
+pub fn stream(findings: &[Finding], arch: &str, kernel: &str, profile: &str) -> String {
+    let run = json!({
+        "type": "run", "arch": arch, "kernel": format!("{kernel} with mutants"),
+        "backend": "mutants", "profile": profile, "tests": findings.len(),
+    });
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut lines = vec![run];
+    for finding in findings {
+        let outcome = match finding.fate {
+            Fate::Killed => "pass",
+            Fate::Survived => "fail",
+            Fate::Broken | Fate::Untested => "error",
+            Fate::Equivalent => "skip",
+        };
+        *counts.entry(outcome).or_default() += 1;
+        let killers = finding.red.iter().map(|(test, rule)| format!("killed by {test}: {rule}"));
+        lines.push(json!({
+            "type": "result", "test": format!("mutants::{}", finding.mutant), "outcome": outcome,
+            "reason": Some(&finding.note).filter(|note| !note.is_empty()), "groups": ["mutants"],
+            "checks": finding.red.len(), "details": killers.collect::<Vec<_>>(),
+            "duration_us": Duration::from_secs_f64(finding.seconds).as_micros() as u64,
+        }));
+    }
+    let seconds: f64 = findings.iter().map(|finding| finding.seconds).sum();
+    lines.push(json!({
+        "type": "summary", "counts": counts, "total": findings.len(),
+        "duration_us": Duration::from_secs_f64(seconds).as_micros() as u64,
+        "exit": u8::from(!all_dead(findings)),
+    }));
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// What other suites made of a mutant, in a word or with the tests that saw it.

@@ -14,6 +14,8 @@ use crate::mutant::Mutant;
 const LONGEST_RUN: Duration = Duration::from_secs(300);
 /// The longest that a host may say nothing: more than any test's deadline there.
 const LONGEST_SILENCE: Duration = Duration::from_secs(45);
+/// An emulated host is slow, but a broken kernel may make many tests wait for their deadlines.
+const DEADLINE_SCALE: &str = "2";
 /// A broken kernel that oopses is dead, not half alive with locks held.
 const DIE_AT_ONCE: &str = "oops=panic";
 /// For the tests that need two vCPUs at the same time.
@@ -112,7 +114,9 @@ impl Stand {
     /// The host cannot be started.
     pub fn boot(&self, profile: &str, number: u32, tests: &[String]) -> anyhow::Result<Boot> {
         let mut argv: Vec<String> =
-            ["--host", "native", "--json", "-", "--mark"].map(str::to_owned).to_vec();
+            ["--host", "native", "--json", "-", "--mark", "--timeout-scale", DEADLINE_SCALE]
+                .map(str::to_owned)
+                .to_vec();
         argv.extend(tests.iter().cloned());
         let mut boot = Boot::default();
         let program = (&self.runner, argv, Vec::new());
@@ -180,7 +184,12 @@ impl Boot {
 fn death(end: &Outcome, errors: &[String]) -> Option<String> {
     /// Exit codes with which a runner says that it did its work.
     const WORKED: [i32; 3] = [0, 1, 2];
-    let first = |log: &str| log.lines().next().unwrap_or_default().to_owned();
+    const SIGNS: [&str; 4] = ["BUG", "Oops", "panic", "fault"];
+    let first = |log: &str| {
+        let sign = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));
+        let line = log.lines().find(sign).or(log.lines().next());
+        line.unwrap_or_default().to_owned()
+    };
     match end {
         Outcome::Exited(code) if WORKED.contains(code) => None,
         Outcome::Exited(code) => {

@@ -163,6 +163,8 @@ pub mod aarch64 {
             | 0x30d0_0800;
         /// CPACR_EL1.FPEN: floating point and vectors for tests; the payload's own code uses none.
         pub const CPACR: u64 = 3 << 20;
+        /// HCR_EL2 of a vCPU that starts at EL2: E2H, RW and TGE.
+        pub const HCR: u64 = 1 << 34 | 1 << 31 | 1 << 27;
         /// PSTATE: EL1 on SP_EL0, all exceptions masked.
         pub const PSTATE: u64 = 0x3c4;
     }

@@ -99,7 +99,7 @@ pub fn run(
     let cut = pool.run(&jobs, &mut session);
     let (summary, broken) = session.end(cut, begin.elapsed());
     Ok(match (cut, summary.exit) {
-        (Some(signal), _) => 128 + signal as u8,
+        (Some(_), status) => status,
         (None, status) if args.bisect => {
             if status <= 1 {
                 status

@@ -125,7 +125,10 @@ impl<'a> Session<'a> {
         }));
         let mut summary = Summary::of(&results);
         summary.duration_us = duration.as_micros() as u64;
-        summary.interrupted = cut.map(|signal| signal.as_str().to_owned());
+        if let Some(signal) = cut {
+            summary.interrupted = Some(signal.as_str().to_owned());
+            summary.exit = 128 + signal as u8;
+        }
         for reporter in &mut self.reporters {
             reporter.finish(&self.info, &results, &summary);
         }

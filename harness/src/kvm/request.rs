@@ -49,6 +49,12 @@ pub const KVM_CLEAR_DIRTY_LOG: u64 = iowr::<kvm::kvm_clear_dirty_log>(0xc0);
 pub const KVM_GET_STATS_FD: u64 = io(0xce);
 pub const KVM_CREATE_GUEST_MEMFD: u64 = iowr::<kvm::kvm_create_guest_memfd>(0xd4);
 
+// Devices, and what has attributes like them.
+pub const KVM_CREATE_DEVICE: u64 = iowr::<kvm::kvm_create_device>(0xe0);
+pub const KVM_SET_DEVICE_ATTR: u64 = iow::<kvm::kvm_device_attr>(0xe1);
+pub const KVM_GET_DEVICE_ATTR: u64 = iow::<kvm::kvm_device_attr>(0xe2);
+pub const KVM_HAS_DEVICE_ATTR: u64 = iow::<kvm::kvm_device_attr>(0xe3);
+
 // vCPU.
 pub const KVM_RUN: u64 = io(0x80);
 pub const KVM_SET_SIGNAL_MASK: u64 = iow::<kvm::kvm_signal_mask>(0x8b);

@@ -104,6 +104,18 @@ impl Stop<'_> {
         assert!(matches!(self.exit, Exit::Wrmsr { .. }), "not a WRMSR exit: {:?}", self.exit);
         self.vcpu.kvm_run().__bindgen_anon_1.msr.error = error;
     }
+
+    /// Answers [`Exit::Hypercall`]: what the guest gets in RAX. Returns the exit's flags.
+    #[expect(unsafe_code, reason = "uses the union member that the exit selects")]
+    pub fn complete_hypercall(&mut self, result: u64) -> u64 {
+        assert!(matches!(self.exit, Exit::Hypercall { .. }), "not a hypercall: {:?}", self.exit);
+        // SAFETY: the exit selects this member; its flags are plain bits.
+        unsafe {
+            let hypercall = &mut self.vcpu.kvm_run().__bindgen_anon_1.hypercall;
+            hypercall.ret = result;
+            hypercall.__bindgen_anon_1.flags
+        }
+    }
 }
 
 /// What [`Vcpu::run_until_next`] came to.

@@ -1,11 +1,11 @@
-//! What KVM has counted (api.rst 4.133, KVM_GET_STATS_FD), for the report of a test that ran out of time.
+//! What KVM has counted (api.rst 4.133, KVM_GET_STATS_FD).
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use super::{Vm, raw_ioctl_fd, request};
+use super::{Vcpu, Vm, raw_ioctl_fd, request};
 
 /// Bytes of `struct kvm_stats_header`.
 const HEADER_BYTES: usize = 24;
@@ -35,6 +35,13 @@ fn all(fd: &impl AsRawFd) -> BTreeMap<String, u64> {
 
 impl Vm {
     /// A statistic of the VM; `None` where this KVM counts no such thing.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        all(self).remove(name)
+    }
+}
+
+impl Vcpu {
+    /// A statistic of the vCPU; `None` where this KVM counts no such thing.
     pub fn stat(&self, name: &str) -> Option<u64> {
         all(self).remove(name)
     }

@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use kvm_ioctls::Kvm;
 
+use crate::arch;
 use crate::runner::worker::keep_open;
 
 /// The API version that every KVM since 2.6.22 has (api.rst 4.1).
@@ -33,7 +34,7 @@ pub enum KvmUnusable {
     #[error("{0} speaks KVM API version {1}, not 12: this is no KVM that we can test")]
     Version(String, i32),
     /// Anything else.
-    #[error("cannot open {0}: {1}")]
+    #[error("cannot use {0}: {1}")]
     Other(String, String),
 }
 
@@ -68,21 +69,32 @@ impl System {
                     KvmUnusable::Missing(name.clone())
                 }
                 (io::ErrorKind::PermissionDenied, _) => KvmUnusable::Permission(name.clone()),
-                (_, Some(libc::EBUSY)) => KvmUnusable::Busy(name.clone()),
                 _ => KvmUnusable::Other(name.clone(), e.to_string()),
             }
         })?;
         // SAFETY: the descriptor is open and nobody else's.
         let kvm = unsafe { Kvm::from_raw_fd(file.into_raw_fd()) };
-        match kvm.get_api_version() {
-            API_VERSION => {}
-            -1 => return Err(KvmUnusable::Other(name, "it is not a KVM device".into())),
-            version => return Err(KvmUnusable::Version(name, version)),
-        }
+        judge_version(&name, kvm.get_api_version())?;
         let mmap_size =
             kvm.get_vcpu_mmap_size().map_err(|e| KvmUnusable::Other(name, e.to_string()))?;
         keep_open(kvm.as_raw_fd());
         Ok(Self { kvm, mmap_size })
+    }
+
+    /// Whether a VM can be made at all: the node opens for everyone who shares the CPU with another
+    /// hypervisor, too.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses a VM.
+    pub fn make_a_vm(&self) -> Result<(), KvmUnusable> {
+        let name = || fs::read_link(format!("/proc/self/fd/{}", self.as_raw_fd()));
+        let name = || name().map_or("/dev/kvm".to_owned(), |path| path.display().to_string());
+        match arch::create_vm(self) {
+            Ok(_) => Ok(()),
+            Err(e) if e.errno() == libc::EBUSY => Err(KvmUnusable::Busy(name())),
+            Err(e) => Err(KvmUnusable::Other(name(), format!("KVM_CREATE_VM: {e}"))),
+        }
     }
 
     /// The wrapped descriptor.
@@ -101,6 +113,14 @@ impl System {
     }
 }
 
+fn judge_version(name: &str, version: i32) -> Result<(), KvmUnusable> {
+    match version {
+        API_VERSION => Ok(()),
+        -1 => Err(KvmUnusable::Other(name.to_owned(), "it is not a KVM device".into())),
+        other => Err(KvmUnusable::Version(name.to_owned(), other)),
+    }
+}
+
 impl AsRawFd for System {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.kvm.as_raw_fd()
@@ -116,6 +136,16 @@ mod tests {
         let error = System::open("/nonexistent/kvm").unwrap_err();
         assert!(error.to_string().starts_with("/nonexistent/kvm does not exist: load the module"));
         let error = System::open("/dev/null").unwrap_err();
-        assert_eq!(error.to_string(), "cannot open /dev/null: it is not a KVM device");
+        assert_eq!(error.to_string(), "cannot use /dev/null: it is not a KVM device");
+    }
+
+    #[test]
+    fn only_api_version_12_will_do() {
+        assert!(judge_version("/dev/kvm", 12).is_ok());
+        for wrong in [0, 11, 13] {
+            let told = judge_version("/dev/kvm", wrong).unwrap_err().to_string();
+            let wanted = format!("/dev/kvm speaks KVM API version {wrong}, not 12");
+            assert!(told.starts_with(&wanted), "{told}");
+        }
     }
 }

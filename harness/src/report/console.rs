@@ -159,6 +159,10 @@ impl Console {
             let _ = writeln!(text, "… and {} more, named above", count(more, "failing test"));
         }
         let flakes = flakes(results);
+        let repetitions = results.iter().map(|r| r.iteration).max().unwrap_or(1);
+        if flakes.is_empty() && repetitions > 1 {
+            let _ = writeln!(text, "\nflaky: none in {repetitions} repetitions");
+        }
         if !flakes.is_empty() {
             text.push_str("\nflaky:\n");
             text.extend(flakes.iter().map(|flake| format!("  {flake}\n")));

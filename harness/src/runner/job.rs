@@ -101,6 +101,8 @@ pub struct Running {
     timeout: Duration,
     stage: Stage,
     late: bool,
+    /// What its threads were doing when it did not stop as told.
+    stuck: Vec<String>,
     /// What the worker's events add up to so far.
     pub tally: Tally,
     /// What it did that no test may do.
@@ -185,6 +187,7 @@ impl Running {
             timeout: job.timeout,
             stage: Stage::Live,
             late: false,
+            stuck: Vec::new(),
             tally: Tally::default(),
             misdeeds: Vec::new(),
             kernel_log: Vec::new(),
@@ -249,7 +252,11 @@ impl Running {
                 self.late = true;
                 self.next_deadline = now + self.grace;
             }
-            Stage::Told | Stage::Killed => self.kill(now),
+            Stage::Told => {
+                self.stuck = super::watch::threads(self.pid);
+                self.kill(now);
+            }
+            Stage::Killed => self.kill(now),
         }
     }
 
@@ -285,6 +292,7 @@ impl Running {
         verdict::Ending {
             status: status.unwrap_or(WaitStatus::StillAlive),
             late: self.late,
+            stuck: self.stuck,
             timeout: self.timeout,
             duration,
             tally: self.tally,

@@ -16,6 +16,8 @@ pub struct Ending {
     pub status: WaitStatus,
     /// Whether its deadline passed.
     pub late: bool,
+    /// What its threads were doing when it was killed for not stopping as told.
+    pub stuck: Vec<String>,
     /// Its deadline.
     pub timeout: Duration,
     /// How long it ran.
@@ -114,7 +116,7 @@ impl Ending {
             None if self.late => (
                 Outcome::Timeout,
                 Some(format!("no verdict within {limit}: the host half did not return, killed")),
-                Vec::new(),
+                self.stuck.clone(),
             ),
             Some((outcome, reason, details)) => {
                 if self.status != WaitStatus::Exited(pid_of(&self.status), 0) {

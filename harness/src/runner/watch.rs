@@ -14,6 +14,9 @@ const SUSPICIOUS_TASKS: u64 = 1250;
 /// Tasks of one test that are too many: a VM may have a thousand vCPUs.
 const MAX_TASKS: u64 = 1200;
 
+/// Threads of a process that a report tells of.
+const MOST_THREADS: usize = 16;
+
 /// Counts the system's tasks from time to time.
 #[derive(Debug, Default)]
 pub struct TaskWatch {
@@ -53,6 +56,29 @@ impl TaskWatch {
 pub fn process_limit() -> u64 {
     static LIMIT: OnceLock<u64> = OnceLock::new();
     *LIMIT.get_or_init(|| total_tasks().unwrap_or(4096) + 2 * MAX_TASKS)
+}
+
+/// What each thread of a process is doing: its name, its state, and where in the kernel it waits.
+pub fn threads(pid: Pid) -> Vec<String> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let mut lines: Vec<String> = tasks
+        .flatten()
+        .take(MOST_THREADS)
+        .filter_map(|task| {
+            let read = |name: &str| fs::read_to_string(task.path().join(name)).ok();
+            let (name, stat) = (read("comm")?, read("stat")?);
+            let state = stat.rsplit_once(')')?.1.trim_start().chars().next()?;
+            // The kernel says 0 of a thread that runs, and of one that is none of our business.
+            let place = read("wchan").filter(|place| place != "0" && !place.is_empty());
+            let place = place.map_or_else(String::new, |place| format!(" in {place}"));
+            let call = read("syscall")
+                .and_then(|call| call.split_whitespace().next()?.parse::<u32>().ok());
+            let call = call.map_or_else(String::new, |call| format!(", system call {call}"));
+            Some(format!("thread {}: {state}{place}{call}", name.trim_end()))
+        })
+        .collect();
+    lines.sort();
+    lines
 }
 
 /// Children of this process that are not in `workers`.

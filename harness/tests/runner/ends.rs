@@ -97,6 +97,9 @@ fn never_returns() {
     }
     let (_, result) = door.one(&["--timeout", "0.1", "never_returns"]);
     assert_eq!(result["log"][0], "last words");
+    // Where it hangs, as far as the kernel tells.
+    let thread = result["details"][0].as_str().unwrap_or_default();
+    assert!(thread.starts_with("thread runner") && thread.contains(": S "), "{result}");
 }
 
 fn watchdog() {
@@ -156,6 +159,10 @@ fn output() {
 }
 
 fn limits() {
+    let (_, result) = Door::new().one(&["isolation"]);
+    assert_eq!((&result["outcome"], &result["checks"]), (&"pass".into(), &7.into()), "{result}");
+    let (_, result) = Door::new().one(&["many_files"]);
+    assert!(reason(&result).contains("Too many open files"), "{result}");
     let (_, result) = Door::new().one(&["memory_hog"]);
     assert_eq!(result["outcome"], "error");
     assert!(reason(&result).contains("memory"), "{result}");

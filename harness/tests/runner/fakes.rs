@@ -31,7 +31,7 @@ const LACKS_IT: Requirement = Requirement {
     met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
 };
 
-static FAKES: [TestCase; 27] = [
+static FAKES: [TestCase; 29] = [
     fake("suites::common::ends::pass", || {
         record::check("two is two", true, "");
         record::check("two is two", true, "");
@@ -125,6 +125,17 @@ static FAKES: [TestCase; 27] = [
         }
         Ok(())
     }),
+    fake("suites::common::ends::isolation", isolation),
+    fake("suites::common::ends::many_files", || {
+        let mut open = Vec::new();
+        loop {
+            match std::fs::File::open("/proc/version") {
+                Ok(_) if open.len() == 10_000 => return Err(Failure::Fail("no limit".into())),
+                Ok(file) => open.push(file),
+                Err(e) => return Err(Failure::Error(e.to_string())),
+            }
+        }
+    }),
     fake("suites::common::ends::parameter", || match record::parameter("iterations").as_deref() {
         Some("42") => Ok(()),
         other => Err(Failure::Fail(format!("iterations is {other:?}"))),
@@ -148,6 +159,28 @@ static FAKES: [TestCase; 27] = [
         })
     },
 ];
+
+/// What a worker must be, as its own process sees it.
+fn isolation() -> TestResult {
+    use nix::sys::resource::{Resource, getrlimit};
+    use nix::unistd::{getpgrp, getpid};
+    record::check("a process group of its own", getpgrp() == getpid(), "");
+    let death = nix::sys::prctl::get_pdeathsig();
+    record::check("dies with the runner", death == Ok(Some(Signal::SIGKILL)), format!("{death:?}"));
+    for (name, resource, most) in [
+        ("the address space is limited", Resource::RLIMIT_AS, 1 << 40),
+        ("there are no core dumps", Resource::RLIMIT_CORE, 0),
+        ("open files are limited", Resource::RLIMIT_NOFILE, 4096),
+        ("processes are limited", Resource::RLIMIT_NPROC, 1 << 20),
+    ] {
+        let limits = getrlimit(resource);
+        record::check(name, limits.is_ok_and(|(_, hard)| hard <= most), format!("{limits:?}"));
+    }
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // Standard ones, the event pipe, and the folder that is being read.
+    record::check("nothing of the runner is open", open == 5, format!("{open} open"));
+    Ok(())
+}
 
 /// The watchdog's part: SIGUSR1 ends the test with the guest's state.
 fn told_to_stop() -> TestResult {

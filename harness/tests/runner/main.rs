@@ -14,6 +14,7 @@ mod outputs;
 mod policy;
 mod robust;
 mod runs;
+mod schedule;
 mod seeds;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Ok("libtest") => {
             return Suite::new(&fakes::all()).with_policy("").libtest_main(fakes::probe);
         }
+        Ok("crowd") => return schedule::crowded_door(),
         Ok("fuzz") => return fuzz::run(),
         Ok("sick") => return host::sick_door(),
         _ => {}
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         policy::TESTS,
         robust::TESTS,
         runs::TESTS,
+        schedule::TESTS,
     ]
     .concat()
     .into_iter()

@@ -23,7 +23,7 @@ pub const TESTS: &[Named] = &[
     ("runs::two_runs_at_once_do_not_meet", two_at_once),
     ("runs::workers_die_with_the_runner", orphans),
     ("runs::listing_ten_thousand_tests_is_fast", many),
-    ("runs::reporting_thousands_of_tests_is_cheap", cheap),
+    ("runs::reporting_ten_thousand_tests_is_cheap", cheap),
     ("runs::no_kvm_is_told", no_kvm),
     ("runs::the_libtest_door_gives_the_same", libtest),
 ];
@@ -116,6 +116,8 @@ fn flakes() {
     assert_eq!(output.status.code(), Some(1));
     let (_, result) = door.one(&["--retry", "2", "fail_by_body"]);
     assert_eq!((&result["outcome"], &result["attempts"]), (&"fail".into(), &3.into()));
+    let told = text(&door.run(&["--repeat", "3", "pass"]).stdout);
+    assert!(told.contains("\nflaky: none in 3 repetitions\n"), "{told}");
     let (_, lines) = door.json(&["--repeat", "2", "pass"]);
     assert_eq!(results(&lines)[1]["iteration"], 2);
     assert_eq!(lines.last().unwrap()["flaky"], 0);
@@ -186,6 +188,7 @@ fn interrupts() {
         let all = lines(&journal);
         assert_eq!(names(&all), ["ends::pass"]);
         assert_eq!(all.last().unwrap()["interrupted"], signals[0].as_str());
+        assert_eq!(all.last().unwrap()["exit"], code);
     }
     // SIGINT once: the running test ends in its own time.
     let mut child = door
@@ -238,30 +241,50 @@ fn orphans() {
     assert!(gone, "worker {worker} lives on");
 }
 
-fn many() {
-    let door = Door::new().with("FAKE_COUNT", 10_000);
-    let begin = Instant::now();
-    let output = door.run(&["-l", "generated"]);
-    let listed = begin.elapsed();
-    assert_eq!(text(&output.stdout).lines().count(), 10_000);
-    // An unoptimised build on a busy machine; the release build is held to 100 ms elsewhere.
-    assert!(listed < Duration::from_millis(1000), "listing took {listed:?}");
+/// The best of some tries: this machine may be busy with other things.
+fn best<T: Ord>(tries: u32, enough: &T, measure: impl Fn() -> T) -> T {
+    let mut best = measure();
+    for _ in 1..tries {
+        if best < *enough {
+            break;
+        }
+        best = best.min(measure());
+    }
+    best
 }
 
-/// What the runner spends beside the tests themselves: 10,000 tests may take 2 s of it.
+fn many() {
+    const LIMIT: Duration = Duration::from_millis(100);
+    let door = Door::new().with("FAKE_COUNT", 10_000);
+    let listed = best(20, &LIMIT, || {
+        let begin = Instant::now();
+        let output = door.run(&["-l", "generated"]);
+        let time = begin.elapsed();
+        assert_eq!(text(&output.stdout).lines().count(), 10_000);
+        time
+    });
+    assert!(listed < LIMIT, "listing took {listed:?}");
+}
+
+/// What the runner spends beside the tests themselves, with results told in three forms. (A journal
+/// in a file waits for the disk besides: once a verdict.)
 fn cheap() {
-    const TESTS: u64 = 3000;
+    const TESTS: u64 = 10_000;
+    const LIMIT_US: u64 = 2_000_000;
     let door = Door::new().with("FAKE_COUNT", TESTS);
-    let html = door.path("html");
-    let output = door.run(&["--json", "-", "--html", html.to_str().unwrap(), "generated"]);
-    let all: Vec<Value> =
-        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let time = |line: &Value| line["duration_us"].as_u64().unwrap();
-    let inside: u64 = results(&all).iter().map(time).sum();
-    let overhead = time(all.last().unwrap()) - inside;
-    assert_eq!(results(&all).len() as u64, TESTS);
-    // An unoptimised build on a busy machine gets twice as much.
-    assert!(overhead < 2 * 200 * TESTS, "{overhead} us for {TESTS} tests");
+    let (html, tap) = (door.path("html"), door.path("tap"));
+    let forms = ["--json", "-", "--html", html.to_str().unwrap(), "--tap", tap.to_str().unwrap()];
+    let overhead = best(3, &LIMIT_US, || {
+        let output = door.run(&[&forms[..], &["generated"]].concat());
+        let all: Vec<Value> =
+            text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let time = |line: &Value| line["duration_us"].as_u64().unwrap();
+        assert_eq!(results(&all).len() as u64, TESTS);
+        let inside: u64 = results(&all).iter().map(time).sum();
+        time(all.last().unwrap()) - inside
+    });
+    println!("{overhead} us beside {TESTS} tests");
+    assert!(overhead < LIMIT_US, "{overhead} us beside {TESTS} tests");
 }
 
 fn no_kvm() {

@@ -192,10 +192,17 @@ fn clears_lc(_: &mut Guest) {
     check_eq!("PMCR.LC is RES1 without AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
 }
 
-/// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code.
+/// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code, for the guest and for userspace.
 #[kvm_test(clears_lc, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH64_ONLY))]
 fn lc_is_res1(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+    let mut vcpu = vcpu_with_pmu(t)?;
+    let lc = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|value| value & pmcr::LC);
+    check_eq!("userspace reads PMCR.LC as 1 from reset on", lc(&vcpu), Ok(pmcr::LC));
+    vcpu.run_until_done()?;
+    let value = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
+    vcpu.set_sysreg(&PMCR_EL0, value & !pmcr::LC).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
+    check_eq!("userspace cannot clear it", lc(&vcpu), Ok(pmcr::LC));
+    Ok(())
 }
 
 #[guest]

@@ -52,6 +52,7 @@ impl Pair {
 
     /// Lets the even counter count past a wrap that is near, and stops it.
     fn run(self) {
+        let odd = self.odd();
         PMCR_EL0.write(pmcr::LC | pmcr::E);
         if self.software {
             (0..BURST).for_each(|_| PMSWINC_EL0.write(self.bits()));
@@ -59,6 +60,7 @@ impl Pair {
             comes(|| {
                 pmu::instructions(20);
                 self.flags() & 1 != 0
+                    || PMCNTENSET_EL0.read() & 2 << self.even != 0 && self.odd() != odd
             });
         }
         PMCR_EL0.write(pmcr::LC);

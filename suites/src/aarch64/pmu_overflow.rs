@@ -125,7 +125,10 @@ fn keeps_the_level(_: &mut Guest) {
     gic.set(gicd::ISENABLER, PMU_INTID);
     PMINTENSET_EL1.write(1);
     PMOVSSET_EL0.write(1);
-    wait_until(|| gic.get(gicd::ISPENDR, PMU_INTID));
+    let pending = || gic.get(gicd::ISPENDR, PMU_INTID);
+    if !check!("a flag interrupts, whether its counter is enabled or not", comes(pending)) {
+        return;
+    }
     for _ in 0..3 {
         let acknowledged = gic.acknowledge();
         check_eq!("the interrupt comes again until its flag is cleared", acknowledged, PMU_INTID);
@@ -134,14 +137,14 @@ fn keeps_the_level(_: &mut Guest) {
     let acknowledged = gic.acknowledge();
     PMOVSCLR_EL0.write(1);
     gic.end(acknowledged);
-    check!("clearing the flag takes the line back", !gic.get(gicd::ISPENDR, PMU_INTID));
+    check!("clearing the flag takes the line back", !pending());
     check_eq!("nothing is left to acknowledge", gic.acknowledge(), gic::SPURIOUS);
     PMOVSSET_EL0.write(1);
-    wait_until(|| gic.get(gicd::ISPENDR, PMU_INTID));
+    check!("setting it brings it back", comes(pending));
     PMINTENCLR_EL1.write(1);
-    check!("so does clearing its enable", !gic.get(gicd::ISPENDR, PMU_INTID));
+    check!("clearing its enable takes it back", !pending());
     PMINTENSET_EL1.write(1);
-    check!("and setting it brings it back", gic.get(gicd::ISPENDR, PMU_INTID));
+    check!("and setting the enable brings it back", comes(pending));
 }
 
 /// The PMU's interrupt is level-sensitive.
@@ -178,7 +181,9 @@ fn counts_on_after_wraps(g: &mut Guest) {
     taken.run(|| {
         for _ in 0..WRAPS {
             counter.write(start);
-            check_eq!("a wrap interrupts", taken.wait(), 1);
+            if !check_eq!("a wrap interrupts", taken.wait(), 1) {
+                break;
+            }
             check_eq!("with its counter's flag", taken.flags.swap(0, SeqCst), bit);
             wait_until(|| (FURTHER..WRAP / 2).contains(&low()));
             check_eq!(

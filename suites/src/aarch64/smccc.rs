@@ -22,7 +22,8 @@ mod function {
     pub const VENDOR_HYP_PTP: u32 = 0x8600_0001;
 }
 
-const NOT_SUPPORTED: u64 = !0;
+/// What SMCCC says of a function that is not there, in 64 bits.
+pub const NOT_SUPPORTED: u64 = !0;
 const INVALID_PARAMETERS: u64 = -2_i64 as u64;
 
 #[guest]

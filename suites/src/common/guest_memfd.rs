@@ -140,6 +140,15 @@ fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
     Ok(())
 }
 
+/// Flags of a guest_memfd that can back a slot by itself. Where no VM has private memory (arm64) only one
+/// that can be mapped is taken; it is taken wherever it is offered.
+#[host]
+fn backing_flags(vm: &impl AsRawFd) -> u64 {
+    /// `GUEST_MEMFD_FLAG_MMAP`.
+    const MMAP: u64 = 1 << 0;
+    extension(vm, CAP_GUEST_MEMFD_FLAGS).max(0) as u64 & MMAP
+}
+
 /// api.rst 4.140: the part of a guest_memfd that backs a slot starts at a whole page, lies inside the
 /// file, is of this VM's guest_memfd, and backs no other slot.
 #[kvm_test(requires(cap::USER_MEMORY2, cap::GUEST_MEMFD))]
@@ -147,10 +156,11 @@ fn guest_memfd_binding_is_checked(_: &mut HostOnly) -> TestResult {
     const FILE_PAGES: u64 = 4;
     let vm = &vm_for_guest_memfd()?;
     let memory = pages(FILE_PAGES + 1, 0)?;
-    let file = create(vm, FILE_PAGES * PAGE, 0).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let flags = backing_flags(vm);
+    let file = create(vm, FILE_PAGES * PAGE, flags).ioctl("KVM_CREATE_GUEST_MEMFD")?;
     let null = std::fs::File::open("/dev/null").map_err(|e| Failure::Error(e.to_string()))?;
     let stranger = vm_for_guest_memfd()?;
-    let theirs = create(&stranger, FILE_PAGES * PAGE, 0).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let theirs = create(&stranger, FILE_PAGES * PAGE, flags).ioctl("KVM_CREATE_GUEST_MEMFD")?;
     let good = Region {
         slot: SLOT,
         flags: KVM_MEM_GUEST_MEMFD,

@@ -24,13 +24,13 @@ const RW: u8 = R | W;
 const MSRS: [(u32, usize, u32, u8); 30] = [
     (msr::VP_RUNTIME, EAX, 0, R),
     (msr::TIME_REF_COUNT, EAX, 1, R),
-    (msr::SCONTROL, EAX, 2, RW),
-    (msr::SVERSION, EAX, 2, R),
-    (msr::SIEFP, EAX, 2, RW),
-    (msr::SIMP, EAX, 2, RW),
-    (msr::EOM, EAX, 2, RW),
-    (msr::SINT0, EAX, 2, R),
-    (msr::SINT15, EAX, 2, R),
+    (msr::SCONTROL, EAX, SYNIC, RW),
+    (msr::SVERSION, EAX, SYNIC, R),
+    (msr::SIEFP, EAX, SYNIC, RW),
+    (msr::SIMP, EAX, SYNIC, RW),
+    (msr::EOM, EAX, SYNIC, RW),
+    (msr::SINT0, EAX, SYNIC, R),
+    (msr::SINT15, EAX, SYNIC, R),
     (msr::STIMER0_CONFIG, EAX, 3, RW),
     (msr::STIMER0_COUNT, EAX, 3, RW),
     (msr::STIMER3_CONFIG, EAX, 3, RW),
@@ -54,6 +54,7 @@ const MSRS: [(u32, usize, u32, u8); 30] = [
     (msr::HYPERCALL, EAX, HYPERCALL, RW),
     (msr::GUEST_OS_ID, EAX, HYPERCALL, RW),
 ];
+const SYNIC: u32 = 2;
 const HYPERCALL: u32 = 5;
 const TSC_INVARIANT: u32 = 15;
 
@@ -99,6 +100,12 @@ const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
 #[host]
 const HYPERV_CPUID_ENLIGHTENMENT_INFO: u32 = 0x4000_0004;
 
+/// KVM_EXIT_HYPERV, and how many of [`MSRS`] end in it: SCONTROL, SIEFP and SIMP.
+#[host]
+const SYNIC_WRITE: Exit = Exit::Other(bindings::KVM_EXIT_HYPERV);
+#[host]
+const SYNIC_CONTROLS: u32 = 3;
+
 /// Whether CPUID's features are enforced.
 #[host]
 #[derive(Clone, Copy, PartialEq)]
@@ -136,14 +143,22 @@ fn touch(shape: VmShape, offered: impl Fn([u32; 2]) -> [u32; 2], enforced: Enfor
     enforce(&vcpu, enforced)?;
     let there = if enforced == Enforced::Yes { now } else { known };
     vcpu.set_args(&[there[0], there[1], known[0], known[1]].map(u64::from));
-    vcpu.run_until_done()
+    let mut told = 0;
+    while let Some(stop) = vcpu.run_until_exit()? {
+        let exit = stop.exit();
+        check_eq!("writes of the SynIC's control MSRs are told to userspace", exit, SYNIC_WRITE);
+        told += 1;
+    }
+    let synic = if there[EAX] >> SYNIC & 1 != 0 { SYNIC_CONTROLS } else { 0 };
+    check_eq!("each write of them is told once", told, synic);
+    Ok(())
 }
 
 /// Enforced, each feature offers its own MSRs and no others.
 #[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID, cap::HYPERV_SYNIC2), irqchip, params = [
     none: &[] as &[(usize, u32)], all: &[(EAX, !0), (EDX, !0)],
-    runtime: &[(EAX, 1 << 0)], counter: &[(EAX, 1 << 1)], synic: &[(EAX, 1 << 2)],
-    timers: &[(EAX, 1 << 2 | 1 << 3)], apic: &[(EAX, 1 << 4)], hypercall: &[(EAX, 1 << HYPERCALL)],
+    runtime: &[(EAX, 1 << 0)], counter: &[(EAX, 1 << 1)], synic: &[(EAX, 1 << SYNIC)],
+    timers: &[(EAX, 1 << SYNIC | 1 << 3)], apic: &[(EAX, 1 << 4)], hypercall: &[(EAX, 1 << HYPERCALL)],
     index: &[(EAX, 1 << 6)], reset: &[(EAX, 1 << 7)], reference_tsc: &[(EAX, 1 << 9)],
     frequencies: &[(EAX, 1 << 11)], reenlightenment: &[(EAX, 1 << 13)],
     invariant_tsc: &[(EAX, 1 << TSC_INVARIANT)], crash: &[(EDX, 1 << 10)],
@@ -420,9 +435,11 @@ fn crash_and_reset_exit_to_userspace(t: &mut OneVm) -> TestResult {
 
 const INVARIANT_TSC: u32 = 1 << 8;
 
+/// Argument 0: whether the host's TSC is invariant, so that there is something to hide.
 #[guest]
-fn asks_for_an_invariant_tsc(_: &mut Guest) {
-    let shown = || cpuid(0x8000_0007, 0)[3] & INVARIANT_TSC != 0;
+fn asks_for_an_invariant_tsc(g: &mut Guest) {
+    let invariant = g.arg(0) != 0;
+    let shown = || invariant && cpuid(0x8000_0007, 0)[3] & INVARIANT_TSC != 0;
     let write = |value| vector_of(wrmsr_safe(msr::TSC_INVARIANT_CONTROL, value));
     check_eq!("at first the control is 0", rdmsr(msr::TSC_INVARIANT_CONTROL), 0);
     check!("CPUID hides the invariant TSC at first", !shown());
@@ -431,10 +448,10 @@ fn asks_for_an_invariant_tsc(_: &mut Guest) {
     }
     check!("what is refused shows nothing", !shown());
     check_eq!("the guest can ask for it", write(1), None);
-    check!("then CPUID shows it", shown());
+    check_eq!("then CPUID shows it", shown(), invariant);
     check_eq!("the guest cannot take that back", write(0), Some(vector::GP));
     check_eq!("and may ask again", write(1), None);
-    check!("CPUID goes on showing it", shown());
+    check_eq!("CPUID goes on showing it", shown(), invariant);
 }
 
 /// With the control of the invariant TSC, CPUID shows that only to guests that ask for it (TLFS, "TSC
@@ -444,6 +461,8 @@ fn invariant_tsc_shows_when_asked_for(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let features = t.vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.eax;
     require!(features >> TSC_INVARIANT & 1 != 0, "HV_ACCESS_TSC_INVARIANT");
-    t.vm.cpuid_leaf(0x8000_0007)?.edx |= INVARIANT_TSC;
-    t.vm.add_vcpu(0, guest_fn!(asks_for_an_invariant_tsc))?.run_until_done()
+    let invariant = t.vm.cpuid_leaf(0x8000_0007)?.edx & INVARIANT_TSC;
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(asks_for_an_invariant_tsc))?;
+    vcpu.set_args(&[invariant.into()]);
+    vcpu.run_until_done()
 }

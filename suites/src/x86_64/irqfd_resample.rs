@@ -307,9 +307,11 @@ fn resampling_needs_the_ioapic_in_the_kernel(t: &mut HostOnly, irqchip: Irqchip)
 static STOP: AtomicU64 = AtomicU64::new(0);
 
 #[guest]
-fn serves_many(_: &mut Guest) {
+fn serves_many(g: &mut Guest) {
     let apic = Apic::enable();
     ioapic::route(PIN, VECTOR, apic.id(), ioapic::LEVEL);
+    // KVM may also signal resamplefd when a pin is unmasked whose line is up.
+    g.sync(READY, &[]);
     let handler = |_: &mut TrapFrame| {
         TAKEN.fetch_add(1, SeqCst);
         apic.eoi();
@@ -328,6 +330,7 @@ fn serves_many(_: &mut Guest) {
 fn requeued_events_are_served_one_by_one(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = (Event::new()?, Event::new()?);
     t.vm.assign_level_irqfd(&trigger, GSI, &resample).ioctl("KVM_IRQFD(resample)")?;
+    t.vcpu.run_until_sync(READY)?;
     let (vcpu, vm) = (&mut t.vcpu, &t.vm);
     std::thread::scope(|s| {
         let guest = s.spawn(move || vcpu.run_until_done());

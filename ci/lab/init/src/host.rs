@@ -69,6 +69,14 @@ fn load(module: &Module) -> anyhow::Result<()> {
     }
 }
 
+/// Switches on what hangs on an s390x host's channels and has a driver, such as a tape.
+pub fn switch_on_channel_devices() {
+    for device in fs::read_dir("/sys/bus/ccw/devices").into_iter().flatten().flatten() {
+        // A console is on by itself, and says so.
+        let _ = fs::write(device.path().join("online"), "1");
+    }
+}
+
 /// Why there is no usable `/dev/kvm`, or `None` if there is one.
 pub fn why_no_kvm(trouble: &[String]) -> Option<String> {
     let error = match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {

@@ -29,6 +29,7 @@ fn run() -> anyhow::Result<()> {
     let plan = std::fs::read_to_string(PLAN_PATH).context(PLAN_PATH)?;
     let mut plan = Plan::decode(&plan)?;
     let trouble = host::load_modules(&plan.modules);
+    host::switch_on_channel_devices();
     let mut results = ports::open_results(plan.result_device.as_deref())?;
     if let Some(source) = &plan.clocksource {
         host::wait_for_clocksource(source);

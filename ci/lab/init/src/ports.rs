@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use lab_init::{RESULT_PORT, Report, STDERR_PORT};
 use nix::sys::termios;
 
-/// How long a virtio port may take to turn up after its driver.
+/// How long a port may take to turn up after its driver.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The result port; else the given serial device; else the console.
+/// The given device; else the result port; else the console.
 pub fn open_results(device: Option<&str>) -> anyhow::Result<File> {
     if let Some(device) = device {
+        let deadline = Instant::now() + PORT_PATIENCE;
+        while !fs::exists(device)? && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         return open_serial(device);
     }
     if let Some(port) = virtio_port(RESULT_PORT, PORT_PATIENCE) {

@@ -1,6 +1,7 @@
 //! The emulators: how each is started, and which sockets come out of it.
 
 mod bochs;
+mod hercules;
 mod qemu;
 mod qmp;
 
@@ -90,6 +91,7 @@ pub fn check(profile: &Profile) -> Result<()> {
     match profile.emulator {
         Emulator::Qemu => qemu::check(profile),
         Emulator::Bochs => bochs::check(),
+        Emulator::Hercules => hercules::check(),
         other => Err(unknown(profile, other)),
     }
 }
@@ -113,14 +115,16 @@ pub fn missing_packages(profile: &Profile) -> Result<Vec<String>> {
 pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
     match profile.emulator {
         Emulator::Qemu => &["virtio_pci", "virtio_console", "virtio_blk"],
+        Emulator::Hercules => &["tape_34xx"],
         _ => &[],
     }
 }
 
-/// The serial device for results where there are no virtio ports.
+/// The device for results where there are no virtio ports.
 pub fn result_device(profile: &Profile) -> Option<&'static str> {
     match profile.emulator {
         Emulator::Bochs => Some("/dev/ttyS1"),
+        Emulator::Hercules => Some("/dev/ntibm0"),
         _ => None,
     }
 }
@@ -130,6 +134,7 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     match start.profile.emulator {
         Emulator::Qemu => qemu::start(start),
         Emulator::Bochs => bochs::start(start),
+        Emulator::Hercules => hercules::start(start),
         other => Err(unknown(start.profile, other)),
     }
 }

@@ -2,20 +2,25 @@
 
 mod attr;
 mod describe;
+mod device;
 mod exits;
 mod features;
 mod gic;
 mod image;
+pub mod spe;
 
+pub use attr::feature_id;
 pub(crate) use describe::{describe_trap, describe_vcpu};
+pub use device::{Device, Number};
 pub use exits::DebugExit;
 pub use features::VcpuFeatures;
-pub use gic::{Gic, GicVersion};
+pub use gic::{Gic, GicVersion, Its};
 pub(crate) use image::prepare_image;
 
 use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
 use guest_runtime::arch::aarch64::sysreg::{
-    CPACR_EL1, MAIR_EL1, SCTLR_EL1, SysReg, TCR_EL1, TTBR0_EL1, VBAR_EL1,
+    CPACR_EL1, CPTR_EL2, HCR_EL2, MAIR_EL1, MAIR_EL2, SCTLR_EL1, SCTLR_EL2, SP_EL2, SysReg,
+    TCR_EL1, TCR_EL2, TTBR0_EL1, TTBR0_EL2, VBAR_EL1, VBAR_EL2,
 };
 use kvm_bindings::{KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
 use kvm_ioctls::VmFd;
@@ -135,16 +140,58 @@ pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &Cpuid) -> TestResult {
     Ok(())
 }
 
+/// Registers of the exception level in which guest functions run.
+struct Level {
+    mair: SysReg,
+    tcr: SysReg,
+    ttbr0: SysReg,
+    vbar: SysReg,
+    cpacr: SysReg,
+    sctlr: SysReg,
+    /// What PSTATE.M differs in from EL1's.
+    pstate: u64,
+}
+
+const EL1: Level = Level {
+    mair: MAIR_EL1,
+    tcr: TCR_EL1,
+    ttbr0: TTBR0_EL1,
+    vbar: VBAR_EL1,
+    cpacr: CPACR_EL1,
+    sctlr: SCTLR_EL1,
+    pstate: 0,
+};
+
+/// A vCPU with `KVM_ARM_VCPU_HAS_EL2` starts there, with E2H and TGE: the names of EL1 mean these.
+const EL2: Level = Level {
+    mair: MAIR_EL2,
+    tcr: TCR_EL2,
+    ttbr0: TTBR0_EL2,
+    vbar: VBAR_EL2,
+    cpacr: CPTR_EL2,
+    sctlr: SCTLR_EL2,
+    pstate: 0x8 ^ 0x4,
+};
+
 /// Sets registers so that a vCPU starts in the guest function at `entry`.
 pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {
     let area = super::write_start_info(vcpu, entry, args);
+    let trap_stack = area + map::TRAP_STACK_END;
+    let at = if vcpu.get_sysreg(&HCR_EL2).is_ok() {
+        vcpu.set_sysreg(&HCR_EL2, map::start::HCR).ioctl("KVM_SET_ONE_REG of HCR_EL2")?;
+        vcpu.set_sysreg(&SP_EL2, trap_stack).ioctl("KVM_SET_ONE_REG of SP_EL2")?;
+        &EL2
+    } else {
+        vcpu.set_reg(core_reg::SP_EL1, trap_stack).ioctl("KVM_SET_ONE_REG of SP_EL1")?;
+        &EL1
+    };
     for (register, value) in [
-        (MAIR_EL1, map::start::MAIR),
-        (TCR_EL1, map::start::TCR),
-        (TTBR0_EL1, layout::PAGE_TABLES),
-        (VBAR_EL1, layout::PAYLOAD),
-        (CPACR_EL1, map::start::CPACR),
-        (SCTLR_EL1, map::start::SCTLR),
+        (at.mair, map::start::MAIR),
+        (at.tcr, map::start::TCR),
+        (at.ttbr0, layout::PAGE_TABLES),
+        (at.vbar, layout::PAYLOAD),
+        (at.cpacr, map::start::CPACR),
+        (at.sctlr, map::start::SCTLR),
     ] {
         vcpu.set_sysreg(&register, value).ioctl("KVM_SET_ONE_REG of a system register")?;
     }
@@ -152,8 +199,7 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
         (core_reg::PC, Payload::get()?.start()),
         (core_reg::x(0), area + vcpu_area::START_INFO),
         (core_reg::SP_EL0, area + vcpu_area::STACK_END),
-        (core_reg::SP_EL1, area + map::TRAP_STACK_END),
-        (core_reg::PSTATE, map::start::PSTATE),
+        (core_reg::PSTATE, map::start::PSTATE ^ at.pstate),
     ] {
         vcpu.set_reg(register, value).ioctl("KVM_SET_ONE_REG of a core register")?;
     }

@@ -45,7 +45,9 @@
 
   const rows = data.tests.map((test, row) => {
     const line = make("tr");
-    const name = make("th", test);
+    const name = make("th");
+    // A long name breaks between its words.
+    for (const part of test.split(/(?<=::|_)/)) name.append(part, make("wbr"));
     name.scope = "row";
     line.append(name);
     data.columns.forEach((column, at) => {
@@ -148,13 +150,16 @@
     if (cell.history) {
       const history = make("ol", undefined, "history");
       for (const [start, outcome] of cell.history) {
-        const item = make("li", words.get(outcome), "badge " + outcome);
-        item.title = new Date(start * 1000).toISOString();
+        const when = new Date(start * 1000).toISOString();
+        const item = make("li", `${words.get(outcome)} ${when.slice(0, 10)}`, "badge " + outcome);
+        item.title = when;
         history.append(item);
       }
       byId("panel-body").append(make("h3", "History, oldest first"), history);
     }
     byId("panel").hidden = false;
+    // The panel has taken room from the table.
+    button.scrollIntoView({ block: "nearest", inline: "nearest" });
     byId("panel").scrollTop = 0;
     byId("panel").focus();
     history.replaceState(null, "", `#${button.dataset.column}/${encodeURIComponent(test)}`);
@@ -222,7 +227,6 @@
     const button = row >= 0 && rows[row].querySelector(`button[data-column="${linked[1]}"]`);
     if (button) {
       open(button);
-      button.scrollIntoView({ block: "center" });
     }
   }
 })();

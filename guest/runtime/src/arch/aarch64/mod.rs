@@ -6,10 +6,12 @@
 pub mod cpu;
 pub mod entry;
 pub mod gic;
+pub mod its;
 pub mod memory;
 pub mod mmu;
 pub mod pmu;
 pub mod psci;
+pub mod registers;
 pub mod sysreg;
 pub mod timer;
 pub mod trap;

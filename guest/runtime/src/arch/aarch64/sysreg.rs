@@ -148,7 +148,20 @@ sysregs! {
     FPSR = 3, 3, 4, 4, 1;
     TPIDR_EL0 = 3, 3, 13, 0, 2;
     TPIDRRO_EL0 = 3, 3, 13, 0, 3;
+    VPIDR_EL2 = 3, 4, 0, 0, 0;
+    VMPIDR_EL2 = 3, 4, 0, 0, 5;
+    SCTLR_EL2 = 3, 4, 1, 0, 0;
     HCR_EL2 = 3, 4, 1, 1, 0;
+    CPTR_EL2 = 3, 4, 1, 1, 2;
+    TTBR0_EL2 = 3, 4, 2, 0, 0;
+    TCR_EL2 = 3, 4, 2, 0, 2;
+    VTTBR_EL2 = 3, 4, 2, 1, 0;
+    VTCR_EL2 = 3, 4, 2, 1, 2;
+    HPFAR_EL2 = 3, 4, 6, 0, 4;
+    MAIR_EL2 = 3, 4, 10, 2, 0;
+    SP_EL2 = 3, 6, 4, 1, 0;
+    SCTLR_EL12 = 3, 5, 1, 0, 0;
+    VBAR_EL12 = 3, 5, 12, 0, 0;
     VBAR_EL2 = 3, 4, 12, 0, 0;
     SCR_EL3 = 3, 6, 1, 1, 0;
 
@@ -180,6 +193,8 @@ sysregs! {
     ICC_EOIR0_EL1 = 3, 0, 12, 8, 1;
     ICC_HPPIR0_EL1 = 3, 0, 12, 8, 2;
     ICC_BPR0_EL1 = 3, 0, 12, 8, 3;
+    ICC_AP0R0_EL1 = 3, 0, 12, 8, 4;
+    ICC_AP1R0_EL1 = 3, 0, 12, 9, 0;
     ICC_DIR_EL1 = 3, 0, 12, 11, 1;
     ICC_RPR_EL1 = 3, 0, 12, 11, 3;
     ICC_SGI1R_EL1 = 3, 0, 12, 11, 5;

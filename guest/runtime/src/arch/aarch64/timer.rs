@@ -13,10 +13,10 @@ pub const CTL_IMASK: u64 = 1 << 1;
 /// CNT{P,V}_CTL_EL0.ISTATUS.
 pub const CTL_ISTATUS: u64 = 1 << 2;
 
-/// Waits at most ten seconds of the counter; says whether `done` came to hold. For what must come, however slow the
+/// Waits at most five seconds of the counter; says whether `done` came to hold. For what must come, however slow the
 /// host: what must not come is shown by an event behind it instead.
 pub fn comes(mut done: impl FnMut() -> bool) -> bool {
-    let deadline = CNTVCT_EL0.read() + 10 * CNTFRQ_EL0.read();
+    let deadline = CNTVCT_EL0.read() + 5 * CNTFRQ_EL0.read();
     while CNTVCT_EL0.read() < deadline {
         if done() {
             return true;

@@ -10,8 +10,9 @@ use guest_protocol::layout::{self, PAGE_SIZE};
 use super::cpu::svc;
 use super::memory::poke;
 use super::mmu::{self, flags};
-use super::sysreg::SysReg;
-use super::trap::{Trap, TrapFrame, vector, with_handler};
+use super::sysreg::{HCR_EL2, SysReg};
+use super::trap::{Trap, TrapFrame, vector};
+use crate::handlers::with_handler;
 
 /// Instructions, by the manual's encodings.
 pub mod insn {
@@ -95,6 +96,10 @@ pub const DATA_GPA: u64 = CODE_GPA - PAGE_SIZE;
 const ROOM: usize = 64;
 /// SPSR_EL1 for EL0, all exceptions masked.
 const EL0T: u64 = 0x3c0;
+/// SPSR_EL2 for EL1, all exceptions masked.
+const EL1H: u64 = 0x3c5;
+/// HCR_EL2.TGE.
+const HCR_TGE: u64 = 1 << 27;
 /// SPSR_EL1.I.
 const SPSR_I: u64 = 1 << 7;
 /// SPSR_EL1.SS.
@@ -107,6 +112,8 @@ pub struct Mode {
     pub interrupts: bool,
     /// One instruction is stepped over (MDSCR_EL1.SS).
     pub step: bool,
+    /// A guest function at EL2 runs the program at EL1 of a guest of its own, without translation.
+    pub el1: bool,
 }
 
 /// Runs `program` at EL0 with X0 to X3 until its first synchronous exception: end it with
@@ -118,20 +125,32 @@ pub fn run(program: &[u32], x: [u64; 4]) -> Stop {
 /// The same, entered as `mode` says.
 pub fn run_in(mode: Mode, program: &[u32], x: [u64; 4]) -> Stop {
     load(program);
-    let spsr =
-        EL0T & !if mode.interrupts { SPSR_I } else { 0 } | if mode.step { SPSR_SS } else { 0 };
-    let kernel = Cell::new(([0; 31], 0, 0));
+    let base = if mode.el1 { CODE_GPA } else { CODE };
+    let mut spsr = if mode.el1 { EL1H } else { EL0T };
+    if mode.interrupts {
+        spsr &= !SPSR_I;
+    }
+    if mode.step {
+        spsr |= SPSR_SS;
+    }
+    let kernel = Cell::new(([0; 31], 0, 0, 0));
     let stop = Cell::new(None);
     let enter = |frame: &mut TrapFrame| {
-        kernel.set((frame.x, frame.elr, frame.spsr));
+        kernel.set((frame.x, frame.sp, frame.elr, frame.spsr));
         frame.x[..4].copy_from_slice(&x);
-        (frame.elr, frame.spsr) = (CODE, spsr);
+        (frame.elr, frame.spsr) = (base, spsr);
+        if mode.el1 {
+            HCR_EL2.write(HCR_EL2.read() & !HCR_TGE);
+        }
     };
     let leave = |frame: &mut TrapFrame| {
         let [x0, x1, x2, x3, ..] = frame.x;
-        let next = frame.elr.wrapping_sub(CODE) / 4;
+        if mode.el1 {
+            HCR_EL2.write(HCR_EL2.read() | HCR_TGE);
+        }
+        let next = frame.elr.wrapping_sub(base) / 4;
         stop.set(Some(Stop { trap: frame.trap(), x: [x0, x1, x2, x3], next }));
-        (frame.x, frame.elr, frame.spsr) = kernel.get();
+        (frame.x, frame.sp, frame.elr, frame.spsr) = kernel.get();
     };
     with_handler(vector::SVC, enter, || with_handler(vector::FROM_EL0, leave, svc));
     stop.get().expect("an exception ended the run")
@@ -140,19 +159,24 @@ pub fn run_in(mode: Mode, program: &[u32], x: [u64; 4]) -> Stop {
 /// Puts `program` where EL0 finds it.
 fn load(program: &[u32]) {
     assert!(program.len() <= ROOM, "a program of more than {ROOM} instructions");
-    for (instruction, address) in program.iter().zip((CODE_GPA..).step_by(4)) {
-        poke(address, *instruction);
-        // SAFETY: makes the instruction visible to fetches.
-        unsafe { asm!("dc cvau, {a}", "dsb ish", "ic ivau, {a}", a = in(reg) address) };
-    }
-    // Fetches are by another address: an instruction cache may be indexed by it.
-    // SAFETY: drops cached instructions.
-    unsafe { asm!("ic ialluis", "dsb ish", "isb") };
+    place(CODE_GPA, program);
     if !MAPPED.swap(true, SeqCst) {
         let code = flags::AP_EL0 | flags::AP_READ_ONLY | flags::PXN;
         mmu::map(CODE, CODE_GPA, mmu::Size::Small, flags::DEFAULT & !flags::UXN | code);
         mmu::map(DATA, DATA_GPA, mmu::Size::Small, flags::DEFAULT | flags::AP_EL0);
     }
+}
+
+/// Writes instructions to RAM, and makes them visible to fetches, cached or not.
+pub fn place(address: u64, instructions: &[u32]) {
+    for (instruction, address) in instructions.iter().zip((address..).step_by(4)) {
+        poke(address, *instruction);
+        // SAFETY: cleans a line of the guest's own memory.
+        unsafe { asm!("dc cvac, {a}", a = in(reg) address) };
+    }
+    // All of it: fetches may be by another address, and an instruction cache may be indexed by it.
+    // SAFETY: drops cached instructions.
+    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb") };
 }
 
 static MAPPED: AtomicBool = AtomicBool::new(false);

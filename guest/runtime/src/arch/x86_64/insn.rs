@@ -69,6 +69,16 @@ pub fn cmpxchg64(gva: u64, old: u64, new: u64) -> (u64, bool) {
     (rax, zf != 0)
 }
 
+/// `LOCK CMPXCHG m8, r8`: whether `old` was there, so that `new` is now.
+pub fn cmpxchg8(gva: u64, old: u8, new: u8) -> bool {
+    let zf: u8;
+    // SAFETY: as above.
+    unsafe {
+        asm!("lock cmpxchg byte ptr [{}], {}", "sete {}", in(reg) gva, in(reg_byte) new, out(reg_byte) zf, inout("al") old => _, options(nostack));
+    }
+    zf != 0
+}
+
 /// `CMP m32, r32`: whether they are equal.
 pub fn equals32(gva: u64, value: u32) -> bool {
     let zf: u8;

@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "edits the tables that CR3 points to")]
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use guest_protocol::layout::PAGE_SIZE;
+use guest_protocol::layout::{MAX_VCPUS, PAGE_SIZE, PAGE_TABLES};
 
 use super::cpu;
 
@@ -65,7 +65,7 @@ fn entry_at(table: u64, gva: u64, level: u32) -> *mut u64 {
 /// The entry that maps `gva` at `level` (0: 4 KiB, 1: 2 MiB); makes tables on the way, and splits a
 /// 2 MiB page where a smaller one is asked for.
 fn walk(gva: u64, level: u32) -> *mut u64 {
-    let mut table = cpu::read_cr3() & ADDRESS;
+    let mut table = root();
     for l in (level + 1..=3).rev() {
         let entry = entry_at(table, gva, l);
         // SAFETY: tables are identity-mapped RAM.
@@ -123,16 +123,30 @@ pub fn entry_address(gva: u64) -> u64 {
     walk(gva, level(Size::Small)) as u64
 }
 
-/// Goes on with a root of this vCPU's own, which holds the lowest 512 GiB of the one before and
-/// nothing else: what is mapped above that is this vCPU's alone.
+/// The roots in use, by vCPU; 0 for the one that all start with.
+static ROOTS: [AtomicU64; MAX_VCPUS as usize] = [const { AtomicU64::new(0) }; MAX_VCPUS as usize];
+
+/// This vCPU's root. Not CR3: there are hosts that show a guest KVM's own root there.
+pub fn root() -> u64 {
+    match ROOTS[cpu::cpu_id() as usize].load(Ordering::Relaxed) {
+        0 => PAGE_TABLES,
+        root => root,
+    }
+}
+
+/// Goes on with another root on this vCPU (MOV to CR3).
+pub fn use_root(root: u64) {
+    ROOTS[cpu::cpu_id() as usize].store(root, Ordering::Relaxed);
+    cpu::write_cr3(root);
+}
+
+/// Goes on with a new root of this vCPU's own, which holds the lowest 512 GiB of the one that all start
+/// with and nothing else: what is mapped above that is this vCPU's alone.
 pub fn use_own_root() {
     let root = new_table();
     // SAFETY: tables are identity-mapped RAM.
-    unsafe {
-        let lowest = ((cpu::read_cr3() & ADDRESS) as *const u64).read_volatile();
-        (root as *mut u64).write_volatile(lowest);
-    }
-    cpu::write_cr3(root);
+    unsafe { (root as *mut u64).write_volatile((PAGE_TABLES as *const u64).read_volatile()) };
+    use_root(root);
 }
 
 /// The lowest address that a root of a vCPU's own does not share ([`use_own_root`]).

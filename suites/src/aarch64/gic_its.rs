@@ -1,0 +1,634 @@
+//! The interrupt translation service: events of devices become LPIs of vCPUs (IHI 0069 5;
+//! Documentation/virt/kvm/devices/arm-vgic-its.rst).
+use crate::aarch64::gic_bench::*;
+use crate::prelude::*;
+use its::{Command::*, FRAME, LPI_ENABLED, gits};
+
+#[host]
+use GicVersion::V3;
+#[host]
+use harness::kvm::bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
+
+const DEVICE: u32 = 2;
+const EVENT: u32 = 5;
+const OTHER_EVENT: u32 = 6;
+const LPI: u32 = gic::FIRST_LPI + 17;
+const OTHER_LPI: u32 = gic::FIRST_LPI + 300;
+const COLLECTION: u16 = 3;
+const OTHER_COLLECTION: u16 = 9;
+
+/// A VM with a GICv3 and an ITS.
+#[host]
+fn with_its(t: &mut OneVm, others: &[GuestFn]) -> TestResult<(Bench, Its)> {
+    let bench = Bench::with_others(t, V3, others)?;
+    let its = Its::create(&t.vm)?;
+    its.init()?;
+    Ok((bench, its))
+}
+
+#[host]
+fn run_with_its(t: &mut OneVm) -> TestResult {
+    let (mut bench, _its) = with_its(t, &[])?;
+    bench.run()
+}
+
+/// Switches ITS and LPIs on.
+fn set_up() -> GuestGic {
+    let gic = GuestGic::detect();
+    gic.enable();
+    its::enable();
+    its::enable_lpis(cpu_id(), true);
+    gic
+}
+
+/// Maps two events of the device to LPIs of this vCPU.
+fn map_two() {
+    for lpi in [LPI, OTHER_LPI] {
+        its::configure(lpi, PRIORITY, LPI_ENABLED);
+    }
+    let vcpu = cpu_id();
+    for command in [
+        Mapd { device: DEVICE, valid: true },
+        Mapc { collection: COLLECTION, vcpu, valid: true },
+        Mapti { device: DEVICE, event: EVENT, lpi: LPI, collection: COLLECTION },
+        Mapti { device: DEVICE, event: OTHER_EVENT, lpi: OTHER_LPI, collection: COLLECTION },
+        Invall { collection: COLLECTION },
+        Sync { vcpu },
+    ] {
+        command.queue();
+    }
+    its::ring();
+}
+
+fn trigger() {
+    Int { device: DEVICE, event: EVENT }.send();
+}
+
+fn invalidate() {
+    Inv { device: DEVICE, event: EVENT }.send();
+}
+
+#[guest]
+fn reads_what_the_its_tells(_: &mut Guest) {
+    let typer = FRAME.read(gits::TYPER);
+    check!("TYPER.Physical tells LPIs", typer & gits::TYPER_PHYSICAL != 0, "{typer:#x}");
+    check!("TYPER tells enough bits of event ids", typer >> gits::TYPER_ID_BITS_SHIFT & 0x1f >= 8);
+    check!("TYPER tells bits of device ids", typer >> gits::TYPER_DEVBITS_SHIFT & 0x1f > 0);
+    check_eq!("redistributors are named by number", typer & gits::TYPER_PTA, 0);
+    check_eq!("PIDR2 tells a GICv3", FRAME.read(gits::PIDR2) >> 4 & 0xf, 3);
+    check_eq!("IIDR names Arm", FRAME.read(gits::IIDR) & 0xfff, 0x43b);
+    let control = FRAME.read(gits::CTLR);
+    check_eq!("it begins disabled", control & gits::CTLR_ENABLED, 0);
+    check!("it begins quiescent", control & gits::CTLR_QUIESCENT != 0);
+    let typer32 = [0, 4].map(|half| u64::from(FRAME.read::<u32>(gits::TYPER.bytes(half))));
+    check_eq!("TYPER can be read in halves", typer32[1] << 32 | typer32[0], typer);
+    FRAME.write(gits::TYPER, !typer);
+    check_eq!("TYPER is read-only", FRAME.read(gits::TYPER), typer);
+    let iidr = FRAME.read(gits::IIDR);
+    FRAME.write(gits::IIDR, !iidr);
+    check_eq!("IIDR is read-only", FRAME.read(gits::IIDR), iidr);
+    FRAME.write(gits::CREADR, 0x40);
+    check_eq!("CREADR is read-only", FRAME.read(gits::CREADR), 0);
+
+    let of_type = |kind: u64| {
+        let basers = (0..gits::NR_BASERS).map(|n| FRAME.read(gits::baser(n)));
+        basers.filter(|baser| baser >> gits::BASER_TYPE_SHIFT & 7 == kind).count()
+    };
+    check_eq!("one BASER is for devices", of_type(gits::BASER_TYPE_DEVICES), 1);
+    check_eq!("one BASER is for collections", of_type(gits::BASER_TYPE_COLLECTIONS), 1);
+    for n in 0..gits::NR_BASERS {
+        let register = gits::baser(n);
+        let before = FRAME.read(register);
+        check_eq!("no BASER is valid at first", before & gits::VALID, 0);
+        FRAME.write(register, !0 & !gits::VALID);
+        let fixed = 7 << gits::BASER_TYPE_SHIFT | 0x1f << gits::BASER_ENTRY_SIZE_SHIFT;
+        let after = FRAME.read(register);
+        check_eq!("type and entry size of a BASER are read-only", after & fixed, before & fixed);
+        FRAME.write(register, before);
+    }
+    check!("GICD_TYPER tells LPIs", gic::DIST.read(gicd::TYPER) & gicd::TYPER_LPIS != 0);
+    let rdist = gic::redistributor().read(gicr::TYPER);
+    check!("GICR_TYPER tells LPIs", rdist & gicr::TYPER_PLPIS != 0, "{rdist:#x}");
+}
+
+/// GITS_TYPER, GITS_IIDR and GITS_BASERn describe the ITS.
+#[kvm_test(reads_what_the_its_tells)]
+fn its_describes_itself(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn writes_its_registers_while_enabled(_: &mut Guest) {
+    FRAME.write(gits::CTLR, gits::CTLR_ENABLED);
+    check_eq!("it is not enabled without tables", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 0);
+    its::enable();
+    check_eq!("it is enabled with them", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 1);
+    let before = [gits::CBASER, gits::baser(0), gits::baser(1)].map(|r| FRAME.read(r));
+    for register in [gits::CBASER, gits::baser(0), gits::baser(1)] {
+        FRAME.write(register, 0);
+    }
+    let after = [gits::CBASER, gits::baser(0), gits::baser(1)].map(|r| FRAME.read(r));
+    check_eq!("CBASER and BASERn keep their values while it is enabled", after, before);
+    Sync { vcpu: 0 }.send();
+    check!("it has taken a command", FRAME.read(gits::CREADR) != 0);
+    FRAME.write(gits::CTLR, 0);
+    check_eq!("it can be disabled", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 0);
+    check!("it is quiescent then", FRAME.read(gits::CTLR) & gits::CTLR_QUIESCENT != 0);
+    its::enable();
+    check_eq!("a new CBASER resets CREADR", FRAME.read(gits::CREADR), 0);
+}
+
+/// The tables of an enabled ITS stay where they are.
+#[kvm_test(writes_its_registers_while_enabled)]
+fn tables_are_fixed_while_enabled(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn takes_lpis(_: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    check_eq!("INT makes an LPI, which comes once", interrupts_during(gic, trigger), irq(LPI));
+    let both = || {
+        Int { device: DEVICE, event: OTHER_EVENT }.queue();
+        Int { device: DEVICE, event: EVENT }.queue();
+        its::ring();
+    };
+    its::configure(OTHER_LPI, PRIORITY - 0x20, LPI_ENABLED);
+    Inv { device: DEVICE, event: OTHER_EVENT }.send();
+    irq_disable();
+    both();
+    check_eq!(
+        "LPIs come by the priorities of the configuration table",
+        interrupts_during(gic, || {}),
+        came(&[Taken::Irq(OTHER_LPI), Taken::Irq(LPI)])
+    );
+    for _ in 0..2 {
+        trigger();
+    }
+    check_eq!("two INTs before it is taken are one LPI", interrupts_during(gic, || {}), irq(LPI));
+
+    gic.set_groups(0);
+    gic.set_groups(gicd::CTLR_GROUPS);
+    check_eq!("an LPI is of group 1", interrupts_before(gic, GROUP1, trigger), irq(LPI));
+    let no_event = || Int { device: DEVICE, event: EVENT + 2 }.send();
+    check_eq!("an event without a mapping makes none", interrupts_during(gic, no_event), NOTHING);
+    let no_device = || Int { device: DEVICE + 1, event: EVENT }.send();
+    check_eq!("a device without a table makes none", interrupts_during(gic, no_device), NOTHING);
+}
+
+/// INT makes the LPI that the event is mapped to pending.
+#[kvm_test(takes_lpis)]
+fn events_become_lpis(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn changes_the_configuration(_: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    its::configure(LPI, PRIORITY, 0);
+    invalidate();
+    check_eq!("an LPI that is disabled does not come", interrupts_during(gic, trigger), NOTHING);
+    its::configure(LPI, PRIORITY, LPI_ENABLED);
+    let seen = interrupts_during(gic, invalidate);
+    check_eq!("it stayed pending, and comes when INV finds it enabled", seen, irq(LPI));
+    check_eq!("the next one comes at once", interrupts_during(gic, trigger), irq(LPI));
+
+    its::configure(LPI, PRIORITY, 0);
+    its::configure(OTHER_LPI, PRIORITY, 0);
+    Invall { collection: COLLECTION }.send();
+    let seen = interrupts_during(gic, || {
+        trigger();
+        Int { device: DEVICE, event: OTHER_EVENT }.send();
+    });
+    check_eq!("INVALL finds all of a collection disabled", seen, NOTHING);
+    its::configure(LPI, PRIORITY - 0x20, LPI_ENABLED);
+    its::configure(OTHER_LPI, PRIORITY, LPI_ENABLED);
+    let seen = interrupts_during(gic, || Invall { collection: COLLECTION }.send());
+    check_eq!(
+        "INVALL brings all that it finds enabled",
+        seen,
+        came(&[Taken::Irq(LPI), Taken::Irq(OTHER_LPI)])
+    );
+}
+
+/// INV and INVALL make the configuration table count.
+#[kvm_test(changes_the_configuration)]
+fn invalidation(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn invalidates_at_the_redistributor(_: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    let frame = gic::redistributor();
+    its::configure(LPI, PRIORITY, 0);
+    frame.write(gicr::INVLPIR, LPI.into());
+    check_eq!("SYNCR is idle after INVLPIR", frame.read(gicr::SYNCR) & 1, 0);
+    check_eq!("INVLPIR finds an LPI disabled", interrupts_during(gic, trigger), NOTHING);
+    its::configure(LPI, PRIORITY, LPI_ENABLED);
+    let seen = interrupts_during(gic, || frame.write(gicr::INVLPIR, LPI.into()));
+    check_eq!("INVLPIR finds it enabled", seen, irq(LPI));
+    its::configure(LPI, PRIORITY, 0);
+    frame.write(gicr::INVALLR, 0);
+    check_eq!("INVALLR finds it disabled", interrupts_during(gic, trigger), NOTHING);
+    its::configure(LPI, PRIORITY, LPI_ENABLED);
+    let seen = interrupts_during(gic, || frame.write(gicr::INVALLR, 0));
+    check_eq!("INVALLR finds it enabled", seen, irq(LPI));
+}
+
+/// Where GICR_CTLR.IR says so, the redistributor invalidates by GICR_INVLPIR and GICR_INVALLR.
+#[kvm_test(invalidates_at_the_redistributor)]
+fn invalidation_by_redistributor(t: &mut OneVm) -> TestResult {
+    let (mut bench, _its) = with_its(t, &[])?;
+    let control = bench.gic.private(0, gicr::CTLR.offset()).ioctl("GICR_CTLR")?;
+    require!(control & gicr::CTLR_IR != 0, "GICR_CTLR.IR");
+    bench.run()
+}
+
+#[guest]
+fn takes_mappings_away(_: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    irq_disable();
+    trigger();
+    Clear { device: DEVICE, event: EVENT }.send();
+    check_eq!("CLEAR takes the pending state away", interrupts_during(gic, || {}), NOTHING);
+    check_eq!("the mapping is still there", interrupts_during(gic, trigger), irq(LPI));
+
+    trigger();
+    Discard { device: DEVICE, event: EVENT }.send();
+    check_eq!("DISCARD takes the pending state away", interrupts_during(gic, || {}), NOTHING);
+    check_eq!("DISCARD takes the mapping away", interrupts_during(gic, trigger), NOTHING);
+    let other = || Int { device: DEVICE, event: OTHER_EVENT }.send();
+    check_eq!("another event is still mapped", interrupts_during(gic, other), irq(OTHER_LPI));
+    Mapti { device: DEVICE, event: EVENT, lpi: LPI, collection: COLLECTION }.send();
+    check_eq!("a discarded event can be mapped again", interrupts_during(gic, trigger), irq(LPI));
+
+    Mapd { device: DEVICE, valid: false }.send();
+    let both = || {
+        trigger();
+        Int { device: DEVICE, event: OTHER_EVENT }.send();
+    };
+    check_eq!("MAPD without V takes all mappings away", interrupts_during(gic, both), NOTHING);
+}
+
+/// CLEAR, DISCARD and MAPD take away what they say.
+#[kvm_test(takes_mappings_away)]
+fn mappings_are_taken_away(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn unmaps_a_collection(_: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    let map = |valid| Mapc { collection: COLLECTION, vcpu: 0, valid }.send();
+    map(false);
+    check_eq!(
+        "an event of an unmapped collection makes no LPI",
+        interrupts_during(gic, trigger),
+        NOTHING
+    );
+    check_eq!(
+        "the ITS takes commands all the same",
+        FRAME.read(gits::CREADR),
+        FRAME.read(gits::CWRITER)
+    );
+    map(true);
+    Mapti { device: DEVICE, event: EVENT + 3, lpi: LPI + 3, collection: COLLECTION }.send();
+    its::configure(LPI + 3, PRIORITY, LPI_ENABLED);
+    Invall { collection: COLLECTION }.send();
+    let new = || Int { device: DEVICE, event: EVENT + 3 }.send();
+    check_eq!(
+        "a collection that is mapped again takes events",
+        interrupts_during(gic, new),
+        irq(LPI + 3)
+    );
+    Mapti { device: DEVICE, event: EVENT + 4, lpi: LPI + 4, collection: OTHER_COLLECTION }.send();
+    let unmapped = || Int { device: DEVICE, event: EVENT + 4 }.send();
+    check_eq!(
+        "a collection that was never mapped takes none",
+        interrupts_during(gic, unmapped),
+        NOTHING
+    );
+}
+
+/// Events of a collection that no vCPU has do no harm.
+#[kvm_test(unmaps_a_collection)]
+fn unmapped_collection(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn fills_the_queue(_: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    let room = its::QUEUE_BYTES / 32 - 1;
+    for _ in 0..3 {
+        for _ in 0..room - 1 {
+            Sync { vcpu: 0 }.queue();
+        }
+        Int { device: DEVICE, event: EVENT }.queue();
+        irq_disable();
+        its::ring();
+        check_eq!("the last of a full queue is taken too", interrupts_during(gic, || {}), irq(LPI));
+    }
+    check_eq!("CREADR has reached CWRITER", FRAME.read(gits::CREADR), FRAME.read(gits::CWRITER));
+}
+
+/// The command queue wraps, and can be full.
+#[kvm_test(fills_the_queue)]
+fn command_queue_wraps(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn enables_lpis_late(_: &mut Guest) {
+    let gic = GuestGic::detect();
+    gic.enable();
+    its::enable();
+    let (byte, bit) = its::pending_bit(0, OTHER_LPI);
+    poke(byte, bit);
+    // The configuration table is known to the ITS from PROPBASER on.
+    gic::redistributor().write(gicr::PROPBASER, its::CONFIG_TABLE | its::INTID_BITS - 1);
+    map_two();
+    check_eq!("no LPI comes while EnableLPIs is clear", interrupts_during(gic, trigger), NOTHING);
+    let seen = interrupts_during(gic, || its::enable_lpis(0, false));
+    check_eq!("EnableLPIs brings what the pending table holds", seen, irq(OTHER_LPI));
+    check_eq!("and lets others come", interrupts_during(gic, trigger), irq(LPI));
+}
+
+/// The redistributor reads the pending table when EnableLPIs is set (IHI 0069 GICR_CTLR).
+#[kvm_test(enables_lpis_late)]
+fn pending_table_counts_when_lpis_are_enabled(t: &mut OneVm) -> TestResult {
+    run_with_its(t)
+}
+
+#[guest]
+fn takes_messages(g: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    for stage in 1..=2 {
+        let seen = interrupts_during(gic, || {
+            g.sync(stage, &[]);
+        });
+        check_eq!("a message of a device makes the LPI of its event", seen, irq(LPI));
+    }
+    let seen = interrupts_during(gic, || {
+        g.sync(3, &[]);
+    });
+    check_eq!("a message of another device or event makes none", seen, NOTHING);
+    its::configure(LPI, PRIORITY, 0);
+    invalidate();
+    let seen = interrupts_during(gic, || {
+        g.sync(4, &[]);
+    });
+    check_eq!("a message for a disabled LPI makes none", seen, NOTHING);
+    FRAME.write(gits::CTLR, 0);
+    g.sync(5, &[]);
+}
+
+/// `KVM_SIGNAL_MSI`: the message `data` of device `devid`.
+#[host]
+fn signal_msi(vm: &Vm, flags: u32, devid: u32, data: u32) -> Result<i32, Errno> {
+    let address = layout::aarch64::ITS + gits::TRANSLATER.offset();
+    let msi = kvm_msi {
+        address_lo: address as u32,
+        address_hi: (address >> 32) as u32,
+        data,
+        flags,
+        devid,
+        ..Default::default()
+    };
+    vm.fd().signal_msi(msi).map_err(|e| Errno::from_raw(e.errno()))
+}
+
+/// `KVM_SIGNAL_MSI` with a device id: above 0 for what was delivered, 0 for what the guest has blocked
+/// (api.rst 4.70).
+#[kvm_test(takes_messages)]
+fn messages_from_userspace(t: &mut OneVm) -> TestResult {
+    let (mut bench, _its) = with_its(t, &[])?;
+    // The second one finds the translation that the first one left in a cache.
+    for stage in 1..=2 {
+        bench.vcpu().run_until_sync(stage)?;
+        let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
+        check!(
+            "a message that is delivered gives more than 0",
+            result.is_ok_and(|n| n > 0),
+            "{result:?}"
+        );
+    }
+    bench.vcpu().run_until_sync(3)?;
+    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT + 2);
+    check_eq!("a message of an unmapped event gives 0", result, Ok(0));
+    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE + 1, EVENT);
+    check_eq!("a message of an unmapped device gives 0", result, Ok(0));
+    let result = signal_msi(&t.vm, 0, DEVICE, OTHER_EVENT);
+    check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
+    bench.vcpu().run_until_sync(4)?;
+    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
+    check!("a message for a disabled LPI is no error", result.is_ok(), "{result:?}");
+    bench.vcpu().run_until_sync(5)?;
+    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
+    check!("a disabled ITS delivers nothing", !result.is_ok_and(|n| n > 0), "{result:?}");
+    bench.run()
+}
+
+#[guest]
+fn takes_one_message(g: &mut Guest) {
+    let gic = set_up();
+    map_two();
+    let seen = interrupts_during(gic, || {
+        g.sync(1, &[]);
+    });
+    check_eq!("a message with its device's id comes", seen, irq(LPI));
+    let seen = interrupts_during(gic, || {
+        g.sync(2, &[]);
+    });
+    check_eq!("a message without it does not come", seen, NOTHING);
+}
+
+/// The device id is required, whether or not KVM remembers the translation (api.rst 4.70,
+/// KVM_CAP_MSI_DEVID).
+#[kvm_test(takes_one_message)]
+fn messages_need_their_device_id(t: &mut OneVm) -> TestResult {
+    let (mut bench, _its) = with_its(t, &[])?;
+    bench.vcpu().run_until_sync(1)?;
+    signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT).ioctl("KVM_SIGNAL_MSI")?;
+    bench.vcpu().run_until_sync(2)?;
+    let result = signal_msi(&t.vm, 0, DEVICE, EVENT);
+    check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
+    bench.run()
+}
+
+/// LPIs that are moved at once.
+const MANY: u32 = 256;
+/// LPIs that vCPU 1 took, each and in all.
+#[shared]
+static TAKEN: [AtomicU8; MANY as usize] = [const { AtomicU8::new(0) }; MANY as usize];
+#[shared]
+static TOTAL: AtomicU64 = AtomicU64::new(0);
+/// Sentinels that vCPU 1 took, and one more when it is ready.
+#[shared]
+static SENTINELS: AtomicU64 = AtomicU64::new(0);
+#[shared]
+static OVER: AtomicU64 = AtomicU64::new(0);
+const SENTINEL_SGI: u32 = 12;
+const FIRST: u32 = gic::FIRST_LPI + 100;
+
+#[guest]
+fn takes_what_is_moved(_: &mut Guest) {
+    let gic = GuestGic::detect();
+    gic.enable();
+    its::enable_lpis(1, true);
+    prepare_irq(gic, SENTINEL_SGI);
+    gic.set_priority(SENTINEL_SGI, LOWEST_PRIORITY);
+    let take = |_: &mut TrapFrame| {
+        let acknowledged = gic.acknowledge();
+        gic.end(acknowledged);
+        if acknowledged == SENTINEL_SGI {
+            SENTINELS.fetch_add(1, SeqCst);
+        } else if let Some(taken) = TAKEN.get(acknowledged.wrapping_sub(FIRST) as usize) {
+            taken.fetch_add(1, SeqCst);
+            TOTAL.fetch_add(1, SeqCst);
+        }
+        sev();
+    };
+    with_handler(vector::IRQ, take, || {
+        SENTINELS.fetch_add(1, SeqCst);
+        sev();
+        while OVER.load(SeqCst) == 0 {
+            wfi();
+            irq_enable();
+            irq_disable();
+        }
+    });
+}
+
+/// Runs `body` on vCPU 0 with two mapped collections, one for each vCPU, when vCPU 1 listens.
+fn with_two_vcpus(body: impl FnOnce(GuestGic)) {
+    let gic = set_up();
+    Mapd { device: DEVICE, valid: true }.send();
+    Mapc { collection: COLLECTION, vcpu: 0, valid: true }.send();
+    Mapc { collection: OTHER_COLLECTION, vcpu: 1, valid: true }.send();
+    while SENTINELS.load(SeqCst) == 0 {
+        wfe();
+    }
+    body(gic);
+    OVER.store(1, SeqCst);
+    gic.send_sgi(SENTINEL_SGI, 1 << 1);
+}
+
+/// What vCPU 1 has taken when it takes a sentinel that is sent now.
+fn taken_by_the_other(gic: GuestGic) -> u64 {
+    let before = SENTINELS.load(SeqCst);
+    gic.send_sgi(SENTINEL_SGI, 1 << 1);
+    while SENTINELS.load(SeqCst) == before {
+        wfe();
+    }
+    TOTAL.load(SeqCst)
+}
+
+/// Maps event `n` to an LPI of `collection`, enabled or not.
+fn map(n: u32, collection: u16, enabled: u8) {
+    its::configure(FIRST + n, PRIORITY, enabled);
+    Mapti { device: DEVICE, event: n, lpi: FIRST + n, collection }.send();
+}
+
+#[host]
+fn run_two_with_its(t: &mut OneVm) -> TestResult {
+    let (bench, _its) = with_its(t, &[guest_fn!(takes_what_is_moved)])?;
+    bench.run_all()
+}
+
+#[guest]
+fn moves_an_event(_: &mut Guest) {
+    with_two_vcpus(|gic| {
+        map(0, COLLECTION, LPI_ENABLED);
+        map(1, COLLECTION, 0);
+        let int = |event| Int { device: DEVICE, event }.send();
+        let movi = |event, collection| Movi { device: DEVICE, event, collection }.send();
+        check_eq!("it comes to its first vCPU", interrupts_during(gic, || int(0)), irq(FIRST));
+        movi(0, OTHER_COLLECTION);
+        check_eq!("after MOVI it no longer comes here", interrupts_during(gic, || int(0)), NOTHING);
+        check_eq!("but to the other vCPU, once", taken_by_the_other(gic), 1);
+
+        // Pending here, and held back by its configuration.
+        int(1);
+        movi(1, OTHER_COLLECTION);
+        its::configure(FIRST + 1, PRIORITY, LPI_ENABLED);
+        let enable = || Inv { device: DEVICE, event: 1 }.send();
+        check_eq!("a pending LPI moves away", interrupts_during(gic, enable), NOTHING);
+        check_eq!("and comes to the other vCPU, once", taken_by_the_other(gic), 2);
+        movi(0, COLLECTION);
+        check_eq!("MOVI works in both directions", interrupts_during(gic, || int(0)), irq(FIRST));
+        check_eq!("the other vCPU has nothing more", taken_by_the_other(gic), 2);
+    });
+}
+
+/// MOVI moves an event, with its pending state, to another collection.
+#[kvm_test(moves_an_event, vcpus = 2)]
+fn event_moves(t: &mut OneVm) -> TestResult {
+    run_two_with_its(t)
+}
+
+#[guest]
+fn moves_everything(_: &mut Guest) {
+    with_two_vcpus(|gic| {
+        // Both vCPUs may take them; this one has interrupts masked.
+        for n in 0..MANY {
+            its::configure(FIRST + n, PRIORITY, LPI_ENABLED);
+            Mapti { device: DEVICE, event: n, lpi: FIRST + n, collection: COLLECTION }.queue();
+            Int { device: DEVICE, event: n }.queue();
+            if n % 32 == 31 {
+                its::ring();
+            }
+        }
+        Movall { from: 0, to: 1 }.send();
+        let seen = interrupts_during(gic, || {});
+        check_eq!("what MOVALL moved does not come here", seen, NOTHING);
+        while TOTAL.load(SeqCst) < MANY.into() {
+            wfe();
+        }
+        check_eq!(
+            "all come to the other vCPU, and no more",
+            taken_by_the_other(gic),
+            u64::from(MANY)
+        );
+        let once = TAKEN.iter().filter(|taken| taken.load(SeqCst) == 1).count();
+        check_eq!("each comes once", once, MANY as usize);
+    });
+}
+
+/// MOVALL moves all pending LPIs of a vCPU to another one.
+#[kvm_test(moves_everything, vcpus = 2)]
+fn pending_lpis_move(t: &mut OneVm) -> TestResult {
+    run_two_with_its(t)
+}
+
+#[guest]
+fn moves_a_collection(_: &mut Guest) {
+    with_two_vcpus(|gic| {
+        map(0, COLLECTION, LPI_ENABLED);
+        map(1, COLLECTION, 0);
+        let int = |event| Int { device: DEVICE, event }.send();
+        int(1);
+        Mapc { collection: COLLECTION, vcpu: 1, valid: true }.send();
+        let seen = interrupts_during(gic, || int(0));
+        check_eq!("an event of a collection that moved no longer comes here", seen, NOTHING);
+        check_eq!("but to the vCPU that the collection has now", taken_by_the_other(gic), 1);
+        its::configure(FIRST + 1, PRIORITY, LPI_ENABLED);
+        Inv { device: DEVICE, event: 1 }.send();
+        Movall { from: 0, to: 1 }.send();
+        check_eq!("and what was pending follows by MOVALL", taken_by_the_other(gic), 2);
+    });
+}
+
+/// MAPC gives a collection to another vCPU.
+#[kvm_test(moves_a_collection, vcpus = 2)]
+fn collection_moves(t: &mut OneVm) -> TestResult {
+    run_two_with_its(t)
+}

@@ -1,0 +1,262 @@
+//! SPE for guests (ARM ARM D16), by the interface of the series "KVM: arm64: Add Statistical Profiling
+//! Extension (SPE) support". No released kernel has it: for a tree that does, `unittests.yaml` gives these
+//! tests the numbers of its capability and feature (`parameters: { capability: …, feature: … }`).
+use crate::prelude::*;
+
+#[host]
+use harness::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
+#[host]
+use harness::record::parameter;
+
+/// The buffer management interrupt in these VMs, a PPI.
+const SPE_INTID: u32 = 21;
+
+/// PMBSR_EL1.
+mod pmbsr {
+    pub const BUFFER_FULL: u64 = 1;
+    pub const S: u64 = 1 << 17;
+    pub const EA: u64 = 1 << 18;
+    pub const EC_SHIFT: u64 = 26;
+    /// EC: a fault of stage 1.
+    pub const EC_STAGE_1: u64 = 0x24;
+    /// Bits that keep what is written.
+    pub const WRITABLE: u64 = 0xfc0f_ffff;
+}
+/// PMBLIMITR_EL1.E.
+const PMBLIMITR_E: u64 = 1 << 0;
+/// PMSCR_EL1: sample EL1, with physical addresses and timestamps.
+const PMSCR_EL1_PA_TS: u64 = 1 << 1 | 1 << 4 | 1 << 5;
+/// PMSFCR_EL1: branches, loads and stores, by type.
+const PMSFCR_ALL_TYPES: u64 = 1 << 1 | 1 << 16 | 1 << 17 | 1 << 18;
+
+/// The sample buffer.
+const BUFFER: u64 = layout::SCRATCH;
+const BUFFER_SIZE: u64 = 0x1_0000;
+
+/// The numbers that the tree's interface has, if the host has one.
+#[host]
+fn vcpu_with_spe(t: &mut OneVm) -> TestResult<Vcpu> {
+    let number = |name: &str| parameter(name).and_then(|value| value.parse::<u32>().ok());
+    let (Some(capability), Some(feature)) = (number("capability"), number("feature")) else {
+        skip!("KVM_CAP_ARM_SPE");
+    };
+    require!(t.vm.check_extension(capability) > 0, "KVM_CAP_ARM_SPE");
+    t.vm.cpuid_mut().add(feature);
+    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
+    t.vm.add_vcpu(0, guest)
+}
+
+/// The same, ready to run: interrupt and SPE initialized, memory locked.
+#[host]
+fn ready_vcpu(t: &mut OneVm) -> TestResult<Vcpu> {
+    let vcpu = vcpu_with_spe(t)?;
+    t.vm.state().gic()?.init()?;
+    set_irq(&vcpu, SPE_INTID).ioctl("KVM_ARM_VCPU_SPE_IRQ")?;
+    init(&vcpu).ioctl("KVM_ARM_VCPU_SPE_INIT")?;
+    t.vm.lock_ram()?;
+    Ok(vcpu)
+}
+
+#[host]
+fn set_irq(vcpu: &Vcpu, intid: u32) -> Result<(), Errno> {
+    vcpu.set_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, intid)
+}
+
+#[host]
+fn init(vcpu: &Vcpu) -> Result<(), Errno> {
+    vcpu.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, 0)
+}
+
+#[guest]
+fn idles(_: &mut Guest) {}
+
+/// The interrupt is a PPI, the same for all vCPUs, told once; INIT comes behind it and behind the
+/// interrupt controller's initialization, once.
+#[kvm_test(idles, irqchip)]
+fn set_up_has_an_order(t: &mut OneVm) -> TestResult {
+    let first = vcpu_with_spe(t)?;
+    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
+    let second = t.vm.add_vcpu(1, guest)?;
+    check!(
+        "the interrupt's attribute is there",
+        first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ)
+    );
+    check!("INIT is there", first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT));
+    check_eq!("INIT before the interrupt is ENXIO", init(&first), Err(Errno::ENXIO));
+    for intid in [0, 15, 32, u32::MAX] {
+        check_eq!("what is no PPI is EINVAL", set_irq(&first, intid), Err(Errno::EINVAL));
+    }
+    let nowhere = first.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, 0);
+    check_eq!("a number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+    check_eq!("a PPI is taken", set_irq(&first, SPE_INTID), Ok(()));
+    check_eq!("setting it again is EBUSY", set_irq(&first, SPE_INTID), Err(Errno::EBUSY));
+    check_eq!(
+        "another PPI for another vCPU is EINVAL",
+        set_irq(&second, SPE_INTID + 1),
+        Err(Errno::EINVAL)
+    );
+    check_eq!("the same for another vCPU is taken", set_irq(&second, SPE_INTID), Ok(()));
+    check_eq!("INIT before the GIC's initialization is ENODEV", init(&first), Err(Errno::ENODEV));
+    t.vm.state().gic()?.init()?;
+    check_eq!("INIT is taken", init(&first), Ok(()));
+    check_eq!("INIT again is EBUSY", init(&first), Err(Errno::EBUSY));
+    Ok(())
+}
+
+#[guest]
+fn introspects(_: &mut Guest) {
+    let version = ID_AA64DFR0_EL1.read() >> 32 & 0xf;
+    check!("PMSVer tells a version", (1..=5).contains(&version), "{version}");
+    let buffer = PMBIDR_EL1.read();
+    check_eq!("PMBIDR.P: the buffer belongs to EL1", buffer >> 4 & 1, 0);
+    check!("PMBIDR.Align is 2 KiB at most", buffer & 0xf <= 11, "{buffer:#x}");
+    let id = PMSIDR_EL1.read();
+    check!("PMSIDR.CountSize is 12 or 16 bits", matches!(id >> 16 & 0xf, 2 | 3), "{id:#x}");
+    check!("PMSIDR.MaxSize is 16 to 2048 bytes", (4..=11).contains(&(id >> 12 & 0xf)), "{id:#x}");
+    check!("PMSIDR.Interval has a meaning", (id >> 8 & 0xf) <= 8 && id >> 8 & 0xf != 1, "{id:#x}");
+    check_eq!("all filters are there", id & 7, 7);
+    for register in [PMSCR_EL1, PMBLIMITR_EL1, PMBPTR_EL1, PMBSR_EL1] {
+        let name = register.name;
+        check_eq!("{name} is 0 after reset", register.read(), 0);
+    }
+}
+
+/// What PMSIDR_EL1 and PMBIDR_EL1 tell is within the architecture.
+#[kvm_test(introspects, irqchip)]
+fn features_are_plausible(t: &mut OneVm) -> TestResult {
+    ready_vcpu(t)?.run_until_done()
+}
+
+/// Bytes of the largest record.
+fn record_size() -> u64 {
+    1 << (PMSIDR_EL1.read() >> 12 & 0xf)
+}
+
+/// Samples from `start` on until `limit`, with the smallest interval that is allowed.
+fn start(start: u64, limit: u64) {
+    const INTERVALS: [u64; 9] = [256, 0, 512, 768, 1024, 1536, 2048, 3072, 4096];
+    let interval = INTERVALS[(PMSIDR_EL1.read() >> 8 & 0xf).min(8) as usize];
+    PMSFCR_EL1.write(PMSFCR_ALL_TYPES);
+    PMSIRR_EL1.write((interval + 1) & !0xff);
+    PMBPTR_EL1.write(start);
+    PMBLIMITR_EL1.write(limit | PMBLIMITR_E);
+    PMBSR_EL1.write(0);
+    PMSICR_EL1.write(0);
+    PMSCR_EL1.write(PMSCR_EL1_PA_TS);
+}
+
+fn stop() {
+    PMSCR_EL1.write(0);
+    let _ = psb_csync_safe();
+    dsb();
+    PMBLIMITR_EL1.write(0);
+}
+
+/// Does work until the buffer management interrupt comes, and gives PMBSR_EL1 as its handler saw it.
+fn interrupt(work: impl Fn()) -> u64 {
+    let gic = GuestGic::detect();
+    gic.enable();
+    gic.set_priority(SPE_INTID, 0xa0);
+    gic.set_group(SPE_INTID, u32::from(gic == GuestGic::V3));
+    gic.set(gicd::ISENABLER, SPE_INTID);
+    let status = AtomicU64::new(0);
+    let handler = |_: &mut TrapFrame| {
+        let acknowledged = gic.acknowledge();
+        check_eq!("the interrupt is the buffer's", acknowledged, SPE_INTID);
+        status.store(PMBSR_EL1.read(), SeqCst);
+        PMBSR_EL1.write(0);
+        gic.end(acknowledged);
+    };
+    with_handler(vector::IRQ, handler, || {
+        irq_enable();
+        comes(|| {
+            work();
+            status.load(SeqCst) != 0
+        });
+        irq_disable();
+    });
+    status.load(SeqCst)
+}
+
+fn samples() {
+    pmu::loads(1000, layout::SCRATCH);
+}
+
+#[guest]
+fn fills_the_buffer(_: &mut Guest) {
+    start(BUFFER, BUFFER + BUFFER_SIZE);
+    let advanced = comes(|| {
+        samples();
+        let _ = psb_csync_safe();
+        dsb();
+        PMBPTR_EL1.read() > BUFFER
+    });
+    stop();
+    check!("sampling advances PMBPTR", advanced);
+    check_eq!("without an event of the buffer", PMBSR_EL1.read() & pmbsr::S, 0);
+    let written = (BUFFER..BUFFER + 64).step_by(8).any(|a| peek::<u64>(a) != 0);
+    check!("records are written", written);
+
+    start(BUFFER, BUFFER + record_size() - 1 & !0xfff | 0x1000);
+    let status = interrupt(samples);
+    stop();
+    check_eq!(
+        "a full buffer interrupts, as that",
+        status & (pmbsr::S | 0x3f),
+        pmbsr::S | pmbsr::BUFFER_FULL
+    );
+}
+
+/// Records are written to the buffer; a full one interrupts.
+#[kvm_test(fills_the_buffer, irqchip)]
+fn buffer_is_filled(t: &mut OneVm) -> TestResult {
+    ready_vcpu(t)?.run_until_done()
+}
+
+#[guest]
+fn serves_the_interrupt(_: &mut Guest) {
+    let value = pmbsr::S | 0x5555 & pmbsr::WRITABLE;
+    let raised = AtomicU64::new(0);
+    let status = interrupt(|| {
+        if raised.fetch_add(1, SeqCst) == 0 {
+            PMBSR_EL1.write(value);
+        }
+    });
+    check_eq!("PMBSR.S written by software interrupts, with what was written", status, value);
+}
+
+/// The interrupt follows PMBSR_EL1.S.
+#[kvm_test(serves_the_interrupt, irqchip)]
+fn interrupt_follows_the_service_bit(t: &mut OneVm) -> TestResult {
+    ready_vcpu(t)?.run_until_done()
+}
+
+#[guest]
+fn faults(_: &mut Guest) {
+    const UNMAPPED: u64 = layout::FREE;
+    mmu::unmap(UNMAPPED, mmu::Size::Large);
+    start(UNMAPPED, UNMAPPED + BUFFER_SIZE);
+    let status = interrupt(samples);
+    stop();
+    check_eq!(
+        "an unmapped buffer interrupts as a fault of stage 1",
+        status >> pmbsr::EC_SHIFT & 0x3f,
+        pmbsr::EC_STAGE_1
+    );
+    check_eq!("with S", status & pmbsr::S, pmbsr::S);
+    const NO_MEMORY: u64 = layout::FREE + (1 << 21);
+    start(NO_MEMORY, NO_MEMORY + BUFFER_SIZE);
+    let status = interrupt(samples);
+    stop();
+    check_eq!(
+        "a buffer without memory interrupts as an external abort",
+        status & (pmbsr::S | pmbsr::EA),
+        pmbsr::S | pmbsr::EA
+    );
+}
+
+/// Faults of the buffer interrupt with their syndrome.
+#[kvm_test(faults, irqchip)]
+fn faults_of_the_buffer_interrupt(t: &mut OneVm) -> TestResult {
+    ready_vcpu(t)?.run_until_done()
+}

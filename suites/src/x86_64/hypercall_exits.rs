@@ -1,0 +1,128 @@
+//! KVM_CAP_EXIT_HYPERCALL: hypercalls for userspace (api.rst 7.31; x86/hypercalls.rst,
+//! KVM_HC_MAP_GPA_RANGE).
+use crate::prelude::*;
+
+const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
+const KVM_HC_MAP_GPA_RANGE: u64 = 12;
+/// Negative results (include/uapi/linux/kvm_para.h).
+const EPERM: u64 = -1_i64 as u64;
+const EINVAL: u64 = -22_i64 as u64;
+const ENOSYS: u64 = -1000_i64 as u64;
+/// A range and its attributes: encrypted, 2 MiB pages.
+const GPA: u64 = 0x20_0000;
+const NPAGES: u64 = 0x1200;
+const ATTRIBUTES: u64 = 1 << 4 | 1;
+/// The number of the last page that an address can have.
+const LAST_PAGE: u64 = u64::MAX >> 12;
+
+fn map(gpa: u64, npages: u64) -> Result<u64, Trap> {
+    // The fourth argument is not one of this hypercall's.
+    Hypercall::of_this_cpu().call(KVM_HC_MAP_GPA_RANGE, [gpa, npages, ATTRIBUTES, 0x77])
+}
+
+/// Argument 0: whether the hypercall is userspace's.
+#[guest]
+fn maps_ranges(g: &mut Guest) {
+    let enabled = g.arg(0) != 0;
+    let refused = if enabled { EINVAL } else { ENOSYS };
+    for (what, gpa, npages) in [
+        ("an unaligned address", GPA + 1, 1),
+        ("an address that is off by half a page", GPA + 0x800, 1),
+        ("no pages", GPA, 0),
+        ("more pages than there are addresses", GPA, u64::MAX),
+        ("a range that wraps", LAST_PAGE << 12, LAST_PAGE.wrapping_neg()),
+    ] {
+        check_eq!("{what} never reaches userspace", map(gpa, npages), Ok(refused));
+    }
+    if enabled {
+        for result in RESULTS {
+            check_eq!("the guest gets {result:#x} from userspace", map(GPA, NPAGES), Ok(result));
+        }
+        check_eq!("the last page alone is a range", map(LAST_PAGE << 12, 1), Ok(0));
+    } else {
+        check_eq!("not enabled, it is -KVM_ENOSYS", map(GPA, NPAGES), Ok(ENOSYS));
+    }
+    let poll = Hypercall::of_this_cpu().call(KVM_HC_VAPIC_POLL_IRQ, [0; 4]);
+    check_eq!("other hypercalls stay KVM's", poll, Ok(0));
+}
+
+/// What userspace answers, in turn.
+const RESULTS: [u64; 4] = [0, EINVAL, 0x1234_5678_9abc_def0, EPERM];
+
+#[host]
+const CAP: u32 = bindings::KVM_CAP_EXIT_HYPERCALL;
+#[host]
+const MAP_GPA_RANGE: u64 = 1 << KVM_HC_MAP_GPA_RANGE;
+/// KVM_EXIT_HYPERCALL_LONG_MODE.
+#[host]
+const LONG_MODE: u64 = 1;
+
+/// Enabled, a valid range exits with its arguments, and the guest gets userspace's result; an invalid one
+/// is refused without an exit.
+#[kvm_test(maps_ranges, requires(cap::EXIT_HYPERCALL))]
+fn enabled_hypercall_exits(t: &mut OneVcpu) -> TestResult {
+    t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
+    t.vcpu.set_args(&[1]);
+    let mut exits = 0;
+    while let Some(mut stop) = t.vcpu.run_until_exit()? {
+        let Exit::Hypercall { nr, args } = stop.exit() else {
+            fail!("{:x?} instead of a hypercall", stop.exit());
+        };
+        check_eq!("the exit tells the hypercall", nr, KVM_HC_MAP_GPA_RANGE);
+        let (gpa, npages, result) = match RESULTS.get(exits) {
+            Some(result) => (GPA, NPAGES, *result),
+            None => (LAST_PAGE << 12, 1, 0),
+        };
+        check_eq!(
+            "the exit tells address, pages and attributes",
+            args[..3],
+            [gpa, npages, ATTRIBUTES]
+        );
+        let flags = stop.complete_hypercall(result);
+        check_eq!("the exit tells long mode and nothing else", flags, LONG_MODE);
+        exits += 1;
+    }
+    check_eq!("each valid call exits once", exits, RESULTS.len() + 1);
+    Ok(())
+}
+
+/// Not enabled, or disabled again, there is no such hypercall.
+#[kvm_test(maps_ranges, requires(cap::EXIT_HYPERCALL), params = [never: false, no_more: true])]
+fn disabled_hypercall_does_not_exit(t: &mut OneVcpu, before: bool) -> TestResult {
+    for mask in [MAP_GPA_RANGE, 0].into_iter().filter(|_| before) {
+        t.vm.enable_cap(CAP, [mask, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
+    }
+    t.vcpu.run_until_done()
+}
+
+/// KVM_CHECK_EXTENSION tells which hypercalls can be enabled; others, and arguments that do not exist, are
+/// refused.
+#[kvm_test(requires(cap::EXIT_HYPERCALL))]
+fn unknown_hypercalls_are_refused(t: &mut OneVm) -> TestResult {
+    let known = t.vm.check_extension(CAP) as u32;
+    check_eq!("KVM_HC_MAP_GPA_RANGE is the one that can", u64::from(known), MAP_GPA_RANGE);
+    for bit in [0, 1, 11, 13, 31, 32, 63] {
+        let refused = t.vm.enable_cap(CAP, [1 << bit, 0, 0, 0]);
+        check_eq!("hypercall {bit} cannot: EINVAL", refused, Err(Errno::EINVAL));
+        let refused = t.vm.enable_cap(CAP, [1 << bit | MAP_GPA_RANGE, 0, 0, 0]);
+        check_eq!("nor beside one that can ({bit}): EINVAL", refused, Err(Errno::EINVAL));
+    }
+    check_eq!("the one that can is taken", t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]), Ok(()));
+    Ok(())
+}
+
+extern "C" fn maps_from_ring_3(_: u64) -> u64 {
+    map(GPA, NPAGES).unwrap_or(!0)
+}
+
+#[guest]
+fn calls_from_ring_3(_: &mut Guest) {
+    check_eq!("ring 3 gets -KVM_EPERM", user::run(0, maps_from_ring_3, 0), EPERM);
+}
+
+/// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.
+#[kvm_test(calls_from_ring_3, requires(cap::EXIT_HYPERCALL))]
+fn ring_3_makes_no_hypercalls(t: &mut OneVcpu) -> TestResult {
+    t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
+    t.vcpu.run_until_done()
+}

@@ -1,0 +1,196 @@
+//! Paravirtual end of interrupt: where KVM says so in a word of the guest's, clearing that word ends the
+//! interrupt without an access to the APIC (x86/msr.rst, MSR_KVM_PV_EOI_EN).
+use crate::prelude::*;
+
+const MSR_KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
+const KVM_FEATURES: u32 = 0x4000_0001;
+const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
+const ENABLE: u64 = 1;
+const WORD: u64 = layout::SCRATCH + 0x44;
+const OTHER_WORD: u64 = layout::SCRATCH + 0x1000 - 4;
+/// The word's bit: the APIC need not be told.
+const NO_EOI_REQUIRED: u32 = 1;
+const PATTERN: u32 = 0x5a5a_5a5a;
+const VECTOR: u8 = 0x62;
+const HIGHER: u8 = 0x91;
+const PIN: u32 = 21;
+const ROUNDS: u64 = 20;
+
+fn require_feature() {
+    if cpuid(KVM_FEATURES, 0)[0] & KVM_FEATURE_PV_EOI == 0 {
+        guest_runtime::ucall::skip(format_args!("KVM_FEATURE_PV_EOI"));
+    }
+}
+
+fn enable() -> Apic {
+    require_feature();
+    let apic = Apic::enable();
+    poke(WORD, 0_u32);
+    wrmsr(MSR_KVM_PV_EOI_EN, WORD | ENABLE);
+    apic
+}
+
+/// Ends the interrupt as a guest does: by the word if that may be, else by the APIC. Whether by the word.
+fn end(apic: Apic) -> bool {
+    let by_word = insn::xchg32(WORD, 0) & NO_EOI_REQUIRED != 0;
+    if !by_word {
+        apic.eoi();
+    }
+    by_word
+}
+
+fn send(apic: Apic, vector: u8) {
+    apic.ipi(0, u32::from(vector) | apic::ICR_ASSERT | apic::ICR_SELF);
+}
+
+#[guest]
+fn enables(g: &mut Guest) {
+    require_feature();
+    Apic::enable();
+    poke(WORD, PATTERN);
+    let fault = |value| wrmsr_safe(MSR_KVM_PV_EOI_EN, value).map_err(|t| (t.vector, t.error));
+    check_eq!("at first it is off", rdmsr_safe(MSR_KVM_PV_EOI_EN), Ok(0));
+    for value in [WORD | 2, WORD | 2 | ENABLE] {
+        let refused = fault(value);
+        check_eq!("the reserved bit is #GP(0) ({value:#x})", refused, Err((vector::GP, 0)));
+    }
+    check_eq!("what is refused changes nothing", rdmsr(MSR_KVM_PV_EOI_EN), 0);
+    check_eq!("an address is taken", fault(WORD), Ok(()));
+    check_eq!("it reads as written, disabled", rdmsr(MSR_KVM_PV_EOI_EN), WORD);
+    check_eq!("disabled, the word is left alone", peek::<u32>(WORD), PATTERN);
+    check_eq!("an address with the enable bit is taken", fault(WORD | ENABLE), Ok(()));
+    check_eq!("it reads as written, enabled", rdmsr(MSR_KVM_PV_EOI_EN), WORD | ENABLE);
+    g.sync(1, &[]);
+    check_eq!("without an interrupt the word is left alone", peek::<u32>(WORD), PATTERN);
+    check_eq!("the last word of a page is taken", fault(OTHER_WORD | ENABLE), Ok(()));
+    check_eq!("it can be turned off", fault(0), Ok(()));
+    check_eq!("it reads as written, off", rdmsr(MSR_KVM_PV_EOI_EN), 0);
+}
+
+/// The MSR is as x86/msr.rst says.
+#[kvm_test(enables, irqchip)]
+fn msr_takes_addresses_of_words(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(1)?;
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn takes_interrupts(_: &mut Guest) {
+    let apic = enable();
+    let (mut taken, mut by_word) = (0, 0);
+    let on_interrupt = |_: &mut TrapFrame| {
+        taken += 1;
+        by_word += u64::from(end(apic));
+    };
+    with_handler(VECTOR, on_interrupt, || {
+        for _ in 0..ROUNDS {
+            send(apic, VECTOR);
+            sti_hlt();
+            cli();
+            let left = apic.bit(apic::reg::ISR, VECTOR) || apic.bit(apic::reg::IRR, VECTOR);
+            check!("an interrupt that was ended is gone", !left);
+            check_eq!("and the word is clear", peek::<u32>(WORD) & NO_EOI_REQUIRED, 0);
+        }
+    });
+    check_eq!("each interrupt is taken once", taken, ROUNDS);
+    guest_runtime::ucall::metric("ended by the word", "interrupts", by_word);
+}
+
+/// However the guest ends an interrupt, by the word where KVM allows that, the next one comes.
+#[kvm_test(takes_interrupts, irqchip)]
+fn interrupts_ended_by_the_word_are_over(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn takes_two(_: &mut Guest) {
+    let apic = enable();
+    let (mut order, mut count) = ([0; 2], 0);
+    let cell = core::cell::RefCell::new((&mut order, &mut count));
+    let take = |vector: u8| {
+        let (order, count) = &mut *cell.borrow_mut();
+        if let Some(place) = order.get_mut(**count as usize) {
+            *place = vector;
+        }
+        **count += 1;
+        end(apic);
+    };
+    with_handler(
+        HIGHER,
+        |_| take(HIGHER),
+        || {
+            with_handler(
+                VECTOR,
+                |_| take(VECTOR),
+                || {
+                    for _ in 0..ROUNDS {
+                        *cell.borrow_mut().1 = 0;
+                        send(apic, VECTOR);
+                        send(apic, HIGHER);
+                        sti();
+                        (0..3).for_each(|_| relax());
+                        cli();
+                        let (order, count) = &*cell.borrow();
+                        check_eq!("both interrupts are taken", **count, 2_u64);
+                        check_eq!("the higher comes first", **order, [HIGHER, VECTOR]);
+                    }
+                },
+            );
+        },
+    );
+    check!("nothing is left in service", !apic.bit(apic::reg::ISR, VECTOR));
+}
+
+/// An interrupt that waits behind another is delivered when that is ended, without a further one.
+#[kvm_test(takes_two, irqchip)]
+fn waiting_interrupt_comes_after_the_end(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn takes_levels(g: &mut Guest) {
+    let apic = enable();
+    ioapic::route(PIN, VECTOR, apic.id(), ioapic::LEVEL);
+    let mut taken = 0;
+    let on_interrupt = |frame: &mut TrapFrame| {
+        taken += 1;
+        let word: u32 = peek(WORD);
+        check_eq!(
+            "a level-triggered interrupt must be ended in the APIC",
+            word & NO_EOI_REQUIRED,
+            0
+        );
+        end(apic);
+        // The line stays raised: once is enough.
+        frame.rflags &= !RFLAGS_IF;
+    };
+    with_handler(VECTOR, on_interrupt, || {
+        for _ in 0..4 {
+            g.sync(RAISE, &[]);
+            sti_hlt();
+            cli();
+            g.sync(LOWER, &[]);
+            sti();
+            cli();
+            let remote = ioapic::entry(PIN) & ioapic::REMOTE_IRR;
+            check_eq!("its end reaches the I/O APIC", remote, 0);
+        }
+    });
+    check!("each was taken", taken >= 4, "{taken}");
+}
+
+/// What the guest asks the host to do with the pin.
+const RAISE: u64 = 1;
+const LOWER: u64 = 2;
+
+/// The I/O APIC waits for the end of a level-triggered interrupt, which the word would keep from it.
+#[kvm_test(takes_levels, irqchip)]
+fn level_interrupts_are_ended_in_the_apic(t: &mut OneVcpu) -> TestResult {
+    for _ in 0..4 {
+        for (stage, active) in [(RAISE, true), (LOWER, false)] {
+            t.vcpu.run_until_sync(stage)?;
+            t.vm.fd().set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
+        }
+    }
+    t.vcpu.run_until_done()
+}

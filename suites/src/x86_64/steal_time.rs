@@ -1,0 +1,308 @@
+//! Steal time: the structure that KVM keeps for a vCPU of the time that it was kept waiting (x86/msr.rst,
+//! MSR_KVM_STEAL_TIME).
+use crate::prelude::*;
+
+const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
+const ENABLE: u64 = 1;
+const KVM_FEATURES: u32 = 0x4000_0001;
+const KVM_FEATURE_STEAL_TIME: u32 = 1 << 5;
+/// The structure's fields: steal (8 bytes), version, flags (4 bytes), preempted (1 byte).
+const STEAL: u64 = 0;
+const VERSION: u64 = 8;
+const FLAGS: u64 = 12;
+const PREEMPTED: u64 = 16;
+/// Behind `preempted` up to the structure's size and alignment.
+const PADDING: core::ops::Range<u64> = 24..64;
+const SIZE: u64 = 64;
+/// Places for the structure: not at the start of a page, and at the end of one.
+const PLACE: u64 = layout::SCRATCH + 0x40;
+const OTHER: u64 = layout::SCRATCH + 0x2000 - SIZE;
+const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+/// What the guest reports.
+const READY: u64 = 1;
+
+fn require_feature() {
+    if cpuid(KVM_FEATURES, 0)[0] & KVM_FEATURE_STEAL_TIME == 0 {
+        guest_runtime::ucall::skip(format_args!("KVM_FEATURE_STEAL_TIME"));
+    }
+}
+
+fn erase(place: u64) {
+    (0..SIZE / 8).for_each(|word| poke(place + 8 * word, 0_u64));
+}
+
+/// The structure, read by the protocol of its version: version and steal.
+fn read(place: u64) -> (u32, u64) {
+    loop {
+        let before: u32 = peek(place + VERSION);
+        let steal: u64 = peek(place + STEAL);
+        if before & 1 == 0 && peek::<u32>(place + VERSION) == before {
+            return (before, steal);
+        }
+        relax();
+    }
+}
+
+#[guest]
+fn enables(g: &mut Guest) {
+    require_feature();
+    let (before, behind) = (PLACE - 8, PLACE + SIZE);
+    for place in [before, behind] {
+        poke(place, PATTERN);
+    }
+    erase(PLACE);
+    PADDING.step_by(8).for_each(|offset| poke(PLACE + offset, PATTERN));
+    check_eq!("at first it is off", rdmsr_safe(MSR_KVM_STEAL_TIME), Ok(0));
+    for bit in 1..6 {
+        let got = wrmsr_safe(MSR_KVM_STEAL_TIME, PLACE | 1 << bit | ENABLE);
+        let fault = got.map_err(|trap| (trap.vector, trap.error));
+        check_eq!("reserved bit {bit} is #GP(0)", fault, Err((vector::GP, 0)));
+    }
+    check_eq!("what is refused changes nothing", rdmsr(MSR_KVM_STEAL_TIME), 0);
+    wrmsr(MSR_KVM_STEAL_TIME, PLACE);
+    g.sync(READY, &[]);
+    check_eq!("the MSR reads as written, disabled", rdmsr(MSR_KVM_STEAL_TIME), PLACE);
+    check_eq!("disabled, the structure is left alone", read(PLACE), (0, 0));
+    // What a first update finds may be odd, and time may be there already, such as after migration.
+    const EARLIER: u64 = 1 << 50;
+    poke(PLACE + VERSION, 7_u32);
+    poke(PLACE + STEAL, EARLIER);
+    poke(PLACE + PREEMPTED, 1_u8);
+    wrmsr(MSR_KVM_STEAL_TIME, PLACE | ENABLE);
+    g.sync(READY, &[]);
+    check_eq!("the MSR reads as written, enabled", rdmsr(MSR_KVM_STEAL_TIME), PLACE | ENABLE);
+    let (version, steal) = read(PLACE);
+    check!("the version is even", version & 1 == 0, "{version}");
+    check!("the version grows from what was there", version > 7, "{version}");
+    check!("steal time is added to what was there", steal >= EARLIER, "{steal:#x}");
+    let year = 1 << 55;
+    check!("and no absurd time", steal - EARLIER < year, "{steal:#x}");
+    check_eq!("flags are 0", peek::<u32>(PLACE + FLAGS), 0);
+    check_eq!("a running vCPU is not preempted", peek::<u8>(PLACE + PREEMPTED), 0);
+    for offset in PADDING.step_by(8) {
+        check_eq!("padding is left alone", peek::<u64>(PLACE + offset), PATTERN);
+    }
+    for place in [before, behind] {
+        check_eq!("memory around the structure is left alone", peek::<u64>(place), PATTERN);
+    }
+    g.sync(READY, &[]);
+    let (next, more) = read(PLACE);
+    check!("the version does not go back", next >= version, "{version} then {next}");
+    check!("steal time does not go back", more >= steal, "{steal} then {more}");
+    check!("a new time has a new version", more == steal || next != version, "{version} {next}");
+    wrmsr(MSR_KVM_STEAL_TIME, PLACE);
+    erase(PLACE);
+    g.sync(READY, &[]);
+    check_eq!("disabled again, the structure is left alone", read(PLACE), (0, 0));
+}
+
+/// MSR and structure are as x86/msr.rst says.
+#[kvm_test(enables, requires(cap::STEAL_TIME))]
+fn structure_is_valid(t: &mut OneVcpu) -> TestResult {
+    for _ in 0..4 {
+        t.vcpu.run_until_sync(READY)?;
+    }
+    t.vcpu.run_until_done()
+}
+
+#[guest]
+fn moves_its_structure(g: &mut Guest) {
+    require_feature();
+    erase(PLACE);
+    erase(OTHER);
+    wrmsr(MSR_KVM_STEAL_TIME, PLACE | ENABLE);
+    g.sync(READY, &[]);
+    check!("the first place is filled", read(PLACE).0 != 0);
+    wrmsr(MSR_KVM_STEAL_TIME, OTHER | ENABLE);
+    g.sync(READY, &[]);
+    check!("the other place is filled", read(OTHER).0 != 0);
+    erase(PLACE);
+    g.sync(READY, &[]);
+    check_eq!("the first is left alone once moved", read(PLACE), (0, 0));
+    let version = read(OTHER).0;
+    // Where there is no memory KVM has nothing to write.
+    check_eq!(
+        "a place without memory is taken",
+        wrmsr_safe(MSR_KVM_STEAL_TIME, NOWHERE | ENABLE),
+        Ok(())
+    );
+    g.sync(READY, &[]);
+    check_eq!("meanwhile the other stays", read(OTHER).0, version);
+    wrmsr(MSR_KVM_STEAL_TIME, PLACE | ENABLE);
+    g.sync(READY, &[]);
+    check!("back in memory it is filled again", read(PLACE).0 != 0);
+}
+
+/// No RAM.
+const NOWHERE: u64 = layout::FREE + 0x1000_0000;
+
+/// The structure is where the guest said last, wherever that is.
+#[kvm_test(moves_its_structure, requires(cap::STEAL_TIME))]
+fn structure_follows_the_msr(t: &mut OneVcpu) -> TestResult {
+    for _ in 0..5 {
+        t.vcpu.run_until_sync(READY)?;
+    }
+    t.vcpu.run_until_done()
+}
+
+/// Argument 0: where the structure is; 1: whether to enable it. Reports version and steal time.
+#[guest]
+fn reports(g: &mut Guest) {
+    require_feature();
+    let place = g.arg(0);
+    if g.arg(1) != 0 {
+        wrmsr(MSR_KVM_STEAL_TIME, place | ENABLE);
+    }
+    loop {
+        let (version, steal) = read(place);
+        g.sync(READY, &[version.into(), steal, peek::<u8>(place + PREEMPTED).into()]);
+    }
+}
+
+#[host]
+use {
+    bindings::{Msrs, kvm_msr_entry},
+    nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
+    nix::unistd::Pid,
+    std::time::{Duration, Instant},
+};
+
+#[host]
+const SLOT: u32 = 1;
+
+/// The memory behind the structure can change under it: KVM writes what is there now.
+#[kvm_test(reports, requires(cap::STEAL_TIME))]
+fn structure_follows_its_memslot(t: &mut OneVcpu) -> TestResult {
+    const PAGE: u64 = layout::PAGE_SIZE;
+    const AT: u64 = 0x80;
+    let place = layout::FREE + AT;
+    let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
+    let version = |memory: &Mapping| memory.read_u64((AT + VERSION) as usize) as u32;
+    let set = |size, memory: &Mapping| {
+        t.vm.set_region(SLOT, 0, layout::FREE, size, memory.hva())
+            .ioctl("KVM_SET_USER_MEMORY_REGION")
+    };
+    set(PAGE, &memories[0])?;
+    t.vcpu.set_args(&[place, 1]);
+    t.vcpu.run_until_sync(READY)?;
+    t.vcpu.run_until_sync(READY)?;
+    check!("the structure is in the slot's memory", version(&memories[0]) != 0);
+    for round in 1..=4 {
+        let (old, new) = (&memories[(round + 1) % 2], &memories[round % 2]);
+        set(0, old)?;
+        set(PAGE, new)?;
+        old.fill(0);
+        new.fill(0);
+        t.vcpu.run_until_sync(READY)?;
+        check!("it is in the new memory at the next run", version(new) != 0, "round {round}");
+        check_eq!("the old memory is left alone", version(old), 0);
+    }
+    Ok(())
+}
+
+/// What userspace sets, as after migration, is in force from the first instruction; each vCPU has a
+/// structure of its own.
+#[kvm_test(reports, requires(cap::STEAL_TIME))]
+fn userspace_enables_it_for_each_vcpu(t: &mut OneVcpu) -> TestResult {
+    let mut second = t.vm.add_vcpu(1, guest_fn!(reports))?;
+    let places = [PLACE, OTHER];
+    let version = |vm: &Vm, place: u64| {
+        let mut bytes = [0; 4];
+        vm.ram().read(place + VERSION, &mut bytes).expect("the structure is in RAM");
+        u32::from_ne_bytes(bytes)
+    };
+    for (vcpu, place) in [&mut t.vcpu, &mut second].into_iter().zip(places) {
+        let data = place | ENABLE;
+        let entry = kvm_msr_entry { index: MSR_KVM_STEAL_TIME, data, ..Default::default() };
+        let msrs = Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+        let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+        require!(taken == 1, "KVM_FEATURE_STEAL_TIME");
+        vcpu.set_args(&[place, 0]);
+    }
+    check_eq!("nothing is written before the vCPU runs", version(&t.vm, PLACE), 0);
+    let [first, ..] = t.vcpu.run_until_sync(READY)?;
+    check!("the first vCPU's is filled at its first instruction", first != 0 && first & 1 == 0);
+    check_eq!("the second's not before that runs", version(&t.vm, OTHER), 0);
+    let [other, ..] = second.run_until_sync(READY)?;
+    check!("the second's is filled at its first instruction", other != 0 && other & 1 == 0);
+    let stays = version(&t.vm, PLACE);
+    second.run_until_sync(READY)?;
+    check_eq!("a run of the second leaves the first's alone", version(&t.vm, PLACE), stays);
+    Ok(())
+}
+
+/// Nanoseconds that this thread was ready to run and did not (Documentation/scheduler/sched-stats.rst).
+#[host]
+fn run_delay() -> TestResult<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    match text.split_whitespace().nth(1).and_then(|field| field.parse().ok()) {
+        Some(delay) => Ok(delay),
+        None => skip!("/proc/thread-self/schedstat"),
+    }
+}
+
+/// Keeps this thread, and those that it starts, on the CPU that it is on.
+#[host]
+fn stay_here() -> TestResult<CpuSet> {
+    let error = |e| Failure::Error(format!("affinity: {e}"));
+    let before = sched_getaffinity(Pid::from_raw(0)).map_err(error)?;
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().map_err(error)?).map_err(error)?;
+    sched_setaffinity(Pid::from_raw(0), &here).map_err(error)?;
+    Ok(before)
+}
+
+/// Shares this thread's CPU with another for a while: until it had to wait for [`WAITED`] more.
+#[host]
+fn wait_for_the_cpu() -> TestResult<bool> {
+    let before = run_delay()?;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| while !stop.load(SeqCst) {});
+        let end = Instant::now() + Duration::from_secs(3);
+        let waited = loop {
+            let enough = run_delay()? >= before + WAITED;
+            if enough || Instant::now() > end {
+                break enough;
+            }
+        };
+        stop.store(true, SeqCst);
+        Ok(waited)
+    })
+}
+#[host]
+const WAITED: u64 = 1_000_000;
+
+/// Steal time is what the host's scheduler says that the vCPU's thread had to wait, neither less nor
+/// more; time asleep is not in it.
+#[kvm_test(reports, requires(cap::STEAL_TIME))]
+fn steal_time_is_the_threads_run_delay(t: &mut OneVcpu) -> TestResult {
+    stay_here()?;
+    t.vcpu.set_args(&[PLACE, 1]);
+    // Steal time, and the thread's delay just before and just after the guest read it.
+    let mut sample = || -> TestResult<[u64; 4]> {
+        let before = run_delay()?;
+        let [version, steal, ..] = t.vcpu.run_until_sync(READY)?;
+        Ok([before, steal, run_delay()?, version])
+    };
+    sample()?;
+    for round in 0..4 {
+        let first = sample()?;
+        let busy = round % 2 == 0;
+        if busy {
+            let waited = wait_for_the_cpu()?;
+            check!("the vCPU's thread had to wait", waited);
+        } else {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let second = sample()?;
+        let stolen = second[1].wrapping_sub(first[1]);
+        let (least, most) = (second[0].saturating_sub(first[2]), second[2] - first[0]);
+        check!("all of the wait is stolen", stolen >= least, "{stolen}, at least {least}");
+        check!("nothing else is stolen", stolen <= most, "{stolen}, at most {most}");
+        if busy {
+            check!("the version tells of the change", second[3] != first[3]);
+        }
+    }
+    Ok(())
+}
