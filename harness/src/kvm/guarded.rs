@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-const PAGE: usize = 4096;
+/// The largest page of any kernel of this architecture.
+const PAGE: usize = if cfg!(target_arch = "powerpc64") { 0x1_0000 } else { 4096 };
 
 /// Bytes followed by an inaccessible page.
 #[derive(Debug)]
