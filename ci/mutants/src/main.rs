@@ -2,6 +2,7 @@
 //! see.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -151,10 +152,10 @@ fn run_all(
     for mutant in chosen {
         let place = |mutant: &'_ Mutant| (mutant.profile.clone(), mutant.unmutated());
         let key = (mutant.profile.as_str(), mutant.unmutated());
-        if !baselines.contains_key(&key) {
+        if let Entry::Vacant(free) = baselines.entry(key) {
             let of_place: Vec<_> =
                 chosen.iter().filter(|other| place(other) == place(mutant)).copied().collect();
-            baselines.insert(key, baseline(arguments, stand, &of_place)?);
+            free.insert(baseline(arguments, stand, &of_place)?);
         }
         let finding = run::judge(stand, mutant, &baselines[&key], arguments.all_tests)?;
         println!("{}", report::line(&finding));

@@ -105,7 +105,7 @@ impl Plan {
                 "more vCPUs or memory than guests of this suite have".into(),
             ));
         }
-        if plan.all_pages() % plan.slots != 0 {
+        if !plan.all_pages().is_multiple_of(plan.slots) {
             return Err(Failure::Error("the pages cannot be dealt out to the slots".into()));
         }
         Ok(plan)

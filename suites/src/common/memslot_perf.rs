@@ -66,7 +66,7 @@ impl Plan {
             iterations: o.count("iterations", iterations)?,
             backing: o.choice("backing", Backing::Anonymous, &Backing::ALL)?,
         };
-        if plan.pages * PAGE > (2 << 30) || plan.pages % plan.slots != 0 {
+        if plan.pages * PAGE > (2 << 30) || !plan.pages.is_multiple_of(plan.slots) {
             return Err(Failure::Error("the memory does not fit, or cannot be dealt out".into()));
         }
         Ok(plan)

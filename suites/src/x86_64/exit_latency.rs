@@ -111,11 +111,11 @@ fn one_loop(vcpu: &mut Vcpu) -> TestResult<[u64; 3]> {
         match vcpu.run_until_next()? {
             Next::Sync([_, cycles, wrong, ..]) => return Ok([cycles, wrong, exits]),
             Next::Exit(mut stop) => {
-                let device = match stop.exit() {
-                    Exit::Io { port: PORT, direction: IoDirection::In, .. } => true,
-                    Exit::Mmio { gpa: DEVICE, len: 4, is_write: false } => true,
-                    _ => false,
-                };
+                let device = matches!(
+                    stop.exit(),
+                    Exit::Io { port: PORT, direction: IoDirection::In, .. }
+                        | Exit::Mmio { gpa: DEVICE, len: 4, is_write: false }
+                );
                 if !device {
                     fail!("{:x?} instead of a read of the device", stop.exit());
                 }
