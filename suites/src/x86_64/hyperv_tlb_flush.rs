@@ -4,7 +4,7 @@
 //! Every vCPU has translation tables of its own, so that no other vCPU's flush can help it, and reads
 //! one address again and again. The sender changes the entries behind that address, calls, and only
 //! then announces a new phase: each named vCPU must read the new page from then on, and the sender
-//! waits until each has read it [`OBSERVATIONS`] times. A vCPU that does not run ends in a timeout,
+//! waits until each has read it `OBSERVATIONS` times. A vCPU that does not run ends in a timeout,
 //! never in a pass.
 use crate::prelude::*;
 use hyperv::{FAST_WORDS, Hypercalls, code, control, status};
@@ -182,7 +182,7 @@ fn call(
     calls.slow(control, INPUT_PAGE, 0)
 }
 
-/// Waits until `worker` has read [`OBSERVATIONS`] times in its phase.
+/// Waits until `worker` has read `OBSERVATIONS` times in its phase.
 fn observed(worker: usize) {
     let mut spins = 0;
     wait_until(|| {

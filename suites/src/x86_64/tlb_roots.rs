@@ -3,7 +3,7 @@
 //! returned no vCPU reads through an old translation (api.rst 4.35).
 //!
 //! The host announces what is to be read from then on, and waits until each vCPU has read it
-//! [`OBSERVATIONS`] times: a vCPU that does not run ends in a timeout, never in a pass.
+//! `OBSERVATIONS` times: a vCPU that does not run ends in a timeout, never in a pass.
 use crate::prelude::*;
 
 const READERS: usize = 3;
