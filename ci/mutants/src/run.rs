@@ -219,7 +219,7 @@ impl Boot {
 /// Why the host or its runner came to no good end.
 fn death(end: &Outcome, errors: &[String]) -> Option<String> {
     /// Exit codes with which a runner says that it did its work.
-    const WORKED: [i32; 3] = [0, 1, 2];
+    const WORKED: [i32; 4] = [0, 1, 2, 3];
     const SIGNS: [&str; 4] = ["BUG", "Oops", "panic", "fault"];
     let first = |log: &str| {
         let sign = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));
