@@ -40,11 +40,14 @@ pub(crate) use watchdog::told as told_at_deadline;
 use crate::outcome::Failure;
 
 /// An ioctl that should have worked did not: KVM is wrong, unless the errno says that the host ran
-/// out of something.
+/// out of something, or that the deadline's signal cut it off.
 pub fn unexpected_errno(what: &str, errno: i32) -> Failure {
     let name = nix::errno::Errno::from_raw(errno);
     let message = format!("{what}: unexpected {name:?} ({})", name.desc());
     match errno {
+        libc::EINTR if watchdog::expired() => {
+            Failure::Timeout(format!("{what}: the deadline has passed"))
+        }
         libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN => Failure::Error(message),
         _ => Failure::Fail(message),
     }
