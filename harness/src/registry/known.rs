@@ -75,7 +75,7 @@ pub struct When {
     pub arch: Option<String>,
     /// `>=5.10, <6.1`
     pub kernel: Option<KernelRange>,
-    /// Host profile of the lab.
+    /// Host profile of the lab, or a glob of some: what one emulator does wrong.
     pub profile: Option<String>,
     /// Module parameters, `kvm_amd.nested: 0`.
     #[serde(default)]
@@ -88,7 +88,9 @@ impl When {
         let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
         same(&self.backend, &facts.backend)
             && same(&self.arch, &facts.arch)
-            && same(&self.profile, &facts.profile)
+            && self.profile.as_ref().is_none_or(|wanted| {
+                select::glob(wanted).is_ok_and(|profiles| profiles.is_match(&facts.profile))
+            })
             && self.kernel.as_ref().is_none_or(|range| range.contains(&facts.kernel))
             && self.module_params.iter().all(|(name, wanted)| {
                 facts.module_params.get(name).is_some_and(|is| truth(is) == truth(&wanted.0))
@@ -258,5 +260,21 @@ fn passes_though_known(finished: &Finished, known: &[&KnownFailure]) -> Judged {
         reason: Some(reason),
         reference: known[0].reference.clone(),
         note: Some("correct known_failures in unittests.yaml".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_may_be_a_glob() {
+        let on = |wanted: &str, profile: &str| {
+            let when = When { profile: Some(wanted.to_owned()), ..When::default() };
+            when.matches(&HostFacts { profile: profile.to_owned(), ..HostFacts::default() })
+        };
+        assert!(on("amd64-svm*", "amd64-svm") && on("amd64-svm*", "amd64-svm-smp2"));
+        assert!(on("amd64-svm", "amd64-svm") && !on("amd64-svm", "amd64-svm-npt0"));
+        assert!(!on("amd64-svm*", "native") && !on("arm64-*", "amd64-svm"));
     }
 }
