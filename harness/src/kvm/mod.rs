@@ -20,7 +20,8 @@ mod vm;
 mod watchdog;
 
 pub use dirty::{
-    DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap, set_bits,
+    DirtyBitmap, DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap,
+    set_bits,
 };
 pub use event::{Event, eventually};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
