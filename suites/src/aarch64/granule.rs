@@ -24,7 +24,7 @@ const _: () = assert!(TABLES >= layout::SCRATCH && TABLES + 3 * PAGE_SIZE <= lay
 
 /// The number that the small page at `gpa` holds.
 fn number(gpa: u64) -> u64 {
-    0x6464_0000_0000 | gpa / SMALL
+    0x6464_0000_0000 + gpa / SMALL
 }
 
 /// A vCPU that has the granule.
