@@ -10,6 +10,8 @@ const LVT_PERIODIC: u32 = 1 << 17;
 const LVT_TSC_DEADLINE: u32 = 1 << 18;
 const DIVIDE_BY_1: u32 = 0b1011;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
+/// Ticks by which a timer is older than one that has just been started.
+const AGED: u32 = 1 << 21;
 
 #[host]
 fn register(vcpu: &Vcpu, reg: u32) -> TestResult<u32> {
@@ -322,6 +324,13 @@ fn uses_deadlines(_: &mut Guest) {
     wrmsr(IA32_TSC_DEADLINE, rdtsc() + 1000);
     check_eq!("in another mode the MSR reads as 0", rdmsr(IA32_TSC_DEADLINE), 0);
     check_eq!("and a write to it is nothing", count(apic, || a_while(apic)), 0);
+    apic.write(reg::TMICT, u32::MAX);
+    wait_until(|| apic.read(reg::TMCCT) <= u32::MAX - AGED);
+    let before = apic.read(reg::TMCCT);
+    wrmsr(IA32_TSC_DEADLINE, rdtsc() + 1000);
+    let after = apic.read(reg::TMCCT);
+    check!("a one-shot timer counts on", (1..=before).contains(&after), "{before} then {after}");
+    apic.write(reg::TMICT, 0);
 
     lvt(LVT_TSC_DEADLINE);
     let deadline = rdtsc() + 500_000;
