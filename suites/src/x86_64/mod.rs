@@ -22,6 +22,7 @@ pub mod irqfd_resample;
 pub mod kvmclock;
 pub mod lapic;
 pub mod mce;
+pub mod mce_ucna;
 pub mod mmio;
 pub mod module;
 pub mod msr_filter;
