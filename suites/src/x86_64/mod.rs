@@ -1,7 +1,9 @@
 //! x86_64.
 
+pub mod cpuid_sync;
 pub mod debugregs;
 pub mod dirty_log_pv;
+pub mod disabled_exits;
 pub mod exit_latency;
 pub mod exits;
 pub mod hypercall_exits;
