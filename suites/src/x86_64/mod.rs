@@ -27,6 +27,7 @@ pub mod mce;
 pub mod mce_ucna;
 pub mod mmio;
 pub mod module;
+pub mod mp_state;
 pub mod msr_filter;
 pub mod msr_lists;
 pub mod pebs;
