@@ -22,6 +22,7 @@ pub mod ipi;
 pub mod irqfd;
 pub mod irqfd_resample;
 pub mod kvmclock;
+pub mod kvmclock_set;
 pub mod lapic;
 pub mod mce;
 pub mod mce_ucna;
