@@ -83,7 +83,10 @@ pub mod x86 {
     pub const KVM_GET_SUPPORTED_HV_CPUID: u64 = iowr::<kvm::kvm_cpuid2>(0xc1);
 
     // VM.
+    pub const KVM_IRQ_LINE: u64 = iow::<kvm::kvm_irq_level>(0x61);
     pub const KVM_GET_IRQCHIP: u64 = iowr::<kvm::kvm_irqchip>(0x62);
+    pub const KVM_SET_IRQCHIP: u64 = ior::<kvm::kvm_irqchip>(0x63);
+    pub const KVM_IRQ_LINE_STATUS: u64 = iowr::<kvm::kvm_irq_level>(0x67);
     pub const KVM_SET_PMU_EVENT_FILTER: u64 = iow::<kvm::kvm_pmu_event_filter>(0xb2);
     pub const KVM_X86_SET_MSR_FILTER: u64 = iow::<kvm::kvm_msr_filter>(0xc6);
 

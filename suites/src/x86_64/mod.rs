@@ -1,7 +1,9 @@
 //! x86_64.
 
+pub mod cpuid_sync;
 pub mod debugregs;
 pub mod dirty_log_pv;
+pub mod disabled_exits;
 pub mod exit_latency;
 pub mod exits;
 pub mod hypercall_exits;
@@ -10,15 +12,23 @@ pub mod hyperv_cpuid;
 pub mod hyperv_features;
 pub mod hyperv_ipi;
 pub mod hyperv_tlb_flush;
+pub mod ioapic;
+pub mod ioapic_guest;
+pub mod ioapic_split;
+pub mod ioapic_state;
+pub mod ioapic_targets;
 pub mod ioeventfd;
 pub mod ipi;
 pub mod irqfd;
 pub mod irqfd_resample;
 pub mod kvmclock;
+pub mod kvmclock_set;
 pub mod lapic;
 pub mod mce;
+pub mod mce_ucna;
 pub mod mmio;
 pub mod module;
+pub mod mp_state;
 pub mod msr_filter;
 pub mod msr_lists;
 pub mod pebs;

@@ -6,6 +6,7 @@ mod interrupts;
 mod state;
 
 pub(crate) use image::prepare_image;
+pub use interrupts::IoapicState;
 
 use std::sync::OnceLock;
 
