@@ -152,6 +152,43 @@ fn otherwise_the_access_waits(t: &mut OneVm, (bits, interrupts): (u64, bool)) ->
     })
 }
 
+/// Goes back to its access at once.
+#[guest]
+fn tries_again(_: &mut Guest) {
+    let pages = Pages::new(AREA);
+    let on_ready = |_: &mut TrapFrame| {
+        pages.take();
+        pages.acknowledge();
+    };
+    let token = AtomicU64::new(0);
+    let on_fault = |frame: &mut TrapFrame| {
+        let told = pages.told(frame).into();
+        check_eq!("a page is told once, however often it is tried", token.swap(told, SeqCst), 0);
+        sync(NOT_PRESENT, &[told]);
+    };
+    with_handler(VECTOR, on_ready, || {
+        pages.enable(TOLD);
+        let read = with_handler(vector::PF, on_fault, || user::run(RFLAGS_IF, reads, page(INDEX)));
+        check_eq!("the access is done when the page is there", read, content(INDEX));
+        pages.wait(2);
+        let ready = (2, token.load(SeqCst) as u32);
+        check_eq!("which is told too", pages.ready(), ready);
+    });
+}
+
+/// A guest that was told may try again: its access waits then, and the page is told as ready as to any
+/// other.
+#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+fn another_try_waits_for_the_page(t: &mut OneVm) -> TestResult {
+    let absent = Absent::new(&mut t.vm)?;
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(tries_again))?;
+    absent.told(&mut vcpu, INDEX)?;
+    absent.meanwhile(&mut vcpu, || {
+        thread::sleep(MOMENT);
+        absent.supply(INDEX)
+    })
+}
+
 /// Waits for a second page while it waits for a first.
 #[guest]
 fn waits_for_two(_: &mut Guest) {

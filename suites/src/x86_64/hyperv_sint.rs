@@ -206,6 +206,16 @@ fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
     check_eq!("so far vCPU 0 was not meant", vcpus[0].take()?, [0, 0]);
     check!("a line of an index that was never changed can be raised", raise(GSI + 2).is_ok());
     check_eq!("it goes to its vCPU", vcpus[0].take()?, [1, 0]);
+    vcpus[0].end()?;
+    for (vcpu, sint) in [(0, sint::COUNT), (0, u32::MAX), (u32::MAX, SOURCE)] {
+        let set = t.vm.set_gsi_routing(&[(GSI, Route::HvSint { vcpu, sint })]);
+        let known = matches!(set, Ok(()) | Err(Errno::EINVAL));
+        check!("a route to {vcpu:#x}:{sint:#x} is taken or EINVAL", known, "{set:?}");
+        let _ = raise(GSI);
+        let taken = [vcpus[0].take()?, vcpus[1].take()?];
+        check_eq!("{vcpu:#x}:{sint:#x} interrupts nobody", taken, [[1, 0], [1, 0]]);
+        let _ = t.vm.fd().set_irq_line(GSI, false);
+    }
     Ok(())
 }
 

@@ -189,6 +189,62 @@ fn busy_slots_delay_messages(t: &mut OneVm, by_eoi: bool) -> TestResult {
     vcpu.run_until_done()
 }
 
+#[guest]
+fn misses_ticks(_: &mut Guest) {
+    const PERIOD: u64 = MS;
+    let apic = Apic::enable();
+    let timer = 0;
+    let taken = AtomicU64::new(0);
+    let on_tick = |_: &mut TrapFrame| {
+        taken.fetch_add(1, SeqCst);
+        apic.eoi();
+    };
+    let address = slot(SOURCE);
+    let busy = Message { kind: HVMSG_OTHER, payload_size: 8, timer: 77, ..Message::NONE };
+    poke(address, busy);
+    wrmsr(msr::SINT0 + SOURCE as u32, VECTOR.into());
+    with_handler(VECTOR, on_tick, || {
+        wrmsr(count(timer), PERIOD);
+        wrmsr(config(timer), BY_MESSAGE | PERIODIC | ENABLE);
+        pass(4 * PERIOD);
+        let kept = Message { flags: 0, ..peek(address) };
+        check_eq!("a slot that is busy keeps its message", kept, busy);
+        check_eq!("ticks that find no slot interrupt nobody", taken.load(SeqCst), 0);
+        check!("the timer goes on", is_enabled(timer));
+        poke(address, Message::NONE);
+        let freed = now();
+        wrmsr(msr::EOM, 0);
+        wait(&taken, 1);
+        let got: Message = peek(address);
+        check_eq!("a tick finds the slot that is free", got.kind, HVMSG_TIMER_EXPIRED);
+        check!("it is a new message", got.delivery >= freed, "{} before {freed}", got.delivery);
+        let regular = got.expiration <= got.delivery;
+        check!(
+            "which is delivered after it expired",
+            regular,
+            "{} > {}",
+            got.expiration,
+            got.delivery
+        );
+        pass(4 * PERIOD);
+        check_eq!(
+            "the next ticks leave it alone",
+            peek::<Message>(address).expiration,
+            got.expiration
+        );
+        check_eq!("and interrupt nobody", taken.load(SeqCst), 1);
+    });
+}
+
+/// Ticks of a periodic timer whose slot is busy change nothing of its message, and the timer goes on.
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+fn busy_slots_lose_ticks(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(misses_ticks))?;
+    check!("userspace enables the message page", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
+    vcpu.run_until_done()
+}
+
 /// Argument 0: the configuration.
 #[guest]
 fn expires_again_and_again(g: &mut Guest) {
