@@ -9,10 +9,6 @@ use guest_runtime::ucall::sync;
 const READY: u64 = 1;
 const INDEX: u64 = 2;
 
-extern "C" fn reads(gva: u64) -> u64 {
-    peek(gva)
-}
-
 /// Arguments: whether ring 3 touches the page, more bits of the MSR.
 #[guest]
 fn touches_a_page(g: &mut Guest) {
@@ -89,7 +85,7 @@ fn each_vcpu_waits_for_itself(t: &mut OneVm) -> TestResult {
     let mut tokens = Vec::new();
     for index in 0..2 {
         let mut vcpu = t.vm.add_vcpu(index, guest_fn!(touches_a_page))?;
-        vcpu.set_args(&[0, SEND_ALWAYS]);
+        vcpu.set_args(&[1, 0]);
         tokens.push(absent.told(&mut vcpu, INDEX)?);
         vcpus.push(vcpu);
     }

@@ -127,12 +127,7 @@ fn gives_up_waiting(_: &mut Guest) {
     with_handler(VECTOR, on_ready, || {
         pages.enable(ON);
         check_eq!("enabling wakes everybody", pages.ready(), (1, WAKE_ALL));
-        let read: u64 = with_handler(vector::PF, on_fault, || {
-            sti();
-            let read = peek(page(0));
-            cli();
-            read
-        });
+        let read = with_handler(vector::PF, on_fault, || user::run(RFLAGS_IF, reads, page(0)));
         check_eq!("the page can be read", read, content(0));
         sti();
         cli();
