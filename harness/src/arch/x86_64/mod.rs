@@ -3,6 +3,7 @@
 pub mod hyperv;
 mod image;
 mod interrupts;
+mod msrs;
 mod state;
 
 pub(crate) use image::prepare_image;
