@@ -311,7 +311,14 @@ fn parse_units(text: &str) -> Vec<(String, String, Vec<String>)> {
             "file" => value.trim().clone_into(image),
             "smp" => command.extend(["-smp".to_owned(), value.trim().to_owned()]),
             // Words in quotes hold words for the test itself.
-            "extra_params" if !value.contains(['\'', '"']) => command.extend(words(value)),
+            "qemu_params" | "extra_params" if !value.contains(['\'', '"']) => {
+                command.extend(words(value));
+            }
+            // What a shell would have to make is left out.
+            "test_args" if !value.contains(['`', '$']) => {
+                let arguments = value.trim().trim_matches(['\'', '"']);
+                command.extend(["-append".to_owned(), arguments.to_owned()]);
+            }
             _ => {}
         }
     }
@@ -334,10 +341,14 @@ mod tests {
 
     #[test]
     fn unit_tests_are_read_from_their_list() {
-        let text = "# c\n[apic]\nfile = apic.flat\nsmp = 2\nextra_params = -cpu host\n[msr]\nfile = msr.flat\n";
+        let text = "# c\n[apic]\nfile = apic.flat\nsmp = 2\nextra_params = -cpu host\n\
+                    [msr]\nfile = msr.flat\nqemu_params = -cpu max\ntest_args = \"a b\"\n\
+                    [clock]\nfile = clock.flat\ntest_args = `date`\n";
         let units = parse_units(text);
         assert_eq!((units[0].0.as_str(), units[0].1.as_str()), ("apic", "apic.flat"));
         assert!(units[0].2.ends_with(&["-smp", "2", "-cpu", "host"].map(str::to_owned)));
         assert_eq!(units[1].1, "msr.flat");
+        assert!(units[1].2.ends_with(&["-cpu", "max", "-append", "a b"].map(str::to_owned)));
+        assert!(!units[2].2.contains(&"-append".to_owned()));
     }
 }

@@ -45,7 +45,6 @@ pub fn prelude(file: &str) -> String {
 /// What defines the switch, at the end of one file of the kvm module.
 pub const SWITCH: &str = "\n\
     int kvm_mutant;\n\
-    EXPORT_SYMBOL_GPL(kvm_mutant);\n\
     module_param_named(mutant, kvm_mutant, int, 0644);\n";
 
 /// Applies all changes to a text. Places may be the same or lie inside each other.
