@@ -11,6 +11,9 @@ use nix::errno::Errno;
 use super::Vm;
 use super::request::{KVM_SET_GSI_ROUTING, iow};
 
+/// Not in every architecture's bindings.
+const KVM_IRQ_ROUTING_HV_SINT: u32 = 4;
+
 /// With `struct kvm_irqfd`.
 const KVM_IRQFD: u64 = iow::<[u8; 32]>(0x76);
 /// With `struct kvm_ioeventfd`.
@@ -77,6 +80,13 @@ pub enum Route {
         /// Message data.
         data: u32,
     },
+    /// x86: to a source of a vCPU's Hyper-V synthetic interrupt controller.
+    HvSint {
+        /// VP index.
+        vcpu: u32,
+        /// SINT.
+        sint: u32,
+    },
 }
 
 impl Route {
@@ -87,6 +97,7 @@ impl Route {
             Self::Msi { address, data } => {
                 (KVM_IRQ_ROUTING_MSI, [address as u32, (address >> 32) as u32, data])
             }
+            Self::HvSint { vcpu, sint } => (KVM_IRQ_ROUTING_HV_SINT, [vcpu, sint, 0]),
         };
         let mut bytes = [0; 48];
         bytes[0..4].copy_from_slice(&gsi.to_ne_bytes());

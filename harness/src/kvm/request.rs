@@ -63,6 +63,8 @@ pub const KVM_HAS_DEVICE_ATTR: u64 = iow::<kvm::kvm_device_attr>(0xe3);
 pub const KVM_RUN: u64 = io(0x80);
 pub const KVM_INTERRUPT: u64 = iow::<u32>(0x86);
 pub const KVM_SET_SIGNAL_MASK: u64 = iow::<kvm::kvm_signal_mask>(0x8b);
+/// Of a `kvm_one_reg`: the id and an address.
+pub const KVM_GET_ONE_REG: u64 = iow::<[u64; 2]>(0xab);
 pub const KVM_GET_REG_LIST: u64 = iowr::<kvm::kvm_reg_list>(0xb0);
 
 /// Of x86 only.

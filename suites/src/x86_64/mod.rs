@@ -1,5 +1,8 @@
 //! x86_64.
 
+mod absent_pages;
+pub mod async_pf;
+pub mod async_pf_msrs;
 pub mod cpuid_sync;
 pub mod debugregs;
 pub mod dirty_log_pv;
@@ -8,9 +11,14 @@ pub mod exit_latency;
 pub mod exits;
 pub mod hypercall_exits;
 pub mod hyperv_clock;
+pub mod hyperv_connections;
 pub mod hyperv_cpuid;
 pub mod hyperv_features;
 pub mod hyperv_ipi;
+pub mod hyperv_sint;
+pub mod hyperv_stimer;
+pub mod hyperv_stimer_messages;
+pub mod hyperv_synic;
 pub mod hyperv_tlb_flush;
 pub mod ioapic;
 pub mod ioapic_guest;

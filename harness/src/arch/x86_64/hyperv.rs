@@ -1,12 +1,16 @@
-//! Hyper-V's CPUID leaves (api.rst 4.118), and VMs that offer them.
+//! Hyper-V's CPUID leaves (api.rst 4.118), VMs that offer them, and Hyper-V's exits.
+#![expect(unsafe_code, reason = "reads the union in kvm_run that the exit selects")]
 
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL, KVM_EXIT_HYPERV_SYNIC, KVM_MAX_CPUID_ENTRIES,
+    kvm_cpuid_entry2,
+};
 use nix::errno::Errno;
 
 use crate::kvm::request::x86::KVM_GET_SUPPORTED_HV_CPUID;
-use crate::kvm::{Irqchip, System, Vm, VmShape, raw_ioctl};
+use crate::kvm::{Exit, Irqchip, System, Vcpu, Vm, VmShape, raw_ioctl};
 use crate::outcome::{Failure, TestResult};
 
 /// First and last leaf of hypervisors.
@@ -82,5 +86,54 @@ impl Vm {
     pub fn cpuid_leaf(&mut self, function: u32) -> TestResult<&mut kvm_cpuid_entry2> {
         let found = self.cpuid_mut().as_mut_slice().iter_mut().find(|e| e.function == function);
         found.ok_or_else(|| Failure::Skip(format!("CPUID leaf {function:#x}")))
+    }
+}
+
+/// What `KVM_EXIT_HYPERV` tells (api.rst 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HypervExit {
+    /// `KVM_EXIT_HYPERV_SYNIC`: the guest has written one of the SynIC's control MSRs.
+    #[expect(missing_docs, reason = "the API's names")]
+    Synic { msr: u32, control: u64, evt_page: u64, msg_page: u64 },
+    /// `KVM_EXIT_HYPERV_HCALL`: a hypercall for userspace.
+    #[expect(missing_docs, reason = "the API's names")]
+    Hcall { input: u64, params: [u64; 2] },
+    /// Another type, by number.
+    Other(u32),
+}
+
+impl Vcpu {
+    /// Runs until `KVM_EXIT_HYPERV`.
+    ///
+    /// # Errors
+    ///
+    /// Any other exit.
+    pub fn run_until_hyperv(&mut self) -> TestResult<HypervExit> {
+        self.run_until(Exit::Other(KVM_EXIT_HYPERV))?;
+        // SAFETY: the exit and its type select the members; all are plain integers.
+        unsafe {
+            let told = self.kvm_run().__bindgen_anon_1.hyperv;
+            Ok(match told.type_ {
+                KVM_EXIT_HYPERV_SYNIC => {
+                    let synic = told.u.synic;
+                    HypervExit::Synic {
+                        msr: synic.msr,
+                        control: synic.control,
+                        evt_page: synic.evt_page,
+                        msg_page: synic.msg_page,
+                    }
+                }
+                KVM_EXIT_HYPERV_HCALL => {
+                    let hcall = told.u.hcall;
+                    HypervExit::Hcall { input: hcall.input, params: hcall.params }
+                }
+                other => HypervExit::Other(other),
+            })
+        }
+    }
+
+    /// Answers [`HypervExit::Hcall`]: what the guest gets in RAX.
+    pub fn complete_hyperv_hcall(&mut self, result: u64) {
+        self.kvm_run().__bindgen_anon_1.hyperv.u.hcall.result = result;
     }
 }

@@ -47,6 +47,80 @@ pub mod msr {
 /// Bit 0 of the MSRs that give a page to the hypervisor: the page is on.
 pub const ENABLE: u64 = 1;
 
+/// Bits of the MSRs of synthetic interrupt sources, beside the vector in the low eight.
+pub mod sint {
+    #![expect(missing_docs, reason = "the specification's names")]
+    pub const MASKED: u64 = 1 << 16;
+    pub const AUTO_EOI: u64 = 1 << 17;
+    /// Sources of a virtual processor.
+    pub const COUNT: u32 = 16;
+}
+
+/// Synthetic timers: bits of HV_X64_MSR_STIMERx_CONFIG beside [`ENABLE`], and what they leave in the
+/// message page.
+pub mod stimer {
+    #![expect(missing_docs, reason = "the specification's names")]
+    use super::msr;
+
+    pub const PERIODIC: u64 = 1 << 1;
+    pub const LAZY: u64 = 1 << 2;
+    pub const AUTO_ENABLE: u64 = 1 << 3;
+    pub const VECTOR_SHIFT: u32 = 4;
+    pub const DIRECT: u64 = 1 << 12;
+    pub const SINT_SHIFT: u32 = 16;
+    /// Timers of a virtual processor.
+    pub const COUNT: u32 = 4;
+
+    /// The MSR that configures a timer.
+    pub const fn config(timer: u32) -> u32 {
+        msr::STIMER0_CONFIG + 2 * timer
+    }
+
+    /// The MSR of a timer's count.
+    pub const fn count(timer: u32) -> u32 {
+        msr::STIMER0_COUNT + 2 * timer
+    }
+
+    /// Bytes of a slot of the message page.
+    pub const SLOT_SIZE: u64 = 256;
+    pub const HVMSG_NONE: u32 = 0;
+    pub const HVMSG_TIMER_EXPIRED: u32 = 0x8000_0010;
+    /// Message flag: another message waits for the slot.
+    pub const MESSAGE_PENDING: u8 = 1;
+    /// Bytes of a message from its timer number on.
+    pub const PAYLOAD_SIZE: u8 = 24;
+
+    /// A slot of the message page with a timer's payload (`HV_MESSAGE`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(C)]
+    pub struct Message {
+        pub kind: u32,
+        pub payload_size: u8,
+        pub flags: u8,
+        pub reserved: u16,
+        pub origin: u64,
+        pub timer: u32,
+        pub padding: u32,
+        pub expiration: u64,
+        pub delivery: u64,
+    }
+
+    impl Message {
+        /// A free slot.
+        pub const NONE: Self = Self {
+            kind: HVMSG_NONE,
+            payload_size: 0,
+            flags: 0,
+            reserved: 0,
+            origin: 0,
+            timer: 0,
+            padding: 0,
+            expiration: 0,
+            delivery: 0,
+        };
+    }
+}
+
 /// Hypercall codes.
 pub mod code {
     #![expect(missing_docs, reason = "the specification's names")]

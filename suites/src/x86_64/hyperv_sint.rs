@@ -1,0 +1,334 @@
+//! Interrupts through Hyper-V's synthetic interrupt sources: GSI routes to them
+//! (KVM_IRQ_ROUTING_HV_SINT, api.rst 4.52), irqfds, and how they end (TLFS, "Synthetic Interrupt
+//! Sources").
+use crate::prelude::*;
+use hyperv::{msr, sint};
+
+const VECTOR: u8 = 0x61;
+const OTHER_VECTOR: u8 = 0x72;
+const READY: u64 = 1;
+
+/// What the host asks the guest to do.
+const TAKE: u64 = 1;
+const EOI: u64 = 2;
+const WRITE_MSR: u64 = 3;
+
+/// Does what the host asks. Answers with the interrupts taken so far of either vector, and whether
+/// either is in service.
+#[guest]
+fn obeys(g: &mut Guest) {
+    let apic = Apic::enable();
+    let taken = [const { AtomicU64::new(0) }; 2];
+    let count = |index: usize| {
+        taken[index].fetch_add(1, SeqCst);
+    };
+    with_handler(
+        VECTOR,
+        |_| count(0),
+        || {
+            with_handler(
+                OTHER_VECTOR,
+                |_| count(1),
+                || {
+                    loop {
+                        let in_service =
+                            [VECTOR, OTHER_VECTOR].map(|v| apic.bit(apic::reg::ISR, v).into());
+                        let counts = [taken[0].load(SeqCst), taken[1].load(SeqCst)];
+                        let told = [counts[0], counts[1], in_service[0], in_service[1]];
+                        let [request, index, value, ..] = g.sync(READY, &told);
+                        match request {
+                            TAKE => {
+                                sti();
+                                cli();
+                            }
+                            EOI => apic.eoi(),
+                            _ => wrmsr(index as u32, value),
+                        }
+                    }
+                },
+            )
+        },
+    );
+}
+
+#[host]
+use bindings::KVM_CAP_HYPERV_SYNIC2;
+
+/// A GSI that has no pin.
+#[host]
+const GSI: u32 = 40;
+#[host]
+const SOURCE: u32 = 2;
+#[host]
+const LAST_SOURCE: u32 = 15;
+
+#[host]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    taken: [u64; 2],
+    in_service: [bool; 2],
+}
+
+/// A vCPU that does as it is told.
+#[host]
+struct Obedient(Vcpu);
+
+#[host]
+impl Obedient {
+    fn new(vm: &mut Vm, index: u32) -> TestResult<Self> {
+        let mut vcpu = vm.add_vcpu(index, guest_fn!(obeys))?;
+        vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
+        vcpu.run_until_sync(READY)?;
+        Ok(Self(vcpu))
+    }
+
+    fn order(&mut self, request: &[u64]) -> TestResult<Told> {
+        self.0.answer(request);
+        let [first, second, isr, other, ..] = self.0.run_until_sync(READY)?;
+        Ok(Told { taken: [first, second], in_service: [isr != 0, other != 0] })
+    }
+
+    /// Lets it take what is pending: interrupts taken since it began.
+    fn take(&mut self) -> TestResult<[u64; 2]> {
+        Ok(self.order(&[TAKE])?.taken)
+    }
+
+    fn end(&mut self) -> TestResult<Told> {
+        self.order(&[EOI])
+    }
+
+    /// The guest writes a source.
+    fn set_source(&mut self, source: u32, value: u64) -> TestResult {
+        self.order(&[WRITE_MSR, (msr::SINT0 + source).into(), value]).map(drop)
+    }
+
+    fn end_of_message(&mut self) -> TestResult {
+        self.order(&[WRITE_MSR, msr::EOM.into(), 0]).map(drop)
+    }
+
+    fn arrives(&self, vector: u8) -> bool {
+        eventually(|| self.0.is_pending(vector).unwrap_or(false))
+    }
+
+    /// How many of all sources' vectors are pending.
+    fn pending(&self) -> TestResult<[bool; 2]> {
+        Ok([self.0.is_pending(VECTOR)?, self.0.is_pending(OTHER_VECTOR)?])
+    }
+}
+
+#[host]
+fn route(vm: &Vm, routes: &[(u32, u32, u32)]) -> TestResult {
+    let routes: Vec<_> =
+        routes.iter().map(|&(gsi, vcpu, sint)| (gsi, Route::HvSint { vcpu, sint })).collect();
+    vm.set_gsi_routing(&routes).ioctl("KVM_SET_GSI_ROUTING(HV_SINT)")
+}
+
+/// Each event is one interrupt of the source's vector at its virtual processor, whatever the vector
+/// is by then; a masked source loses it.
+#[host]
+fn events_arrive(vm: &mut Vm) -> TestResult {
+    vm.offer_hyperv()?;
+    let mut vcpu = Obedient::new(vm, 0)?;
+    let mut other = Obedient::new(vm, 1)?;
+    route(vm, &[(GSI, 0, SOURCE), (GSI + 1, 0, LAST_SOURCE), (GSI + 2, 1, SOURCE)])?;
+    let events = [Event::new()?, Event::new()?, Event::new()?];
+    for (event, gsi) in events.iter().zip(GSI..) {
+        vm.assign_irqfd(event, gsi).ioctl("KVM_IRQFD")?;
+    }
+    events[0].signal(1)?;
+    check_eq!("the event of a masked source is drained", events[0].take(), Err(Errno::EAGAIN));
+    check_eq!("a masked source interrupts nobody", vcpu.pending()?, [false; 2]);
+    vcpu.set_source(SOURCE, VECTOR.into())?;
+    check_eq!("and keeps nothing for later", vcpu.take()?, [0, 0]);
+    events[0].signal(1)?;
+    check!("an event arrives at the source's vector", vcpu.arrives(VECTOR));
+    check_eq!("nothing is left to read", events[0].take(), Err(Errno::EAGAIN));
+    check_eq!("the guest takes it once", vcpu.take()?, [1, 0]);
+    check_eq!("it is in service until it is ended", vcpu.end()?.in_service, [false; 2]);
+    vcpu.set_source(SOURCE, OTHER_VECTOR.into())?;
+    events[0].signal(1)?;
+    check!("the next arrives at a new vector", vcpu.arrives(OTHER_VECTOR));
+    check_eq!("and not at the old one", vcpu.take()?, [1, 1]);
+    vcpu.end()?;
+    vcpu.set_source(LAST_SOURCE, OTHER_VECTOR.into())?;
+    for (i, event) in events[..2].iter().enumerate() {
+        event.signal(1)?;
+        check!("either of two sources has their vector: {i}", vcpu.arrives(OTHER_VECTOR));
+        check_eq!("{i} is one interrupt", vcpu.take()?, [1, 2 + i as u64]);
+        vcpu.end()?;
+    }
+    vcpu.set_source(SOURCE, u64::from(VECTOR) | sint::MASKED)?;
+    events[0].signal(1)?;
+    events[1].signal(1)?;
+    check!("one source masked, the other goes on", vcpu.arrives(OTHER_VECTOR));
+    check_eq!("the masked one is silent", vcpu.take()?, [1, 4]);
+    check_eq!("the other processor has seen none of it", other.take()?, [0, 0]);
+    other.set_source(SOURCE, VECTOR.into())?;
+    events[2].signal(1)?;
+    check!("its own source interrupts it", other.arrives(VECTOR));
+    check_eq!("once", other.take()?, [1, 0]);
+    check_eq!("and nobody else", vcpu.take()?, [1, 4]);
+    Ok(())
+}
+
+/// A GSI leads to a source of a virtual processor (api.rst 4.52, KVM_IRQ_ROUTING_HV_SINT).
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD), irqchip)]
+fn routed_events_arrive(t: &mut OneVm) -> TestResult {
+    events_arrive(&mut t.vm)
+}
+
+/// Sources need local APICs alone.
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD, cap::SPLIT_IRQCHIP), split_irqchip)]
+fn routed_events_arrive_with_split_irqchip(t: &mut OneVm) -> TestResult {
+    events_arrive(&mut t.vm)
+}
+
+/// Routes name VP indices, which userspace may change (api.rst, KVM_CAP_HYPERV_VP_INDEX), not vCPUs.
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_VP_INDEX), irqchip)]
+fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
+    const INDEX: u32 = 77;
+    t.vm.offer_hyperv()?;
+    let mut vcpus = [Obedient::new(&mut t.vm, 0)?, Obedient::new(&mut t.vm, 1)?];
+    for vcpu in &mut vcpus {
+        vcpu.set_source(SOURCE, VECTOR.into())?;
+    }
+    check!("userspace sets a VP index", vcpus[1].0.set_msr(msr::VP_INDEX, INDEX.into())?);
+    route(&t.vm, &[(GSI, INDEX, SOURCE), (GSI + 1, 1, SOURCE), (GSI + 2, 0, SOURCE)])?;
+    let raise = |gsi| t.vm.fd().set_irq_line(gsi, true);
+    check!("a line of a new index can be raised", raise(GSI).is_ok());
+    check_eq!("the new index is interrupted", vcpus[1].take()?, [1, 0]);
+    vcpus[1].end()?;
+    t.vm.fd().set_irq_line(GSI, false).ioctl("KVM_IRQ_LINE")?;
+    check_eq!("a line that falls interrupts nobody", vcpus[1].take()?, [1, 0]);
+    // KVM may say that nobody was there.
+    let _ = raise(GSI + 1);
+    check_eq!("the old index is nobody's", vcpus[1].take()?, [1, 0]);
+    check_eq!("so far vCPU 0 was not meant", vcpus[0].take()?, [0, 0]);
+    check!("a line of an index that was never changed can be raised", raise(GSI + 2).is_ok());
+    check_eq!("it goes to its vCPU", vcpus[0].take()?, [1, 0]);
+    vcpus[0].end()?;
+    for (vcpu, sint) in [(0, sint::COUNT), (0, u32::MAX), (u32::MAX, SOURCE)] {
+        let set = t.vm.set_gsi_routing(&[(GSI, Route::HvSint { vcpu, sint })]);
+        let known = matches!(set, Ok(()) | Err(Errno::EINVAL));
+        check!("a route to {vcpu:#x}:{sint:#x} is taken or EINVAL", known, "{set:?}");
+        let _ = raise(GSI);
+        let taken = [vcpus[0].take()?, vcpus[1].take()?];
+        check_eq!("{vcpu:#x}:{sint:#x} interrupts nobody", taken, [[1, 0], [1, 0]]);
+        let _ = t.vm.fd().set_irq_line(GSI, false);
+    }
+    Ok(())
+}
+
+/// With automatic EOI an interrupt is over when it is taken: it is never in service, and the next one
+/// needs no EOI (TLFS, "SINTx Registers").
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD), irqchip)]
+fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let mut vcpu = Obedient::new(&mut t.vm, 0)?;
+    route(&t.vm, &[(GSI, 0, SOURCE)])?;
+    let event = Event::new()?;
+    t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
+    let next = |vcpu: &mut Obedient| -> TestResult<Told> {
+        event.signal(1)?;
+        check!("the event arrives", vcpu.arrives(VECTOR));
+        vcpu.order(&[TAKE])
+    };
+    let mut taken = 0;
+    for round in 0..2 {
+        vcpu.set_source(SOURCE, u64::from(VECTOR) | sint::AUTO_EOI)?;
+        for i in 0..3 {
+            taken += 1;
+            let want = Told { taken: [taken, 0], in_service: [false; 2] };
+            check_eq!(
+                "automatic, {round}: interrupt {i} is taken and over",
+                next(&mut vcpu)?,
+                want
+            );
+        }
+        vcpu.set_source(SOURCE, VECTOR.into())?;
+        taken += 1;
+        let serving = Told { taken: [taken, 0], in_service: [true, false] };
+        check_eq!("not automatic, {round}: it is in service", next(&mut vcpu)?, serving);
+        check_eq!("meanwhile, {round}: another one waits", next(&mut vcpu)?, serving);
+        taken += 1;
+        let ended = Told { taken: [taken - 1, 0], in_service: [false; 2] };
+        check_eq!("its end, {round}: nothing is in service", vcpu.end()?, ended);
+        check_eq!("after its end, {round}: the other one is taken", vcpu.take()?, [taken, 0]);
+        vcpu.end()?;
+    }
+    vcpu.set_source(SOURCE, u64::from(VECTOR) | sint::AUTO_EOI)?;
+    vcpu.set_source(SOURCE, u64::from(OTHER_VECTOR) | sint::AUTO_EOI)?;
+    let message = Route::Msi { address: apic::XAPIC_BASE, data: VECTOR.into() };
+    t.vm.set_gsi_routing(&[(GSI, message)]).ioctl("KVM_SET_GSI_ROUTING(MSI)")?;
+    let want = Told { taken: [taken + 1, 0], in_service: [true, false] };
+    check_eq!("a vector that the source left is as any other", next(&mut vcpu)?, want);
+    Ok(())
+}
+
+/// The end of a source's interrupt or message is told to whoever resamples its GSI (api.rst 4.75;
+/// TLFS, "EOM Register"); with automatic EOI only the end of the message.
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD_RESAMPLE), irqchip)]
+fn ends_are_told_to_resamplers(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let mut vcpu = Obedient::new(&mut t.vm, 0)?;
+    vcpu.set_source(LAST_SOURCE, VECTOR.into())?;
+    vcpu.set_source(SOURCE, OTHER_VECTOR.into())?;
+    route(&t.vm, &[(GSI, 0, LAST_SOURCE), (GSI + 1, 0, SOURCE)])?;
+    let (event, other) = (Event::new()?, Event::new()?);
+    let resample = Event::new()?;
+    t.vm.assign_level_irqfd(&event, GSI, &resample).ioctl("KVM_IRQFD(resample)")?;
+    t.vm.assign_irqfd(&other, GSI + 1).ioctl("KVM_IRQFD")?;
+    const NOTHING: Result<u64, Errno> = Err(Errno::EAGAIN);
+    other.signal(1)?;
+    check!("the other source's event arrives", vcpu.arrives(OTHER_VECTOR));
+    vcpu.take()?;
+    check_eq!("the other source is served", vcpu.end()?.taken, [0, 1]);
+    check_eq!("its end is not this one's", resample.take(), NOTHING);
+    for round in 0..2 {
+        event.signal(1)?;
+        check!("the event arrives", vcpu.arrives(VECTOR));
+        check_eq!("{round}: the guest takes it", vcpu.take()?, [round + 1, 1]);
+        check_eq!("{round}: before its end nothing is told", resample.take(), NOTHING);
+        vcpu.end()?;
+        check_eq!("{round}: its end is told once", resample.take(), Ok(1));
+    }
+    vcpu.end_of_message()?;
+    check_eq!("the end of a message is told too", resample.take(), Ok(1));
+    vcpu.set_source(LAST_SOURCE, u64::from(VECTOR) | sint::AUTO_EOI)?;
+    event.signal(1)?;
+    check!("with automatic EOI it arrives", vcpu.arrives(VECTOR));
+    check_eq!("with automatic EOI it is taken", vcpu.take()?, [3, 1]);
+    check_eq!("then only the message is left to end", resample.take(), NOTHING);
+    vcpu.end_of_message()?;
+    check_eq!("which is told", resample.take(), Ok(1));
+    Ok(())
+}
+
+/// What userspace reads of a SynIC and writes to another vCPU's works there (migration).
+#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD), irqchip)]
+fn sources_move_with_their_msrs(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let mut from = Obedient::new(&mut t.vm, 0)?;
+    let mut to = Obedient::new(&mut t.vm, 1)?;
+    from.set_source(SOURCE, u64::from(VECTOR) | sint::AUTO_EOI)?;
+    from.set_source(LAST_SOURCE, u64::from(OTHER_VECTOR) | sint::MASKED)?;
+    for index in msr::SINT0..=msr::SINT15 {
+        let value = from.0.msr(index)?.unwrap_or(0);
+        check!("userspace moves {index:#x}", to.0.set_msr(index, value)?);
+        check_eq!("userspace reads back {index:#x}", to.0.msr(index)?, Some(value));
+    }
+    // As a reset does, whose values the guest could not write.
+    check!("userspace may zero a source", to.0.set_msr(msr::SINT0, 0)?);
+    route(&t.vm, &[(GSI, 1, SOURCE), (GSI + 1, 1, LAST_SOURCE)])?;
+    let events = [Event::new()?, Event::new()?];
+    for (event, gsi) in events.iter().zip(GSI..) {
+        t.vm.assign_irqfd(event, gsi).ioctl("KVM_IRQFD")?;
+        event.signal(1)?;
+    }
+    check!("the source interrupts where it went", to.arrives(VECTOR));
+    let told = to.order(&[TAKE])?;
+    let want = Told { taken: [1, 0], in_service: [false; 2] };
+    check_eq!("with automatic EOI, and the masked one not", told, want);
+    check_eq!("and not where it came from", from.take()?, [0, 0]);
+    Ok(())
+}
