@@ -133,6 +133,16 @@ pub enum Event {
         /// Name → value, as `KVM_GET_STATS_FD` gives them.
         values: BTreeMap<String, u64>,
     },
+    /// Where a vCPU stood when its host half had to be killed.
+    Vcpu {
+        /// Its index.
+        index: u32,
+        /// How often KVM_RUN came back.
+        exits: u64,
+        /// Its program counter, where KVM gives it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pc: Option<u64>,
+    },
     /// A line of the guest's or the host half's log.
     Log {
         /// The line, without its newline.
@@ -241,6 +251,8 @@ pub struct Tally {
     pub metrics: Vec<Metric>,
     /// What KVM had counted at the deadline: of the VM or a vCPU, by name.
     pub kvm_stats: Stats,
+    /// Where vCPUs stood when their host half had to be killed: index, exits, program counter.
+    pub vcpus: Vec<(u32, u64, Option<u64>)>,
     /// Log lines, in order.
     pub log: Vec<String>,
     /// The verdict, reason and details, once told.
@@ -267,6 +279,7 @@ impl Tally {
             Event::Stats { of, values } => {
                 self.kvm_stats.insert(of, values);
             }
+            Event::Vcpu { index, exits, pc } => self.vcpus.push((index, exits, pc)),
             Event::Log { line } => {
                 if self.log.len() == Self::MAX_LOG {
                     self.log.remove(0);

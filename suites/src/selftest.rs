@@ -79,6 +79,20 @@ fn guest_ends_early(t: &mut OneVcpu) -> TestResult {
 }
 
 #[guest]
+fn waits_in_sync(g: &mut Guest) {
+    g.sync(1, &[]);
+}
+
+/// A host half that hangs between two KVM_RUNs.
+#[kvm_test(waits_in_sync, groups("nodefault"))]
+fn host_half_never_returns(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_sync(1)?;
+    loop {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+#[guest]
 fn fails_a_check(g: &mut Guest) {
     check_eq!("two and two are five", 2 + 2, 5);
     check!("the argument is given", g.arg(0) == 0);

@@ -118,6 +118,12 @@ const EXPECTED: &[Expected] = &[
         "vCPU 0: garbage from the guest: text of 65535 bytes at 0, first bytes [4b, 56, 4d, 43, 01, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00, 00] (after 2 exits)",
         "",
     ),
+    expect(
+        "host_half_never_returns",
+        "timeout",
+        "no verdict within 0.5 s: the host half did not return, killed",
+        "vCPU 0: 1 exit, stands at 0x",
+    ),
     expect("host_panics", "skip", "needs an emulated host (--host PROFILE)", ""),
     expect("vm_is_left_open", "error", "", ""),
     expect("late_skip", "skip", "a host with a flux capacitor", ""),
@@ -242,6 +248,9 @@ fn misbehaving_guests_are_told_word_for_word() {
             |result: &serde_json::Value, of: &str| result["kvm_stats"][of]["exits"].as_u64();
         assert!(exits(one, "vCPU 0") >= Some(1), "{one}");
         assert!(one["kvm_stats"]["VM"].as_object().is_some_and(|vm| !vm.is_empty()), "{one}");
+        let stuck = of("selftest::host_half_never_returns");
+        assert!(exits(stuck, "vCPU 0") >= Some(1), "{stuck}");
+        assert!(stuck["kvm_stats"]["VM"].as_object().is_some_and(|vm| !vm.is_empty()), "{stuck}");
         assert!(exits(both, "vCPU 0") >= Some(1) && exits(both, "vCPU 1") >= Some(1), "{both}");
     }
 }

@@ -82,6 +82,8 @@ pub struct Alternative {
     pub find: Option<String>,
     /// Replacement.
     pub replace: Option<String>,
+    /// Whether that is a value or statements.
+    pub kind: Option<Kind>,
 }
 
 fn default_profile(arch: Arch) -> &'static str {
@@ -140,7 +142,7 @@ impl Edit {
                 function: or(&way.function, &self.function),
                 find: or(&way.find, &self.find),
                 replace: or(&way.replace, &self.replace),
-                kind: self.kind,
+                kind: way.kind.unwrap_or(self.kind),
                 anchors: Vec::new(),
             }
         };

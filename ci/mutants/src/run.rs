@@ -147,8 +147,8 @@ impl Stand {
         on_line: &mut dyn FnMut(&str),
     ) -> anyhow::Result<Option<String>> {
         let mut profile = Profile::load(profile)?;
-        let switch = BTreeMap::from([("mutant".to_owned(), number.to_string())]);
-        profile.modules.insert("kvm".to_owned(), switch);
+        let parameters = profile.modules.entry("kvm".to_owned()).or_default();
+        parameters.insert("mutant".to_owned(), number.to_string());
         profile.cmdline.push(DIE_AT_ONCE.to_owned());
         profile.cmdline.push(MAP_MORE_THAN_THERE_IS.to_owned());
         profile.smp = profile.smp.max(NR_CPUS);

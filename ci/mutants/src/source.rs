@@ -9,7 +9,8 @@ use lab::apt::Suite;
 use lab::{Arch, Cache};
 
 /// Kernels of which Debian has the source, and where.
-const SUITES: [(&str, &str); 2] = [("6.1", "bookworm"), ("6.12", "trixie")];
+const SUITES: [(&str, &str); 3] =
+    [("6.1", "bookworm"), ("6.12", "trixie"), ("7.3", "trixie-backports")];
 
 /// An unpacked kernel source of one architecture's own.
 #[derive(Clone, Debug)]

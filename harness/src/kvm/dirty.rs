@@ -35,27 +35,65 @@ pub fn bitmap(bits: u64, set: impl IntoIterator<Item = u64>) -> Vec<u64> {
     words
 }
 
-impl Vm {
-    /// `KVM_GET_DIRTY_LOG`: the numbers of all bits that came back set, also those behind the
-    /// slot's end. Every bit was set before, so that KVM must clear what is clean, and a write
+/// The dirty log of one slot, with the room that its ioctls need: measured, they cost what KVM does.
+#[derive(Debug)]
+pub struct DirtyBitmap {
+    words: GuardedBuffer,
+    get: GuardedBuffer,
+    clear: GuardedBuffer,
+}
+
+impl DirtyBitmap {
+    /// The log of `slot`, of `nr_pages` pages.
+    pub fn new(slot: u32, nr_pages: u64) -> Self {
+        let words = GuardedBuffer::new(&vec![0; nr_pages.div_ceil(PAGES_PER_WORD) as usize * 8]);
+        let mut get = [0; 16];
+        get[..4].copy_from_slice(&slot.to_ne_bytes());
+        get[8..].copy_from_slice(&words.address().to_ne_bytes());
+        let mut clear = [0; 24];
+        clear[..4].copy_from_slice(&slot.to_ne_bytes());
+        clear[4..8].copy_from_slice(&(nr_pages as u32).to_ne_bytes());
+        clear[16..].copy_from_slice(&words.address().to_ne_bytes());
+        Self { words, get: GuardedBuffer::new(&get), clear: GuardedBuffer::new(&clear) }
+    }
+
+    /// `KVM_GET_DIRTY_LOG`. Every bit is set before, so that KVM must clear what is clean, and a write
     /// behind the bitmap's last word is EFAULT.
     ///
     /// # Errors
     ///
     /// The errno.
+    pub fn get(&mut self, vm: &Vm) -> Result<(), Errno> {
+        self.words.bytes_mut().fill(0xff);
+        raw_ioctl_value(vm, KVM_GET_DIRTY_LOG, self.get.address()).map(drop)
+    }
+
+    /// `KVM_CLEAR_DIRTY_LOG` of what the last [`DirtyBitmap::get`] found.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn clear(&self, vm: &Vm) -> Result<(), Errno> {
+        raw_ioctl_value(vm, KVM_CLEAR_DIRTY_LOG, self.clear.address()).map(drop)
+    }
+
+    /// The numbers of all bits that came back set, also those behind the slot's end.
+    pub fn pages(&self) -> Vec<u64> {
+        let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
+        set_bits(&self.words.bytes().chunks_exact(8).map(word).collect::<Vec<_>>())
+    }
+}
+
+impl Vm {
+    /// `KVM_GET_DIRTY_LOG`: [`DirtyBitmap::pages`] of a slot.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
     pub fn dirty_pages(&self, slot: u32, nr_pages: u64) -> Result<Vec<u64>, Errno> {
-        let words = nr_pages.div_ceil(PAGES_PER_WORD) as usize;
-        let log = GuardedBuffer::new(&vec![0xff; words * 8]);
-        let mut argument = [0; 16];
-        argument[..4].copy_from_slice(&slot.to_ne_bytes());
-        argument[8..].copy_from_slice(&log.address().to_ne_bytes());
-        self.raw(KVM_GET_DIRTY_LOG, &mut argument)?;
-        let words: Vec<u64> = log
-            .bytes()
-            .chunks_exact(8)
-            .map(|c| u64::from_ne_bytes(c.try_into().unwrap_or_default()))
-            .collect();
-        Ok(set_bits(&words))
+        let mut log = DirtyBitmap::new(slot, nr_pages);
+        log.get(self)?;
+        Ok(log.pages())
     }
 
     /// `KVM_CLEAR_DIRTY_LOG`; bit 0 of `bitmap` stands for `first_page`.

@@ -7,6 +7,7 @@ mod exit;
 mod guarded;
 mod hugepage;
 mod irqfd;
+mod last_words;
 mod memory;
 mod module;
 pub mod request;
@@ -19,7 +20,8 @@ mod vm;
 mod watchdog;
 
 pub use dirty::{
-    DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap, set_bits,
+    DirtyBitmap, DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap,
+    set_bits,
 };
 pub use event::{Event, eventually};
 pub use exit::{Exit, ExitMatch, InternalError, IoDirection};
@@ -27,6 +29,8 @@ pub use guarded::{GuardedBuffer, raw_ioctl, raw_ioctl_fd, raw_ioctl_value, raw_i
 pub use hugepage::{Backing, huge_page_size};
 pub use irqfd::{IoEventfd, Irqfd, Route};
 pub use kvm_bindings as bindings;
+pub(crate) use last_words::ProgramCounter;
+pub use last_words::install as install_last_words;
 pub use memory::{Mapping, Ram};
 pub use module::Module;
 pub use run::{Message, Next, Stop};

@@ -63,6 +63,8 @@ pub const KVM_HAS_DEVICE_ATTR: u64 = iow::<kvm::kvm_device_attr>(0xe3);
 pub const KVM_RUN: u64 = io(0x80);
 pub const KVM_INTERRUPT: u64 = iow::<u32>(0x86);
 pub const KVM_SET_SIGNAL_MASK: u64 = iow::<kvm::kvm_signal_mask>(0x8b);
+/// Of a `kvm_one_reg`: the id and an address.
+pub const KVM_GET_ONE_REG: u64 = iow::<[u64; 2]>(0xab);
 pub const KVM_GET_REG_LIST: u64 = iowr::<kvm::kvm_reg_list>(0xb0);
 
 /// Of x86 only.
@@ -81,7 +83,10 @@ pub mod x86 {
     pub const KVM_GET_SUPPORTED_HV_CPUID: u64 = iowr::<kvm::kvm_cpuid2>(0xc1);
 
     // VM.
+    pub const KVM_IRQ_LINE: u64 = iow::<kvm::kvm_irq_level>(0x61);
     pub const KVM_GET_IRQCHIP: u64 = iowr::<kvm::kvm_irqchip>(0x62);
+    pub const KVM_SET_IRQCHIP: u64 = ior::<kvm::kvm_irqchip>(0x63);
+    pub const KVM_IRQ_LINE_STATUS: u64 = iowr::<kvm::kvm_irq_level>(0x67);
     pub const KVM_SET_PMU_EVENT_FILTER: u64 = iow::<kvm::kvm_pmu_event_filter>(0xb2);
     pub const KVM_X86_SET_MSR_FILTER: u64 = iow::<kvm::kvm_msr_filter>(0xc6);
 

@@ -15,6 +15,8 @@ const DESC_BYTES: usize = 16;
 const MOST_STATS: u32 = 4096;
 /// A longer name than any KVM has.
 const LONGEST_NAME: u32 = 256;
+/// Values of a histogram that are read at a time.
+const VALUES: usize = 32;
 
 /// The statistics of a VM or vCPU that are not 0; nothing from a KVM without any.
 ///
@@ -49,6 +51,18 @@ impl Vcpu {
 
 /// Reads header, descriptors and data by `read`, which fills a buffer from an offset.
 fn read_all(read: impl Fn(u64, &mut [u8]) -> Option<()>) -> Option<BTreeMap<String, u64>> {
+    let mut all = BTreeMap::new();
+    visit(read, |name, sum| {
+        all.insert(name.to_owned(), sum);
+    })?;
+    Some(all)
+}
+
+/// Gives each statistic to `each`, without allocating.
+pub(super) fn visit(
+    read: impl Fn(u64, &mut [u8]) -> Option<()>,
+    mut each: impl FnMut(&str, u64),
+) -> Option<()> {
     let word = |bytes: &[u8], at: usize| {
         u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
     };
@@ -60,22 +74,26 @@ fn read_all(read: impl Fn(u64, &mut [u8]) -> Option<()>) -> Option<BTreeMap<Stri
         return None;
     }
     let stride = DESC_BYTES + name_size as usize;
-    let mut all = BTreeMap::new();
+    let mut room = [0; DESC_BYTES + LONGEST_NAME as usize];
     for nth in 0..u64::from(count) {
-        let mut desc = vec![0; stride];
-        read(descs + nth * stride as u64, &mut desc)?;
-        let values = u16::from_ne_bytes([desc[6], desc[7]]);
-        let offset = u64::from(word(&desc, 8));
-        let mut bytes = vec![0; 8 * usize::from(values)];
-        read(data + offset, &mut bytes)?;
-        let sum = bytes
-            .chunks_exact(8)
-            .map(|value| u64::from_ne_bytes(value.try_into().unwrap_or_default()))
-            .fold(0, u64::wrapping_add);
-        let name = String::from_utf8_lossy(&desc[DESC_BYTES..]);
-        all.insert(name.trim_end_matches('\0').to_owned(), sum);
+        let desc = &mut room[..stride];
+        read(descs + nth * stride as u64, desc)?;
+        let values = usize::from(u16::from_ne_bytes([desc[6], desc[7]]));
+        let mut at = data + u64::from(word(desc, 8));
+        let mut sum = 0_u64;
+        let mut bytes = [0; 8 * VALUES];
+        for first in (0..values).step_by(VALUES) {
+            let bytes = &mut bytes[..8 * VALUES.min(values - first)];
+            read(at, bytes)?;
+            at += bytes.len() as u64;
+            for value in bytes.chunks_exact(8) {
+                sum = sum.wrapping_add(u64::from_ne_bytes(value.try_into().unwrap_or_default()));
+            }
+        }
+        let name = desc[DESC_BYTES..].split(|b| *b == 0).next().unwrap_or_default();
+        each(std::str::from_utf8(name).unwrap_or("?"), sum);
     }
-    Some(all)
+    Some(())
 }
 
 #[cfg(test)]

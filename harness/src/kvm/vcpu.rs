@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
 use super::exit::{Exit, ExitCounts};
+use super::last_words::Known;
 use super::request::{KVM_ENABLE_CAP, KVM_INTERRUPT, KVM_RUN};
 use super::{Ram, System, raw_ioctl, stats, watchdog};
 use crate::case::GuestFn;
@@ -20,6 +21,8 @@ use crate::{arch, record};
 /// A vCPU and what the run loop knows of it.
 #[derive(Debug)]
 pub struct Vcpu {
+    // Dropped before the descriptor that it names.
+    known: Known,
     fd: VcpuFd,
     pub(crate) index: u32,
     pub(crate) ram: Arc<Ram>,
@@ -38,14 +41,16 @@ const _: () = {
 
 impl Vcpu {
     pub(crate) fn new(
-        fd: VcpuFd,
+        mut fd: VcpuFd,
         index: u32,
         ram: Arc<Ram>,
         vm: Arc<arch::VmState>,
         vm_fd: Weak<VmFd>,
     ) -> TestResult<Self> {
         let mmap_size = System::get().map_err(|e| Failure::Error(e.to_string()))?.vcpu_mmap_size();
+        let vm_raw = vm_fd.upgrade().map(|vm| vm.as_raw_fd());
         Ok(Self {
+            known: Known::new(fd.as_raw_fd(), vm_raw, fd.get_kvm_run(), index),
             fd,
             index,
             ram,
@@ -119,6 +124,7 @@ impl Vcpu {
         let result = unsafe { libc::ioctl(raw, KVM_RUN as _, 0) };
         let errno = if result < 0 { Errno::last_raw() } else { 0 };
         drop(running);
+        self.known.count_exit();
         self.exits.add(self.fd.get_kvm_run().exit_reason, errno);
         let exit = Exit::decode(self.fd.get_kvm_run(), errno);
         if watchdog::expired() {

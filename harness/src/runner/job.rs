@@ -29,6 +29,9 @@ const READ_BYTES: usize = 4 << 10;
 /// Reads in a row, so that one noisy worker starves nobody.
 const READS: usize = 16;
 
+/// Time that a worker has for its last words.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// A request that glibc's allocator calls a large one.
 const CONSOLIDATING_BYTES: usize = 4 << 10;
 
@@ -82,6 +85,8 @@ enum Stage {
     Live,
     /// Told to stop at its deadline.
     Told,
+    /// Asked for its last words.
+    Asked,
     /// Killed.
     Killed,
 }
@@ -253,6 +258,11 @@ impl Running {
                 self.next_deadline = now + self.grace;
             }
             Stage::Told => {
+                sys::signal_main_thread(self.pid, Signal::SIGUSR2);
+                self.stage = Stage::Asked;
+                self.next_deadline = now + LAST_WORDS;
+            }
+            Stage::Asked => {
                 self.stuck = super::watch::threads(self.pid);
                 self.kill(now);
             }
@@ -309,8 +319,10 @@ fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     // A big request makes the allocator merge its small free pieces now, once, rather than in
     // every child, where each page that it touches is copied.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(CONSOLIDATING_BYTES)));
-    // A worker that is not ready yet must not die of the deadline's signal.
-    SigSet::from(Signal::SIGUSR1).thread_block()?;
+    // A worker that is not ready yet must not die of its signals.
+    let mut early = SigSet::from(Signal::SIGUSR1);
+    early.add(Signal::SIGUSR2);
+    early.thread_block()?;
     // What is still buffered would be written twice.
     let _ = io::stdout().flush();
     match sys::fork()? {

@@ -29,7 +29,7 @@ pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Sends SIGUSR1 to the main thread of a worker.
+/// Sends a signal to the main thread of a worker.
 pub fn signal_main_thread(pid: Pid, signal: nix::sys::signal::Signal) {
     // SAFETY: tgkill takes three integers; a process that is gone is an error that changes nothing.
     unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw(), pid.as_raw(), signal as i32) };

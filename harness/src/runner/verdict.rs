@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
 use crate::outcome::{Outcome, Tally};
+use crate::payload::Payload;
 
 /// Log lines that a result keeps.
 const LOG_LINES: usize = 200;
@@ -117,7 +118,7 @@ impl Ending {
             None if self.late && self.status_is_ours() => (
                 Outcome::Timeout,
                 Some(format!("no verdict within {limit}: the host half did not return, killed")),
-                self.stuck.clone(),
+                self.stuck.iter().cloned().chain(self.vcpus()).collect(),
             ),
             Some((outcome, reason, details)) => {
                 if self.status != WaitStatus::Exited(pid_of(&self.status), 0) {
@@ -146,6 +147,18 @@ impl Ending {
                 (Outcome::Error, Some(reason), Vec::new())
             }
         }
+    }
+
+    /// Where the vCPUs of a worker that had to be killed stood.
+    fn vcpus(&self) -> impl Iterator<Item = String> {
+        self.tally.vcpus.iter().map(|(index, exits, pc)| {
+            let place = pc.map_or_else(String::new, |pc| {
+                let symbol = Payload::get().map_or(String::new(), |p| p.symbolize(pc));
+                format!(", stands at {pc:#x} {symbol}")
+            });
+            let exits = format!("{exits} {}", if *exits == 1 { "exit" } else { "exits" });
+            format!("vCPU {index}: {exits}{place}")
+        })
     }
 
     /// Whether the worker was still there when the runner killed it.

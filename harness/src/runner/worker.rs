@@ -65,6 +65,7 @@ pub fn run(assignment: Assignment<'_>) -> ! {
     let mut keep = KEPT.lock().map(|kept| kept.clone()).unwrap_or_default();
     keep.push(events.as_raw_fd());
     sys::close_all_but(&keep);
+    crate::kvm::install_last_words(events.as_raw_fd());
     record::open(events, parameters);
 
     let before = sys::open_fds(LEAK_SCAN);

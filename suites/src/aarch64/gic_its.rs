@@ -100,7 +100,7 @@ fn reads_what_the_its_tells(_: &mut Guest) {
         let register = gits::baser(n);
         let before = FRAME.read(register);
         check_eq!("no BASER is valid at first", before & gits::VALID, 0);
-        FRAME.write(register, !0 & !gits::VALID);
+        FRAME.write(register, !gits::VALID);
         let fixed = 7 << gits::BASER_TYPE_SHIFT | 0x1f << gits::BASER_ENTRY_SIZE_SHIFT;
         let after = FRAME.read(register);
         check_eq!("type and entry size of a BASER are read-only", after & fixed, before & fixed);
@@ -353,7 +353,7 @@ fn enables_lpis_late(_: &mut Guest) {
     let (byte, bit) = its::pending_bit(0, OTHER_LPI);
     poke(byte, bit);
     // The configuration table is known to the ITS from PROPBASER on.
-    gic::redistributor().write(gicr::PROPBASER, its::CONFIG_TABLE | its::INTID_BITS - 1);
+    gic::redistributor().write(gicr::PROPBASER, its::CONFIG_TABLE | (its::INTID_BITS - 1));
     map_two();
     check_eq!("no LPI comes while EnableLPIs is clear", interrupts_during(gic, trigger), NOTHING);
     let seen = interrupts_during(gic, || its::enable_lpis(0, false));

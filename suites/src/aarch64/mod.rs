@@ -17,6 +17,7 @@ pub mod gic_save_restore;
 pub mod gic_saved;
 pub mod gic_state;
 pub mod gic_targets;
+pub mod granule;
 pub mod hello;
 pub mod nested;
 pub mod pmu;
@@ -48,7 +49,7 @@ pub mod prelude {
     pub use guest_runtime::arch::aarch64::timer::{self, Timer, comes};
     pub use guest_runtime::arch::aarch64::trap::vector;
     pub use guest_runtime::arch::aarch64::user::{self, insn};
-    pub use guest_runtime::arch::aarch64::{gic, its, mmu, pmu, psci};
+    pub use guest_runtime::arch::aarch64::{gic, granule, its, mmu, pmu, psci};
 
     #[cfg(not(kvm_guest))]
     pub use harness::arch::{Device, Gic, GicVersion, Its, VcpuFeatures, core_reg};

@@ -5,7 +5,7 @@ use crate::prelude::*;
 #[host]
 use harness::kvm::bindings::*;
 #[host]
-use harness::kvm::{Backing, DirtyGfn, DirtyRing};
+use harness::kvm::{Backing, DirtyBitmap, DirtyGfn, DirtyRing};
 #[host]
 use harness::perf::{Options, Times};
 #[host]
@@ -137,6 +137,7 @@ struct Bench {
     vm: Vm,
     vcpus: Vec<Vcpu>,
     rings: Vec<DirtyRing>,
+    bitmaps: Vec<DirtyBitmap>,
     memory: Mapping,
 }
 
@@ -167,7 +168,9 @@ impl Bench {
             }
         }
         let memory = plan.backing.map((plan.all_pages() * PAGE) as usize)?;
-        let mut bench = Self { plan, log, vm, vcpus: Vec::new(), rings: Vec::new(), memory };
+        let slots = FIRST_SLOT..FIRST_SLOT + plan.slots as u32;
+        let bitmaps = slots.map(|slot| DirtyBitmap::new(slot, plan.slot_pages())).collect();
+        let mut bench = Self { plan, log, vm, vcpus: vec![], rings: vec![], bitmaps, memory };
         bench.set_slots(0)?;
         for index in 0..bench.plan.vcpus {
             let plan = &bench.plan;
@@ -250,27 +253,19 @@ impl Bench {
     }
 
     /// Reads the bitmaps, and clears them if that is userspace's part.
-    fn read_bitmaps(&self, get: &mut Times, clear: &mut Times) -> TestResult<HashSet<u64>> {
-        let pages = self.plan.slot_pages();
-        let read = |slot| self.vm.dirty_pages(slot, pages).ioctl("KVM_GET_DIRTY_LOG");
-        let logs: Vec<Vec<u64>> =
-            get.measure(|| self.slots().map(read).collect::<TestResult<Vec<_>>>())?;
+    fn read_bitmaps(&mut self, get: &mut Times, clear: &mut Times) -> TestResult<HashSet<u64>> {
+        let (vm, bitmaps) = (&self.vm, &mut self.bitmaps);
+        get.measure(|| bitmaps.iter_mut().try_for_each(|bitmap| bitmap.get(vm)))
+            .ioctl("KVM_GET_DIRTY_LOG")?;
         if matches!(self.log, Log::Manual | Log::InitiallySet) {
-            let bitmaps: Vec<Vec<u64>> =
-                logs.iter().map(|log| harness::kvm::bitmap(pages, log.iter().copied())).collect();
-            let words = |slot| &bitmaps[(slot - FIRST_SLOT) as usize];
             clear
-                .measure(|| {
-                    self.slots().try_for_each(|slot| {
-                        self.vm.clear_dirty_log(slot, 0, pages as u32, words(slot))
-                    })
-                })
+                .measure(|| bitmaps.iter().try_for_each(|bitmap| bitmap.clear(vm)))
                 .ioctl("KVM_CLEAR_DIRTY_LOG")?;
         }
-        let pages = logs
-            .into_iter()
-            .zip(0..)
-            .flat_map(|(log, slot)| log.into_iter().map(move |page| slot * pages + page));
+        let slot_pages = self.plan.slot_pages();
+        let pages = bitmaps.iter().zip(0..).flat_map(|(log, slot)| {
+            log.pages().into_iter().map(move |page| slot * slot_pages + page)
+        });
         Ok(pages.collect())
     }
 

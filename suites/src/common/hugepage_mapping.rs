@@ -365,6 +365,28 @@ fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backin
     finish(&mut t.vcpu)
 }
 
+/// A slot that is logged from its start has never had a huge mapping to split: it gets none, and the log has
+/// each written page, also behind the first one of a huge page.
+#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+fn slot_logged_from_its_start_has_small_pages(t: &mut OneVcpu, backing: Backing) -> TestResult {
+    let huge = huge()?;
+    let in_huge = huge / PAGE;
+    let memory = numbered(backing, HUGE_PAGES * huge, 0)?;
+    let place = Placement { gpa_offset: 0, hva_offset: 0, pages: HUGE_PAGES * in_huge };
+    place.set(&t.vm, KVM_MEM_LOG_DIRTY_PAGES, &memory).ioctl("KVM_SET_USER_MEMORY_REGION")?;
+    t.vcpu.run_until_sync(READY)?;
+    let written = [0, 1, in_huge - 1, in_huge, 2 * in_huge - 1];
+    for page in written {
+        ask(&mut t.vcpu, STORE, place.gpa() + page * PAGE + 8, 1, page)?;
+    }
+    let dirty = t.vm.dirty_pages(SLOT, place.pages).ioctl("KVM_GET_DIRTY_LOG")?;
+    check_eq!("exactly the written pages are logged", dirty, written);
+    if let Some(large) = t.vm.stat("pages_2m") {
+        check_eq!("none is mapped by a huge page", large, 0);
+    }
+    finish(&mut t.vcpu)
+}
+
 /// Huge mappings come back when logging is switched off.
 #[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::BINARY_STATS_FD), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn huge_mappings_come_back_after_logging(t: &mut OneVcpu, backing: Backing) -> TestResult {

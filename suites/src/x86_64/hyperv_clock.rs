@@ -379,6 +379,38 @@ fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
+/// A disabled page tells no time, whatever it was and however it was kept: with TSC accesses emulated too the
+/// counter goes by the clock.
+#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+fn counter_leaves_a_disabled_page(t: &mut OneVm) -> TestResult {
+    t.vm.offer_hyperv()?;
+    let features = t.vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.eax;
+    require!(features & HV_ACCESS_REENLIGHTENMENT != 0, "HV_ACCESS_REENLIGHTENMENT");
+    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(keeps_a_page))?;
+    ask_valid(&mut vcpu)?;
+    for (msr, value) in [
+        (msr::REENLIGHTENMENT_CONTROL, REENLIGHTEN),
+        (msr::TSC_EMULATION_CONTROL, EMULATE_TSC),
+        (msr::REFERENCE_TSC, PAGE),
+    ] {
+        vcpu.answer(&[WRITE, msr.into(), value]);
+        ask(&mut vcpu)?;
+    }
+    for base in [CENTURY, HOUR, 0] {
+        let start = Instant::now();
+        set_clock(&t.vm, base)?;
+        let Told { count, .. } = ask(&mut vcpu)?;
+        let most = base + start.elapsed().as_nanos() as u64 + SLACK;
+        check!(
+            "the counter is not before clock {base}",
+            count.saturating_add(100) >= base,
+            "{count}"
+        );
+        check!("the counter is soon after clock {base}", count <= most, "{count} {most}");
+    }
+    Ok(())
+}
+
 /// A page that userspace enables, as after migration, is filled before the guest runs.
 #[kvm_test(tells_the_time, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
 fn page_enabled_by_userspace_is_filled(t: &mut OneVm) -> TestResult {

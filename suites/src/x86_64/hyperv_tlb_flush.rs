@@ -114,6 +114,37 @@ enum Flushed {
     Several,
 }
 
+/// A call, and the workers that it is for: their bits in `set`, their VP indices in `banks`.
+#[derive(Clone, Copy)]
+struct Call {
+    named: Named,
+    flushed: Flushed,
+    set: usize,
+    banks: [u64; 2],
+}
+
+impl Call {
+    /// Every call to each set of workers that it can name, by all vCPUs' VP indices.
+    fn all(indices: [u64; 3]) -> impl Iterator<Item = Self> {
+        let named =
+            [Named::Mask, Named::AllFlag, Named::Sparse, Named::SetAll, Named::SetAllWithBanks];
+        let each = named.into_iter().flat_map(|named| {
+            [Flushed::Space, Flushed::Page, Flushed::Range, Flushed::Several]
+                .into_iter()
+                .flat_map(move |flushed| [0b010, 0b100, 0b110].map(|set| (named, flushed, set)))
+        });
+        each.filter_map(move |(named, flushed, set)| {
+            let everyone = !matches!(named, Named::Mask | Named::Sparse);
+            let mut banks = [0; 2];
+            for (_, index) in indices.iter().enumerate().filter(|(vcpu, _)| set >> vcpu & 1 != 0) {
+                banks[*index as usize / 64] |= 1 << (index % 64);
+            }
+            let cannot = (named == Named::Mask && banks[1] != 0) || (everyone && set != 0b110);
+            (!cannot).then_some(Self { named, flushed, set, banks })
+        })
+    }
+}
+
 /// Words of a call's input, and the control value that goes with them.
 fn input(named: Named, flushed: Flushed, banks: [u64; 2]) -> (u64, [u64; FAST_WORDS]) {
     let mut words = [0; FAST_WORDS];
@@ -215,44 +246,32 @@ fn flushes(g: &mut Guest) {
         announce(worker, 0);
     }
     let mut phase = 0;
-    for named in [Named::Mask, Named::AllFlag, Named::Sparse, Named::SetAll, Named::SetAllWithBanks]
-    {
-        for flushed in [Flushed::Space, Flushed::Page, Flushed::Range, Flushed::Several] {
-            // Bits 1 and 2: the workers that are named.
-            for set in [0b010_usize, 0b100, 0b110] {
-                let everyone = !matches!(named, Named::Mask | Named::Sparse);
-                let targets = || workers.clone().filter(|w| everyone || set >> w & 1 != 0);
-                let mut banks = [0; 2];
-                targets().for_each(|w| banks[indices[w] as usize / 64] |= 1 << (indices[w] % 64));
-                if (named == Named::Mask && banks[1] != 0) || (everyone && set != 0b110) {
-                    continue;
-                }
-                let (control, words) = input(named, flushed, banks);
-                for _ in 0..ROUNDS {
-                    phase += 1;
-                    targets().for_each(observed);
-                    targets().for_each(|w| PHASE[w].store(CHANGING, SeqCst));
-                    for worker in targets() {
-                        let entry = page(worker as u64, phase % 2) | mmu::flags::DEFAULT;
-                        poke(ENTRY[worker].load(SeqCst), entry);
-                    }
-                    let result = call(calls, fast, control, &words);
-                    let completed = control >> control::REP_COUNT_SHIFT << 32;
-                    check_eq!(
-                        "{named:?} {flushed:?} succeeds for all its reps",
-                        result,
-                        Ok(status::SUCCESS | completed)
-                    );
-                    targets().for_each(|w| announce(w, phase));
-                    targets().for_each(observed);
-                    let stale: u64 = targets().map(|w| STALE[w].swap(0, SeqCst)).sum();
-                    check_eq!(
-                        "{named:?} {flushed:?}: every vCPU of set {set:#b} reads the new page",
-                        stale,
-                        0
-                    );
-                }
+    for Call { named, flushed, set, banks } in Call::all(indices) {
+        let targets = || workers.clone().filter(|w| set >> w & 1 != 0);
+        let (control, words) = input(named, flushed, banks);
+        for _ in 0..ROUNDS {
+            phase += 1;
+            targets().for_each(observed);
+            targets().for_each(|w| PHASE[w].store(CHANGING, SeqCst));
+            for worker in targets() {
+                let entry = page(worker as u64, phase % 2) | mmu::flags::DEFAULT;
+                poke(ENTRY[worker].load(SeqCst), entry);
             }
+            let result = call(calls, fast, control, &words);
+            let completed = control >> control::REP_COUNT_SHIFT << 32;
+            check_eq!(
+                "{named:?} {flushed:?} succeeds for all its reps",
+                result,
+                Ok(status::SUCCESS | completed)
+            );
+            targets().for_each(|w| announce(w, phase));
+            targets().for_each(observed);
+            let stale: u64 = targets().map(|w| STALE[w].swap(0, SeqCst)).sum();
+            check_eq!(
+                "{named:?} {flushed:?}: every vCPU of set {set:#b} reads the new page",
+                stale,
+                0
+            );
         }
     }
     workers.clone().for_each(|w| PHASE[w].store(END, SeqCst));
@@ -261,6 +280,8 @@ fn flushes(g: &mut Guest) {
 
 /// The sender has made this many rounds.
 const DONE: u64 = 1;
+/// A vCPU waits for what the host answers.
+const READY: u64 = 2;
 
 #[host]
 use bindings::{Msrs, kvm_msr_entry};
@@ -309,6 +330,21 @@ fn run(vcpu: &mut Vcpu) -> TestResult<u64> {
     }
 }
 
+/// vCPUs 1 and up, with these VP indices.
+#[host]
+fn add_workers(vm: &mut Vm, indices: [u64; 2], guest: GuestFn) -> TestResult<Vec<Vcpu>> {
+    let mut workers = Vec::new();
+    for (vcpu, data) in (1..).zip(indices) {
+        let worker = vm.add_vcpu(vcpu, guest)?;
+        let index = kvm_msr_entry { index: hyperv::msr::VP_INDEX, data, ..Default::default() };
+        let msrs = Msrs::from_entries(&[index]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+        let set = worker.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+        check_eq!("userspace sets the VP index", set, 1);
+        workers.push(worker);
+    }
+    Ok(workers)
+}
+
 /// Every variant of the flush hypercalls, to each set of vCPUs, with input in memory and in registers.
 #[kvm_test(requires(cap::HYPERV_TLBFLUSH), vcpus = 3, params = [
     slow: Shape { fast: false, indices: ONE_BANK },
@@ -321,16 +357,7 @@ fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestRes
     require_fast(&mut t.vm, shape.fast)?;
     let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes))?;
     sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
-    let mut workers = Vec::new();
-    for (vcpu, index) in (1..).zip(shape.indices) {
-        let worker = t.vm.add_vcpu(vcpu, guest_fn!(reads_for_ever))?;
-        let index =
-            kvm_msr_entry { index: hyperv::msr::VP_INDEX, data: index, ..Default::default() };
-        let msrs = Msrs::from_entries(&[index]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-        let set = worker.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        check_eq!("userspace sets the VP index", set, 1);
-        workers.push(worker);
-    }
+    let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(reads_for_ever))?;
     let rounds = std::thread::scope(|scope| {
         let threads: Vec<_> =
             workers.iter_mut().map(|worker| scope.spawn(move || run(worker))).collect();
@@ -346,6 +373,76 @@ fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestRes
     })?;
     harness::record::metric("rounds", "flushes", rounds as f64);
     check!("there were rounds of every variant", rounds >= 20 * ROUNDS, "{rounds}");
+    Ok(())
+}
+
+/// Arguments as of [`flushes`]. Makes the call whose number the host answers with.
+#[guest]
+fn flushes_when_told(g: &mut Guest) {
+    let fast = g.arg(0) != 0;
+    let indices = [0, g.arg(1), g.arg(2)];
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    loop {
+        let [number, ..] = g.sync(READY, &[]);
+        let Some(Call { named, flushed, banks, .. }) = Call::all(indices).nth(number as usize)
+        else {
+            return;
+        };
+        let (control, words) = input(named, flushed, banks);
+        let result = call(calls, fast, control, &words).map(|result| result as u32);
+        check_eq!(
+            "{named:?} {flushed:?} succeeds",
+            u64::from(result.unwrap_or(!0)),
+            status::SUCCESS
+        );
+    }
+}
+
+#[guest]
+fn runs_when_told(g: &mut Guest) {
+    loop {
+        g.sync(READY, &[]);
+    }
+}
+
+/// Each vCPU that a call names flushes before it runs again: KVM's count of its flushes rises. A vCPU that
+/// flushes for other reasons too may hide what [`flushed_vcpus_forget_old_translations`] looks for.
+#[kvm_test(requires(cap::HYPERV_TLBFLUSH, cap::BINARY_STATS_FD), vcpus = 3, params = [
+    slow: Shape { fast: false, indices: ONE_BANK },
+    slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
+    fast: Shape { fast: true, indices: ONE_BANK },
+    fast_two_banks: Shape { fast: true, indices: TWO_BANKS },
+])]
+fn flushed_vcpus_count_a_flush(t: &mut OneVm, shape: Shape) -> TestResult {
+    t.vm.offer_hyperv()?;
+    require_fast(&mut t.vm, shape.fast)?;
+    let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes_when_told))?;
+    sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
+    let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(runs_when_told))?;
+    sender.run_until_sync(READY)?;
+    for worker in &mut workers {
+        worker.run_until_sync(READY)?;
+    }
+    let count = |worker: &Vcpu| {
+        let count = worker.stat("tlb_flush");
+        count.ok_or_else(|| Failure::Skip("the statistic `tlb_flush`".into()))
+    };
+    let indices = [0, shape.indices[0], shape.indices[1]];
+    for (number, Call { named, flushed, set, .. }) in (0..).zip(Call::all(indices)) {
+        let before = workers.iter().map(count).collect::<Result<Vec<_>, _>>()?;
+        sender.answer(&[number]);
+        sender.run_until_sync(READY)?;
+        for (vcpu, (worker, before)) in (1..).zip(workers.iter_mut().zip(before)) {
+            worker.answer(&[0]);
+            worker.run_until_sync(READY)?;
+            let rise = count(worker)?.saturating_sub(before);
+            let named_too = set >> vcpu & 1 != 0;
+            check!(
+                "{named:?} {flushed:?}: vCPU {vcpu} of set {set:#b} flushes",
+                rise > 0 || !named_too
+            );
+        }
+    }
     Ok(())
 }
 

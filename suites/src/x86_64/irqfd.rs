@@ -72,7 +72,7 @@ const RACES: u64 = 10_000;
 #[host]
 const ENOUGH: u64 = 1_000;
 #[host]
-const BUDGET: Duration = Duration::from_millis(1_500);
+const BUDGET: Duration = Duration::from_millis(2_500);
 /// A round that never comes.
 #[host]
 const STOP: u64 = u64::MAX;

@@ -8,11 +8,14 @@ use guest_runtime::arch::aarch64::sysreg::{
 use guest_runtime::arch::aarch64::trap::vector;
 
 use super::core_reg;
-use crate::kvm::Vcpu;
+use crate::kvm::{ProgramCounter, Vcpu};
 use crate::payload::Payload;
 
 /// General registers, X0 to X30.
 type General = [u64; 31];
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::OneReg(core_reg::PC);
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {

@@ -2,8 +2,14 @@
 
 use guest_protocol::{NR_ARGS, trap};
 
-use crate::kvm::Vcpu;
+use crate::kvm::{ProgramCounter, Vcpu, request};
 use crate::payload::Payload;
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::Regs(
+    request::ior::<kvm_bindings::kvm_regs>(0x81),
+    std::mem::offset_of!(kvm_bindings::kvm_regs, pc),
+);
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {

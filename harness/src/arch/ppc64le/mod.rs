@@ -3,7 +3,7 @@
 mod describe;
 mod image;
 
-pub(crate) use describe::{describe_trap, describe_vcpu};
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
 pub(crate) use image::prepare_image;
 
 use guest_protocol::layout::{ppc64le as map, vcpu_area};

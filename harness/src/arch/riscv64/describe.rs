@@ -5,7 +5,7 @@ use guest_protocol::{NR_ARGS, trap};
 use guest_runtime::arch::riscv64::trap::vector;
 
 use super::reg;
-use crate::kvm::Vcpu;
+use crate::kvm::{ProgramCounter, Vcpu};
 use crate::payload::Payload;
 
 /// Names of x1 to x31.
@@ -13,6 +13,9 @@ const NAMES: [&str; 31] = [
     "ra", "sp", "gp", "tp", "t0", "t1", "t2", "s0", "s1", "a0", "a1", "a2", "a3", "a4", "a5", "a6",
     "a7", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "t3", "t4", "t5", "t6",
 ];
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::OneReg(reg::PC);
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {

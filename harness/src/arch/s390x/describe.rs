@@ -4,8 +4,12 @@ use guest_protocol::layout::s390x::low_core;
 use guest_protocol::{NR_ARGS, trap};
 use guest_runtime::arch::s390x::trap::vector;
 
-use crate::kvm::Vcpu;
+use crate::kvm::{ProgramCounter, Vcpu};
 use crate::payload::Payload;
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter =
+    ProgramCounter::Run(std::mem::offset_of!(kvm_bindings::kvm_run, psw_addr));
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {

@@ -1,7 +1,7 @@
 //! What the in-kernel interrupt controllers hold, as the host can see it.
-#![expect(unsafe_code, reason = "reads the union that chip_id selects")]
+#![expect(unsafe_code, reason = "uses the unions that chip_id selects")]
 
-use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip};
+use kvm_bindings::{KVM_IOAPIC_NUM_PINS, KVM_IRQCHIP_IOAPIC, kvm_irqchip};
 
 use crate::kvm::{Ioctl, Vcpu, Vm};
 use crate::outcome::TestResult;
@@ -42,7 +42,59 @@ impl Vcpu {
     }
 }
 
+/// `struct kvm_ioapic_state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoapicState {
+    /// Where the registers are.
+    pub base: u64,
+    /// IOREGSEL.
+    pub select: u32,
+    /// The ID.
+    pub id: u32,
+    /// Lines that are up, and edges not yet delivered.
+    pub irr: u32,
+    /// Redirection entries.
+    pub entries: [u64; KVM_IOAPIC_NUM_PINS as usize],
+}
+
 impl Vm {
+    /// `KVM_GET_IRQCHIP` of the I/O APIC.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn ioapic(&self) -> TestResult<IoapicState> {
+        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        self.fd().get_irqchip(&mut chip).ioctl("KVM_GET_IRQCHIP")?;
+        // SAFETY: the kernel filled the I/O APIC's state; it is plain integers.
+        let state = unsafe { chip.chip.ioapic };
+        Ok(IoapicState {
+            base: state.base_address,
+            select: state.ioregsel,
+            id: state.id,
+            irr: state.irr,
+            // SAFETY: either member of the union is plain integers.
+            entries: state.redirtbl.map(|entry| unsafe { entry.bits }),
+        })
+    }
+
+    /// `KVM_SET_IRQCHIP` of the I/O APIC.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn set_ioapic(&self, state: &IoapicState) -> TestResult {
+        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        let IoapicState { base, select, id, irr, entries } = *state;
+        // SAFETY: the structure starts zeroed, and every member is plain integers.
+        let ioapic = unsafe { &mut chip.chip.ioapic };
+        (ioapic.base_address, ioapic.ioregsel, ioapic.id, ioapic.irr) = (base, select, id, irr);
+        for (to, bits) in ioapic.redirtbl.iter_mut().zip(entries) {
+            to.bits = bits;
+        }
+        self.fd().set_irqchip(&chip).ioctl("KVM_SET_IRQCHIP")
+    }
+
     /// Whether the line into `pin` of the I/O APIC is asserted (IRR in `KVM_GET_IRQCHIP`; means the
     /// line's level for level-triggered pins only).
     ///
@@ -50,9 +102,6 @@ impl Vm {
     ///
     /// KVM refuses.
     pub fn ioapic_line(&self, pin: u32) -> TestResult<bool> {
-        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
-        self.fd().get_irqchip(&mut chip).ioctl("KVM_GET_IRQCHIP")?;
-        // SAFETY: the kernel filled the I/O APIC's state; it is plain integers.
-        Ok(unsafe { chip.chip.ioapic.irr } >> pin & 1 != 0)
+        Ok(self.ioapic()?.irr >> pin & 1 != 0)
     }
 }

@@ -7,6 +7,7 @@ mod msrs;
 mod state;
 
 pub(crate) use image::prepare_image;
+pub use interrupts::IoapicState;
 
 use std::sync::OnceLock;
 
@@ -19,7 +20,9 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use zerocopy::IntoBytes;
 
-use crate::kvm::{Exit, IoDirection, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
+use crate::kvm::{
+    Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, VmShape, request,
+};
 use crate::outcome::TestResult;
 use crate::payload::Payload;
 use crate::requirement::cpu;
@@ -208,6 +211,10 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
     }
     Ok(())
 }
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter =
+    ProgramCounter::Regs(request::ior::<kvm_regs>(0x81), std::mem::offset_of!(kvm_regs, rip));
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {

@@ -27,6 +27,7 @@ pub mod reg {
     pub const TMR: u32 = 0x180;
     pub const IRR: u32 = 0x200;
     pub const ESR: u32 = 0x280;
+    pub const LVT_CMCI: u32 = 0x2f0;
     pub const ICR: u32 = 0x300;
     pub const ICR_HIGH: u32 = 0x310;
     pub const LVT_TIMER: u32 = 0x320;

@@ -300,3 +300,15 @@ pub fn sse_divide_by_zero_safe() -> Result<(), Trap> {
         trap
     }
 }
+
+/// `MONITOR` of the line at `gva`, as a value.
+pub fn monitor_safe(gva: u64) -> Result<(), Trap> {
+    // SAFETY: a fault resumes behind the instruction, which changes nothing.
+    unsafe { catching!("monitor", in("rax") gva, in("rcx") 0_u64, in("rdx") 0_u64) }
+}
+
+/// `MWAIT`, as a value.
+pub fn mwait_safe() -> Result<(), Trap> {
+    // SAFETY: a fault resumes behind the instruction, which changes nothing.
+    unsafe { catching!("mwait", in("rax") 0_u64, in("rcx") 0_u64) }
+}

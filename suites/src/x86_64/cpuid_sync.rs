@@ -1,0 +1,224 @@
+//! CPUID bits and sizes that follow other state: CR4, IA32_APIC_BASE, IA32_MISC_ENABLE, XCR0 (SDM vol. 2,
+//! CPUID; vol. 1, "Managing State Using the XSAVE Feature Set"). What userspace sets in XCR0: `xsave`.
+use crate::prelude::*;
+#[host]
+use {
+    apic::IA32_APIC_BASE,
+    bindings::{KVM_CAP_DISABLE_QUIRKS2, Msrs, kvm_msr_entry},
+};
+
+const READY: u64 = 1;
+/// Stands for CR4 among the MSRs that a feature may follow.
+const CR4: u32 = u32::MAX;
+
+/// Arguments: the MSR (or [`CR4`]) and its bit; leaf, register and bit of CPUID that follow.
+#[guest]
+fn looks_at_cpuid(g: &mut Guest) {
+    let [register, bit, leaf, word, shown] = [0, 1, 2, 3, 4].map(|i| g.arg(i) as u32);
+    let shows = || cpuid(leaf, 0)[word as usize] >> shown & 1 != 0;
+    let with = |value: u64, on| if on { value | 1 << bit } else { value & !(1 << bit) };
+    for on in [true, false, true, false] {
+        match register {
+            CR4 => write_cr4(with(read_cr4(), on)),
+            msr => wrmsr(msr, with(rdmsr(msr), on)),
+        }
+        check_eq!("CPUID follows what the guest sets", shows(), on);
+    }
+    for _ in 0..4 {
+        let [on, ..] = g.sync(READY, &[]);
+        check_eq!("CPUID follows what userspace sets", shows(), on != 0);
+    }
+}
+
+/// A bit that CPUID shows, of what.
+#[host]
+#[derive(Clone, Copy)]
+struct Follows {
+    register: u32,
+    bit: u32,
+    leaf: u32,
+    word: u32,
+    shown: u32,
+    /// The CPUID bit of the same word, if any, that offers the feature.
+    offered: Option<u32>,
+}
+
+#[host]
+const IA32_MISC_ENABLE: u32 = 0x1a0;
+/// `KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT`.
+#[host]
+const MISC_ENABLE_NO_MWAIT: u64 = 1 << 4;
+
+#[host]
+const OSXSAVE: Follows =
+    Follows { register: CR4, bit: 18, leaf: 1, word: 2, shown: 27, offered: Some(26) };
+#[host]
+const OSPKE: Follows =
+    Follows { register: CR4, bit: 22, leaf: 7, word: 2, shown: 4, offered: Some(3) };
+#[host]
+const APIC: Follows =
+    Follows { register: IA32_APIC_BASE, bit: 11, leaf: 1, word: 3, shown: 9, offered: None };
+/// KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT.
+#[host]
+const MONITOR: Follows =
+    Follows { register: IA32_MISC_ENABLE, bit: 18, leaf: 1, word: 2, shown: 3, offered: None };
+
+#[host]
+fn set(vcpu: &Vcpu, register: u32, bit: u32, on: bool) -> TestResult {
+    let with = |value: u64| if on { value | 1 << bit } else { value & !(1 << bit) };
+    if register == IA32_MISC_ENABLE {
+        let entry = kvm_msr_entry { index: register, ..Default::default() };
+        let mut msrs =
+            Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+        vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
+        msrs.as_mut_slice()[0].data = with(msrs.as_slice()[0].data);
+        let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+        check_eq!("userspace may set it", taken, 1);
+        return Ok(());
+    }
+    let mut sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+    let value = if register == CR4 { &mut sregs.cr4 } else { &mut sregs.apic_base };
+    *value = with(*value);
+    vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")
+}
+
+/// A bit of CPUID is set while the bit that it follows is, whoever sets that.
+#[kvm_test(looks_at_cpuid, irqchip, params = [
+    osxsave: OSXSAVE,
+    ospke: OSPKE,
+    apic: APIC,
+    monitor: MONITOR,
+])]
+fn cpuid_bit_follows(t: &mut OneVcpu, f: Follows) -> TestResult {
+    if f.register == IA32_MISC_ENABLE {
+        let quirks = t.vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) as u64;
+        require!(quirks & MISC_ENABLE_NO_MWAIT != 0, "KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT");
+        t.vm.enable_cap(KVM_CAP_DISABLE_QUIRKS2, [MISC_ENABLE_NO_MWAIT, 0, 0, 0])
+            .ioctl("KVM_ENABLE_CAP(KVM_CAP_DISABLE_QUIRKS2)")?;
+    }
+    if let Some(bit) = f.offered {
+        let has = t.vm.cpuid_mut().as_slice().iter().any(|e| {
+            let words = [e.eax, e.ebx, e.ecx, e.edx];
+            (e.function, e.index) == (f.leaf, 0) && words[f.word as usize] >> bit & 1 != 0
+        });
+        require!(has, "bit {bit} of CPUID leaf {}", f.leaf);
+    }
+    t.vcpu.set_args(&[f.register, f.bit, f.leaf, f.word, f.shown].map(u64::from));
+    for on in [true, false, true, false] {
+        t.vcpu.run_until_sync(READY)?;
+        t.vcpu.complete_exit()?;
+        set(&t.vcpu, f.register, f.bit, on)?;
+        t.vcpu.answer(&[on.into()]);
+    }
+    t.vcpu.run_until_done()
+}
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+const XSAVE_LEAF: u32 = 0xd;
+const X87: u64 = 1 << 0;
+const SSE: u64 = 1 << 1;
+const AVX: u64 = 1 << 2;
+const BNDREGS: u64 = 1 << 3;
+const BNDCSR: u64 = 1 << 4;
+const OPMASK: u64 = 1 << 5;
+const ZMM_HI256: u64 = 1 << 6;
+const HI16_ZMM: u64 = 1 << 7;
+const XTILECFG: u64 = 1 << 17;
+const XTILEDATA: u64 = 1 << 18;
+/// Legacy region and header of an XSAVE area.
+const LEGACY_BYTES: u32 = 576;
+
+/// Components that may be set in XCR0.
+fn supported() -> u64 {
+    let [low, _, _, high] = cpuid(XSAVE_LEAF, 0);
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn faults(result: Result<(), Trap>, vector: u8) -> bool {
+    result.err().map(|trap| trap.vector) == Some(vector)
+}
+
+#[guest]
+fn tries_xsetbv(g: &mut Guest) {
+    write_cr4(read_cr4() & !CR4_OSXSAVE);
+    check!("without CR4.OSXSAVE XSETBV is #UD", faults(xsetbv_safe(0, X87), vector::UD));
+    write_cr4(read_cr4() | CR4_OSXSAVE);
+    let avx512 = OPMASK | ZMM_HI256 | HI16_ZMM;
+    for (what, value) in [
+        ("nothing", 0),
+        ("SSE without x87", SSE),
+        ("AVX without SSE", X87 | AVX),
+        ("one half of MPX", X87 | SSE | BNDREGS),
+        ("the other half of MPX", X87 | SSE | BNDCSR),
+        ("AVX-512 without AVX", X87 | SSE | avx512),
+        ("AVX-512 without opmasks", X87 | SSE | AVX | ZMM_HI256 | HI16_ZMM),
+        ("AVX-512 without upper halves", X87 | SSE | AVX | OPMASK | HI16_ZMM),
+        ("AVX-512 without upper registers", X87 | SSE | AVX | OPMASK | ZMM_HI256),
+        ("tile configuration without tiles", X87 | SSE | XTILECFG),
+        ("tiles without their configuration", X87 | SSE | XTILEDATA),
+        ("the supervisor's component 8", X87 | SSE | 1 << 8),
+        ("bit 62", X87 | SSE | 1 << 62),
+        ("bit 63", X87 | SSE | 1 << 63),
+        ("everything", u64::MAX),
+    ] {
+        check!("{what} in XCR0 is #GP", faults(xsetbv_safe(0, value), vector::GP));
+    }
+    for index in [1, 2, 0x8000_0000, u32::MAX] {
+        check!("XCR{index:#x} cannot be written", faults(xsetbv_safe(index, X87), vector::GP));
+    }
+    g.sync(READY, &[]);
+    for value in [X87 | SSE, X87, supported()] {
+        check_eq!("what is legal is taken", xsetbv_safe(0, value), Ok(()));
+    }
+    g.sync(READY, &[supported()]);
+}
+
+/// XSETBV takes what CPUID offers, x87 always and AVX, AVX-512, MPX and AMX as wholes; all else is #GP
+/// (SDM vol. 2, XSETBV; vol. 1, 13.3).
+#[kvm_test(tries_xsetbv, requires(cap::XCRS, cpu::XSAVE))]
+fn xsetbv_takes_whole_features(t: &mut OneVcpu) -> TestResult {
+    let xcr0 = |t: &OneVcpu| -> TestResult<u64> {
+        Ok(t.vcpu.fd().get_xcrs().ioctl("KVM_GET_XCRS")?.xcrs[0].value)
+    };
+    t.vcpu.run_until_sync(READY)?;
+    check_eq!("what was refused is not taken", xcr0(t)?, X87);
+    let [all, ..] = t.vcpu.run_until_sync(READY)?;
+    check_eq!("userspace sees what was taken", xcr0(t)?, all);
+    t.vcpu.run_until_done()
+}
+
+/// Bytes that the components of `xcr0` take in the standard and in the compacted format.
+fn sizes(xcr0: u64) -> [u32; 2] {
+    let (mut standard, mut compacted) = (LEGACY_BYTES, LEGACY_BYTES);
+    for component in (2..63).filter(|c| xcr0 >> c & 1 != 0) {
+        let [size, offset, flags, _] = cpuid(XSAVE_LEAF, component);
+        standard = standard.max(offset + size);
+        let aligned = flags >> 1 & 1 != 0;
+        compacted = if aligned { compacted.next_multiple_of(64) } else { compacted } + size;
+    }
+    [standard, compacted]
+}
+
+#[guest]
+fn compares_sizes(_: &mut Guest) {
+    write_cr4(read_cr4() | CR4_OSXSAVE);
+    let [_, _, most, _] = cpuid(XSAVE_LEAF, 0);
+    check_eq!("ECX is the size of all that there is", most, sizes(supported())[0]);
+    let has_xsavec = cpuid(XSAVE_LEAF, 1)[0] >> 1 & 1 != 0;
+    for xcr0 in [X87, X87 | SSE, (X87 | SSE | AVX) & supported(), supported(), X87] {
+        check_eq!("XSETBV takes what CPUID offers", xsetbv_safe(0, xcr0), Ok(()));
+        let [_, enabled, still, _] = cpuid(XSAVE_LEAF, 0);
+        check_eq!("ECX does not follow XCR0", still, most);
+        check_eq!("EBX is the size of what XCR0 enables", enabled, sizes(xcr0)[0]);
+        if has_xsavec {
+            let compacted = cpuid(XSAVE_LEAF, 1)[1];
+            check_eq!("with XSAVEC, so is EBX of subleaf 1", compacted, sizes(xcr0)[1]);
+        }
+    }
+}
+
+/// The sizes in CPUID leaf 0xd follow the guest's XCR0 (SDM vol. 1, 13.2).
+#[kvm_test(compares_sizes, requires(cpu::XSAVE))]
+fn sizes_follow_xcr0(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
