@@ -135,7 +135,7 @@ pub const MOMENT: Duration = Duration::from_millis(3);
 
 /// How long a vCPU may take from its fault to being told.
 #[host]
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The host's side of pages that are absent.
 #[host]

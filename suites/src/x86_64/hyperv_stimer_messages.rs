@@ -11,6 +11,7 @@ const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
 /// Reference time counts 100 ns.
 const MS: u64 = 10_000;
+const PATIENCE_MS: u64 = 200;
 const HOUR: u64 = 3_600_000 * MS;
 const READY: u64 = 1;
 const MESSAGE_PAGE: u64 = layout::SCRATCH + 0x2000;
@@ -154,7 +155,11 @@ fn has_a_busy_slot(g: &mut Guest) {
         let expiry = now() + MS;
         wrmsr(config(timer), BY_MESSAGE | AUTO_ENABLE);
         wrmsr(count(timer), expiry);
-        pass(3 * MS);
+        // The host's own timer may be late.
+        (0..PATIENCE_MS).any(|_| {
+            pass(MS);
+            peek::<Message>(address).flags != 0
+        });
         let marked = Message { flags: MESSAGE_PENDING, ..busy };
         check_eq!("the slot keeps its message, marked", peek::<Message>(address), marked);
         check_eq!("nothing is told meanwhile", taken.load(SeqCst), before);
