@@ -43,7 +43,9 @@ missing() {
         packages+=(cargo-web rustc-web)
     fi
     if ((${#packages[@]} > 0)); then
-        printf 'apt-get install -y --no-install-recommends %s\n' "${packages[*]}"
+        # A machine without package lists is as bare as one without a compiler.
+        printf 'apt-get update -qq && apt-get install -y --no-install-recommends %s\n' \
+            "${packages[*]}"
     fi
     if ! rust_is_new_enough && command -v rustup >/dev/null; then
         printf 'rustup toolchain install stable --profile minimal && rustup default stable\n'
@@ -63,10 +65,7 @@ set_up() {
     fi
     while IFS= read -r command; do
         say "set-up: $command"
-        if [[ $command == apt-get* ]]; then
-            apt-get update -qq
-            command="DEBIAN_FRONTEND=noninteractive $command -qq"
-        fi
+        [[ $command == apt-get* ]] && command="export DEBIAN_FRONTEND=noninteractive; $command -qq"
         # Everything on standard error: standard output belongs to the results.
         if ! bash -c "$command" >&2 </dev/null; then
             say "error: that did not work; nothing was run"
@@ -111,7 +110,9 @@ place() {
     if [[ -z $place ]]; then
         place=native
         if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
-            say "no usable /dev/kvm here: running on the lab's amd64-svm host (--host native forbids it)"
+            local why='is not there'
+            [[ -e /dev/kvm ]] && why='may not be opened by this user'
+            say "/dev/kvm $why: running on the lab's amd64-svm host (--host native forbids it)"
             place=lab
         fi
     fi

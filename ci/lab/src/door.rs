@@ -7,6 +7,7 @@ use harness::cli::args::RunArgs;
 use harness::cli::remote::Remote;
 use harness::outcome;
 
+use crate::emulator;
 use crate::error::{LabError, Result};
 use crate::interrupt;
 use crate::kernel::Kernel;
@@ -75,6 +76,8 @@ pub fn test(test: &Test) -> Result<u8> {
         eprintln!("skip: {}: {why}", profile.name);
         return Ok(NOTHING_RAN);
     }
+    // Before anything is fetched or built for it.
+    emulator::check(&profile)?;
     let cache = Cache::open()?;
     let spec = test.run.kernel.as_ref().unwrap_or(&profile.kernel);
     let kernel = Kernel::resolve(&spec.parse()?, profile.arch, &cache)?;

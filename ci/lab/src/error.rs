@@ -28,7 +28,7 @@ pub enum LabError {
     },
     /// A needed program is not installed.
     #[error(
-        "{program} is not installed: it is in the Debian package {package} (`lab setup` installs it)"
+        "{program} is not installed: it is in the Debian package {package}; as root: ./run_tests.sh lab setup"
     )]
     Missing {
         /// The program.
@@ -38,7 +38,7 @@ pub enum LabError {
     },
     /// An emulator is older than the profile needs.
     #[error(
-        "{program} is version {found}, profile {profile} needs {needed} (`lab setup` installs it)"
+        "{program} is version {found}, profile {profile} needs {needed}; as root: ./run_tests.sh lab setup"
     )]
     TooOld {
         /// The program.

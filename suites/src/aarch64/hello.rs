@@ -1,25 +1,19 @@
-//! The harness on this architecture: start, report, traps as values, a second vCPU.
+//! The harness on this architecture: start, traps as values, translation tables.
 use crate::prelude::*;
 
 const PROOF: u64 = 0x0123_4567_89ab_cdef;
 
 #[guest]
-fn reports(g: &mut Guest) {
-    log!("hello from vCPU {} at EL{}", g.vcpu(), CURRENTEL.read() >> 2);
+fn starts(g: &mut Guest) {
     check_eq!("guest functions run at EL1", CURRENTEL.read() >> 2, 1);
-    check_eq!("arguments arrive", g.arg(1), PROOF);
-    let answer = g.sync(3, &[g.arg(1), !0]);
-    check_eq!("the host's answer arrives", answer[0], !PROOF);
+    check_eq!("the affinity is the vCPU's index", gic::affinity(), u64::from(g.vcpu()));
 }
 
-/// A guest function starts at EL1, and words pass in both directions.
-#[kvm_test(reports)]
-fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.set_args(&[0, PROOF]);
-    let args = t.vcpu.run_until_sync(3)?;
-    check_eq!("the guest's words arrive", args[..3], [PROOF, !0, 0]);
-    t.vcpu.answer(&[!PROOF]);
-    t.vcpu.run_until_done()
+/// A guest function starts at EL1, on every vCPU.
+#[kvm_test(starts, vcpus = 2)]
+fn guest_functions_start_at_el1(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()?;
+    t.vm.add_vcpu(1, guest_fn!(starts))?.run_until_done()
 }
 
 #[guest]
@@ -44,10 +38,11 @@ fn traps(_: &mut Guest) {
     );
 }
 
-/// Faults of instructions that may fault are values.
-#[kvm_test(traps)]
+/// Faults of instructions that may fault are values, on every vCPU.
+#[kvm_test(traps, vcpus = 2)]
 fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+    t.vcpu.run_until_done()?;
+    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
 }
 
 #[guest]
@@ -78,37 +73,6 @@ fn handles(_: &mut Guest) {
 #[kvm_test(handles)]
 fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
-}
-
-#[shared]
-static TURN: AtomicU64 = AtomicU64::new(0);
-
-#[guest]
-fn first(g: &mut Guest) {
-    check_eq!("vCPU 0 is told its index", g.vcpu(), 0);
-    check_eq!("vCPU 0 has affinity 0", gic::affinity(), 0);
-    TURN.store(1, SeqCst);
-    wait_until(|| TURN.load(SeqCst) == 2);
-}
-
-#[guest]
-fn second(g: &mut Guest) {
-    wait_until(|| TURN.load(SeqCst) == 1);
-    check_eq!("vCPU 1 is told its index", g.vcpu(), 1);
-    check_eq!("vCPU 1 has affinity 1", gic::affinity(), 1);
-    check_eq!("vCPU 1 takes its own trap", brk_safe().unwrap_err().vector, vector::BRK);
-    TURN.store(2, SeqCst);
-}
-
-/// Two vCPUs run guest functions at the same time on stacks of their own.
-#[kvm_test(first, vcpus = 2)]
-fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
-    let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
-    std::thread::scope(|scope| {
-        let other = scope.spawn(move || other.run_until_done());
-        t.vcpu.run_until_done()?;
-        other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
-    })
 }
 
 #[guest]

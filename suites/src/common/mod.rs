@@ -7,6 +7,7 @@ pub mod dirty_log_bounds;
 pub mod dirty_log_perf;
 pub mod dirty_ring;
 pub mod guest_memfd;
+pub mod hello;
 pub mod hugepage_mapping;
 pub mod hugepage_zap;
 pub mod memslot_limits;

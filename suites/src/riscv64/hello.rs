@@ -1,25 +1,23 @@
-//! The harness on this architecture: start, report, traps as values, a second vCPU, garbage.
+//! The harness on this architecture: start, traps as values, page tables.
 use crate::prelude::*;
 
 const PROOF: u64 = 0x0123_4567_89ab_cdef;
 
 #[guest]
-fn reports(g: &mut Guest) {
-    log!("hello from vCPU {}", g.vcpu());
-    check_eq!("arguments arrive", g.arg(1), PROOF);
-    let answer = g.sync(3, &[g.arg(1), !0]);
-    check_eq!("the host's answer arrives", answer[0], !PROOF);
+fn starts(g: &mut Guest) {
+    g.sync(1, &[]);
 }
 
-/// A guest function starts in VS-mode, and words pass in both directions.
-#[kvm_test(reports)]
-fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.set_args(&[0, PROOF]);
-    let args = t.vcpu.run_until_sync(3)?;
-    check_eq!("the guest's words arrive", args[..3], [PROOF, !0, 0]);
-    check_eq!("the vCPU is in VS-mode", t.vcpu.get_reg(reg::MODE), Ok(1));
-    t.vcpu.answer(&[!PROOF]);
-    t.vcpu.run_until_done()
+/// A guest function starts in VS-mode, on every vCPU.
+#[kvm_test(starts, vcpus = 2)]
+fn guest_functions_start_in_vs_mode(t: &mut OneVcpu) -> TestResult {
+    let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
+    for vcpu in [&mut t.vcpu, &mut second] {
+        vcpu.run_until_sync(1)?;
+        check_eq!("the vCPU is in VS-mode", vcpu.get_reg(reg::MODE), Ok(1));
+        vcpu.run_until_done()?;
+    }
+    Ok(())
 }
 
 #[guest]
@@ -55,10 +53,11 @@ fn traps(_: &mut Guest) {
     );
 }
 
-/// Faults of instructions that may fault are values; registers of other modes are illegal.
-#[kvm_test(traps)]
+/// Faults of instructions that may fault are values; registers of other modes are illegal, on every vCPU.
+#[kvm_test(traps, vcpus = 2)]
 fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+    t.vcpu.run_until_done()?;
+    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
 }
 
 #[guest]
@@ -95,36 +94,6 @@ fn handles(_: &mut Guest) {
 #[kvm_test(handles)]
 fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
-}
-
-#[shared]
-static TURN: AtomicU64 = AtomicU64::new(0);
-
-#[guest]
-fn first(g: &mut Guest) {
-    check_eq!("vCPU 0 is told its index", g.vcpu(), 0);
-    TURN.store(1, SeqCst);
-    wait_until(|| TURN.load(SeqCst) == 2);
-}
-
-#[guest]
-fn second(g: &mut Guest) {
-    wait_until(|| TURN.load(SeqCst) == 1);
-    check_eq!("vCPU 1 is told its index", g.vcpu(), 1);
-    let trap = ebreak_safe().unwrap_err();
-    check_eq!("vCPU 1 takes its own trap", trap.vector, vector::BREAKPOINT);
-    TURN.store(2, SeqCst);
-}
-
-/// Two vCPUs run guest functions at the same time on stacks of their own.
-#[kvm_test(first, vcpus = 2)]
-fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
-    let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
-    std::thread::scope(|scope| {
-        let other = scope.spawn(move || other.run_until_done());
-        t.vcpu.run_until_done()?;
-        other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
-    })
 }
 
 #[guest]

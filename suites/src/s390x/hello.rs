@@ -1,26 +1,31 @@
-//! The harness on this architecture: start, report, traps as values, a second vCPU.
+//! The harness on this architecture: start, traps as values.
 use crate::prelude::*;
 
 const PROOF: u64 = 0x0123_4567_89ab_cdef;
+/// PSW bit 5: dynamic address translation.
+#[host]
+const PSW_DAT: u64 = 1 << 58;
+/// PSW bits 31 and 32: 64-bit addressing mode.
+#[host]
+const PSW_64_BIT: u64 = 0x0000_0001_8000_0000;
 
 #[guest]
-fn reports(g: &mut Guest) {
-    log!("hello from vCPU {}", g.vcpu());
-    check_eq!("arguments arrive", g.arg(1), PROOF);
-    let answer = g.sync(3, &[g.arg(1), !0]);
-    check_eq!("the host's answer arrives", answer[0], !PROOF);
+fn starts(g: &mut Guest) {
+    check_eq!("the CPU address is the vCPU's index", u32::from(cpu_address()), g.vcpu());
+    g.sync(1, &[]);
 }
 
-/// A guest function starts in 64-bit mode without translation, and words pass in both directions.
-#[kvm_test(reports)]
-fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.set_args(&[0, PROOF]);
-    let args = t.vcpu.run_until_sync(3)?;
-    check_eq!("the guest's words arrive", args[..3], [PROOF, !0, 0]);
-    let addressing = t.vcpu.kvm_run().psw_mask & 0x0000_0001_8000_0000;
-    check_eq!("the vCPU is in 64-bit mode", addressing, 0x0000_0001_8000_0000);
-    t.vcpu.answer(&[!PROOF]);
-    t.vcpu.run_until_done()
+/// A guest function starts in 64-bit mode without translation, on every vCPU.
+#[kvm_test(starts, vcpus = 2)]
+fn guest_functions_start_in_64_bit_mode(t: &mut OneVcpu) -> TestResult {
+    let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
+    for vcpu in [&mut t.vcpu, &mut second] {
+        vcpu.run_until_sync(1)?;
+        let mask = vcpu.kvm_run().psw_mask & (PSW_DAT | PSW_64_BIT);
+        check_eq!("the vCPU is in 64-bit mode, without translation", mask, PSW_64_BIT);
+        vcpu.run_until_done()?;
+    }
+    Ok(())
 }
 
 #[guest]
@@ -45,10 +50,11 @@ fn traps(_: &mut Guest) {
     );
 }
 
-/// Faults of instructions that may fault are values.
-#[kvm_test(traps)]
+/// Faults of instructions that may fault are values, on every vCPU.
+#[kvm_test(traps, vcpus = 2)]
 fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+    t.vcpu.run_until_done()?;
+    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
 }
 
 #[guest]
@@ -84,36 +90,4 @@ fn handles(_: &mut Guest) {
 #[kvm_test(handles)]
 fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
-}
-
-#[shared]
-static TURN: AtomicU64 = AtomicU64::new(0);
-
-#[guest]
-fn first(g: &mut Guest) {
-    check_eq!("vCPU 0 is told its index", g.vcpu(), 0);
-    check_eq!("vCPU 0 has CPU address 0", cpu_address(), 0);
-    TURN.store(1, SeqCst);
-    wait_until(|| TURN.load(SeqCst) == 2);
-}
-
-#[guest]
-fn second(g: &mut Guest) {
-    wait_until(|| TURN.load(SeqCst) == 1);
-    check_eq!("vCPU 1 is told its index", g.vcpu(), 1);
-    check_eq!("vCPU 1 has CPU address 1", cpu_address(), 1);
-    let trap = zero_instruction_safe().unwrap_err();
-    check_eq!("vCPU 1 takes its own trap", trap.vector, vector::OPERATION);
-    TURN.store(2, SeqCst);
-}
-
-/// Two vCPUs run guest functions at the same time on stacks and low cores of their own.
-#[kvm_test(first, vcpus = 2)]
-fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
-    let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
-    std::thread::scope(|scope| {
-        let other = scope.spawn(move || other.run_until_done());
-        t.vcpu.run_until_done()?;
-        other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
-    })
 }
