@@ -377,6 +377,20 @@ fn pv_unhalt_is_cleared_without_hlt_exits(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
+/// So it is when userspace sets the same CPUID again, with PV_UNHALT in it.
+#[kvm_test(requires(cap::X86_DISABLE_EXITS), irqchip)]
+fn pv_unhalt_is_cleared_each_time(t: &mut OneVm) -> TestResult {
+    offer(&mut t.vm, PV_UNHALT | CLOCKSOURCE2)?;
+    disable_hlt_exits(&t.vm)?;
+    let vcpu = t.vm.create_vcpu(0)?;
+    for time in ["second", "third"] {
+        vcpu.fd().set_cpuid2(t.vm.cpuid_mut()).ioctl("KVM_SET_CPUID2(again)")?;
+        let seen = offered(&vcpu, SIGNATURE)?;
+        check_eq!("PV_UNHALT is cleared the {time} time", seen, CLOCKSOURCE2);
+    }
+    Ok(())
+}
+
 /// With HLT exits PV_UNHALT stays, and nothing else is taken out of the leaf.
 #[kvm_test(irqchip)]
 fn pv_unhalt_stays_with_hlt_exits(t: &mut OneVm) -> TestResult {
