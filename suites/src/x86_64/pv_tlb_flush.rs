@@ -304,7 +304,7 @@ fn run_to_report(vcpu: &mut Vcpu, stop: &AtomicU64, over: impl Fn() -> bool) -> 
 #[host]
 const MOST_ROUNDS: u64 = 100_000;
 #[host]
-const LONGEST: Duration = Duration::from_millis(1800);
+const LONGEST: Duration = Duration::from_millis(1500);
 #[host]
 const LEAST_ROUNDS: u64 = 50;
 /// The longest time between mark and entry, in pauses of the CPU.
