@@ -1,5 +1,6 @@
 //! Gathers the mutants of `ci/mutants`, which `explain` tells of, into the runner: it may run where
-//! the repository is not.
+//! the repository is not. Prepares the policy, which every start reads, as JSON: on an emulated host
+//! reading YAML takes longer than the first test.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,16 @@ fn main() -> io::Result<()> {
         source.push_str("];\n");
     }
     let out = env::var_os("OUT_DIR").expect("cargo names a folder for output");
-    fs::write(Path::new(&out).join("mutants.rs"), source)
+    fs::write(Path::new(&out).join("mutants.rs"), source)?;
+    let policy = Path::new(&manifest).join("../unittests.yaml");
+    println!("cargo::rerun-if-changed={}", policy.display());
+    fs::write(Path::new(&out).join("unittests.json"), as_json(&fs::read_to_string(policy)?))
+}
+
+/// The YAML text as JSON; nothing where it is wrong, which the runner tells when it reads the YAML.
+fn as_json(text: &str) -> String {
+    let value = serde_yaml::from_str::<serde_yaml::Value>(text).ok();
+    value.and_then(|value| serde_json::to_string(&value).ok()).unwrap_or_default()
 }
 
 /// The folder's entries by name, so that equal sources give equal binaries.

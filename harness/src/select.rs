@@ -57,20 +57,21 @@ pub struct SelectError(pub String);
 enum Matcher {
     /// The whole name, or whole segments of it.
     Name(String),
-    Pattern(Regex),
+    Glob(Glob),
+    Regex(Regex),
 }
 
 impl Matcher {
     fn parse(word: &str, registry: &Registry) -> Result<Self, SelectError> {
-        let bad = |e: regex::Error| SelectError(format!("`{word}`: {e}"));
+        let bad = |e: &dyn std::fmt::Display| SelectError(format!("`{word}`: {e}"));
         if registry.find(word).is_some() {
             return Ok(Self::Name(word.to_owned()));
         }
         if word.len() > 2 && word.starts_with('/') && word.ends_with('/') {
-            return Ok(Self::Pattern(Regex::new(&word[1..word.len() - 1]).map_err(bad)?));
+            return Regex::new(&word[1..word.len() - 1]).map(Self::Regex).map_err(|e| bad(&e));
         }
         if word.contains(['*', '?', '[']) {
-            return Ok(Self::Pattern(glob(word).map_err(bad)?));
+            return Glob::new(word).map(Self::Glob).map_err(|e| bad(&e));
         }
         Ok(Self::Name(word.to_owned()))
     }
@@ -78,7 +79,8 @@ impl Matcher {
     fn matches(&self, name: &str) -> bool {
         match self {
             Self::Name(wanted) => segments_match(name, wanted),
-            Self::Pattern(regex) => regex.is_match(name),
+            Self::Glob(glob) => glob.is_match(name),
+            Self::Regex(regex) => regex.is_match(name),
         }
     }
 }
@@ -94,32 +96,25 @@ fn segments_match(name: &str, wanted: &str) -> bool {
     })
 }
 
-/// A regex for a glob: `*` is anything, `?` any one character, `[…]` one of a set.
-/// The pattern's own text matches too, since a test's parameters stand in brackets.
-pub fn glob(pattern: &str) -> Result<Regex, regex::Error> {
-    let mut regex = format!("^(?:{}|", regex::escape(pattern));
-    let mut rest = pattern.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            '*' => regex.push_str(".*"),
-            '?' => regex.push('.'),
-            '[' if rest.as_str().contains(']') => {
-                regex.push('[');
-                for (nth, c) in rest.by_ref().enumerate() {
-                    match c {
-                        ']' if nth > 0 => break,
-                        '!' if nth == 0 => regex.push('^'),
-                        '[' | '\\' | '&' | '~' | ']' => regex.extend(['\\', c]),
-                        c => regex.push(c),
-                    }
-                }
-                regex.push(']');
-            }
-            c => regex.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
-        }
+/// A glob: `*` is anything, `?` any one character, `[…]` one of a set. The pattern's own text
+/// matches too, since a test's parameters stand in brackets.
+#[derive(Clone, Debug)]
+pub struct Glob(glob::Pattern);
+
+impl Glob {
+    /// Reads the pattern.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and where.
+    pub fn new(pattern: &str) -> Result<Self, glob::PatternError> {
+        glob::Pattern::new(pattern).map(Self)
     }
-    regex.push_str(")$");
-    Regex::new(&regex)
+
+    /// Whether it means `name`, as a whole.
+    pub fn is_match(&self, name: &str) -> bool {
+        self.0.as_str() == name || self.0.matches(name)
+    }
 }
 
 impl Selection {
@@ -166,7 +161,7 @@ impl Selection {
                     return Ok(matcher);
                 }
                 Err(SelectError(match matcher {
-                    Matcher::Pattern(_) => format!("`{word}` matches no test"),
+                    Matcher::Glob(_) | Matcher::Regex(_) => format!("`{word}` matches no test"),
                     Matcher::Name(_) => no_such_test(word, registry),
                 }))
             })
@@ -247,7 +242,7 @@ mod tests {
 
     #[test]
     fn globs_are_anchored() {
-        let matches = |pattern: &str, name: &str| glob(pattern).unwrap().is_match(name);
+        let matches = |pattern: &str, name: &str| Glob::new(pattern).unwrap().is_match(name);
         assert!(matches("x86_64::*", "x86_64::pio::in"));
         assert!(matches("*pio*", "x86_64::pio::in"));
         assert!(!matches("pio*", "x86_64::pio::in"));

@@ -140,11 +140,14 @@ impl Lab {
         if profile.emulator == Emulator::Native {
             return Err(LabError::Other("the native host needs no lab".into()));
         }
-        emulator::check(profile)?;
+        let warm = request.warm && emulator::can_park(profile);
+        if !warm {
+            emulator::check(profile)?; // A checkpoint was made by an emulator that was good enough.
+        }
         let base = self.base(profile, &request.kernel)?;
         let plan = plan(request, &base);
         let files = guest_files(request);
-        if request.warm && emulator::can_park(profile) {
+        if warm {
             let parked = warm::park(&self.cache, request, &base, &plan)?;
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {

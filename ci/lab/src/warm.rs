@@ -25,10 +25,11 @@ const INITRAMFS: &str = "initramfs";
 pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Result<PathBuf> {
     let profile = &request.profile;
     let mut hasher = DefaultHasher::new();
-    let version = emulator::version(profile)?;
-    (&base.archive, &request.kernel.image, version, format!("{profile:?}")).hash(&mut hasher);
+    let emulator = emulator::identity(profile)?;
+    (&base.archive, &request.kernel.image, emulator, format!("{profile:?}")).hash(&mut hasher);
     let place = format!("warm/{}-{:016x}", profile.name, hasher.finish());
     cache.once(&place, |fresh| {
+        emulator::check(profile)?;
         cache.prune("warm", KEEP);
         cache.prune("initramfs", KEEP);
         eprintln!("lab: making a checkpoint of {} with {}", profile.name, request.kernel.name);

@@ -11,7 +11,7 @@ use super::yaml::Scalar;
 use crate::facts::HostFacts;
 use crate::outcome::Outcome;
 use crate::runner::verdict::Finished;
-use crate::select;
+use crate::select::Glob;
 
 /// One entry of `known_failures`.
 #[derive(Clone, Debug, Deserialize)]
@@ -89,7 +89,7 @@ impl When {
         same(&self.backend, &facts.backend)
             && same(&self.arch, &facts.arch)
             && self.profile.as_ref().is_none_or(|wanted| {
-                select::glob(wanted).is_ok_and(|profiles| profiles.is_match(&facts.profile))
+                Glob::new(wanted).is_ok_and(|profiles| profiles.is_match(&facts.profile))
             })
             && self.kernel.as_ref().is_none_or(|range| range.contains(&facts.kernel))
             && self.module_params.iter().all(|(name, wanted)| {
@@ -124,20 +124,20 @@ fn truth(value: &str) -> &str {
 /// The known failures that hold on one host, ready to be looked up by test.
 #[derive(Debug, Default)]
 pub struct KnownHere<'a> {
-    entries: Vec<(regex::Regex, &'a KnownFailure)>,
+    entries: Vec<(Glob, &'a KnownFailure)>,
 }
 
 impl<'a> KnownHere<'a> {
     /// Those of `all` that hold where `facts` were found.
     pub fn new(all: &'a [KnownFailure], facts: &HostFacts) -> Self {
         let here = all.iter().filter(|known| known.when.matches(facts));
-        Self { entries: here.filter_map(|k| Some((select::glob(&k.test).ok()?, k))).collect() }
+        Self { entries: here.filter_map(|k| Some((Glob::new(&k.test).ok()?, k))).collect() }
     }
 
     /// All of them, wherever they hold.
     pub fn everywhere(all: &'a [KnownFailure]) -> Self {
         Self {
-            entries: all.iter().filter_map(|k| Some((select::glob(&k.test).ok()?, k))).collect(),
+            entries: all.iter().filter_map(|k| Some((Glob::new(&k.test).ok()?, k))).collect(),
         }
     }
 

@@ -14,6 +14,7 @@ pub use policy::{Policy, PolicyError};
 
 use crate::case::TestCase;
 use crate::facts::HostFacts;
+use crate::select::Glob;
 
 /// The policy that is built into the binary.
 pub const BUILT_IN: &str = include_str!("../../../unittests.yaml");
@@ -128,8 +129,8 @@ fn members_of<'a>(
     patterns: &[String],
     cases: &'a [&'static TestCase],
 ) -> impl Iterator<Item = &'a &'static TestCase> {
-    let globs: Vec<regex::Regex> =
-        patterns.iter().filter_map(|p| crate::select::glob(p).ok()).collect();
+    let globs: Vec<Glob> =
+        patterns.iter().filter_map(|p| Glob::new(p).ok()).collect();
     cases.iter().filter(move |case| globs.iter().any(|glob| glob.is_match(case.name())))
 }
 

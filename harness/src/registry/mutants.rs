@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde::Deserialize;
 
 use super::yaml;
-use crate::select;
+use crate::select::Glob;
 
 include!(concat!(env!("OUT_DIR"), "/mutants.rs"));
 
@@ -51,7 +50,7 @@ pub enum Tie {
 /// All mutants, ready to be looked up by test.
 #[derive(Debug)]
 pub struct Mutants {
-    mutants: Vec<(Mutant, Vec<Regex>)>,
+    mutants: Vec<(Mutant, Vec<Glob>)>,
     /// Mutant → test → check.
     killed: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -66,7 +65,7 @@ impl Mutants {
         let mut mutants = Vec::new();
         for (file, text) in sources.files {
             for mutant in yaml::mutants(text).map_err(|e| format!("{file}: {e}"))? {
-                let globs: Result<_, _> = mutant.expect.iter().map(|e| select::glob(e)).collect();
+                let globs: Result<_, _> = mutant.expect.iter().map(|e| Glob::new(e)).collect();
                 let globs = globs.map_err(|e| format!("{file}: {}: {e}", mutant.name))?;
                 mutants.push((mutant, globs));
             }
@@ -84,7 +83,7 @@ impl Mutants {
 
     /// Name, broken rule and tie of each mutant that has to do with a test.
     pub fn of(&self, test: &str) -> Vec<(&str, &str, Tie)> {
-        let tie = |(mutant, globs): &(Mutant, Vec<Regex>)| match self.killed.get(&mutant.name) {
+        let tie = |(mutant, globs): &(Mutant, Vec<Glob>)| match self.killed.get(&mutant.name) {
             // Where it is on record what killed it, nothing else is told.
             Some(red) if !red.is_empty() => red.get(test).cloned().map(Tie::Kills),
             _ => globs.iter().any(|glob| glob.is_match(test)).then_some(Tie::MustBeSeen),

@@ -10,7 +10,7 @@ use super::yaml;
 use super::{ARCHITECTURES, NODEFAULT, PERF, architecture, own_groups};
 use crate::case::TestCase;
 use crate::facts::HostFacts;
-use crate::select;
+use crate::select::Glob;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
@@ -121,7 +121,7 @@ impl Policy {
             let found = elsewhere(name)
                 || names.contains(name)
                 || (glob
-                    && select::glob(name).is_ok_and(|g| names.iter().any(|name| g.is_match(name))));
+                    && Glob::new(name).is_ok_and(|g| names.iter().any(|name| g.is_match(name))));
             if found {
                 return Ok(());
             }

@@ -9,7 +9,7 @@ use nix::unistd::ForkResult;
 use super::sys;
 
 /// The loop on an ordinary machine of the last ten years.
-const USUAL_LOOP: Duration = Duration::from_micros(900);
+const USUAL_LOOP: Duration = Duration::from_micros(300);
 /// A fork with its exit and wait on an ordinary machine.
 const USUAL_FORK: Duration = Duration::from_micros(500);
 /// Nothing that works is slower than this.
@@ -71,7 +71,7 @@ fn best_of(times: u32, work: fn()) -> Duration {
 
 fn spin() {
     let mut x = 0x9e37_79b9_7f4a_7c15_u64;
-    for i in 0..300_000_u64 {
+    for i in 0..100_000_u64 {
         x = black_box(x.rotate_left(7).wrapping_mul(0xff51_afd7_ed55_8ccd) ^ i);
     }
     black_box(x);

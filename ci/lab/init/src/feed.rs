@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lab_init::{FEED_BLOCK, FeedHeader, Plan};
+use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
 use nix::fcntl::OFlag;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::time::TimeSpec;
@@ -14,11 +15,12 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use nix::unistd::Pid;
 
 use crate::clock;
+use crate::mapping::Mapping;
 
 /// How much is read from the disk at once.
 const CHUNK_BYTES: usize = 256 * FEED_BLOCK;
 /// How often the restored host's tick is tried.
-const NR_TICK_TESTS: u32 = 10;
+const NR_TICK_TESTS: u32 = 3;
 /// A time that no run reaches (seconds).
 const FAR_AWAY_S: u64 = 1 << 33;
 
@@ -71,18 +73,15 @@ pub fn take(device: &str) -> anyhow::Result<Plan> {
         .custom_flags(OFlag::O_DIRECT.bits())
         .open(device)
         .with_context(|| device.to_owned())?;
-    let mut disk = Disk { disk, offset: 0, buffer: vec![0; CHUNK_BYTES + FEED_BLOCK] };
-    let header = FeedHeader::decode(disk.read(FEED_BLOCK)?)?;
-    let plan = disk.read_all(header.plan_bytes)?;
-    let plan = Plan::decode(&String::from_utf8(plan)?)?;
+    let mut disk = Disk { disk, offset: 0 };
+    let mut memory = Mapping::anonymous(FEED_BLOCK)?;
+    disk.read(memory.bytes())?;
+    let header = FeedHeader::decode(memory.bytes())?;
+    let mut memory = Mapping::anonymous(header.plan_bytes.next_multiple_of(FEED_BLOCK))?;
+    disk.read(memory.bytes())?;
+    let plan = Plan::decode(std::str::from_utf8(&memory.bytes()[..header.plan_bytes])?)?;
     for file in &header.files {
-        if let Some((parent, _)) = file.path.rsplit_once('/') {
-            fs::create_dir_all(format!("{parent}/"))?;
-        }
-        let content = disk.read_all(file.bytes)?;
-        fs::write(&file.path, content).with_context(|| file.path.clone())?;
-        let mode = if file.executable { 0o755 } else { 0o644 };
-        fs::set_permissions(&file.path, fs::Permissions::from_mode(mode))?;
+        disk.take_file(file).with_context(|| file.path.clone())?;
     }
     Ok(plan)
 }
@@ -90,27 +89,33 @@ pub fn take(device: &str) -> anyhow::Result<Plan> {
 struct Disk {
     disk: File,
     offset: u64,
-    buffer: Vec<u8>,
 }
 
 impl Disk {
-    /// Reads whole blocks into a part of the buffer that is aligned as `O_DIRECT` wants it.
-    fn read(&mut self, bytes: usize) -> anyhow::Result<&[u8]> {
-        let start = self.buffer.as_ptr().align_offset(FEED_BLOCK);
-        let part = &mut self.buffer[start..start + bytes];
-        self.disk.read_exact_at(part, self.offset)?;
-        self.offset += u64::try_from(bytes)?;
-        Ok(part)
+    /// Reads whole blocks into memory that is aligned as `O_DIRECT` wants it.
+    fn read(&mut self, memory: &mut [u8]) -> anyhow::Result<()> {
+        self.disk.read_exact_at(memory, self.offset)?;
+        self.offset += u64::try_from(memory.len())?;
+        Ok(())
     }
 
-    fn read_all(&mut self, bytes: usize) -> anyhow::Result<Vec<u8>> {
-        let mut content = Vec::with_capacity(bytes);
-        while content.len() < bytes {
-            let rest = bytes - content.len();
-            let chunk = rest.next_multiple_of(FEED_BLOCK).min(CHUNK_BYTES);
-            let read = self.read(chunk)?;
-            content.extend_from_slice(&read[..rest.min(chunk)]);
+    /// Reads a file's blocks to where they stay: an emulated processor copies slowly.
+    fn take_file(&mut self, file: &FeedFile) -> anyhow::Result<()> {
+        if let Some((parent, _)) = file.path.rsplit_once('/') {
+            fs::create_dir_all(format!("{parent}/"))?;
         }
-        Ok(content)
+        let mode = if file.executable { 0o755 } else { 0o644 };
+        let mut options = OpenOptions::new();
+        let made = options.read(true).write(true).create(true).truncate(true).open(&file.path)?;
+        made.set_permissions(fs::Permissions::from_mode(mode))?;
+        let blocks = file.bytes.next_multiple_of(FEED_BLOCK);
+        made.set_len(u64::try_from(blocks)?)?;
+        if let Some(bytes) = NonZeroUsize::new(blocks) {
+            let mut memory = Mapping::of(&made, bytes)?;
+            for chunk in memory.bytes().chunks_mut(CHUNK_BYTES) {
+                self.read(chunk)?;
+            }
+        }
+        Ok(made.set_len(u64::try_from(file.bytes)?)?)
     }
 }

@@ -3,6 +3,7 @@
 mod clock;
 mod feed;
 mod host;
+mod mapping;
 mod ports;
 mod program;
 

@@ -75,10 +75,10 @@ pub fn can_park(profile: &Profile) -> bool {
     profile.emulator == Emulator::Qemu && profile.arch != Arch::S390x
 }
 
-/// The emulator's version, as it tells it.
-pub fn version(profile: &Profile) -> Result<String> {
+/// Which emulator there is: another one does not understand this one's checkpoints.
+pub fn identity(profile: &Profile) -> Result<String> {
     match profile.emulator {
-        Emulator::Qemu => qemu::version(profile),
+        Emulator::Qemu => qemu::identity(profile),
         other => Err(unknown(profile, other)),
     }
 }

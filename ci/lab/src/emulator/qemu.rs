@@ -1,9 +1,12 @@
 //! QEMU with TCG.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use lab_init::{RESULT_PORT, STDERR_PORT};
 
@@ -37,11 +40,27 @@ pub fn check(profile: &Profile) -> Result<()> {
     Ok(())
 }
 
-/// QEMU's version.
-pub fn version(profile: &Profile) -> Result<String> {
+/// QEMU's version. Its start takes a part of a restored host's, so it is asked once.
+fn version(profile: &Profile) -> Result<String> {
+    static KNOWN: Mutex<BTreeMap<&str, String>> = Mutex::new(BTreeMap::new());
     let (program, package) = profile.arch.qemu();
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(version) = known.get(program) {
+        return Ok(version.clone());
+    }
     let text = process::run(Command::new(program).arg("--version"), package)?;
-    Ok(parse_version(&text).unwrap_or("unknown").to_owned())
+    let version = parse_version(&text).unwrap_or("unknown").to_owned();
+    known.insert(program, version.clone());
+    Ok(version)
+}
+
+/// Which QEMU there is, without asking it.
+pub fn identity(profile: &Profile) -> Result<String> {
+    let (program, package) = profile.arch.qemu();
+    let missing = || LabError::Missing { program: program.into(), package: package.into() };
+    let path = process::find_program(program).ok_or_else(missing)?;
+    let file = fs::metadata(&path).at(&path)?;
+    Ok(format!("{} {} {}", path.display(), file.len(), file.mtime()))
 }
 
 /// `QEMU emulator version 10.0.2 (Debian …)`.
@@ -62,12 +81,12 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"])
         .args(["-M", &machine(start), "-cpu", &profile.cpu])
         .args(["-smp", &profile.smp.to_string(), "-m", &profile.memory_mib.to_string()])
-        .arg("-kernel")
-        .arg(&start.kernel.image)
-        .arg("-initrd")
-        .arg(start.initramfs)
-        .args(["-append", &crate::lab::command_line(profile)])
         .args(&profile.emulator_args);
+    // A restored host has its kernel in memory.
+    if !matches!(start.mode, Mode::Restore(_)) {
+        command.arg("-kernel").arg(&start.kernel.image).arg("-initrd").arg(start.initramfs);
+        command.args(["-append", &crate::lab::command_line(profile)]);
+    }
 
     let mut inherit = Vec::new();
     let mut channel = |name: &str, command: &mut Command| -> Result<File> {

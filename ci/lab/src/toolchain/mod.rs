@@ -18,7 +18,7 @@ use crate::process;
 /// faster, for the author of a test.
 const CARGO_PROFILE: &str = "KVM_LAB_CARGO_PROFILE";
 /// Everything that the init is made of.
-const INIT_SOURCES: [&str; 11] = [
+const INIT_SOURCES: [&str; 12] = [
     include_str!("../../init/Cargo.toml"),
     include_str!("../../init/src/clock.rs"),
     include_str!("../../init/src/feed.rs"),
@@ -26,6 +26,7 @@ const INIT_SOURCES: [&str; 11] = [
     include_str!("../../init/src/host.rs"),
     include_str!("../../init/src/lib.rs"),
     include_str!("../../init/src/main.rs"),
+    include_str!("../../init/src/mapping.rs"),
     include_str!("../../init/src/plan.rs"),
     include_str!("../../init/src/ports.rs"),
     include_str!("../../init/src/program.rs"),
