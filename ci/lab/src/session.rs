@@ -26,8 +26,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
 const NR_TAIL_LINES: usize = 40;
-/// What a kernel says when it dies.
-const LAST_WORDS_SIGN: &str = "Kernel panic - not syncing";
+/// What a kernel says when it dies, or Hercules of one that has stopped.
+const LAST_WORDS_SIGNS: [&str; 2] = ["Kernel panic - not syncing", "Disabled wait state"];
 /// Where a crash log begins.
 const TROUBLE_SIGNS: [&str; 8] = [
     "BUG:",
@@ -266,7 +266,7 @@ impl Session {
             let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
             self.log.drain(..surplus);
         }
-        if line.contains(LAST_WORDS_SIGN) {
+        if LAST_WORDS_SIGNS.iter().any(|sign| line.contains(sign)) {
             self.dying = true;
         }
         // Of a long story the beginning and the end are kept; without trouble, the end.
