@@ -1,5 +1,6 @@
 //! `lab`: emulated hosts with KVM, from the command line.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -155,10 +156,18 @@ fn act() -> anyhow::Result<u8> {
     }
 }
 
+/// Writes one line of a list; whoever reads it may stop when he has seen enough.
+fn list(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
+    }
+}
+
 fn list_hosts() -> anyhow::Result<u8> {
     for name in Profile::list()? {
         let profile = Profile::load(&name)?;
-        println!("{name:<20} {:<8} {}", profile.arch, profile.summary);
+        list(format_args!("{name:<20} {:<8} {}", profile.arch, profile.summary))?;
     }
     Ok(0)
 }
@@ -169,7 +178,7 @@ fn list_matrix(shard: Option<&str>) -> anyhow::Result<u8> {
         cells = matrix::shard(cells, shard)?;
     }
     for cell in cells {
-        println!("{cell}");
+        list(format_args!("{cell}"))?;
     }
     Ok(0)
 }
@@ -194,7 +203,8 @@ fn shell(
 
 fn list_kernels(arch: Arch) -> anyhow::Result<u8> {
     for kernel in lab::kernel::list(arch, &Cache::open()?)? {
-        println!("{:<20} {:<36} {}", kernel.suite, kernel.release, kernel.version);
+        let (suite, release) = (&kernel.suite, &kernel.release);
+        list(format_args!("{suite:<20} {release:<36} {}", kernel.version))?;
     }
     Ok(0)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,8 +86,13 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
     let all = mutant::load(arguments.arch)?;
     let chosen = choose(arguments, &all)?;
     if arguments.list {
+        let mut out = std::io::stdout().lock();
         for mutant in &chosen {
-            println!("{:<48} {:>10}  {}", mutant.name, mutant.number(), mutant.rule);
+            let line = writeln!(out, "{:<48} {:>10}  {}", mutant.name, mutant.number(), mutant.rule);
+            match line {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => break, // It read enough.
+                other => other?,
+            }
         }
         return Ok(0);
     }
