@@ -88,7 +88,8 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
     if arguments.list {
         let mut out = std::io::stdout().lock();
         for mutant in &chosen {
-            let line = writeln!(out, "{:<48} {:>10}  {}", mutant.name, mutant.number(), mutant.rule);
+            let line =
+                writeln!(out, "{:<48} {:>10}  {}", mutant.name, mutant.number(), mutant.rule);
             match line {
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => break, // It read enough.
                 other => other?,

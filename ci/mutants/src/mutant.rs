@@ -1,6 +1,6 @@
 //! Mutants as `ci/mutants/ARCH/*.yaml` tells them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -306,6 +306,31 @@ mod tests {
 
     fn locate_one(mutant: Mutant) -> anyhow::Result<BTreeMap<String, Vec<Change>>> {
         locate(&[mutant], &mut |file| (file == "a.c").then(|| TEXT.to_owned()))
+    }
+
+    /// A mutant that nobody has run proves nothing: `ci/mutants/run --json` writes the record.
+    #[test]
+    fn every_mutant_is_on_record_as_killed() {
+        let arches =
+            [(Arch::X86_64, ["6.1", "6.12", "7.3"].as_slice()), (Arch::Aarch64, &["6.12"])];
+        for (arch, kernels) in arches {
+            let mutants = load(arch).expect("mutants");
+            for kernel in kernels {
+                let record = directory().join(arch.id()).join(format!("{kernel}.jsonl"));
+                let record = fs::read_to_string(record).expect("a record");
+                let killed: BTreeSet<String> = record
+                    .lines()
+                    .map(|line| serde_json::from_str(line).expect("a finding"))
+                    .filter(|line: &serde_json::Value| line["fate"] == "killed")
+                    .map(|line| line["mutant"].as_str().expect("a name").to_owned())
+                    .collect();
+                let alive = mutants.iter().find(|m| {
+                    let here = m.kernels.is_empty() || m.kernels.iter().any(|k| k == kernel);
+                    here && !m.ground && m.equivalent.is_none() && !killed.contains(&m.name)
+                });
+                assert!(alive.is_none(), "{arch} {kernel}: {}", alive.map_or("", |m| &m.name));
+            }
+        }
     }
 
     #[test]

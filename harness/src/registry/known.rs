@@ -136,9 +136,7 @@ impl<'a> KnownHere<'a> {
 
     /// All of them, wherever they hold.
     pub fn everywhere(all: &'a [KnownFailure]) -> Self {
-        Self {
-            entries: all.iter().filter_map(|k| Some((Glob::new(&k.test).ok()?, k))).collect(),
-        }
+        Self { entries: all.iter().filter_map(|k| Some((Glob::new(&k.test).ok()?, k))).collect() }
     }
 
     /// Whether the test is known to run into its deadline.

@@ -129,8 +129,7 @@ fn members_of<'a>(
     patterns: &[String],
     cases: &'a [&'static TestCase],
 ) -> impl Iterator<Item = &'a &'static TestCase> {
-    let globs: Vec<Glob> =
-        patterns.iter().filter_map(|p| Glob::new(p).ok()).collect();
+    let globs: Vec<Glob> = patterns.iter().filter_map(|p| Glob::new(p).ok()).collect();
     cases.iter().filter(move |case| globs.iter().any(|glob| glob.is_match(case.name())))
 }
 
