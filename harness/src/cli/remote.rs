@@ -6,6 +6,8 @@ use super::args::RunArgs;
 use super::{BISECT_SKIP, MISUSE, Refusal, outputs};
 use crate::journal::{Line, RunInfo, Summary, TestReport};
 use crate::outcome::Outcome;
+use crate::registry::known::{KnownFailure, KnownHere};
+use crate::registry::{self, Policy};
 use crate::report::Reporter;
 use crate::report::console::Console;
 
@@ -155,14 +157,28 @@ impl Remote {
         self.complete
     }
 
-    /// The host died: the test that ran gets `outcome` and the log. `None` if no test did.
+    /// The host died: the test that ran gets `outcome` and the log, unless it is known to end
+    /// that way. `None` if no test ran.
     pub fn died(&mut self, outcome: Outcome, reason: &str, log: &str) -> Option<String> {
         let test = self.running.take()?;
         let mut result = TestReport::bare(&test, outcome);
         result.reason = Some(reason.to_owned());
+        if let Some(known) = self.known_end(&test, outcome) {
+            result.outcome = Outcome::KnownFail;
+            result.details.push(format!("seen: {reason}"));
+            result.reason = Some(known.reason);
+            result.reference = known.reference;
+        }
         result.kernel_log = log.lines().map(ToOwned::to_owned).collect();
         self.result(result);
         Some(test)
+    }
+
+    /// The known failure that says so; the runner in the host cannot look it up any more.
+    fn known_end(&self, test: &str, outcome: Outcome) -> Option<KnownFailure> {
+        let policy = Policy::parse(registry::BUILT_IN_NAME, registry::BUILT_IN).ok()?;
+        let here = KnownHere::new(&policy.known_failures, &self.info.as_ref()?.host);
+        here.ending(test, outcome).cloned()
     }
 
     /// A signal cut the run short; the test that ran has no verdict.

@@ -145,6 +145,12 @@ impl<'a> KnownHere<'a> {
         entries.any(|(glob, known)| known.outcome == HowItFails::Timeout && glob.is_match(test))
     }
 
+    /// The entry that says that the test as a whole ends like that.
+    pub fn ending(&self, test: &str, outcome: Outcome) -> Option<&'a KnownFailure> {
+        let mut known = self.of(test).into_iter();
+        known.find(|k| k.checks.is_empty() && k.outcome.outcome() == outcome)
+    }
+
     /// The entries for one test.
     pub fn of(&self, test: &str) -> Vec<&'a KnownFailure> {
         self.entries.iter().filter(|(glob, _)| glob.is_match(test)).map(|(_, k)| *k).collect()
@@ -274,5 +280,33 @@ mod tests {
         assert!(on("amd64-svm*", "amd64-svm") && on("amd64-svm*", "amd64-svm-smp2"));
         assert!(on("amd64-svm", "amd64-svm") && !on("amd64-svm", "amd64-svm-npt0"));
         assert!(!on("amd64-svm*", "native") && !on("arm64-*", "amd64-svm"));
+    }
+
+    #[test]
+    fn a_death_is_known_of_whole_tests_only() {
+        let known = |test: &str, outcome, checks: &[&str]| KnownFailure {
+            test: test.to_owned(),
+            outcome,
+            checks: checks.iter().map(|check| (*check).to_owned()).collect(),
+            when: When::default(),
+            reason: "because".to_owned(),
+            intermittent: false,
+            reference: None,
+        };
+        let all = [
+            known("a::*", HowItFails::HostBug, &[]),
+            known("b::x", HowItFails::Fail, &[]),
+            known("c::x", HowItFails::HostBug, &["the rule"]),
+        ];
+        let here = KnownHere::new(&all, &HostFacts::default());
+        assert!(here.ending("a::x", Outcome::HostBug).is_some());
+        for (test, outcome) in [
+            ("a::x", Outcome::Error),
+            ("b::x", Outcome::HostBug),
+            ("c::x", Outcome::HostBug),
+            ("d::x", Outcome::HostBug),
+        ] {
+            assert!(here.ending(test, outcome).is_none(), "{test} {outcome}");
+        }
     }
 }
