@@ -221,9 +221,13 @@ pub(crate) fn with_params(module: &Module, profile: &Profile) -> Module {
     module
 }
 
+/// A kernel that has oopsed may hold locks for ever: later tests would stand still for it.
+const DIE_AT_ONCE: &str = "oops=panic";
+
 /// The kernel's command line; it carries the module parameters too, for what is built in.
 pub(crate) fn command_line(profile: &Profile) -> String {
     let mut words = profile.cmdline.clone();
+    words.push(DIE_AT_ONCE.to_owned());
     for (module, params) in &profile.modules {
         let module = module.replace('-', "_");
         words.extend(params.iter().map(|(name, value)| format!("{module}.{name}={value}")));

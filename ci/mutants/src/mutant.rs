@@ -1,6 +1,6 @@
 //! Mutants as `ci/mutants/ARCH/*.yaml` tells them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -296,6 +296,8 @@ fn place(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const TEXT: &str = "int f(int n)\n{\n\treturn n > 1;\n}\n";

@@ -16,8 +16,6 @@ const LONGEST_RUN: Duration = Duration::from_secs(300);
 const LONGEST_SILENCE: Duration = Duration::from_secs(45);
 /// An emulated host is slow, but a broken kernel may make many tests wait for their deadlines.
 const DEADLINE_SCALE: &str = "2";
-/// A broken kernel that oopses is dead, not half alive with locks held.
-const DIE_AT_ONCE: &str = "oops=panic";
 /// Other suites map guests larger than the host, and touch little of them.
 const MAP_MORE_THAN_THERE_IS: &str = "sysctl.vm.overcommit_memory=1";
 /// Enough for what they do touch.
@@ -149,7 +147,6 @@ impl Stand {
         let mut profile = Profile::load(profile)?;
         let parameters = profile.modules.entry("kvm".to_owned()).or_default();
         parameters.insert("mutant".to_owned(), number.to_string());
-        profile.cmdline.push(DIE_AT_ONCE.to_owned());
         profile.cmdline.push(MAP_MORE_THAN_THERE_IS.to_owned());
         profile.smp = profile.smp.max(NR_CPUS);
         profile.memory_mib = profile.memory_mib.max(MEMORY_MIB);
