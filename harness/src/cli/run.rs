@@ -19,6 +19,7 @@ use crate::runner::job::{Job, Launch};
 use crate::runner::pool::{Pool, take_signals};
 use crate::runner::scale::{self, Scale};
 use crate::runner::verdict::Finished;
+use crate::select::Selection;
 
 /// Time between a worker's being told to stop and its end, before scaling.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -40,6 +41,14 @@ pub fn run(
     let registry = suite.registry(args.config.as_deref())?;
     let mut entries = args.selection().apply(&registry).map_err(Refusal::of)?;
     entries.retain(|entry| is_native(entry));
+    if entries.is_empty() {
+        let wider = Selection { all: true, perf: true, ..args.selection() };
+        if !wider.apply(&registry).map_err(Refusal::of)?.is_empty() {
+            eprintln!(
+                "all that matches runs on request only: `-a` adds it, and `--perf` what measures"
+            );
+        }
+    }
     let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
     let facts = probe()?;
     registry.policy.check_capabilities(&facts).map_err(Refusal::of)?;
