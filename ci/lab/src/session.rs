@@ -248,6 +248,10 @@ impl Session {
                 on_event(Event::Started { after });
                 return None;
             }
+            Report::Stderr(line) => {
+                on_event(Event::Stderr(line));
+                return None;
+            }
             Report::Parked => return Some(End::Parked),
             Report::NoKvm(why) => Outcome::NoKvm(why.clone()),
             Report::Exited(code) => Outcome::Exited(*code),

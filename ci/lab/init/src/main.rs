@@ -55,7 +55,7 @@ fn run() -> anyhow::Result<()> {
     }
 
     ports::send(&mut results, &Report::Started)?;
-    let end = program::run(&plan, &results)?;
+    let end = program::run(&plan, &mut results)?;
     ports::send(&mut results, &end)?;
     Ok(())
 }

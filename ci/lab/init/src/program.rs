@@ -1,6 +1,6 @@
 //! Running the one program of the plan.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -9,8 +9,14 @@ use lab_init::{Plan, Report};
 
 use crate::ports;
 
-/// Runs the program to its end, its standard output going straight to the result port.
-pub fn run(plan: &Plan, results: &File) -> anyhow::Result<Report> {
+/// Where standard error goes if it has no port.
+const STDERR_PATH: &str = "/tmp/stderr";
+/// As many lines of it are told.
+const NR_STDERR_LINES: usize = 40;
+
+/// Runs the program to its end, its standard output going straight to the result port. What it said on
+/// standard error follows, where that has no port of its own: on one line of wire the two would mix.
+pub fn run(plan: &Plan, results: &mut File) -> anyhow::Result<Report> {
     let [program, arguments @ ..] = plan.argv.as_slice() else {
         anyhow::bail!("the plan names no program");
     };
@@ -20,11 +26,18 @@ pub fn run(plan: &Plan, results: &File) -> anyhow::Result<Report> {
     command.envs(plan.env.iter().map(|(name, value)| (name, value)));
     if !plan.interactive {
         command.stdin(Stdio::null()).stdout(results.try_clone()?);
-        if let Some(port) = ports::open_stderr() {
-            command.stderr(port);
-        }
+        command.stderr(match ports::open_stderr() {
+            Some(port) => port,
+            None => File::create(STDERR_PATH).context(STDERR_PATH)?,
+        });
     }
     let status = command.status().with_context(|| program.clone())?;
+    let said = fs::read(STDERR_PATH).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<_> = said.lines().collect();
+    for line in &lines[lines.len().saturating_sub(NR_STDERR_LINES)..] {
+        ports::send(results, &Report::Stderr((*line).to_owned()))?;
+    }
     Ok(report(status))
 }
 

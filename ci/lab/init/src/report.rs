@@ -27,6 +27,8 @@ pub enum Report {
     Parked,
     /// The program starts now.
     Started,
+    /// A line of the program's standard error, where that has no port of its own.
+    Stderr(String),
     /// The program ended by itself with this code.
     Exited(i32),
     /// The program was killed by this signal.
@@ -46,6 +48,7 @@ impl Report {
             Self::NoKvm(why) => format!("nokvm {}", flat(why)),
             Self::Parked => "parked".to_owned(),
             Self::Started => "started".to_owned(),
+            Self::Stderr(line) => format!("stderr {line}"),
             Self::Exited(code) => format!("exited {code}"),
             Self::Killed(signal) => format!("killed {signal}"),
             Self::Failed(why) => format!("failed {}", flat(why)),
@@ -70,6 +73,7 @@ impl Report {
             "nokvm" => Self::NoKvm(rest.to_owned()),
             "parked" => Self::Parked,
             "started" => Self::Started,
+            "stderr" => Self::Stderr(rest.to_owned()),
             "exited" => Self::Exited(rest.parse().ok()?),
             "killed" => Self::Killed(rest.parse().ok()?),
             "failed" => Self::Failed(rest.to_owned()),
@@ -91,6 +95,7 @@ mod tests {
             Report::NoKvm("why not".into()),
             Report::Parked,
             Report::Started,
+            Report::Stderr("error: a b".into()),
             Report::Exited(-3),
             Report::Killed(9),
             Report::Failed("a: b".into()),
