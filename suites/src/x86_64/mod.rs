@@ -49,6 +49,8 @@ pub mod pv_ipi;
 pub mod pv_tlb_flush;
 pub mod registers;
 pub mod selftest;
+pub mod smm;
+pub mod smm_events;
 pub mod split_lock;
 pub mod sregs;
 pub mod steal_time;

@@ -44,6 +44,8 @@ pub mod reg {
 /// SPIV: APIC software enable.
 pub const SPIV_ENABLE: u32 = 1 << 8;
 
+/// ICR, delivery mode: SMI.
+pub const ICR_SMI: u32 = 2 << 8;
 /// ICR, delivery mode: NMI.
 pub const ICR_NMI: u32 = 4 << 8;
 /// ICR, destination mode: logical.

@@ -181,6 +181,12 @@ pub fn ud2_safe() -> Result<(), Trap> {
     unsafe { catching!("ud2") }
 }
 
+/// `RSM`, outside system management mode: there it would not come back.
+pub fn rsm_safe() -> Result<(), Trap> {
+    // SAFETY: the fault resumes behind the instruction.
+    unsafe { catching!("rsm") }
+}
+
 macro_rules! control_registers {
     ($($(#[$doc:meta])* $read:ident $write:ident $write_safe:ident $reg:literal;)*) => {$(
         $(#[$doc])*

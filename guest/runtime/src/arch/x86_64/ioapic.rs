@@ -16,6 +16,8 @@ pub const PINS: u32 = 24;
 
 /// Redirection entry, delivery mode: to the one with the lowest priority.
 pub const LOWEST_PRIORITY: u64 = 1 << 8;
+/// Redirection entry, delivery mode: SMI.
+pub const SMI: u64 = 2 << 8;
 /// Redirection entry, delivery mode: NMI.
 pub const NMI: u64 = 4 << 8;
 /// Redirection entry, delivery mode: INIT.

@@ -1,0 +1,346 @@
+//! System management mode: KVM_SMI (api.rst, "KVM_SMI") takes a vCPU to the handler in SMRAM, RSM takes
+//! it back (SDM vol. 3, "System Management Mode"; APM vol. 2, "System-Management Mode"). What waits
+//! meanwhile: `smm_events`.
+use crate::prelude::*;
+#[host]
+use bindings::{
+    KVM_CAP_MULTI_ADDRESS_SPACE, KVM_CAP_X86_SMM, KVM_RUN_X86_SMM, KVM_VCPUEVENT_VALID_SMM,
+    kvm_regs, kvm_sregs, kvm_vcpu_events,
+};
+
+/// Where the guest stops.
+pub const STOP: u16 = 0x94;
+/// Port of the handler's first instruction.
+pub const ENTERED: u16 = 0x95;
+/// Port of its last one before RSM.
+pub const LEAVING: u16 = 0x96;
+/// SMBASE after a reset.
+pub const SMBASE: u64 = 0x3_0000;
+/// Where in SMRAM the handler is.
+const HANDLER: u64 = 0x8000;
+/// OUT ENTERED, AL; OUT LEAVING, AL; RSM.
+#[host]
+const CODE: [u8; 6] = [0xe6, ENTERED as u8, 0xe6, LEAVING as u8, 0x0f, 0xaa];
+/// Slot 0 of the address space that a vCPU sees in SMM (api.rst 4.35).
+#[host]
+const SMM_SPACE: u32 = 1 << 16;
+#[host]
+const MSR_IA32_SMBASE: u32 = 0x9e;
+
+/// Offsets from SMBASE in AMD64's save area (APM vol. 2, "SMRAM State-Save Area").
+#[host]
+mod saved {
+    pub const EFER: u64 = 0xfed0;
+    pub const REVISION: u64 = 0xfefc;
+    pub const SMBASE: u64 = 0xff00;
+    pub const CR4: u64 = 0xff48;
+    pub const CR3: u64 = 0xff50;
+    pub const CR0: u64 = 0xff58;
+    pub const RFLAGS: u64 = 0xff70;
+    pub const RIP: u64 = 0xff78;
+    pub const R15: u64 = 0xff80;
+    pub const RSP: u64 = 0xffd8;
+    pub const RAX: u64 = 0xfff8;
+}
+
+/// Stops before the place where an SMI comes, and again right behind it.
+#[guest]
+fn stops_twice(_: &mut Guest) {
+    outb(STOP, 0);
+    outb(STOP, 0);
+}
+
+/// Gives SMM the guest's memory, and the handler in it.
+#[host]
+pub fn make_smram(vm: &Vm) -> TestResult {
+    if vm.check_extension(KVM_CAP_MULTI_ADDRESS_SPACE) > 1 {
+        let hva = vm.ram().mapping().hva();
+        vm.set_region(SMM_SPACE, 0, 0, layout::RAM_SIZE, hva)
+            .ioctl("KVM_SET_USER_MEMORY_REGION of SMM's address space")?;
+    }
+    put_handler(vm, SMBASE);
+    Ok(())
+}
+
+#[host]
+fn put_handler(vm: &Vm, smbase: u64) {
+    vm.ram().write(smbase + HANDLER, &CODE).expect("scratch memory is RAM");
+}
+
+/// Runs to an OUT of this port, and behind it.
+#[host]
+pub fn run_past(vcpu: &mut Vcpu, port: u16) -> TestResult {
+    vcpu.run_until(Exit::io_out(port))?;
+    vcpu.complete_exit()
+}
+
+/// Queues an SMI.
+#[host]
+pub fn smi(vcpu: &Vcpu) -> TestResult {
+    vcpu.fd().smi().ioctl("KVM_SMI")
+}
+
+/// What waits, and in which mode the vCPU is.
+#[host]
+pub fn events(vcpu: &Vcpu) -> TestResult<kvm_vcpu_events> {
+    vcpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS")
+}
+
+/// Whether `kvm_run` says that the vCPU is in SMM.
+#[host]
+pub fn is_in_smm(vcpu: &mut Vcpu) -> bool {
+    u32::from(vcpu.kvm_run().flags) & KVM_RUN_X86_SMM != 0
+}
+
+/// The registers, the instruction pointer apart.
+#[host]
+fn state(vcpu: &Vcpu) -> TestResult<(kvm_regs, kvm_sregs)> {
+    let regs = kvm_regs { rip: 0, ..vcpu.fd().get_regs().ioctl("KVM_GET_REGS")? };
+    Ok((regs, vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?))
+}
+
+/// Brings a vCPU behind its first stop and into SMM, behind the first instruction there.
+#[host]
+fn enter(t: &mut OneVcpu) -> TestResult {
+    make_smram(&t.vm)?;
+    run_past(&mut t.vcpu, STOP)?;
+    smi(&t.vcpu)?;
+    run_past(&mut t.vcpu, ENTERED)
+}
+
+/// The save area's layout is the CPU vendor's: KVM has AMD's.
+#[host]
+fn require_amd(vm: &mut Vm) -> TestResult {
+    let leaves = vm.cpuid_mut().as_slice();
+    let vendor = leaves.iter().find(|leaf| leaf.function == 0).map(|leaf| leaf.ebx.to_le_bytes());
+    require!(matches!(vendor.as_ref(), Some(b"Auth" | b"Hygo")), "a CPU with AMD's save area");
+    Ok(())
+}
+
+/// Without system management mode there is no KVM_SMI.
+#[kvm_test]
+fn smi_is_refused_where_there_is_no_smm(t: &mut OneVm) -> TestResult {
+    require!(t.vm.check_extension(KVM_CAP_X86_SMM) == 0, "a KVM without KVM_CAP_X86_SMM");
+    let vcpu = t.vm.create_vcpu(0)?;
+    let got = vcpu.fd().smi().map_err(|e| Errno::from_raw(e.errno()));
+    check_eq!("KVM_SMI is ENOTTY", got, Err(Errno::ENOTTY));
+    Ok(())
+}
+
+/// The state in which the handler starts (SDM vol. 3, "Initial SMM Execution Environment").
+#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+fn handler_starts_in_smms_own_state(t: &mut OneVcpu) -> TestResult {
+    const PE_EM_TS_PG: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 31;
+    const LME_LMA: u64 = 1 << 8 | 1 << 10;
+    make_smram(&t.vm)?;
+    let vcpu = &mut t.vcpu;
+    run_past(vcpu, STOP)?;
+    check!("before the SMI, kvm_run says that the vCPU is not in SMM", !is_in_smm(vcpu));
+    let (_, before) = state(vcpu)?;
+    smi(vcpu)?;
+    run_past(vcpu, ENTERED)?;
+    check!("kvm_run says that it is in SMM", is_in_smm(vcpu));
+    check_eq!("KVM_GET_VCPU_EVENTS says that it is in SMM", events(vcpu)?.smi.smm, 1);
+
+    let regs = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
+    check_eq!("RIP is behind the handler's first instruction", regs.rip, HANDLER + 2);
+    check_eq!("RFLAGS has its fixed bit alone", regs.rflags, 2);
+    let sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+    let seen = (sregs.cs.selector, sregs.cs.base, sregs.cs.limit);
+    check_eq!("CS is SMRAM, with a limit of 4 GiB", seen, ((SMBASE >> 4) as u16, SMBASE, u32::MAX));
+    let data = [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss];
+    for (name, segment) in ["DS", "ES", "FS", "GS", "SS"].into_iter().zip(data) {
+        let seen = (segment.selector, segment.base, segment.limit);
+        check_eq!("{name} is all of 4 GiB", seen, (0, 0, u32::MAX));
+    }
+    check_eq!("CR0 has PE, EM, TS and PG cleared", sregs.cr0, before.cr0 & !PE_EM_TS_PG);
+    check_eq!("CR4 is 0", sregs.cr4, 0);
+    check_eq!("long mode is off", sregs.efer & LME_LMA, 0);
+    let dr7 = vcpu.fd().get_debug_regs().ioctl("KVM_GET_DEBUGREGS")?.dr7;
+    check_eq!("DR7 has its fixed bit alone", dr7, 0x400);
+    Ok(())
+}
+
+/// RSM brings everything back as it was.
+#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+fn rsm_brings_everything_back(t: &mut OneVcpu) -> TestResult {
+    make_smram(&t.vm)?;
+    let vcpu = &mut t.vcpu;
+    run_past(vcpu, STOP)?;
+    let before = state(vcpu)?;
+    smi(vcpu)?;
+    run_past(vcpu, ENTERED)?;
+    check!("the handler has registers of its own", state(vcpu)? != before);
+    run_past(vcpu, LEAVING)?;
+    vcpu.run_until(Exit::io_out(STOP))?;
+    check!("kvm_run says that the vCPU is not in SMM", !is_in_smm(vcpu));
+    check_eq!("KVM_GET_VCPU_EVENTS says so", events(vcpu)?.smi.smm, 0);
+    let (regs, sregs) = state(vcpu)?;
+    check_eq!("the general registers are as before", regs, before.0);
+    check_eq!("the system registers are as before", sregs, before.1);
+    vcpu.run_until_done()
+}
+
+#[guest]
+fn resumes_from_nowhere(_: &mut Guest) {
+    let trap = rsm_safe().map_err(|trap| (trap.vector, trap.error));
+    check_eq!("RSM outside SMM is #UD", trap, Err((vector::UD, 0)));
+}
+
+/// RSM is an instruction of SMM alone.
+#[kvm_test(resumes_from_nowhere)]
+fn rsm_outside_smm_is_undefined(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
+}
+
+/// What was interrupted is in the save area, where the handler may read it and change it.
+#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
+    const CHANGED: u64 = 0x1234_5678_9abc_def0;
+    require_amd(&mut t.vm)?;
+    make_smram(&t.vm)?;
+    let vcpu = &mut t.vcpu;
+    run_past(vcpu, STOP)?;
+    let regs = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
+    let (_, sregs) = state(vcpu)?;
+    smi(vcpu)?;
+    run_past(vcpu, ENTERED)?;
+    let ram = t.vm.ram();
+    let word = |offset: u64| ram.word(SMBASE + offset).expect("SMRAM is RAM");
+    for (name, offset, want) in [
+        ("RIP", saved::RIP, regs.rip),
+        ("RFLAGS", saved::RFLAGS, regs.rflags),
+        ("RAX", saved::RAX, regs.rax),
+        ("RSP", saved::RSP, regs.rsp),
+        ("R15", saved::R15, regs.r15),
+        ("CR0", saved::CR0, sregs.cr0),
+        ("CR3", saved::CR3, sregs.cr3),
+        ("CR4", saved::CR4, sregs.cr4),
+        ("EFER", saved::EFER, sregs.efer),
+    ] {
+        check_eq!("{name} is saved", word(offset), want);
+    }
+    check_eq!("SMBASE is saved", word(saved::SMBASE) as u32, SMBASE as u32);
+    // The word that ends with the revision: it need not be aligned.
+    let revision = (word(saved::REVISION - 4) >> 32) as u32;
+    check_eq!("the revision is that of AMD64's area", revision & 0xffff, 0x64);
+    check!("SMBASE can be moved, it says", revision & 1 << 17 != 0, "{revision:#x}");
+
+    ram.write(SMBASE + saved::R15, &CHANGED.to_le_bytes()).expect("SMRAM is RAM");
+    run_past(vcpu, LEAVING)?;
+    vcpu.run_until(Exit::io_out(STOP))?;
+    let after = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
+    check_eq!("what the handler changed is in its register", after.r15, CHANGED);
+    check_eq!("the register beside it is as it was", after.r14, regs.r14);
+    Ok(())
+}
+
+/// A state that no CPU can be in shuts the vCPU down.
+#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+fn impossible_saved_state_shuts_down(t: &mut OneVcpu) -> TestResult {
+    require_amd(&mut t.vm)?;
+    enter(t)?;
+    let ram = t.vm.ram();
+    let cr4 = ram.word(SMBASE + saved::CR4).expect("SMRAM is RAM") | 1 << 31;
+    ram.write(SMBASE + saved::CR4, &cr4.to_le_bytes()).expect("SMRAM is RAM");
+    run_past(&mut t.vcpu, LEAVING)?;
+    check_eq!("RSM shuts the vCPU down", t.vcpu.run_once()?, Exit::Shutdown);
+    Ok(())
+}
+
+/// A handler that changes the saved SMBASE moves SMRAM: the next SMI goes there (SDM vol. 3, "SMBASE
+/// Relocation").
+#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+fn handler_moves_smram(t: &mut OneVcpu) -> TestResult {
+    const ELSEWHERE: u64 = 0x5_0000;
+    require_amd(&mut t.vm)?;
+    enter(t)?;
+    let vcpu = &mut t.vcpu;
+    check_eq!("userspace reads SMBASE", vcpu.msr(MSR_IA32_SMBASE)?, Some(SMBASE));
+    let moved = (ELSEWHERE as u32).to_le_bytes();
+    t.vm.ram().write(SMBASE + saved::SMBASE, &moved).expect("SMRAM is RAM");
+    put_handler(&t.vm, ELSEWHERE);
+    run_past(vcpu, LEAVING)?;
+    vcpu.run_until(Exit::io_out(STOP))?;
+    check_eq!("RSM has moved SMBASE", vcpu.msr(MSR_IA32_SMBASE)?, Some(ELSEWHERE));
+    vcpu.complete_exit()?;
+    smi(vcpu)?;
+    run_past(vcpu, ENTERED)?;
+    let cs = state(vcpu)?.1.cs;
+    let want = ((ELSEWHERE >> 4) as u16, ELSEWHERE);
+    check_eq!("the next SMI goes to the new SMRAM", (cs.selector, cs.base), want);
+    run_past(vcpu, LEAVING)?;
+    vcpu.run_until_done()
+}
+
+#[guest]
+fn looks_at_smram(g: &mut Guest) {
+    outb(STOP, 0);
+    outb(STOP, peek(g.arg(0)));
+    poke(g.arg(0), 0x33u8);
+}
+
+/// In SMM a vCPU sees the memslots of address space 1, outside those of 0 (api.rst 4.35 and 8.4).
+#[kvm_test(looks_at_smram, requires(cap::X86_SMM, cap::MULTI_ADDRESS_SPACE))]
+fn smram_is_another_address_space(t: &mut OneVcpu) -> TestResult {
+    const SIZE: u64 = 0x1_0000;
+    // MOV AL, [SMBASE]; OUT ENTERED, AL; MOV BYTE [SMBASE], 0x44; OUT LEAVING, AL; RSM.
+    let code = [
+        &[0x67, 0xa0, 0, 0, 3, 0, 0xe6, ENTERED as u8][..],
+        &[0x67, 0xc6, 0x05, 0, 0, 3, 0, 0x44, 0xe6, LEAVING as u8, 0x0f, 0xaa],
+    ]
+    .concat();
+    let spaces = t.vm.check_extension(KVM_CAP_MULTI_ADDRESS_SPACE);
+    check_eq!("there are two address spaces", spaces, 2);
+    t.vcpu.set_args(&[SMBASE]);
+    let outside = t.vm.ram().clone();
+    outside.write(SMBASE, &[0x11]).expect("scratch memory is RAM");
+    let smram = t.vm.add_memory(SMM_SPACE, 0, SMBASE, SIZE)?;
+    smram.write(0, &[0x22]);
+    smram.write(HANDLER as usize, &code);
+
+    let vcpu = &mut t.vcpu;
+    run_past(vcpu, STOP)?;
+    smi(vcpu)?;
+    let seen = vcpu.run_until(Exit::io_out(ENTERED))?.data().to_vec();
+    check_eq!("in SMM the vCPU reads SMRAM", seen, [0x22]);
+    run_past(vcpu, LEAVING)?;
+    let seen = vcpu.run_until(Exit::io_out(STOP))?.data().to_vec();
+    check_eq!("outside it reads what is at the same address there", seen, [0x11]);
+    let written = |vm: &Vm| [outside.mapping().touch(SMBASE as usize), vm.mapping(0).touch(0)];
+    check_eq!("what it wrote in SMM is in SMRAM alone", written(&t.vm), [0x11, 0x44]);
+    vcpu.run_until_done()?;
+    check_eq!("what it wrote outside is outside alone", written(&t.vm), [0x33, 0x44]);
+    Ok(())
+}
+
+/// A vCPU in SMM goes on as another one: registers, events and SMBASE are all that it is.
+#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+fn vcpu_in_smm_can_be_migrated(t: &mut OneVcpu) -> TestResult {
+    make_smram(&t.vm)?;
+    run_past(&mut t.vcpu, STOP)?;
+    let before = state(&t.vcpu)?;
+    smi(&t.vcpu)?;
+    run_past(&mut t.vcpu, ENTERED)?;
+
+    let from = &t.vcpu;
+    let regs = from.fd().get_regs().ioctl("KVM_GET_REGS")?;
+    let sregs = from.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+    let told = events(from)?;
+    check!("SMM is among what is told", told.flags & KVM_VCPUEVENT_VALID_SMM != 0);
+    let mut to = t.vm.create_vcpu(1)?;
+    to.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+    to.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
+    let smbase = from.msr(MSR_IA32_SMBASE)?.unwrap_or(0);
+    check!("SMBASE is taken", to.set_msr(MSR_IA32_SMBASE, smbase)?);
+    to.fd().set_vcpu_events(&told).ioctl("KVM_SET_VCPU_EVENTS")?;
+    check_eq!("the other vCPU is in SMM", events(&to)?.smi.smm, 1);
+    run_past(&mut to, LEAVING)?;
+    check!("and runs there", is_in_smm(&mut to));
+    to.run_until(Exit::io_out(STOP))?;
+    check!("RSM takes it out", !is_in_smm(&mut to));
+    let (regs, sregs) = state(&to)?;
+    check_eq!("its general registers are the first one's", regs, before.0);
+    check_eq!("its system registers are the first one's", sregs, before.1);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! What comes to a vCPU in system management mode, and how SMIs come to one: other events wait until
+//! RSM (SDM vol. 3, "SMI Handler Execution Environment", "NMI Handling While in SMM"; APM vol. 2,
+//! "Interrupts and Exceptions in SMM").
+use crate::prelude::*;
+use crate::x86_64::smm::{ENTERED, LEAVING, STOP};
+#[host]
+use crate::x86_64::smm::{events, is_in_smm, make_smram, run_past, smi};
+#[host]
+use bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_msi};
+
+const VECTOR: u8 = 0x61;
+/// The NMI handler's port.
+const NMI_PORT: u16 = 0x97;
+const PIN: u32 = 5;
+
+/// Interrupts taken, and NMIs.
+#[shared]
+static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+#[shared]
+static NMIS: AtomicU64 = AtomicU64::new(0);
+
+/// Between its two stops everything may come.
+#[guest]
+fn counts(_: &mut Guest) {
+    let apic = Apic::enable();
+    let on_interrupt = |_: &mut TrapFrame| {
+        INTERRUPTS.fetch_add(1, SeqCst);
+        apic.eoi();
+    };
+    let on_nmi = |_: &mut TrapFrame| {
+        NMIS.fetch_add(1, SeqCst);
+    };
+    let stop = || {
+        sti();
+        outb(STOP, 0);
+        outb(STOP, 0);
+        cli();
+    };
+    with_handler(VECTOR, on_interrupt, || with_handler(vector::NMI, on_nmi, stop));
+}
+
+#[host]
+fn taken(vm: &Vm) -> [u64; 2] {
+    [
+        vm.shared(shared_static!(INTERRUPTS)).load(SeqCst),
+        vm.shared(shared_static!(NMIS)).load(SeqCst),
+    ]
+}
+
+/// Brings the vCPU behind its first stop, and into SMM by an SMI.
+#[host]
+fn enter(t: &mut OneVcpu) -> TestResult {
+    make_smram(&t.vm)?;
+    run_past(&mut t.vcpu, STOP)?;
+    smi(&t.vcpu)?;
+    run_past(&mut t.vcpu, ENTERED)
+}
+
+#[host]
+fn nmi(vcpu: &Vcpu) -> TestResult {
+    vcpu.fd().nmi().ioctl("KVM_NMI")
+}
+
+/// A message to the local APIC of vCPU 0: delivery mode and vector.
+#[host]
+fn send(vm: &Vm, data: u32) -> TestResult {
+    let msi = kvm_msi { address_lo: apic::XAPIC_BASE as u32, data, ..Default::default() };
+    let sent = vm.fd().signal_msi(msi).ioctl("KVM_SIGNAL_MSI")?;
+    check_eq!("the vCPU accepts the message", sent, 1);
+    Ok(())
+}
+
+/// Interrupts and NMIs that come in SMM are taken after RSM, each once.
+#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+fn interrupts_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
+    enter(t)?;
+    check_eq!("in SMM, NMIs are masked", events(&t.vcpu)?.nmi.masked, 1);
+    nmi(&t.vcpu)?;
+    send(&t.vm, VECTOR.into())?;
+    run_past(&mut t.vcpu, LEAVING)?;
+    check_eq!("in SMM, neither is taken", taken(&t.vm), [0, 0]);
+    check_eq!("the NMI is pending", events(&t.vcpu)?.nmi.pending, 1);
+    run_past(&mut t.vcpu, STOP)?;
+    check_eq!("after RSM, each is taken once", taken(&t.vm), [1, 1]);
+    check_eq!("NMIs are not masked any more", events(&t.vcpu)?.nmi.masked, 0);
+    t.vcpu.run_until_done()
+}
+
+/// An SMI that comes in SMM waits too; of several, one is kept.
+#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+fn one_smi_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
+    enter(t)?;
+    let vcpu = &mut t.vcpu;
+    check_eq!("none is pending", events(vcpu)?.smi.pending, 0);
+    smi(vcpu)?;
+    smi(vcpu)?;
+    check_eq!("one is pending", events(vcpu)?.smi.pending, 1);
+    run_past(vcpu, LEAVING)?;
+    check_eq!("until RSM", events(vcpu)?.smi.pending, 1);
+    run_past(vcpu, ENTERED)?;
+    check!("RSM leads into the handler again", is_in_smm(vcpu));
+    check_eq!("none is pending now", events(vcpu)?.smi.pending, 0);
+    run_past(vcpu, LEAVING)?;
+    run_past(vcpu, STOP)?;
+    check!("and the next one out of it", !is_in_smm(vcpu));
+    vcpu.run_until_done()
+}
+
+/// Stops twice in each NMI.
+#[guest]
+fn stops_in_nmis(_: &mut Guest) {
+    let on_nmi = |_: &mut TrapFrame| {
+        NMIS.fetch_add(1, SeqCst);
+        outb(NMI_PORT, 0);
+        outb(NMI_PORT, 0);
+    };
+    with_handler(vector::NMI, on_nmi, || {
+        outb(STOP, 0);
+        outb(STOP, 0);
+    });
+}
+
+/// NMIs that were masked before an SMI are so after RSM: their handler is not done.
+#[kvm_test(stops_in_nmis, irqchip, requires(cap::X86_SMM))]
+fn nmi_handler_goes_on_after_rsm(t: &mut OneVcpu) -> TestResult {
+    make_smram(&t.vm)?;
+    let vcpu = &mut t.vcpu;
+    run_past(vcpu, STOP)?;
+    nmi(vcpu)?;
+    run_past(vcpu, NMI_PORT)?;
+    smi(vcpu)?;
+    run_past(vcpu, ENTERED)?;
+    check_eq!("SMM came in an NMI's handler", events(vcpu)?.smi.smm_inside_nmi, 1);
+    nmi(vcpu)?;
+    run_past(vcpu, LEAVING)?;
+    run_past(vcpu, NMI_PORT)?;
+    check!("the handler goes on outside SMM", !is_in_smm(vcpu));
+    let seen = events(vcpu)?.nmi;
+    check_eq!("NMIs are masked still, one is pending", (seen.masked, seen.pending), (1, 1));
+    check_eq!("no other NMI was taken", taken(&t.vm), [0, 1]);
+    run_past(vcpu, NMI_PORT)?;
+    check_eq!("it is taken once the first is done", taken(&t.vm), [0, 2]);
+    run_past(vcpu, NMI_PORT)?;
+    run_past(vcpu, STOP)?;
+    vcpu.run_until_done()
+}
+
+/// INIT waits as well, and resets the vCPU after RSM.
+#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
+    const INIT: u32 = 5 << 8;
+    const RESET: u16 = 0x98;
+    /// The last page below 4 GiB, and where in it a CPU starts.
+    const ROM: u64 = 0xffff_f000;
+    const VECTOR: usize = 0xff0;
+    let rom = t.vm.add_memory(1, 0, ROM, layout::PAGE_SIZE)?;
+    // OUT RESET, AL.
+    rom.write(VECTOR, &[0xe6, RESET as u8]);
+    enter(t)?;
+    send(&t.vm, INIT)?;
+    run_past(&mut t.vcpu, LEAVING)?;
+    check!("in SMM the vCPU goes on", is_in_smm(&mut t.vcpu));
+    check_eq!("the INIT is kept", events(&t.vcpu)?.smi.latched_init, 1);
+    t.vcpu.run_until(Exit::io_out(RESET))?;
+    check!("after RSM it is at the reset vector, outside SMM", !is_in_smm(&mut t.vcpu));
+    check_eq!("the INIT is gone", events(&t.vcpu)?.smi.latched_init, 0);
+    Ok(())
+}
+
+/// An SMI ends a halt.
+#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+fn smi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
+    make_smram(&t.vm)?;
+    let vcpu = &mut t.vcpu;
+    run_past(vcpu, STOP)?;
+    vcpu.fd()
+        .set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_HALTED })
+        .ioctl("KVM_SET_MP_STATE")?;
+    smi(vcpu)?;
+    run_past(vcpu, ENTERED)?;
+    check!("the vCPU is in SMM", is_in_smm(vcpu));
+    let state = vcpu.fd().get_mp_state().ioctl("KVM_GET_MP_STATE")?.mp_state;
+    check_eq!("and runs", state, KVM_MP_STATE_RUNNABLE);
+    Ok(())
+}
+
+/// Sends itself an SMI: by an IPI, or by whatever the host half does at the stop.
+#[guest]
+fn gets_an_smi(g: &mut Guest) {
+    let apic = Apic::enable();
+    if g.arg(0) != 0 {
+        // A shorthand for oneself holds for fixed interrupts alone.
+        apic.ipi(apic.id(), apic::ICR_SMI | apic::ICR_ASSERT);
+    } else {
+        ioapic::set_entry(PIN, ioapic::SMI | u64::from(apic.id()) << 56);
+        outb(STOP, 0);
+    }
+    outb(STOP, 0);
+}
+
+/// Whence an SMI comes.
+#[host]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Ipi,
+    Msi,
+    Ioapic,
+}
+
+/// Delivery mode SMI leads into SMM, whoever sends it (SDM vol. 3, "Delivery Mode").
+#[kvm_test(gets_an_smi, irqchip, requires(cap::X86_SMM), params = [
+    ipi: Source::Ipi, msi: Source::Msi, ioapic: Source::Ioapic,
+])]
+fn apic_delivers_smis(t: &mut OneVcpu, source: Source) -> TestResult {
+    make_smram(&t.vm)?;
+    t.vcpu.set_args(&[u64::from(source == Source::Ipi)]);
+    if source != Source::Ipi {
+        run_past(&mut t.vcpu, STOP)?;
+    }
+    match source {
+        Source::Ipi => {}
+        Source::Msi => send(&t.vm, apic::ICR_SMI)?,
+        Source::Ioapic => {
+            t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
+            t.vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
+        }
+    }
+    run_past(&mut t.vcpu, ENTERED)?;
+    check!("the SMI leads into SMM", is_in_smm(&mut t.vcpu));
+    run_past(&mut t.vcpu, LEAVING)?;
+    run_past(&mut t.vcpu, STOP)?;
+    check!("once", !is_in_smm(&mut t.vcpu));
+    t.vcpu.run_until_done()
+}
