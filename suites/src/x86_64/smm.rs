@@ -5,7 +5,7 @@ use crate::prelude::*;
 #[host]
 use bindings::{
     KVM_CAP_MULTI_ADDRESS_SPACE, KVM_CAP_X86_SMM, KVM_RUN_X86_SMM, KVM_VCPUEVENT_VALID_SMM,
-    kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events,
 };
 
 /// Where the guest stops.
@@ -36,18 +36,26 @@ mod saved {
     pub const CR4: u64 = 0xff48;
     pub const CR3: u64 = 0xff50;
     pub const CR0: u64 = 0xff58;
+    pub const DR7: u64 = 0xff60;
     pub const RFLAGS: u64 = 0xff70;
     pub const RIP: u64 = 0xff78;
-    pub const R15: u64 = 0xff80;
-    pub const RSP: u64 = 0xffd8;
-    pub const RAX: u64 = 0xfff8;
+    /// Sixteen general registers, the last first.
+    pub const GPRS: u64 = 0xff80;
 }
 
-/// Stops before the place where an SMI comes, and again right behind it.
+/// Stops before the place where an SMI comes, and again right behind it. What SMM clears is set.
 #[guest]
 fn stops_twice(_: &mut Guest) {
+    const EM_TS: u64 = 1 << 2 | 1 << 3;
+    const G3: u64 = 1 << 7;
+    let (cr0, dr7) = (read_cr0(), read_dr7());
+    write_dr3(layout::FREE);
+    write_dr7(dr7 | G3);
+    write_cr0(cr0 | EM_TS);
     outb(STOP, 0);
     outb(STOP, 0);
+    write_cr0(cr0);
+    write_dr7(dr7);
 }
 
 /// Gives SMM the guest's memory, and the handler in it.
@@ -94,9 +102,37 @@ pub fn is_in_smm(vcpu: &mut Vcpu) -> bool {
 
 /// The registers, the instruction pointer apart.
 #[host]
-fn state(vcpu: &Vcpu) -> TestResult<(kvm_regs, kvm_sregs)> {
+fn state(vcpu: &Vcpu) -> TestResult<(kvm_regs, kvm_sregs, kvm_debugregs)> {
     let regs = kvm_regs { rip: 0, ..vcpu.fd().get_regs().ioctl("KVM_GET_REGS")? };
-    Ok((regs, vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?))
+    let sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+    Ok((regs, sregs, vcpu.fd().get_debug_regs().ioctl("KVM_GET_DEBUGREGS")?))
+}
+
+/// Gives each register that the guest's next OUT does not need a value of its own. Behind that OUT the
+/// guest is lost.
+#[host]
+fn fill_registers(vcpu: &Vcpu) -> TestResult<kvm_regs> {
+    let mut regs = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
+    let unneeded = [
+        (&mut regs.rbx, 0x0123_4567_89ab_cde3_u64),
+        (&mut regs.rcx, 0x0123_4567_89ab_cde1),
+        (&mut regs.rsi, 0x0123_4567_89ab_cde6),
+        (&mut regs.rdi, 0x0123_4567_89ab_cde7),
+        (&mut regs.rbp, 0x0123_4567_89ab_cde5),
+        (&mut regs.r8, 0x0123_4567_89ab_cde8),
+        (&mut regs.r9, 0x0123_4567_89ab_cde9),
+        (&mut regs.r10, 0x0123_4567_89ab_cdea),
+        (&mut regs.r11, 0x0123_4567_89ab_cdeb),
+        (&mut regs.r12, 0x0123_4567_89ab_cdec),
+        (&mut regs.r13, 0x0123_4567_89ab_cded),
+        (&mut regs.r14, 0x0123_4567_89ab_cdee),
+        (&mut regs.r15, 0x0123_4567_89ab_cdef),
+    ];
+    for (register, value) in unneeded {
+        *register = value;
+    }
+    vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+    Ok(regs)
 }
 
 /// Brings a vCPU behind its first stop and into SMM, behind the first instruction there.
@@ -136,7 +172,7 @@ fn handler_starts_in_smms_own_state(t: &mut OneVcpu) -> TestResult {
     let vcpu = &mut t.vcpu;
     run_past(vcpu, STOP)?;
     check!("before the SMI, kvm_run says that the vCPU is not in SMM", !is_in_smm(vcpu));
-    let (_, before) = state(vcpu)?;
+    let (_, before, _) = state(vcpu)?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
     check!("kvm_run says that it is in SMM", is_in_smm(vcpu));
@@ -156,8 +192,7 @@ fn handler_starts_in_smms_own_state(t: &mut OneVcpu) -> TestResult {
     check_eq!("CR0 has PE, EM, TS and PG cleared", sregs.cr0, before.cr0 & !PE_EM_TS_PG);
     check_eq!("CR4 is 0", sregs.cr4, 0);
     check_eq!("long mode is off", sregs.efer & LME_LMA, 0);
-    let dr7 = vcpu.fd().get_debug_regs().ioctl("KVM_GET_DEBUGREGS")?.dr7;
-    check_eq!("DR7 has its fixed bit alone", dr7, 0x400);
+    check_eq!("DR7 has its fixed bit alone", state(vcpu)?.2.dr7, 0x400);
     Ok(())
 }
 
@@ -167,6 +202,7 @@ fn rsm_brings_everything_back(t: &mut OneVcpu) -> TestResult {
     make_smram(&t.vm)?;
     let vcpu = &mut t.vcpu;
     run_past(vcpu, STOP)?;
+    fill_registers(vcpu)?;
     let before = state(vcpu)?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
@@ -175,10 +211,11 @@ fn rsm_brings_everything_back(t: &mut OneVcpu) -> TestResult {
     vcpu.run_until(Exit::io_out(STOP))?;
     check!("kvm_run says that the vCPU is not in SMM", !is_in_smm(vcpu));
     check_eq!("KVM_GET_VCPU_EVENTS says so", events(vcpu)?.smi.smm, 0);
-    let (regs, sregs) = state(vcpu)?;
+    let (regs, sregs, debugregs) = state(vcpu)?;
     check_eq!("the general registers are as before", regs, before.0);
     check_eq!("the system registers are as before", sregs, before.1);
-    vcpu.run_until_done()
+    check_eq!("DR7 is as before", debugregs.dr7, before.2.dr7);
+    Ok(())
 }
 
 #[guest]
@@ -201,18 +238,23 @@ fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
     make_smram(&t.vm)?;
     let vcpu = &mut t.vcpu;
     run_past(vcpu, STOP)?;
-    let regs = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    let (_, sregs) = state(vcpu)?;
+    let regs = fill_registers(vcpu)?;
+    let (_, sregs, debugregs) = state(vcpu)?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
     let ram = t.vm.ram();
     let word = |offset: u64| ram.word(SMBASE + offset).expect("SMRAM is RAM");
+    let gprs = [
+        [regs.r15, regs.r14, regs.r13, regs.r12, regs.r11, regs.r10, regs.r9, regs.r8],
+        [regs.rdi, regs.rsi, regs.rbp, regs.rsp, regs.rbx, regs.rdx, regs.rcx, regs.rax],
+    ];
+    for (offset, want) in (saved::GPRS..).step_by(8).zip(gprs.concat()) {
+        check_eq!("the general register at {offset:#x} is saved", word(offset), want);
+    }
     for (name, offset, want) in [
         ("RIP", saved::RIP, regs.rip),
         ("RFLAGS", saved::RFLAGS, regs.rflags),
-        ("RAX", saved::RAX, regs.rax),
-        ("RSP", saved::RSP, regs.rsp),
-        ("R15", saved::R15, regs.r15),
+        ("DR7", saved::DR7, debugregs.dr7),
         ("CR0", saved::CR0, sregs.cr0),
         ("CR3", saved::CR3, sregs.cr3),
         ("CR4", saved::CR4, sregs.cr4),
@@ -226,7 +268,7 @@ fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
     check_eq!("the revision is that of AMD64's area", revision & 0xffff, 0x64);
     check!("SMBASE can be moved, it says", revision & 1 << 17 != 0, "{revision:#x}");
 
-    ram.write(SMBASE + saved::R15, &CHANGED.to_le_bytes()).expect("SMRAM is RAM");
+    ram.write(SMBASE + saved::GPRS, &CHANGED.to_le_bytes()).expect("SMRAM is RAM");
     run_past(vcpu, LEAVING)?;
     vcpu.run_until(Exit::io_out(STOP))?;
     let after = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
@@ -339,7 +381,7 @@ fn vcpu_in_smm_can_be_migrated(t: &mut OneVcpu) -> TestResult {
     check!("and runs there", is_in_smm(&mut to));
     to.run_until(Exit::io_out(STOP))?;
     check!("RSM takes it out", !is_in_smm(&mut to));
-    let (regs, sregs) = state(&to)?;
+    let (regs, sregs, _) = state(&to)?;
     check_eq!("its general registers are the first one's", regs, before.0);
     check_eq!("its system registers are the first one's", sregs, before.1);
     Ok(())
