@@ -32,7 +32,7 @@ pub struct Payload<'elf> {
     start: u64,
     entries: HashMap<String, u64>,
     shared: HashMap<String, (u64, u64)>,
-    symbols: HashMap<&'elf str, u64>,
+    symbols: HashMap<String, u64>,
 }
 
 static PAYLOAD: OnceLock<Payload<'static>> = OnceLock::new();
@@ -75,11 +75,15 @@ impl<'elf> Payload<'elf> {
         let fd = memfd_create("payload", MFdFlags::MFD_CLOEXEC)
             .map_err(|e| format!("memfd_create: {e}"))?;
         let file = File::from(fd);
-        file.write_all_at(&image.bytes, 0).map_err(|e| format!("writing the image: {e}"))?;
+        let write = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at);
+        file.set_len(image.len)
+            .and_then(|()| write(0, &image.tables))
+            .and_then(|()| image.segments.iter().try_for_each(|(at, bytes)| write(*at, bytes)))
+            .map_err(|e| format!("writing the image: {e}"))?;
         Ok(Self {
             elf,
             image: file,
-            image_len: image.bytes.len(),
+            image_len: image.len as usize,
             start: image.start,
             entries: image.entries,
             shared: image.shared,
@@ -116,11 +120,11 @@ impl<'elf> Payload<'elf> {
         }
     }
 
-    /// Address of a symbol.
+    /// Address of a symbol that the architecture asked for when the image was laid out.
     ///
     /// # Errors
     ///
-    /// The payload has none of that name.
+    /// There is none, or it did not ask.
     pub fn symbol(&self, name: &str) -> TestResult<u64> {
         let address = self.symbols.get(name).copied();
         address.ok_or_else(|| Failure::Error(format!("the payload has no symbol {name}")))

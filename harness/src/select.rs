@@ -99,7 +99,11 @@ fn segments_match(name: &str, wanted: &str) -> bool {
 /// A glob: `*` is anything, `?` any one character, `[…]` one of a set. The pattern's own text
 /// matches too, since a test's parameters stand in brackets.
 #[derive(Clone, Debug)]
-pub struct Glob(glob::Pattern);
+pub struct Glob {
+    pattern: glob::Pattern,
+    /// Length of what stands before the first special character: most names differ there already.
+    literal: usize,
+}
 
 impl Glob {
     /// Reads the pattern.
@@ -108,12 +112,14 @@ impl Glob {
     ///
     /// What is wrong with it, and where.
     pub fn new(pattern: &str) -> Result<Self, glob::PatternError> {
-        glob::Pattern::new(pattern).map(Self)
+        let literal = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+        glob::Pattern::new(pattern).map(|pattern| Self { pattern, literal })
     }
 
     /// Whether it means `name`, as a whole.
     pub fn is_match(&self, name: &str) -> bool {
-        self.0.as_str() == name || self.0.matches(name)
+        let text = self.pattern.as_str();
+        name.starts_with(&text[..self.literal]) && (text == name || self.pattern.matches(name))
     }
 }
 

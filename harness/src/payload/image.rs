@@ -1,6 +1,7 @@
 //! From an ELF's bytes to guest-physical memory. Whatever the bytes are, this ends with an image or
 //! with a reason, and takes little more memory than the guest's RAM.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use guest_protocol::layout;
@@ -14,16 +15,20 @@ const LONGEST_NAME: u64 = 1024;
 /// A payload, laid out as the guest will see it.
 #[derive(Debug)]
 pub struct Image<'elf> {
-    /// Guest-physical memory from 0 to the payload's end.
-    pub bytes: Vec<u8>,
+    /// Guest-physical memory from 0 to [`layout::SCRATCH`]: the tables that vCPUs start on.
+    pub tables: Vec<u8>,
+    /// What is where behind them; all else is zeroes.
+    pub segments: Vec<(u64, &'elf [u8])>,
+    /// Bytes from 0 to the payload's end.
+    pub len: u64,
     /// The first instruction.
     pub start: u64,
     /// Guest function → address.
     pub entries: HashMap<String, u64>,
     /// Shared static → address and size.
     pub shared: HashMap<String, (u64, u64)>,
-    /// Symbol → address.
-    pub symbols: HashMap<&'elf str, u64>,
+    /// The symbols that the architecture asked for, and their addresses: there are thousands of others.
+    pub symbols: HashMap<String, u64>,
 }
 
 impl<'elf> Image<'elf> {
@@ -34,27 +39,44 @@ impl<'elf> Image<'elf> {
     /// Anything that is not the ELF of a payload.
     pub fn parse(elf: &'elf [u8]) -> Result<Self, String> {
         let file = object::File::parse(elf).map_err(|e| e.to_string())?;
-        let mut bytes = segments(&file)?;
-        let symbols: HashMap<&'elf str, u64> =
-            file.symbols().filter_map(|s| Some((s.name().ok()?, s.address()))).collect();
-        arch::prepare_image(&mut bytes, |name| symbols.get(name).copied())?;
+        let (segments, len) = segments(&file)?;
+        let mut tables = vec![0; layout::SCRATCH as usize];
+        let symbols = RefCell::<HashMap<String, u64>>::default();
+        arch::prepare_image(&mut tables, |name| {
+            let address = symbol(&file, name)?;
+            symbols.borrow_mut().insert(name.to_owned(), address);
+            Some(address)
+        })?;
         let mut entries = HashMap::new();
         for [name, len, address] in
             rows(&file, "guest_entries")?.ok_or("no section guest_entries")?
         {
-            entries.insert(text(&bytes, name, len)?, address);
+            entries.insert(text(&segments, name, len)?, address);
         }
         let mut shared = HashMap::new();
         for [name, len, address, size] in rows(&file, "guest_shared")?.unwrap_or_default() {
-            shared.insert(text(&bytes, name, len)?, (address, size));
+            shared.insert(text(&segments, name, len)?, (address, size));
         }
-        Ok(Self { bytes, start: file.entry(), entries, shared, symbols })
+        Ok(Self {
+            tables,
+            segments,
+            len,
+            start: file.entry(),
+            entries,
+            shared,
+            symbols: symbols.into_inner(),
+        })
     }
 }
 
-/// Memory from 0 on with every segment in its place.
-fn segments(file: &object::File<'_>) -> Result<Vec<u8>, String> {
-    let mut image = vec![0; layout::PAYLOAD as usize];
+/// Address of a symbol.
+fn symbol(file: &object::File<'_>, name: &str) -> Option<u64> {
+    file.symbols().find(|symbol| symbol.name_bytes() == Ok(name.as_bytes())).map(|s| s.address())
+}
+
+/// Every segment's place and bytes, and where the last one ends.
+fn segments<'elf>(file: &object::File<'elf>) -> Result<(Vec<(u64, &'elf [u8])>, u64), String> {
+    let (mut segments, mut len) = (Vec::new(), layout::PAYLOAD);
     for segment in file.segments() {
         let (start, size) = (segment.address(), segment.size());
         let data = segment.data().map_err(|e| e.to_string())?;
@@ -67,10 +89,10 @@ fn segments(file: &object::File<'_>) -> Result<Vec<u8>, String> {
         if data.len() as u64 > size {
             return Err(format!("segment at {start:#x} has more bytes than its size"));
         }
-        image.resize(image.len().max(end.next_multiple_of(layout::PAGE_SIZE) as usize), 0);
-        image[start as usize..start as usize + data.len()].copy_from_slice(data);
+        len = len.max(end.next_multiple_of(layout::PAGE_SIZE));
+        segments.push((start, data));
     }
-    Ok(image)
+    Ok((segments, len))
 }
 
 /// The rows of a table of `N` words each, if there is such a section.
@@ -88,12 +110,14 @@ fn rows<const N: usize>(
 }
 
 /// The `len` bytes of text at `address`.
-fn text(image: &[u8], address: u64, len: u64) -> Result<String, String> {
+fn text(segments: &[(u64, &[u8])], address: u64, len: u64) -> Result<String, String> {
     if len > LONGEST_NAME {
         return Err(format!("a name at {address:#x} has {len} bytes"));
     }
-    let end = address.checked_add(len).filter(|end| *end <= image.len() as u64);
-    let end = end.ok_or_else(|| format!("a name at {address:#x} is outside the image"))?;
-    String::from_utf8(image[address as usize..end as usize].to_vec())
-        .map_err(|_| format!("a name at {address:#x} is not UTF-8"))
+    let bytes = segments.iter().find_map(|(start, data)| {
+        let from = usize::try_from(address.checked_sub(*start)?).ok()?;
+        data.get(from..from.checked_add(len as usize)?)
+    });
+    let bytes = bytes.ok_or_else(|| format!("a name at {address:#x} is in no segment"))?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| format!("a name at {address:#x} is not UTF-8"))
 }

@@ -3,12 +3,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Read as _;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
 use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -19,6 +20,8 @@ use crate::mapping::Mapping;
 
 /// How much is read from the disk at once.
 const CHUNK_BYTES: usize = 256 * FEED_BLOCK;
+/// Where files are; what the plan names are links to them.
+const STORE: &str = "/fed";
 /// How often the restored host's tick is tried.
 const NR_TICK_TESTS: u32 = 3;
 /// A time that no run reaches (seconds).
@@ -80,10 +83,18 @@ pub fn take(device: &str) -> anyhow::Result<Plan> {
     let mut memory = Mapping::anonymous(header.plan_bytes.next_multiple_of(FEED_BLOCK))?;
     disk.read(memory.bytes())?;
     let plan = Plan::decode(std::str::from_utf8(&memory.bytes()[..header.plan_bytes])?)?;
+    mount_store();
     for file in &header.files {
         disk.take_file(file).with_context(|| file.path.clone())?;
     }
     Ok(plan)
+}
+
+/// Puts a file system of huge pages under the files: a fault a page is what an emulated processor spends
+/// most of their way here with. Without it they are in small pages.
+fn mount_store() {
+    let _ = fs::create_dir_all(STORE);
+    let _ = mount(Some("tmpfs"), STORE, Some("tmpfs"), MsFlags::empty(), Some("huge=always"));
 }
 
 struct Disk {
@@ -105,8 +116,10 @@ impl Disk {
             fs::create_dir_all(format!("{parent}/"))?;
         }
         let mode = if file.executable { 0o755 } else { 0o644 };
+        let stored = format!("{STORE}/{}", self.offset);
         let mut options = OpenOptions::new();
-        let made = options.read(true).write(true).create(true).truncate(true).open(&file.path)?;
+        let made = options.read(true).write(true).create_new(true).open(&stored)?;
+        symlink(&stored, &file.path)?;
         made.set_permissions(fs::Permissions::from_mode(mode))?;
         let blocks = file.bytes.next_multiple_of(FEED_BLOCK);
         made.set_len(u64::try_from(blocks)?)?;

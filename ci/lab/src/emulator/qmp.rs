@@ -64,8 +64,9 @@ impl Qmp {
     }
 
     fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        let order = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream.get_mut(), "{order}").at("control channel")?;
+        // As one piece: QEMU wakes up for each.
+        let order = format!("{}\n", json!({ "execute": command, "arguments": arguments }));
+        self.stream.get_mut().write_all(order.as_bytes()).at("control channel")?;
         loop {
             let message = self.message()?;
             if let Some(answer) = message.get("return") {
