@@ -48,6 +48,9 @@ fn main() {
         "link-arg=-Wl,-z,nostart-stop-gc",
         "-C",
         "link-arg=-Wl,-z,noexecstack",
+        // Three quarters of the payload, of use when a test has failed.
+        "-C",
+        "link-arg=-Wl,--compress-debug-sections=zlib",
     ];
     let mut flags: Vec<String> = flags.iter().map(|f| f.to_string()).collect();
     let features = scalar_code(&arch);

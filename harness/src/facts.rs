@@ -45,7 +45,7 @@ impl HostFacts {
     /// `/dev/kvm` cannot be used; the message says why and what to do.
     pub fn probe() -> Result<Self, KvmUnusable> {
         let system = System::get()?;
-        system.make_a_vm()?;
+        let vm = system.make_a_vm()?;
         // Not from /proc, which may not be there.
         let kernel = nix::sys::utsname::uname()
             .map(|names| names.release().to_string_lossy().into_owned())
@@ -70,7 +70,7 @@ impl HostFacts {
                 .iter()
                 .map(|&(name, number)| (name.to_owned(), system.check_extension(number)))
                 .collect(),
-            cpu_features: crate::arch::cpu_features(system),
+            cpu_features: crate::arch::cpu_features(system, &vm),
         })
     }
 

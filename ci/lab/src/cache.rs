@@ -90,7 +90,8 @@ impl Cache {
             let old =
                 made.ok().and_then(|made| made.elapsed().ok()).is_some_and(|since| since > age);
             if old {
-                let _ = fs::remove_dir_all(entry.path());
+                let path = entry.path();
+                let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
             }
         }
     }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
 use crate::emulator::{self, Mode, Start};
-use crate::error::{At as _, LabError, Result};
+use crate::error::{LabError, Result};
 use crate::initramfs::{Base, GuestFile};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
@@ -147,18 +147,15 @@ impl Lab {
         let base = self.base(profile, &request.kernel)?;
         let plan = plan(request, &base);
         let files = guest_files(request);
-        if warm {
-            let parked = warm::park(&self.cache, request, &base, &plan)?;
+        if warm && let Some(parked) = warm::park(&self.cache, request, &base, &plan)? {
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {
                     true => return session.follow(request, on_event),
                     false => eprintln!("lab: the restored host stands still; starting cold"),
                 },
-                Err(error) => {
-                    eprintln!("lab: a checkpoint is bad and was removed; starting cold: {error}");
-                    std::fs::remove_dir_all(&parked).at(&parked)?;
-                }
+                Err(error) => eprintln!("lab: a checkpoint is bad; starting cold: {error}"),
             }
+            warm::bury(&parked)?;
         }
         let run_dir = self.cache.run_dir()?;
         let initramfs = run_dir.path().join("initramfs");

@@ -20,15 +20,20 @@ const FEED_DISK_BYTES: u64 = 1 << 30;
 /// How long checkpoints and what they are made of are kept: newer kernels and inits replace them.
 const KEEP: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const INITRAMFS: &str = "initramfs";
+/// A host of which this many checkpoints did not wake boots cold from then on.
+const MOST_DEATHS: usize = 2;
 
-/// Makes the checkpoint, unless there is one.
-pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Result<PathBuf> {
+/// Makes the checkpoint, unless there is one; `None` where there is no hope.
+pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Result<Option<PathBuf>> {
     let profile = &request.profile;
     let mut hasher = DefaultHasher::new();
     let emulator = emulator::identity(profile)?;
     (&base.archive, &request.kernel.image, emulator, format!("{profile:?}")).hash(&mut hasher);
     let place = format!("warm/{}-{:016x}", profile.name, hasher.finish());
-    cache.once(&place, |fresh| {
+    if deaths(&cache.path(&place)) >= MOST_DEATHS {
+        return Ok(None);
+    }
+    let parked = cache.once(&place, |fresh| {
         emulator::check(profile)?;
         cache.prune("warm", KEEP);
         cache.prune("initramfs", KEEP);
@@ -43,13 +48,30 @@ pub fn park(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
         base.complete(&initramfs, &plan, &[])?;
         let run_dir = cache.run_dir()?;
         let feed = run_dir.path().join("feed");
-        let disk = File::create(&feed).at(&feed)?;
-        disk.set_len(FEED_DISK_BYTES).at(&feed)?;
+        make_disk(&feed)?;
         let started = Instant::now();
         let machine =
             emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Park(fresh), &feed))?;
         Session::new(machine, started, None)?.park(fresh)
-    })
+    })?;
+    Ok(Some(parked))
+}
+
+/// Removes a checkpoint that does not wake: what it was taken in the middle of may be chance.
+pub fn bury(parked: &Path) -> Result<()> {
+    let count = deaths(parked) + 1;
+    // Another lab may have been faster.
+    let _ = fs::remove_dir_all(parked);
+    fs::write(tombstone(parked), count.to_string()).at(parked)
+}
+
+fn deaths(parked: &Path) -> usize {
+    let text = fs::read_to_string(tombstone(parked)).unwrap_or_default();
+    text.parse().unwrap_or(0)
+}
+
+fn tombstone(parked: &Path) -> PathBuf {
+    parked.with_extension("deaths")
 }
 
 /// Restores the checkpoint with a fresh runner, which starts at once.
@@ -62,11 +84,17 @@ pub fn restore(
 ) -> Result<Session> {
     let run_dir = cache.run_dir()?;
     let feed = run_dir.path().join("feed");
-    write_feed(&feed, plan, files)?;
+    make_disk(&feed)?;
     let initramfs = parked.join(INITRAMFS);
     let started = Instant::now();
-    let mut machine =
-        emulator::start(&start(request, &initramfs, run_dir.path(), Mode::Restore(parked), &feed))?;
+    let start = start(request, &initramfs, run_dir.path(), Mode::Restore(parked), &feed);
+    // The host does not run before it is restored: the disk is filled while the emulator gets ready.
+    let (machine, fed) = std::thread::scope(|scope| {
+        let feeder = scope.spawn(|| write_feed(&feed, plan, files));
+        (emulator::start(&start), feeder.join())
+    });
+    fed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let mut machine = machine?;
     if let Some(control) = &mut machine.control {
         control.restore(parked)?;
     }
@@ -97,31 +125,43 @@ fn start<'a>(
     }
 }
 
-/// Writes the raw disk that the restored host reads.
+/// Makes an empty disk.
+fn make_disk(path: &Path) -> Result<()> {
+    File::create(path).and_then(|disk| disk.set_len(FEED_DISK_BYTES)).at(path)
+}
+
+/// Fills the raw disk that the restored host reads.
 fn write_feed(path: &Path, plan: &Plan, files: &[GuestFile]) -> Result<()> {
     let wrong = |error: lab_init::PlanError| LabError::Other(error.to_string());
     let plan = plan.encode();
-    let mut contents = vec![plan.into_bytes()];
-    let mut header = FeedHeader { plan_bytes: contents[0].len(), files: Vec::new() };
+    let mut header = FeedHeader { plan_bytes: plan.len(), files: Vec::new() };
+    let mut sources = Vec::new();
     for file in files {
-        let content = fs::read(&file.source).at(&file.source)?;
+        let source = File::open(&file.source).at(&file.source)?;
+        let bytes = source.metadata().at(&file.source)?.len();
         header.files.push(FeedFile {
             path: file.path.clone(),
-            bytes: content.len(),
+            bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
             executable: file.executable,
         });
-        contents.push(content);
+        sources.push(source);
     }
-    let mut disk = File::create(path).at(path)?;
+    let mut disk = File::options().write(true).open(path).at(path)?;
     disk.write_all(&header.encode().map_err(wrong)?).at(path)?;
-    for content in &contents {
-        disk.write_all(content).at(path)?;
-        let end = disk.stream_position().at(path)?;
-        let block = u64::try_from(FEED_BLOCK).unwrap_or(u64::MAX);
-        disk.seek(SeekFrom::Start(end.next_multiple_of(block))).at(path)?;
+    disk.write_all(plan.as_bytes()).at(path)?;
+    for source in &mut sources {
+        to_next_block(&mut disk).at(path)?;
+        // By the kernel alone: this process is about to fork, and has no pages to spare.
+        std::io::copy(source, &mut disk).at(path)?;
     }
     if disk.stream_position().at(path)? > FEED_DISK_BYTES {
         return Err(LabError::Other("the runner is too long for the feed disk".into()));
     }
-    disk.set_len(FEED_DISK_BYTES).at(path)
+    Ok(())
+}
+
+fn to_next_block(disk: &mut File) -> std::io::Result<u64> {
+    let block = u64::try_from(FEED_BLOCK).unwrap_or(u64::MAX);
+    let end = disk.stream_position()?;
+    disk.seek(SeekFrom::Start(end.next_multiple_of(block)))
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::sync::OnceLock;
 use std::{fs, io};
 
-use kvm_ioctls::Kvm;
+use kvm_ioctls::{Kvm, VmFd};
 
 use crate::arch;
 use crate::runner::worker::keep_open;
@@ -81,17 +81,17 @@ impl System {
         Ok(Self { kvm, mmap_size })
     }
 
-    /// Whether a VM can be made at all: the node opens for everyone who shares the CPU with another
-    /// hypervisor, too.
+    /// A VM: the node opens for everyone who shares the CPU with another hypervisor, too, but only one
+    /// of them can have VMs.
     ///
     /// # Errors
     ///
     /// KVM refuses a VM.
-    pub fn make_a_vm(&self) -> Result<(), KvmUnusable> {
+    pub fn make_a_vm(&self) -> Result<VmFd, KvmUnusable> {
         let name = || fs::read_link(format!("/proc/self/fd/{}", self.as_raw_fd()));
         let name = || name().map_or("/dev/kvm".to_owned(), |path| path.display().to_string());
         match arch::create_vm(self) {
-            Ok(_) => Ok(()),
+            Ok(vm) => Ok(vm),
             Err(e) if e.errno() == libc::EBUSY => Err(KvmUnusable::Busy(name())),
             Err(e) => Err(KvmUnusable::Other(name(), format!("KVM_CREATE_VM: {e}"))),
         }

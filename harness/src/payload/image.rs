@@ -12,13 +12,16 @@ use crate::arch;
 /// Bytes of a path in the guest's tables: more is no path of ours.
 const LONGEST_NAME: u64 = 1024;
 
+/// Where bytes of an ELF are in guest-physical memory, and which.
+pub type Segment<'elf> = (u64, &'elf [u8]);
+
 /// A payload, laid out as the guest will see it.
 #[derive(Debug)]
 pub struct Image<'elf> {
     /// Guest-physical memory from 0 to [`layout::SCRATCH`]: the tables that vCPUs start on.
     pub tables: Vec<u8>,
-    /// What is where behind them; all else is zeroes.
-    pub segments: Vec<(u64, &'elf [u8])>,
+    /// What is behind them; all else is zeroes.
+    pub segments: Vec<Segment<'elf>>,
     /// Bytes from 0 to the payload's end.
     pub len: u64,
     /// The first instruction.
@@ -75,7 +78,7 @@ fn symbol(file: &object::File<'_>, name: &str) -> Option<u64> {
 }
 
 /// Every segment's place and bytes, and where the last one ends.
-fn segments<'elf>(file: &object::File<'elf>) -> Result<(Vec<(u64, &'elf [u8])>, u64), String> {
+fn segments<'elf>(file: &object::File<'elf>) -> Result<(Vec<Segment<'elf>>, u64), String> {
     let (mut segments, mut len) = (Vec::new(), layout::PAYLOAD);
     for segment in file.segments() {
         let (start, size) = (segment.address(), segment.size());
@@ -110,7 +113,7 @@ fn rows<const N: usize>(
 }
 
 /// The `len` bytes of text at `address`.
-fn text(segments: &[(u64, &[u8])], address: u64, len: u64) -> Result<String, String> {
+fn text(segments: &[Segment<'_>], address: u64, len: u64) -> Result<String, String> {
     if len > LONGEST_NAME {
         return Err(format!("a name at {address:#x} has {len} bytes"));
     }

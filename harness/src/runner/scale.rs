@@ -41,7 +41,7 @@ impl Scale {
 
 /// The factor for deadlines, at least 1. Forks, so the process must be single threaded.
 pub fn measure() -> f64 {
-    let slowest = ratio(best_of(3, spin), USUAL_LOOP).max(ratio(best_of(3, fork_once), USUAL_FORK));
+    let slowest = ratio(best_of(3, spin), USUAL_LOOP).max(ratio(best_of(2, fork_once), USUAL_FORK));
     // Guests of an emulated host suffer more than its own processes do.
     let scale = if slowest > 2.0 { slowest * 2.0 } else { 1.0 };
     scale.min(MOST)

@@ -18,25 +18,56 @@ use nix::unistd::Pid;
 use crate::clock;
 use crate::mapping::Mapping;
 
-/// How much is read from the disk at once.
-const CHUNK_BYTES: usize = 256 * FEED_BLOCK;
 /// Where files are; what the plan names are links to them.
 const STORE: &str = "/fed";
 /// How often the restored host's tick is tried.
-const NR_TICK_TESTS: u32 = 3;
+const NR_TICK_TESTS: u32 = 2;
 /// A time that no run reaches (seconds).
 const FAR_AWAY_S: u64 = 1 << 33;
 
-/// Waits until the lab says that the host was restored, and puts the clock right.
-pub fn wait(results: &mut File) -> anyhow::Result<()> {
-    let _timers = arm_every_cpu()?;
+/// What a checkpointed host waits with: all that the restored one need not do.
+#[derive(Debug)]
+pub struct Feed {
+    disk: Disk,
+    _timers: Vec<TimerFd>,
+}
+
+impl Feed {
+    /// Opens the disk, whose contents are of no interest yet.
+    pub fn open(device: &str) -> anyhow::Result<Self> {
+        mount_store();
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(OFlag::O_DIRECT.bits());
+        let disk = options.open(device).with_context(|| device.to_owned())?;
+        Ok(Self { disk: Disk { disk, offset: 0 }, _timers: arm_every_cpu()? })
+    }
+
+    /// Waits until the lab says that the host was restored, puts the clock right, and reads the plan and
+    /// the files from the disk, past every cache.
+    pub fn take(mut self, results: &mut File) -> anyhow::Result<Plan> {
+        wait(results)?;
+        let mut memory = Mapping::anonymous(FEED_BLOCK)?;
+        self.disk.read(memory.bytes())?;
+        let header = FeedHeader::decode(memory.bytes())?;
+        let mut memory = Mapping::anonymous(header.plan_bytes.next_multiple_of(FEED_BLOCK))?;
+        self.disk.read(memory.bytes())?;
+        let plan = Plan::decode(std::str::from_utf8(&memory.bytes()[..header.plan_bytes])?)?;
+        for file in &header.files {
+            self.disk.take_file(file).with_context(|| file.path.clone())?;
+        }
+        Ok(plan)
+    }
+}
+
+/// Takes the lab's order, which is the time.
+fn wait(results: &mut File) -> anyhow::Result<()> {
     let mut line = Vec::new();
-    let mut byte = [0u8];
-    while byte != [b'\n'] {
-        match results.read(&mut byte)? {
+    let mut bytes = [0u8; 64];
+    while !line.ends_with(b"\n") {
+        match results.read(&mut bytes)? {
             // Nobody holds the other end now.
             0 => std::thread::sleep(Duration::from_millis(5)),
-            _ => line.push(byte[0]),
+            count => line.extend_from_slice(&bytes[..count]),
         }
     }
     let text = String::from_utf8_lossy(&line);
@@ -69,27 +100,6 @@ fn arm_every_cpu() -> anyhow::Result<Vec<TimerFd>> {
     Ok(timers)
 }
 
-/// Reads the plan and the files from the disk, past every cache.
-pub fn take(device: &str) -> anyhow::Result<Plan> {
-    let disk = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_DIRECT.bits())
-        .open(device)
-        .with_context(|| device.to_owned())?;
-    let mut disk = Disk { disk, offset: 0 };
-    let mut memory = Mapping::anonymous(FEED_BLOCK)?;
-    disk.read(memory.bytes())?;
-    let header = FeedHeader::decode(memory.bytes())?;
-    let mut memory = Mapping::anonymous(header.plan_bytes.next_multiple_of(FEED_BLOCK))?;
-    disk.read(memory.bytes())?;
-    let plan = Plan::decode(std::str::from_utf8(&memory.bytes()[..header.plan_bytes])?)?;
-    mount_store();
-    for file in &header.files {
-        disk.take_file(file).with_context(|| file.path.clone())?;
-    }
-    Ok(plan)
-}
-
 /// Puts a file system of huge pages under the files: a fault a page is what an emulated processor spends
 /// most of their way here with. Without it they are in small pages.
 fn mount_store() {
@@ -97,6 +107,7 @@ fn mount_store() {
     let _ = mount(Some("tmpfs"), STORE, Some("tmpfs"), MsFlags::empty(), Some("huge=always"));
 }
 
+#[derive(Debug)]
 struct Disk {
     disk: File,
     offset: u64,
@@ -125,9 +136,7 @@ impl Disk {
         made.set_len(u64::try_from(blocks)?)?;
         if let Some(bytes) = NonZeroUsize::new(blocks) {
             let mut memory = Mapping::of(&made, bytes)?;
-            for chunk in memory.bytes().chunks_mut(CHUNK_BYTES) {
-                self.read(chunk)?;
-            }
+            self.read(memory.bytes())?;
         }
         Ok(made.set_len(u64::try_from(file.bytes)?)?)
     }

@@ -143,13 +143,6 @@ pub fn wait_for_clocksource(wanted: &str) {
     }
 }
 
-/// Milliseconds since the kernel started.
-pub fn uptime_ms() -> u64 {
-    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let seconds: f64 = text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0.0);
-    Duration::from_secs_f64(seconds).as_millis().try_into().unwrap_or(u64::MAX)
-}
-
 /// `uname -r`.
 pub fn release() -> String {
     nix::sys::utsname::uname()

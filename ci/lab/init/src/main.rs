@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use lab_init::{PLAN_PATH, Plan, Report};
 use nix::sys::reboot::{RebootMode, reboot};
 
+use crate::feed::Feed;
+
 fn main() {
     if let Err(error) = run() {
         eprintln!("lab-init: {error:#}");
@@ -32,30 +34,35 @@ fn run() -> anyhow::Result<()> {
     let trouble = host::load_modules(&plan.modules);
     host::switch_on_channel_devices();
     let mut results = ports::open_results(plan.result_device.as_deref())?;
+    let errors = ports::open_stderr();
     if let Some(source) = &plan.clocksource {
         host::wait_for_clocksource(source);
     }
+    let mut facts = None;
     if let Some(device) = plan.feed_device.take() {
+        let feed = Feed::open(&device)?;
+        facts = Some(host::facts());
         ports::send(&mut results, &Report::Parked)?;
-        feed::wait(&mut results)?;
-        plan = feed::take(&device)?;
+        plan = feed.take(&mut results)?;
     }
     ports::send(
         &mut results,
-        &Report::Booted { uptime_ms: host::uptime_ms(), release: host::release() },
+        &Report::Booted { uptime_ms: clock::uptime_ms(), release: host::release() },
     )?;
-    for (name, value) in host::facts() {
-        ports::send(&mut results, &Report::Fact { name, value })?;
-    }
+    let facts = facts.unwrap_or_else(host::facts);
+    let mut told: Vec<_> =
+        facts.into_iter().map(|(name, value)| Report::Fact { name, value }).collect();
     if !plan.kvm_optional
         && let Some(why) = host::why_no_kvm(&trouble)
     {
-        ports::send(&mut results, &Report::NoKvm(why))?;
+        told.push(Report::NoKvm(why));
+        ports::send_all(&mut results, &told)?;
         return Ok(());
     }
 
-    ports::send(&mut results, &Report::Started)?;
-    let end = program::run(&plan, &mut results)?;
+    told.push(Report::Started);
+    ports::send_all(&mut results, &told)?;
+    let end = program::run(&plan, &mut results, errors)?;
     ports::send(&mut results, &end)?;
     Ok(())
 }

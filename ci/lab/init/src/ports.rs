@@ -33,7 +33,13 @@ pub fn open_stderr() -> Option<File> {
 
 /// Sends one report.
 pub fn send(port: &mut File, report: &Report) -> std::io::Result<()> {
-    port.write_all(report.encode().as_bytes())
+    send_all(port, std::slice::from_ref(report))
+}
+
+/// Sends several reports as one piece: the emulator wakes up for each.
+pub fn send_all(port: &mut File, reports: &[Report]) -> std::io::Result<()> {
+    let text: String = reports.iter().map(Report::encode).collect();
+    port.write_all(text.as_bytes())
 }
 
 fn open_serial(device: &str) -> anyhow::Result<File> {

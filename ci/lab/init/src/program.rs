@@ -15,8 +15,8 @@ const STDERR_PATH: &str = "/tmp/stderr";
 const NR_STDERR_LINES: usize = 40;
 
 /// Runs the program to its end, its standard output going straight to the result port. What it said on
-/// standard error follows, where that has no port of its own: on one line of wire the two would mix.
-pub fn run(plan: &Plan, results: &mut File) -> anyhow::Result<Report> {
+/// standard error follows, where there is no port for `errors`: on one line of wire the two would mix.
+pub fn run(plan: &Plan, results: &mut File, errors: Option<File>) -> anyhow::Result<Report> {
     let [program, arguments @ ..] = plan.argv.as_slice() else {
         anyhow::bail!("the plan names no program");
     };
@@ -26,7 +26,7 @@ pub fn run(plan: &Plan, results: &mut File) -> anyhow::Result<Report> {
     command.envs(plan.env.iter().map(|(name, value)| (name, value)));
     if !plan.interactive {
         command.stdin(Stdio::null()).stdout(results.try_clone()?);
-        command.stderr(match ports::open_stderr() {
+        command.stderr(match errors {
             Some(port) => port,
             None => File::create(STDERR_PATH).context(STDERR_PATH)?,
         });

@@ -57,7 +57,7 @@ impl Qmp {
                 Some("failed" | "cancelled") => {
                     return Err(LabError::Other(format!("checkpoint: {state}")));
                 }
-                _ => std::thread::sleep(Duration::from_millis(3)),
+                _ => std::thread::sleep(Duration::from_millis(1)),
             }
         }
         Err(LabError::Other("checkpoint: it took too long".into()))

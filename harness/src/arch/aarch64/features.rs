@@ -39,15 +39,14 @@ impl VcpuFeatures {
 }
 
 /// Names of what a guest can be given here.
-pub(super) fn probe(system: &System) -> Vec<String> {
+pub(super) fn probe(system: &System, vm: &VmFd) -> Vec<String> {
     let mut names = Vec::new();
-    let Ok(vm) = super::create_vm(system) else { return names };
     for (version, requirement) in [(GicVersion::V2, GICV2), (GicVersion::V3, GICV3)] {
-        if version.offered(&vm) {
+        if version.offered(vm) {
             names.push(requirement.name.to_owned());
         }
     }
-    let Some(vcpu) = richest_vcpu(system, &vm) else { return names };
+    let Some(vcpu) = richest_vcpu(system, vm) else { return names };
     let field = |&(register, shift): &IdField| read(&vcpu, &register) >> shift & 0xf;
     for (requirement, id, values) in ID_REGISTER_FEATURES {
         if values.contains(&field(id)) {

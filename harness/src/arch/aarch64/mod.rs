@@ -94,8 +94,8 @@ pub(crate) fn default_cpuid(_: &System) -> Cpuid {
 }
 
 /// What KVM can give to guests.
-pub(crate) fn cpu_features(system: &System) -> Vec<String> {
-    features::probe(system)
+pub(crate) fn cpu_features(system: &System, vm: &VmFd) -> Vec<String> {
+    features::probe(system, vm)
 }
 
 /// What a guest rings with: a 32-bit store to the doorbell.

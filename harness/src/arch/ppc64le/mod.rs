@@ -48,7 +48,7 @@ pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
 pub(crate) fn default_cpuid(_: &System) -> Cpuid {}
 
 /// None has a name yet.
-pub(crate) fn cpu_features(_: &System) -> Vec<String> {
+pub(crate) fn cpu_features(_: &System, _: &VmFd) -> Vec<String> {
     Vec::new()
 }
 

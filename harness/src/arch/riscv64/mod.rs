@@ -75,15 +75,13 @@ pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
 pub(crate) fn default_cpuid(_: &System) -> Cpuid {}
 
 /// What KVM can give to guests.
-pub(crate) fn cpu_features(system: &System) -> Vec<String> {
-    let has_aia = create_vm(system).is_ok_and(|vm| {
-        let mut device = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
-            fd: 0,
-            flags: KVM_CREATE_DEVICE_TEST,
-        };
-        vm.create_device(&mut device).is_ok()
-    });
+pub(crate) fn cpu_features(_: &System, vm: &VmFd) -> Vec<String> {
+    let mut device = kvm_create_device {
+        type_: kvm_device_type_KVM_DEV_TYPE_RISCV_AIA,
+        fd: 0,
+        flags: KVM_CREATE_DEVICE_TEST,
+    };
+    let has_aia = vm.create_device(&mut device).is_ok();
     has_aia.then(|| AIA.name.to_owned()).into_iter().collect()
 }
 

@@ -89,7 +89,7 @@ pub(crate) fn default_cpuid(system: &System) -> Cpuid {
 }
 
 /// Notable features in `KVM_GET_SUPPORTED_CPUID`.
-pub(crate) fn cpu_features(system: &System) -> Vec<String> {
+pub(crate) fn cpu_features(system: &System, _: &VmFd) -> Vec<String> {
     let entries = supported_cpuid(system).as_slice();
     let has = |&(_, leaf, subleaf, register, bit): &cpu::CpuidBit| {
         entries.iter().any(|e| {
