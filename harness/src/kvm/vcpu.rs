@@ -123,6 +123,8 @@ impl Vcpu {
         // SAFETY: the descriptor is a vCPU's; KVM_RUN takes no pointer.
         let result = unsafe { libc::ioctl(raw, KVM_RUN as _, 0) };
         let errno = if result < 0 { Errno::last_raw() } else { 0 };
+        #[cfg(target_arch = "powerpc64")]
+        arch::callers_registers::distrust();
         drop(running);
         self.known.count_exit();
         self.exits.add(self.fd.get_kvm_run().exit_reason, errno);

@@ -1,5 +1,6 @@
 //! ppc64le.
 
+pub mod callers_registers;
 pub mod dawr;
 pub mod hello;
 

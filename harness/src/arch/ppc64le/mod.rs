@@ -1,5 +1,6 @@
 //! ppc64le: vCPUs start in supervisor state and real mode, with interrupt vectors in the payload image.
 
+pub mod callers_registers;
 mod describe;
 mod image;
 
