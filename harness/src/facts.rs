@@ -1,6 +1,6 @@
 //! Facts about the host, probed once per run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use serde::{Deserialize, Serialize};
@@ -50,20 +50,15 @@ impl HostFacts {
         let kernel = nix::sys::utsname::uname()
             .map(|names| names.release().to_string_lossy().into_owned())
             .unwrap_or_default();
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo
-            .lines()
-            .find_map(|l| l.strip_prefix("model name"))
-            .map_or(String::new(), |l| l.trim_start_matches([' ', '\t', ':']).to_owned());
         let backend = backend();
         Ok(Self {
             arch: std::env::consts::ARCH.replace("powerpc64", "ppc64le"),
             kernel,
-            module_params: module_params(&["kvm", &backend]),
+            module_params: module_params(&BTreeSet::from(["kvm", &backend])),
             backend,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             page_size: page_size(),
-            cpu_model: model,
+            cpu_model: cpu_model(),
             profile: std::env::var("KVM_CONFORMANCE_PROFILE").unwrap_or_else(|_| "native".into()),
             kernel_spec: std::env::var("KVM_CONFORMANCE_KERNEL_SPEC").unwrap_or_default(),
             caps: cap::ALL
@@ -78,6 +73,16 @@ impl HostFacts {
     pub fn cap(&self, name: &str) -> i64 {
         self.caps.get(name).copied().unwrap_or(0)
     }
+}
+
+/// Only x86's kernel has a name for it.
+fn cpu_model() -> String {
+    if !cfg!(target_arch = "x86_64") {
+        return String::new();
+    }
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    name.map_or(String::new(), |name| name.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
 fn page_size() -> u64 {
@@ -100,7 +105,7 @@ fn backend() -> String {
 }
 
 /// `module.parameter` → value.
-fn module_params(modules: &[&str]) -> BTreeMap<String, String> {
+fn module_params(modules: &BTreeSet<&str>) -> BTreeMap<String, String> {
     let mut params = BTreeMap::new();
     for module in modules {
         let dir = format!("/sys/module/{module}/parameters");
