@@ -137,7 +137,7 @@ fn fill_registers(vcpu: &Vcpu) -> TestResult<kvm_regs> {
 
 /// Brings a vCPU behind its first stop and into SMM, behind the first instruction there.
 #[host]
-fn enter(t: &mut OneVcpu) -> TestResult {
+pub fn enter(t: &mut OneVcpu) -> TestResult {
     make_smram(&t.vm)?;
     run_past(&mut t.vcpu, STOP)?;
     smi(&t.vcpu)?;

@@ -4,7 +4,7 @@
 use crate::prelude::*;
 use crate::x86_64::smm::{ENTERED, LEAVING, STOP};
 #[host]
-use crate::x86_64::smm::{events, is_in_smm, make_smram, run_past, smi};
+use crate::x86_64::smm::{enter, events, is_in_smm, make_smram, run_past, smi};
 #[host]
 use bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_msi};
 
@@ -45,15 +45,6 @@ fn taken(vm: &Vm) -> [u64; 2] {
         vm.shared(shared_static!(INTERRUPTS)).load(SeqCst),
         vm.shared(shared_static!(NMIS)).load(SeqCst),
     ]
-}
-
-/// Brings the vCPU behind its first stop, and into SMM by an SMI.
-#[host]
-fn enter(t: &mut OneVcpu) -> TestResult {
-    make_smram(&t.vm)?;
-    run_past(&mut t.vcpu, STOP)?;
-    smi(&t.vcpu)?;
-    run_past(&mut t.vcpu, ENTERED)
 }
 
 #[host]
