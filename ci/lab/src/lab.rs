@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lab_init::{Module, Plan};
+use lab_init::{Module, Plan, RUNNER_PATH};
 use nix::sys::signal::Signal;
 
 use crate::cache::Cache;
@@ -16,7 +16,6 @@ use crate::session::Session;
 use crate::{toolchain, warm};
 
 /// Where the runner stands in the host.
-const RUNNER_PATH: &str = "/runner";
 
 /// How long a restored host may take to its first report, on a busy machine too.
 const AWAKENING: Duration = Duration::from_secs(5);

@@ -37,7 +37,7 @@ enum Action {
         /// As for `run`.
         #[arg(long)]
         kernel: Option<String>,
-        /// Program to put into the host as /runner.
+        /// Program to put into the host as /store/runner.
         #[arg(long)]
         runner: Option<PathBuf>,
         /// Wait for a debugger on TCP port 1234.
@@ -196,7 +196,8 @@ fn shell(
     let cache = Cache::open()?;
     let spec = kernel.as_ref().unwrap_or(&profile.kernel).parse()?;
     let kernel = Kernel::resolve(&spec, profile.arch, &cache)?;
-    let files: Vec<_> = runner.map(|runner| ("/runner".to_owned(), runner)).into_iter().collect();
+    let files: Vec<_> =
+        runner.map(|runner| (lab_init::RUNNER_PATH.to_owned(), runner)).into_iter().collect();
     lab::shell(&Lab::new(cache), &profile, &kernel, &files)?;
     Ok(0)
 }

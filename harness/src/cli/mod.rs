@@ -44,20 +44,20 @@ impl Refusal {
 #[derive(Clone, Copy, Debug)]
 pub struct Suite<'a> {
     tests: &'a [&'static TestCase],
-    built_in: &'a str,
+    built_in: Option<&'a str>,
     mutants: Sources<'a>,
 }
 
 impl<'a> Suite<'a> {
     /// These tests under the repository's `unittests.yaml`.
     pub fn new(tests: &'a [&'static TestCase]) -> Self {
-        Self { tests, built_in: registry::BUILT_IN, mutants: mutants::BUILT_IN }
+        Self { tests, built_in: None, mutants: mutants::BUILT_IN }
     }
 
     /// The same tests under another policy than the built-in one.
     #[must_use]
     pub fn with_policy(self, built_in: &'a str) -> Self {
-        Self { built_in, ..self }
+        Self { built_in: Some(built_in), ..self }
     }
 
     /// The same tests with other mutants than the built-in ones.
@@ -93,9 +93,10 @@ impl<'a> Suite<'a> {
 
     /// The tests with the policy in `config`, or the built-in one.
     pub(crate) fn registry(&self, config: Option<&std::path::Path>) -> Result<Registry, Refusal> {
-        let policy = match config {
-            None => Policy::parse(registry::BUILT_IN_NAME, self.built_in),
-            Some(path) => {
+        let policy = match (config, self.built_in) {
+            (None, None) => Policy::built_in(),
+            (None, Some(text)) => Policy::parse(registry::BUILT_IN_NAME, text),
+            (Some(path), _) => {
                 let name = path.display().to_string();
                 let text =
                     std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;

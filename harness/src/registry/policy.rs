@@ -1,13 +1,14 @@
 //! What `unittests.yaml` says, checked against the tests there are.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use super::known::KnownFailure;
 use super::nearest::unknown;
-use super::yaml;
-use super::{ARCHITECTURES, NODEFAULT, PERF, architecture, own_groups};
+use super::yaml::{self, RawPolicy};
+use super::{ARCHITECTURES, BUILT_IN, BUILT_IN_NAME, NODEFAULT, PERF, architecture, own_groups};
 use crate::case::TestCase;
 use crate::facts::HostFacts;
 use crate::select::Glob;
@@ -67,7 +68,7 @@ pub struct TestPolicy {
 #[derive(Clone, Debug)]
 pub struct Policy {
     source_name: String,
-    text: String,
+    text: Cow<'static, str>,
     /// Deadline of a test that names none.
     pub timeout: Duration,
     /// Address space of a test that names none.
@@ -84,6 +85,23 @@ impl Policy {
     /// Reads a policy; `source_name` is the file's name in messages.
     pub fn parse(source_name: &str, text: &str) -> Result<Self, PolicyError> {
         let raw = yaml::parse(source_name, text)?;
+        Ok(Self::of(raw, source_name, text.to_owned().into()))
+    }
+
+    /// What the policy that is built into the binary says of this architecture; it takes a part of the
+    /// time that reading its text takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policy::parse`].
+    pub fn built_in() -> Result<Self, PolicyError> {
+        match yaml::prepared() {
+            Some(raw) => Ok(Self::of(raw, BUILT_IN_NAME, BUILT_IN.into())),
+            None => Self::parse(BUILT_IN_NAME, BUILT_IN),
+        }
+    }
+
+    fn of(raw: RawPolicy, source_name: &str, text: Cow<'static, str>) -> Self {
         let tests = raw
             .tests
             .0
@@ -100,15 +118,15 @@ impl Policy {
                 (name, policy)
             })
             .collect();
-        Ok(Self {
+        Self {
             source_name: source_name.to_owned(),
-            text: text.to_owned(),
+            text,
             timeout: raw.defaults.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
             memory_bytes: raw.defaults.memory.map_or(DEFAULT_MEMORY_BYTES, |m| m.0),
             groups: raw.groups.0,
             tests,
             known_failures: raw.known_failures,
-        })
+        }
     }
 
     /// Every name must mean something. Names of an architecture that this

@@ -49,19 +49,17 @@ pub(super) struct RawTest {
     pub parameters: BTreeMap<String, Scalar>,
 }
 
-/// The built-in policy as JSON, which is read many times as fast. Empty if it is wrong.
+/// What the built-in policy says of this architecture, as JSON, which is read many times as fast. Empty
+/// if it is wrong.
 const PREPARED: &str = include_str!(concat!(env!("OUT_DIR"), "/unittests.json"));
+
+/// The built-in policy as the build prepared it.
+pub(super) fn prepared() -> Option<RawPolicy> {
+    serde_json::from_str(PREPARED).ok()
+}
 
 /// Parses the whole file.
 pub(super) fn parse(source: &str, text: &str) -> Result<RawPolicy, PolicyError> {
-    let prepared = || serde_json::from_str(PREPARED).ok();
-    match (text == super::BUILT_IN).then(prepared).flatten() {
-        Some(policy) => Ok(policy),
-        None => parse_yaml(source, text),
-    }
-}
-
-fn parse_yaml(source: &str, text: &str) -> Result<RawPolicy, PolicyError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(RawPolicy::default());
     }
@@ -210,13 +208,22 @@ impl<'de> Deserialize<'de> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::architecture;
+
+    /// Whether an entry is of another architecture than this.
+    fn is_foreign(test: &str, arch: Option<&str>) -> bool {
+        let here = std::env::consts::ARCH.replace("powerpc64", "ppc64le");
+        arch.or(architecture(test)).is_some_and(|arch| arch != here)
+    }
 
     #[test]
-    fn the_prepared_policy_is_the_one_in_the_file() {
-        let prepared: RawPolicy = serde_json::from_str(PREPARED).unwrap();
-        let written = parse_yaml("", super::super::BUILT_IN).unwrap();
-        assert_eq!(format!("{prepared:?}"), format!("{written:?}"));
-        assert!(written.known_failures.len() > 10, "{}", written.known_failures.len());
+    fn the_prepared_policy_is_what_the_file_says_of_this_architecture() {
+        let mut written = parse("", super::super::BUILT_IN).unwrap();
+        let all = written.known_failures.len();
+        written.known_failures.retain(|known| !is_foreign(&known.test, known.when.arch.as_deref()));
+        written.tests.0.retain(|name, _| !is_foreign(name, None));
+        assert_eq!(format!("{:?}", prepared().unwrap()), format!("{written:?}"));
+        assert!((10..all).contains(&written.known_failures.len()), "{all}");
     }
 
     #[test]

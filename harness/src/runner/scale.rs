@@ -12,6 +12,12 @@ use super::sys;
 const USUAL_LOOP: Duration = Duration::from_micros(300);
 /// A fork with its exit and wait on an ordinary machine.
 const USUAL_FORK: Duration = Duration::from_micros(500);
+/// A host this many times as slow as an ordinary one gets longer deadlines.
+const SLOW: f64 = 2.0;
+/// What its guests suffer more than its own processes do.
+const OF_GUESTS: f64 = 2.0;
+/// What forks and guests of an emulated processor suffer more than its loops do.
+const OF_FORKS_AND_GUESTS: f64 = 4.0;
 /// Nothing that works is slower than this.
 const MOST: f64 = 100.0;
 
@@ -39,18 +45,21 @@ impl Scale {
     }
 }
 
-/// The factor for deadlines, at least 1. Forks, so the process must be single threaded.
+/// The factor for deadlines, at least 1. Forks, so the process must be single threaded, unless the loop
+/// tells enough: the first fork of an emulated host takes ten milliseconds.
 pub fn measure() -> f64 {
-    let slowest = ratio(best_of(3, spin), USUAL_LOOP).max(ratio(best_of(2, fork_once), USUAL_FORK));
-    // Guests of an emulated host suffer more than its own processes do.
-    let scale = if slowest > 2.0 { slowest * 2.0 } else { 1.0 };
-    scale.min(MOST)
+    let loops = ratio(best_of(3, spin), USUAL_LOOP);
+    if loops > SLOW {
+        return (loops * OF_FORKS_AND_GUESTS).min(MOST);
+    }
+    let forks = ratio(best_of(2, fork_once), USUAL_FORK);
+    if forks > SLOW { (forks * OF_GUESTS).min(MOST) } else { 1.0 }
 }
 
 /// As [`measure`], for a process that may have several threads.
 pub fn measure_without_fork() -> f64 {
-    let slowest = ratio(best_of(3, spin), USUAL_LOOP);
-    if slowest > 2.0 { (slowest * 2.0).min(MOST) } else { 1.0 }
+    let loops = ratio(best_of(3, spin), USUAL_LOOP);
+    if loops > SLOW { (loops * OF_FORKS_AND_GUESTS).min(MOST) } else { 1.0 }
 }
 
 fn ratio(time: Duration, usual: Duration) -> f64 {

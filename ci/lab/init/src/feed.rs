@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan};
+use lab_init::{FEED_BLOCK, FeedFile, FeedHeader, Plan, RUNNER_PATH, STORE};
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -18,8 +18,11 @@ use nix::unistd::Pid;
 use crate::clock;
 use crate::mapping::Mapping;
 
-/// Where files are; what the plan names are links to them.
-const STORE: &str = "/fed";
+/// What is read of the disk at once: with luck the header and the whole plan.
+const HEAD: usize = 4 * FEED_BLOCK;
+/// Room that a runner finds prepared, zeroed and mapped. It leaves the rest as it is: a program may have
+/// anything behind its end, and cutting a huge page takes long.
+const ROOM: NonZeroUsize = NonZeroUsize::new(16 << 20).unwrap();
 /// How often the restored host's tick is tried.
 const NR_TICK_TESTS: u32 = 2;
 /// A time that no run reaches (seconds).
@@ -28,7 +31,8 @@ const FAR_AWAY_S: u64 = 1 << 33;
 /// What a checkpointed host waits with: all that the restored one need not do.
 #[derive(Debug)]
 pub struct Feed {
-    disk: Disk,
+    disk: File,
+    room: Option<Stored>,
     _timers: Vec<TimerFd>,
 }
 
@@ -39,23 +43,53 @@ impl Feed {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(OFlag::O_DIRECT.bits());
         let disk = options.open(device).with_context(|| device.to_owned())?;
-        Ok(Self { disk: Disk { disk, offset: 0 }, _timers: arm_every_cpu()? })
+        let mut room = Stored::make(RUNNER_PATH, true, ROOM)?;
+        room.memory.bytes().fill(0);
+        Ok(Self { disk, room: Some(room), _timers: arm_every_cpu()? })
     }
 
     /// Waits until the lab says that the host was restored, puts the clock right, and reads the plan and
     /// the files from the disk, past every cache.
     pub fn take(mut self, results: &mut File) -> anyhow::Result<Plan> {
         wait(results)?;
-        let mut memory = Mapping::anonymous(FEED_BLOCK)?;
-        self.disk.read(memory.bytes())?;
-        let header = FeedHeader::decode(memory.bytes())?;
-        let mut memory = Mapping::anonymous(header.plan_bytes.next_multiple_of(FEED_BLOCK))?;
-        self.disk.read(memory.bytes())?;
-        let plan = Plan::decode(std::str::from_utf8(&memory.bytes()[..header.plan_bytes])?)?;
+        let mut head = Mapping::anonymous(HEAD)?;
+        self.disk.read_exact_at(head.bytes(), 0)?;
+        let header = FeedHeader::decode(&head.bytes()[..FEED_BLOCK])?;
+        let end = FEED_BLOCK + header.plan_bytes;
+        let mut offset = end.next_multiple_of(FEED_BLOCK);
+        if offset > HEAD {
+            head = Mapping::anonymous(offset)?;
+            self.disk.read_exact_at(head.bytes(), 0)?;
+        }
+        let plan = Plan::decode(std::str::from_utf8(&head.bytes()[FEED_BLOCK..end])?)?;
         for file in &header.files {
-            self.disk.take_file(file).with_context(|| file.path.clone())?;
+            self.take_file(file, offset).with_context(|| file.path.clone())?;
+            offset += file.bytes.next_multiple_of(FEED_BLOCK);
         }
         Ok(plan)
+    }
+
+    /// Reads a file's blocks to where they stay: an emulated processor copies slowly.
+    fn take_file(&mut self, file: &FeedFile, offset: usize) -> anyhow::Result<()> {
+        let blocks = file.bytes.next_multiple_of(FEED_BLOCK);
+        let bytes = NonZeroUsize::new(blocks).unwrap_or(NonZeroUsize::MIN);
+        let offset_on_disk = u64::try_from(offset)?;
+        if let Some(mut room) = self.room.take_if(|_| file.path == RUNNER_PATH) {
+            if bytes > ROOM {
+                room = Stored::of(room.file, bytes)?;
+            }
+            self.disk.read_exact_at(&mut room.memory.bytes()[..blocks], offset_on_disk)?;
+            return Ok(());
+        }
+        if let Some((parent, _)) = file.path.rsplit_once('/') {
+            fs::create_dir_all(format!("{parent}/"))?;
+        }
+        let path = format!("{STORE}/{offset}");
+        symlink(&path, &file.path)?;
+        let mut stored = Stored::make(&path, file.executable, bytes)?;
+        self.disk.read_exact_at(&mut stored.memory.bytes()[..blocks], offset_on_disk)?;
+        stored.file.set_len(u64::try_from(file.bytes)?)?;
+        Ok(())
     }
 }
 
@@ -107,37 +141,24 @@ fn mount_store() {
     let _ = mount(Some("tmpfs"), STORE, Some("tmpfs"), MsFlags::empty(), Some("huge=always"));
 }
 
+/// A file in the store, mapped.
 #[derive(Debug)]
-struct Disk {
-    disk: File,
-    offset: u64,
+struct Stored {
+    file: File,
+    memory: Mapping,
 }
 
-impl Disk {
-    /// Reads whole blocks into memory that is aligned as `O_DIRECT` wants it.
-    fn read(&mut self, memory: &mut [u8]) -> anyhow::Result<()> {
-        self.disk.read_exact_at(memory, self.offset)?;
-        self.offset += u64::try_from(memory.len())?;
-        Ok(())
+impl Stored {
+    fn make(path: &str, executable: bool, bytes: NonZeroUsize) -> anyhow::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        let file = options.mode(if executable { 0o755 } else { 0o644 }).open(path)?;
+        Self::of(file, bytes)
     }
 
-    /// Reads a file's blocks to where they stay: an emulated processor copies slowly.
-    fn take_file(&mut self, file: &FeedFile) -> anyhow::Result<()> {
-        if let Some((parent, _)) = file.path.rsplit_once('/') {
-            fs::create_dir_all(format!("{parent}/"))?;
-        }
-        let mode = if file.executable { 0o755 } else { 0o644 };
-        let stored = format!("{STORE}/{}", self.offset);
-        let mut options = OpenOptions::new();
-        let made = options.read(true).write(true).create_new(true).open(&stored)?;
-        symlink(&stored, &file.path)?;
-        made.set_permissions(fs::Permissions::from_mode(mode))?;
-        let blocks = file.bytes.next_multiple_of(FEED_BLOCK);
-        made.set_len(u64::try_from(blocks)?)?;
-        if let Some(bytes) = NonZeroUsize::new(blocks) {
-            let mut memory = Mapping::of(&made, bytes)?;
-            self.read(memory.bytes())?;
-        }
-        Ok(made.set_len(u64::try_from(file.bytes)?)?)
+    fn of(file: File, bytes: NonZeroUsize) -> anyhow::Result<Self> {
+        file.set_len(u64::try_from(bytes.get())?)?;
+        let memory = Mapping::of(&file, bytes)?;
+        Ok(Self { file, memory })
     }
 }

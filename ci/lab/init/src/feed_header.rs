@@ -82,7 +82,7 @@ mod tests {
         let header = FeedHeader {
             plan_bytes: 17,
             files: vec![
-                FeedFile { path: "/runner".into(), bytes: 123_456, executable: true },
+                FeedFile { path: "/store/runner".into(), bytes: 123_456, executable: true },
                 FeedFile { path: "/etc/a file".into(), bytes: 0, executable: false },
             ],
         };

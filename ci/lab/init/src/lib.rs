@@ -15,6 +15,10 @@ pub use report::Report;
 
 /// Where the plan stands in the initramfs.
 pub const PLAN_PATH: &str = "/lab/plan";
+/// The folder of a host's own programs; a restored host has huge pages under it.
+pub const STORE: &str = "/store";
+/// Where the runner is, in [`STORE`].
+pub const RUNNER_PATH: &str = "/store/runner";
 /// The virtio port that carries result lines.
 pub const RESULT_PORT: &str = "lab.results";
 /// The virtio port that carries the runner's standard error.
