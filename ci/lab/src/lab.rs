@@ -13,9 +13,7 @@ use crate::initramfs::{Base, GuestFile};
 use crate::kernel::Kernel;
 use crate::profile::{Emulator, Profile};
 use crate::session::Session;
-use crate::{toolchain, warm};
-
-/// Where the runner stands in the host.
+use crate::{room, toolchain, warm};
 
 /// How long a restored host may take to its first report, on a busy machine too.
 const AWAKENING: Duration = Duration::from_secs(5);
@@ -139,13 +137,14 @@ impl Lab {
         if profile.emulator == Emulator::Native {
             return Err(LabError::Other("the native host needs no lab".into()));
         }
+        let files = guest_files(request);
         let warm = request.warm && emulator::can_park(profile);
+        let warm = warm && room::holds(&room::contents(&files)?);
         if !warm {
             emulator::check(profile)?; // A checkpoint was made by an emulator that was good enough.
         }
         let base = self.base(profile, &request.kernel)?;
         let plan = plan(request, &base);
-        let files = guest_files(request);
         if warm && let Some(parked) = warm::park(&self.cache, request, &base, &plan)? {
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {
@@ -166,7 +165,6 @@ impl Lab {
             initramfs: &initramfs,
             scratch: run_dir.path(),
             mode: Mode::Cold,
-            feed: None,
             interactive: false,
         })?;
         Session::new(machine, started, request.console_log.as_deref())?.follow(request, on_event)

@@ -20,6 +20,7 @@ pub mod matrix;
 pub mod nightly;
 mod process;
 mod profile;
+mod room;
 mod session;
 pub mod setup;
 mod shell;

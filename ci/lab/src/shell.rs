@@ -66,7 +66,6 @@ pub fn shell(
         initramfs: &initramfs,
         scratch: run_dir.path(),
         mode: Mode::Cold,
-        feed: None,
         interactive: true,
     })?;
     machine.child.wait().at("emulator")?;

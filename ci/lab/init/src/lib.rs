@@ -5,13 +5,15 @@
 
 #![forbid(unsafe_code)]
 
-mod feed_header;
+mod order;
 mod plan;
 mod report;
+mod room;
 
-pub use feed_header::{FEED_BLOCK, FeedFile, FeedHeader};
+pub use order::{Order, RoomFile};
 pub use plan::{Module, Plan, PlanError};
 pub use report::Report;
+pub use room::{ROOM_BYTES, ROOM_PAGE, mark_page, marked_page};
 
 /// Where the plan stands in the initramfs.
 pub const PLAN_PATH: &str = "/lab/plan";

@@ -1,9 +1,8 @@
 //! The init of an emulated host: mounts, loads modules, runs one program, reports how it ended.
 
 mod clock;
-mod feed;
 mod host;
-mod mapping;
+mod parking;
 mod ports;
 mod program;
 
@@ -11,7 +10,7 @@ use anyhow::Context as _;
 use lab_init::{PLAN_PATH, Plan, Report};
 use nix::sys::reboot::{RebootMode, reboot};
 
-use crate::feed::Feed;
+use crate::parking::Parking;
 
 fn main() {
     if let Err(error) = run() {
@@ -39,19 +38,21 @@ fn run() -> anyhow::Result<()> {
         host::wait_for_clocksource(source);
     }
     let mut facts = None;
-    if let Some(device) = plan.feed_device.take() {
-        let feed = Feed::open(&device)?;
+    if plan.park {
+        let parking = Parking::prepare()?;
         facts = Some(host::facts());
         ports::send(&mut results, &Report::Parked)?;
-        plan = feed.take(&mut results)?;
+        plan = parking.wait(&mut results)?;
     }
-    ports::send(
-        &mut results,
-        &Report::Booted { uptime_ms: clock::uptime_ms(), release: host::release() },
-    )?;
-    let facts = facts.unwrap_or_else(host::facts);
-    let mut told: Vec<_> =
-        facts.into_iter().map(|(name, value)| Report::Fact { name, value }).collect();
+    let mut told = vec![Report::Booted { uptime_ms: clock::uptime_ms(), release: host::release() }];
+    let facts = match facts {
+        Some(facts) => facts,
+        None => {
+            ports::send_all(&mut results, &std::mem::take(&mut told))?;
+            host::facts()
+        }
+    };
+    told.extend(facts.into_iter().map(|(name, value)| Report::Fact { name, value }));
     if !plan.kvm_optional
         && let Some(why) = host::why_no_kvm(&trouble)
     {

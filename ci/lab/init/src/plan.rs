@@ -30,8 +30,8 @@ pub struct Plan {
     pub kvm_optional: bool,
     /// Run the program on the console, for a person.
     pub interactive: bool,
-    /// Wait for a program on this block device after a checkpoint was taken.
-    pub feed_device: Option<String>,
+    /// Wait for the lab's [`Order`](crate::Order) after a checkpoint was taken.
+    pub park: bool,
     /// Wait until this clock source is in use, or a few seconds have passed.
     pub clocksource: Option<String>,
 }
@@ -76,9 +76,6 @@ impl Plan {
         if let Some(device) = &self.result_device {
             line("result_device", &[device]);
         }
-        if let Some(device) = &self.feed_device {
-            line("feed_device", &[device]);
-        }
         if let Some(source) = &self.clocksource {
             line("clocksource", &[source]);
         }
@@ -87,6 +84,9 @@ impl Plan {
         }
         if self.interactive {
             line("interactive", &[]);
+        }
+        if self.park {
+            line("park", &[]);
         }
         text
     }
@@ -111,10 +111,10 @@ impl Plan {
                 ("arg", [arg]) => plan.argv.push(arg.clone()),
                 ("env", [name, value]) => plan.env.push((name.clone(), value.clone())),
                 ("result_device", [device]) => plan.result_device = Some(device.clone()),
-                ("feed_device", [device]) => plan.feed_device = Some(device.clone()),
                 ("clocksource", [source]) => plan.clocksource = Some(source.clone()),
                 ("kvm_optional", _) => plan.kvm_optional = true,
                 ("interactive", _) => plan.interactive = true,
+                ("park", _) => plan.park = true,
                 _ => return Err(bad()),
             }
         }
@@ -122,11 +122,11 @@ impl Plan {
     }
 }
 
-fn escape(field: &str) -> String {
+pub(crate) fn escape(field: &str) -> String {
     field.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n")
 }
 
-fn unescape(field: &str) -> String {
+pub(crate) fn unescape(field: &str) -> String {
     let mut text = String::with_capacity(field.len());
     let mut chars = field.chars();
     while let Some(c) = chars.next() {
@@ -156,12 +156,12 @@ mod tests {
                 params: "a=1 b=2".into(),
                 needed: true,
             }],
-            argv: vec!["/runner".into(), "a\tb\\n\nc".into(), String::new()],
+            argv: vec!["/store/runner".into(), "a\tb\\n\nc".into(), String::new()],
             env: vec![("K".into(), "v=w".into())],
             result_device: Some("/dev/ttyS1".into()),
             kvm_optional: true,
             interactive: true,
-            feed_device: Some("/dev/vda".into()),
+            park: true,
             clocksource: Some("tsc".into()),
         };
         assert_eq!(Plan::decode(&plan.encode()), Ok(plan));

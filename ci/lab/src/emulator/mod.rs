@@ -9,6 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
+pub use qemu::ram;
 pub use qmp::Qmp;
 
 use crate::arch::Arch;
@@ -40,8 +41,6 @@ pub struct Start<'a> {
     pub scratch: &'a Path,
     /// How it comes to life.
     pub mode: Mode<'a>,
-    /// The disk that brings programs into a restored host.
-    pub feed: Option<&'a Path>,
     /// Whether the console is this terminal.
     pub interactive: bool,
 }
@@ -84,9 +83,6 @@ pub fn identity(profile: &Profile) -> Result<String> {
     }
 }
 
-/// The name of the feed disk in the host.
-pub const FEED_DEVICE: &str = "/dev/vda";
-
 /// Checks that the profile's emulator is there and new enough.
 pub fn check(profile: &Profile) -> Result<()> {
     match profile.emulator {
@@ -115,7 +111,7 @@ pub fn missing_packages(profile: &Profile) -> Result<Vec<String>> {
 /// Modules that the way of starting needs, besides those of KVM.
 pub fn transport_modules(profile: &Profile) -> &'static [&'static str] {
     match profile.emulator {
-        Emulator::Qemu => &["virtio_pci", "virtio_console", "virtio_blk"],
+        Emulator::Qemu => &["virtio_pci", "virtio_console"],
         Emulator::Hercules => &["tape_34xx"],
         _ => &[],
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -18,6 +19,11 @@ use crate::profile::Profile;
 
 /// The checkpointed host's memory.
 const RAM_FILE: &str = "ram";
+
+/// The memory in a checkpoint.
+pub fn ram(checkpoint: &Path) -> PathBuf {
+    checkpoint.join(RAM_FILE)
+}
 
 /// Whether QEMU is there and new enough.
 pub fn check(profile: &Profile) -> Result<()> {
@@ -113,13 +119,9 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     command.args(["-device", &format!("virtserialport,chardev=stderr,name={STDERR_PORT}")]);
 
     let mut control = None;
-    if let Some(feed) = start.feed {
-        let drive = format!("if=none,id=feed,format=raw,file={}", feed.display());
-        command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=feed"]);
-    }
     if let Mode::Park(dir) | Mode::Restore(dir) = start.mode {
         let share = if matches!(start.mode, Mode::Park(_)) { "on" } else { "off" };
-        let (path, size) = (dir.join(RAM_FILE), profile.memory_mib);
+        let (path, size) = (ram(dir), profile.memory_mib);
         let backend = format!(
             "memory-backend-file,id=mem,size={size}M,mem-path={},share={share}",
             path.display()

@@ -21,16 +21,16 @@ const CARGO_PROFILE: &str = "KVM_LAB_CARGO_PROFILE";
 const INIT_SOURCES: [&str; 12] = [
     include_str!("../../init/Cargo.toml"),
     include_str!("../../init/src/clock.rs"),
-    include_str!("../../init/src/feed.rs"),
-    include_str!("../../init/src/feed_header.rs"),
     include_str!("../../init/src/host.rs"),
     include_str!("../../init/src/lib.rs"),
     include_str!("../../init/src/main.rs"),
-    include_str!("../../init/src/mapping.rs"),
+    include_str!("../../init/src/order.rs"),
+    include_str!("../../init/src/parking.rs"),
     include_str!("../../init/src/plan.rs"),
     include_str!("../../init/src/ports.rs"),
     include_str!("../../init/src/program.rs"),
     include_str!("../../init/src/report.rs"),
+    include_str!("../../init/src/room.rs"),
 ];
 
 /// What to build.

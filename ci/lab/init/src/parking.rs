@@ -1,0 +1,121 @@
+//! Waiting in a checkpoint with room for the files of the run to come.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lab_init::{Order, Plan, ROOM_BYTES, ROOM_PAGE, RUNNER_PATH, RoomFile, STORE, mark_page};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::Pid;
+
+use crate::clock;
+
+/// Pages that are marked by one system call.
+const NR_PAGES_AT_ONCE: usize = 256;
+/// How often the restored host's tick is tried.
+const NR_TICK_TESTS: u32 = 2;
+/// A time that no run reaches (seconds).
+const FAR_AWAY_S: u64 = 1 << 33;
+
+/// What a checkpointed host waits with: all that the restored one need not do.
+#[derive(Debug)]
+pub struct Parking {
+    _timers: Vec<TimerFd>,
+}
+
+impl Parking {
+    /// Makes the room.
+    pub fn prepare() -> anyhow::Result<Self> {
+        mount_store();
+        make_room().context(RUNNER_PATH)?;
+        Ok(Self { _timers: arm_every_cpu()? })
+    }
+
+    /// Waits for the order of the lab that has restored the host, puts the clock right, and gives every
+    /// file its path.
+    pub fn wait(self, results: &mut File) -> anyhow::Result<Plan> {
+        let order = take_order(results)?;
+        clock::set(order.now)?;
+        // Where the tick is dead all the same, this never ends, and the lab boots the host cold.
+        for _ in 0..NR_TICK_TESTS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut offset = 0;
+        for file in &order.files {
+            place(file, offset).with_context(|| file.path.clone())?;
+            offset += file.room();
+        }
+        Ok(order.plan)
+    }
+}
+
+fn take_order(results: &mut File) -> anyhow::Result<Order> {
+    let mut text = Vec::new();
+    let mut bytes = [0u8; 4096];
+    while !Order::is_whole(&text) {
+        match results.read(&mut bytes)? {
+            // Nobody holds the other end now.
+            0 => std::thread::sleep(Duration::from_millis(5)),
+            count => text.extend_from_slice(&bytes[..count]),
+        }
+    }
+    Ok(Order::decode(std::str::from_utf8(&text)?)?)
+}
+
+/// The room is the runner's file: what it needs is in its place already, and what is behind a program's
+/// end does it no harm. Other files are copied out.
+fn place(file: &RoomFile, offset: usize) -> anyhow::Result<()> {
+    if file.path == RUNNER_PATH && offset == 0 {
+        return Ok(());
+    }
+    if let Some((parent, _)) = file.path.rsplit_once('/') {
+        fs::create_dir_all(format!("{parent}/"))?;
+    }
+    let mut bytes = vec![0; file.bytes];
+    File::open(RUNNER_PATH)?.read_exact_at(&mut bytes, u64::try_from(offset)?)?;
+    let mut options = OpenOptions::new();
+    let mut copy = options.write(true).create(true).truncate(true).mode(0o755).open(&file.path)?;
+    Ok(copy.write_all(&bytes)?)
+}
+
+fn make_room() -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o755).open(RUNNER_PATH)?;
+    let indices: Vec<usize> = (0..ROOM_BYTES / ROOM_PAGE).collect();
+    for some in indices.chunks(NR_PAGES_AT_ONCE) {
+        file.write_all(&some.iter().flat_map(|index| mark_page(*index)).collect::<Vec<u8>>())?;
+    }
+    Ok(())
+}
+
+/// Queues a wall-clock timer on every processor. Setting the clock then makes each of them program
+/// its event device anew, which brings back a tick that an emulator did not restore (the EL2
+/// physical timer under QEMU).
+fn arm_every_cpu() -> anyhow::Result<Vec<TimerFd>> {
+    let mut timers = Vec::new();
+    let mut everywhere = CpuSet::new();
+    for cpu in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        let mut here = CpuSet::new();
+        here.set(cpu)?;
+        everywhere.set(cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &here)?;
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
+        let when = Expiration::OneShot(TimeSpec::from_duration(Duration::from_secs(FAR_AWAY_S)));
+        timer.set(when, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+        timers.push(timer);
+    }
+    sched_setaffinity(Pid::from_raw(0), &everywhere)?;
+    Ok(timers)
+}
+
+/// Puts a file system of huge pages under the files: a fault a page is what an emulated processor spends
+/// most of their way here with. Without it they are in small pages.
+fn mount_store() {
+    let _ = fs::create_dir_all(STORE);
+    let _ = mount(Some("tmpfs"), STORE, Some("tmpfs"), MsFlags::empty(), Some("huge=always"));
+}
