@@ -139,7 +139,11 @@ impl Lab {
         }
         let files = guest_files(request);
         let warm = request.warm && emulator::can_park(profile);
-        let warm = warm && room::holds(&room::contents(&files)?);
+        let fits = room::holds(&room::contents(&files)?);
+        if warm && !fits {
+            eprintln!("lab: the runner is too large for a restored host; starting cold");
+        }
+        let warm = warm && fits;
         if !warm {
             emulator::check(profile)?; // A checkpoint was made by an emulator that was good enough.
         }
