@@ -1,5 +1,6 @@
 //! `peers`: runs other suites' tests on the mutants whose topic they claim, and says who saw what.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -114,14 +115,15 @@ fn run_all(
         Some(path) => Some(File::create(path).with_context(|| path.display().to_string())?),
         None => None,
     };
-    let mut sane: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    // By profile and ground: a test counts where it passes without the bug.
+    let mut sane: BTreeMap<(&str, u32), BTreeSet<String>> = BTreeMap::new();
     let mut findings = Vec::new();
     for mutant in chosen.iter().filter(|mutant| mutant.equivalent.is_none()) {
-        if !sane.contains_key(&mutant.profile) {
-            let passing = baseline(stand, peers, &mutant.profile, chosen)?;
-            sane.insert(mutant.profile.clone(), passing);
+        let place = (mutant.profile.as_str(), mutant.unmutated());
+        if let Entry::Vacant(place_of) = sane.entry(place) {
+            place_of.insert(baseline(stand, peers, place, chosen)?);
         }
-        let passing = &sane[&mutant.profile];
+        let passing = &sane[&place];
         let names: Vec<_> =
             mutant.peers.iter().filter(|name| passing.contains(*name)).cloned().collect();
         let started = Instant::now();
@@ -149,16 +151,18 @@ fn run_all(
 fn baseline(
     stand: &Stand,
     peers: &Peers,
-    profile: &str,
+    (profile, number): (&str, u32),
     chosen: &[&Mutant],
 ) -> anyhow::Result<BTreeSet<String>> {
-    let of_profile = chosen.iter().filter(|mutant| mutant.profile == profile);
-    let names: BTreeSet<_> = of_profile.flat_map(|mutant| mutant.peers.iter().cloned()).collect();
+    let of_place = chosen
+        .iter()
+        .filter(|mutant| (mutant.profile.as_str(), mutant.unmutated()) == (profile, number));
+    let names: BTreeSet<_> = of_place.flat_map(|mutant| mutant.peers.iter().cloned()).collect();
     let (there, missing): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| peers.has(name));
     for name in missing {
         println!("unmutated: no {name}");
     }
-    let ends = peers.run(stand, profile, 0, &there)?;
+    let ends = peers.run(stand, profile, number, &there)?;
     for end in ends.iter().filter(|end| end.verdict != Verdict::Pass) {
         println!("unmutated: {:?} {}: {}", end.verdict, end.test, end.why);
     }
