@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::ptr::NonNull;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mprotect, mremap};
 
@@ -61,13 +62,12 @@ impl Backing {
                 mapping.advise(MmapAdvise::MADV_HUGEPAGE)?;
                 Ok(mapping)
             }
-            Self::Hugetlb => {
-                let len = reserve_huge_pages(len)?;
+            Self::Hugetlb => with_huge_pages(len, |len| {
                 Mapping::with_flags(len, MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB)
-            }
+            }),
             Self::Shmem => Mapping::with_alignment(len, huge_or_page(), MapFlags::MAP_SHARED),
             Self::Memfd => memfd(len, MFdFlags::empty()),
-            Self::MemfdHugetlb => memfd(reserve_huge_pages(len)?, MFdFlags::MFD_HUGETLB),
+            Self::MemfdHugetlb => with_huge_pages(len, |len| memfd(len, MFdFlags::MFD_HUGETLB)),
         }
     }
 }
@@ -111,22 +111,31 @@ fn meminfo(key: &str) -> Option<usize> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// Sees to it that `len` bytes of huge pages are free: a host of the lab gets more of them, another
-/// one must have them. Gives `len`, rounded up to huge pages.
-fn reserve_huge_pages(len: usize) -> TestResult<usize> {
+/// Maps `len` bytes, rounded up to huge pages, while so many are to be had: a host of the lab gets more of
+/// them, another one must have them.
+fn with_huge_pages(
+    len: usize,
+    map: impl FnOnce(usize) -> TestResult<Mapping>,
+) -> TestResult<Mapping> {
+    const MEMINFO: &str = "/proc/meminfo";
+    // Tests run side by side: from the look to the mapping, which reserves its pages, only one may want any.
+    let file = File::open(MEMINFO).map_err(|e| Failure::Error(format!("{MEMINFO}: {e}")))?;
+    let _turn = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, e)| Failure::Error(format!("flock of {MEMINFO}: {e}")))?;
     let Some(size) = meminfo("Hugepagesize:").map(|kib| kib << 10) else {
         skip!("huge pages of hugetlbfs");
     };
     let needed = len.div_ceil(size);
-    let free = || meminfo("HugePages_Free:").unwrap_or(0);
+    let number = |key| meminfo(key).unwrap_or(0);
+    let free = || number("HugePages_Free:").saturating_sub(number("HugePages_Rsvd:"));
     if free() < needed && in_lab() {
-        let more = meminfo("HugePages_Total:").unwrap_or(0) + needed - free();
+        let more = number("HugePages_Total:") + needed - free();
         let _ = fs::write("/proc/sys/vm/nr_hugepages", more.to_string());
     }
     if free() < needed {
         skip!("{needed} free huge pages of {} KiB (vm.nr_hugepages)", size >> 10);
     }
-    Ok(needed * size)
+    map(needed * size)
 }
 
 /// Whether this is an emulated host of the lab, which a test may configure.
