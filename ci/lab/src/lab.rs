@@ -149,7 +149,15 @@ impl Lab {
         }
         let base = self.base(profile, &request.kernel)?;
         let plan = plan(request, &base);
-        if warm && let Some(parked) = warm::park(&self.cache, request, &base, &plan)? {
+        let parked = match warm.then(|| warm::park(&self.cache, request, &base, &plan)) {
+            Some(Ok(parked)) => parked,
+            Some(Err(error)) => {
+                eprintln!("lab: no checkpoint can be made; starting cold: {error}");
+                None
+            }
+            None => None,
+        };
+        if let Some(parked) = parked {
             match warm::restore(&self.cache, request, &parked, &plan, &files) {
                 Ok(mut session) => match session.awakes(AWAKENING) {
                     true => return session.follow(request, on_event),

@@ -172,7 +172,7 @@ fn view(line: &str, ram: &Path) -> Option<View> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lab_init::mark_page;
+    use lab_init::mark;
 
     const NR_PAGES: usize = ROOM_BYTES / ROOM_PAGE;
 
@@ -183,7 +183,7 @@ mod tests {
         file.set_len(2 * ROOM_BYTES as u64).unwrap();
         for index in 0..NR_PAGES {
             let at = (index + NR_PAGES / 2) % NR_PAGES + 1;
-            file.write_all_at(&mark_page(index), (at * ROOM_PAGE) as u64).unwrap();
+            file.write_all_at(&mark(index), (at * ROOM_PAGE) as u64).unwrap();
         }
         path
     }
@@ -207,7 +207,7 @@ mod tests {
         let file = File::options().write(true).open(&ram).unwrap();
         file.write_all_at(&[0; ROOM_PAGE], ROOM_PAGE as u64).unwrap();
         assert!(Room::find(&ram).unwrap_err().to_string().contains("holes"));
-        file.write_all_at(&mark_page(7), ROOM_PAGE as u64).unwrap();
+        file.write_all_at(&mark(7), ROOM_PAGE as u64).unwrap();
         assert!(Room::find(&ram).unwrap_err().to_string().contains("twice"));
     }
 

@@ -13,7 +13,7 @@ mod room;
 pub use order::{Order, RoomFile};
 pub use plan::{Module, Plan, PlanError};
 pub use report::Report;
-pub use room::{ROOM_BYTES, ROOM_PAGE, mark_page, marked_page};
+pub use room::{ROOM_BYTES, ROOM_PAGE, mark, marked_page};
 
 /// Where the plan stands in the initramfs.
 pub const PLAN_PATH: &str = "/lab/plan";

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lab_init::{Order, Plan, ROOM_BYTES, ROOM_PAGE, RUNNER_PATH, RoomFile, STORE, mark_page};
+use lab_init::{Order, Plan, ROOM_BYTES, ROOM_PAGE, RUNNER_PATH, RoomFile, STORE, mark};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::time::TimeSpec;
@@ -15,8 +15,6 @@ use nix::unistd::Pid;
 
 use crate::clock;
 
-/// Pages that are marked by one system call.
-const NR_PAGES_AT_ONCE: usize = 256;
 /// How often the restored host's tick is tried.
 const NR_TICK_TESTS: u32 = 2;
 /// A time that no run reaches (seconds).
@@ -85,12 +83,10 @@ fn place(file: &RoomFile, offset: usize) -> anyhow::Result<()> {
 
 fn make_room() -> std::io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o755).open(RUNNER_PATH)?;
-    let indices: Vec<usize> = (0..ROOM_BYTES / ROOM_PAGE).collect();
-    for some in indices.chunks(NR_PAGES_AT_ONCE) {
-        file.write_all(&some.iter().flat_map(|index| mark_page(*index)).collect::<Vec<u8>>())?;
-    }
-    Ok(())
+    let file = options.write(true).create_new(true).mode(0o755).open(RUNNER_PATH)?;
+    file.set_len(ROOM_BYTES as u64)?;
+    let mut pages = (0..ROOM_BYTES).step_by(ROOM_PAGE).enumerate();
+    pages.try_for_each(|(index, at)| file.write_all_at(&mark(index), at as u64))
 }
 
 /// Queues a wall-clock timer on every processor. Setting the clock then makes each of them program

@@ -10,13 +10,14 @@ pub const ROOM_PAGE: usize = 4096;
 const MAGIC: &[u8; 8] = b"lab-room";
 const MARK_BYTES: usize = 16;
 
-/// A page with the mark of its place in the room.
+/// What a page of zeros begins with to be that place of the room. A whole marked page is nowhere else in the
+/// memory, not even in a buffer.
 #[must_use]
-pub fn mark_page(index: usize) -> [u8; ROOM_PAGE] {
-    let mut page = [0; ROOM_PAGE];
-    page[..8].copy_from_slice(MAGIC);
-    page[8..MARK_BYTES].copy_from_slice(&(index as u64).to_le_bytes());
-    page
+pub fn mark(index: usize) -> [u8; MARK_BYTES] {
+    let mut mark = [0; MARK_BYTES];
+    mark[..8].copy_from_slice(MAGIC);
+    mark[8..].copy_from_slice(&(index as u64).to_le_bytes());
+    mark
 }
 
 /// The place in the room of a page with a mark.
@@ -34,12 +35,13 @@ mod tests {
 
     #[test]
     fn only_marks_are_marks() {
+        let page = |index| [&mark(index)[..], &[0; ROOM_PAGE - MARK_BYTES]].concat();
         let last = ROOM_BYTES / ROOM_PAGE - 1;
-        assert_eq!(marked_page(&mark_page(0)), Some(0));
-        assert_eq!(marked_page(&mark_page(last)), Some(last));
-        assert_eq!(marked_page(&mark_page(last + 1)), None);
+        assert_eq!(marked_page(&page(0)), Some(0));
+        assert_eq!(marked_page(&page(last)), Some(last));
+        assert_eq!(marked_page(&page(last + 1)), None);
         assert_eq!(marked_page(&[0; ROOM_PAGE]), None);
-        let mut used = mark_page(3);
+        let mut used = page(3);
         used[ROOM_PAGE - 1] = 1;
         assert_eq!(marked_page(&used), None);
     }
