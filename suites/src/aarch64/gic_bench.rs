@@ -285,8 +285,15 @@ impl Bench {
         self.vcpu().run_until_done()
     }
 
-    /// Runs all vCPUs to the end of their guest functions.
-    pub fn run_all(self) -> TestResult {
+    /// Runs all vCPUs to the end of their guest functions. They start when the GIC has its place, which
+    /// the first KVM_RUN gives it.
+    pub fn run_all(mut self) -> TestResult {
+        self.vcpu().complete_exit()?;
+        self.run_all_at_once()
+    }
+
+    /// The same with the first KVM_RUN of every vCPU at a time.
+    pub fn run_all_at_once(self) -> TestResult {
         std::thread::scope(|scope| {
             let runs = self.vcpus.into_iter().map(|mut v| scope.spawn(move || v.run_until_done()));
             let runs = runs.collect::<Vec<_>>();

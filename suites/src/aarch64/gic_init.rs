@@ -1,5 +1,6 @@
 //! How userspace makes a GIC: addresses, number of interrupts, order (Documentation/virt/kvm/devices/arm-vgic.rst,
 //! arm-vgic-v3.rst).
+use crate::aarch64::gic_bench::*;
 use crate::prelude::*;
 
 #[host]
@@ -12,6 +13,8 @@ use harness::kvm::bindings::{
 };
 #[host]
 use layout::aarch64::{GICC, GICD, GICR, GICR_STRIDE};
+#[host]
+use std::time::{Duration, Instant};
 
 #[host]
 const ADDR: u32 = KVM_DEV_ARM_VGIC_GRP_ADDR;
@@ -205,4 +208,33 @@ fn redistributor_regions(t: &mut OneVm) -> TestResult {
     gic.init()?;
     vcpu.set_args(&[FIRST, SECOND]);
     vcpu.run_until_done()
+}
+
+#[guest]
+fn reads_the_distributor(_: &mut Guest) {
+    gic::DIST.read(gicd::TYPER);
+}
+
+/// The GIC is there for every vCPU that runs, also when the first KVM_RUN of several comes at a time: no
+/// access to it goes to userspace.
+#[kvm_test(reads_the_distributor, vcpus = 2, params = [gicv2: V2, gicv3: V3])]
+fn all_vcpus_start_with_the_gic(t: &mut OneVm, version: GicVersion) -> TestResult {
+    const NR_VMS: usize = 100;
+    const LONGEST: Duration = Duration::from_millis(800);
+    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
+    let end = Instant::now() + LONGEST;
+    for _ in 0..NR_VMS {
+        let mut vm = Vm::new(VmShape::default())?;
+        let result = Bench::of(&mut vm, version, guest, &[guest], |_| Ok(()))?.run_all_at_once();
+        let (works, why) = match result {
+            Ok(()) => (true, String::new()),
+            Err(Failure::Fail(why)) => (false, why),
+            Err(other) => return Err(other),
+        };
+        check!("vCPUs that start together all see the distributor", works, "{why}");
+        if !works || Instant::now() >= end {
+            break;
+        }
+    }
+    Ok(())
 }

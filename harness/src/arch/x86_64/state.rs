@@ -6,8 +6,7 @@ use std::os::fd::AsRawFd;
 use kvm_bindings::kvm_sregs2;
 use nix::errno::Errno;
 
-use crate::kvm::{Exit, Vcpu};
-use crate::outcome::{Failure, TestResult};
+use crate::kvm::Vcpu;
 
 const KVM_GET_SREGS2: u64 = 0x8140_aecc;
 const KVM_SET_SREGS2: u64 = 0x4140_aecd;
@@ -36,23 +35,5 @@ impl Vcpu {
         let result =
             unsafe { libc::ioctl(self.as_raw_fd(), KVM_SET_SREGS2 as _, &raw const *sregs) };
         Errno::result(result).map(drop)
-    }
-
-    /// Completes the instruction of the last I/O exit without running the guest further, so that
-    /// its registers are consistent (api.rst 5, KVM_EXIT_IO).
-    ///
-    /// # Errors
-    ///
-    /// KVM_RUN comes back with anything but EINTR.
-    pub fn complete_exit(&mut self) -> TestResult {
-        self.set_immediate_exit(true);
-        let exit = self.run_once()?;
-        self.set_immediate_exit(false);
-        match exit {
-            Exit::Intr => Ok(()),
-            other => Err(Failure::Fail(self.describe(&format!(
-                "KVM_RUN with immediate_exit came back with {other:x?} instead of EINTR"
-            )))),
-        }
     }
 }
