@@ -17,6 +17,8 @@ fn main() {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
     let arch = arch.replace("powerpc64", "ppc64le");
+    // For the macros that embed data: they run here, and cannot know for which target.
+    println!("cargo::rustc-env=KVM_CONFORMANCE_ARCH={arch}");
     let script = root.join(format!("guest/runtime/link/{arch}.ld"));
 
     let flags = [

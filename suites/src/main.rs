@@ -2,15 +2,29 @@
 
 use std::process::ExitCode;
 
-use harness::case::TestCase;
-use harness::facts::HostFacts;
-use harness::payload::Payload;
+use runner::cli::{Data, Suite};
+use runner::registry::mutants::Sources;
+use suites_embed::{files, policy};
+use vm::case::TestCase;
+use vm::facts::probe;
+use vm::payload::Payload;
+
+const POLICY: (&str, &str) = policy!("../unittests.yaml");
+
+const DATA: Data = Data {
+    policy: POLICY.0,
+    prepared: POLICY.1,
+    mutants: Sources {
+        files: files!("../ci/mutants", "yaml"),
+        killed: files!("../ci/mutants", "jsonl"),
+    },
+};
 
 fn main() -> ExitCode {
     if let Err(e) = Payload::init(suites::PAYLOAD) {
         eprintln!("kvm-conformance: {e}");
         return ExitCode::from(2);
     }
-    let tests: Vec<&'static TestCase> = harness::TESTS.iter().collect();
-    harness::cli::main(&tests, HostFacts::probe)
+    let tests: Vec<&'static TestCase> = vm::TESTS.iter().collect();
+    Suite::new(&tests, DATA).main(probe)
 }

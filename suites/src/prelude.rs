@@ -25,16 +25,16 @@ pub use guest_runtime::{check, check_eq, log};
 
 #[cfg(not(kvm_guest))]
 mod host_half {
-    pub use harness::case::GuestFn;
-    pub use harness::fixture::{Fixture, HostOnly, OneVcpu, OneVm};
-    pub use harness::kvm::{
+    pub use nix::errno::Errno;
+    pub use vm::case::GuestFn;
+    pub use vm::failure::{Failure, TestResult};
+    pub use vm::fixture::{Fixture, HostOnly, OneVcpu, OneVm};
+    pub use vm::{
         Event, Exit, ExitMatch, GuardedBuffer, IoDirection, IoEventfd, Ioctl, Irqchip, Irqfd,
         Mapping, Next, Route, System, Vcpu, Vm, VmShape, bindings, eventually, raw_ioctl,
         raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request,
     };
-    pub use harness::outcome::{Failure, TestResult};
-    pub use harness::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};
-    pub use nix::errno::Errno;
+    pub use vm::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};
 }
 #[cfg(not(kvm_guest))]
 pub use host_half::*;

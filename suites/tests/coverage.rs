@@ -4,7 +4,7 @@ use std::path::Path;
 use suites as _;
 
 fn tests() -> Vec<&'static str> {
-    harness::TESTS.iter().map(|test| test.name()).collect()
+    vm::TESTS.iter().map(|test| test.name()).collect()
 }
 
 /// Back-quoted words of a document that look like tests: `file::test`, or a file of tests.
@@ -54,7 +54,7 @@ fn names_are_unique_and_documented() {
     let all = names.len();
     names.dedup();
     assert_eq!(names.len(), all, "two tests of one name");
-    for test in harness::TESTS.iter() {
+    for test in vm::TESTS.iter() {
         assert!(!test.doc.is_empty(), "{} does not say which rule it checks", test.name());
     }
 }

@@ -299,10 +299,10 @@ fn an_unusable_device_is_told() {
 
 #[test]
 fn every_guest_function_is_in_the_payload() {
-    let payload = harness::payload::Payload::load(suites::PAYLOAD).expect("our own payload");
+    let payload = vm::payload::Payload::load(suites::PAYLOAD).expect("our own payload");
     let functions: Vec<&str> = payload.entries().collect();
     assert!(functions.contains(&"suites::selftest::panics"), "{functions:?}");
     for garbage in [&b""[..], b"\x7fELF", &suites::PAYLOAD[..100], &suites::PAYLOAD[..5000]] {
-        assert!(harness::payload::Payload::load(garbage).is_err(), "{} bytes", garbage.len());
+        assert!(vm::payload::Payload::load(garbage).is_err(), "{} bytes", garbage.len());
     }
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use harness::cli::args::RunArgs;
-use harness::cli::remote::Remote;
-use harness::outcome;
+use cli::args::RunArgs;
+use cli::remote::Remote;
+use results::outcome;
 
 use crate::emulator;
 use crate::error::{LabError, Result};

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use harness::journal::{self, Counts, Line, Run, RunInfo, Summary, TestReport};
-use harness::outcome::Outcome;
-use harness::report::compare::compare;
-use harness::report::document::Form;
+use results::journal::{self, Counts, Line, Run, RunInfo, Summary, TestReport};
+use results::outcome::Outcome;
+use results::report::compare::compare;
+use results::report::document::Form;
 
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use lab_init::Report;
+use results::trouble;
 
 use crate::emulator::Machine;
 use crate::error::{At as _, LabError, Result};
@@ -26,20 +27,6 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 const NR_LOG_LINES: usize = 600;
 /// Console lines told where there is no sign of trouble in them.
 const NR_TAIL_LINES: usize = 40;
-/// What a kernel says when it dies, or Hercules of one that has stopped.
-const LAST_WORDS_SIGNS: [&str; 2] = ["Kernel panic - not syncing", "Disabled wait state"];
-/// Where a crash log begins.
-const TROUBLE_SIGNS: [&str; 8] = [
-    "BUG:",
-    "Oops",
-    "------------[ cut here",
-    "general protection fault",
-    "Unable to handle kernel",
-    "Kernel panic",
-    "watchdog:",
-    "rcu: INFO",
-];
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Results,
@@ -265,12 +252,12 @@ impl Session {
         if let Some(file) = &mut self.console_log {
             let _ = writeln!(file, "{line}");
         }
-        if !self.trouble && TROUBLE_SIGNS.iter().any(|sign| line.contains(sign)) {
+        if !self.trouble && trouble::begins(line) {
             self.trouble = true;
             let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
             self.log.drain(..surplus);
         }
-        if LAST_WORDS_SIGNS.iter().any(|sign| line.contains(sign)) {
+        if trouble::is_fatal(line) {
             self.dying = true;
         }
         // Of a long story the beginning and the end are kept; without trouble, the end.

@@ -13,9 +13,11 @@ use clap::Parser;
 use lab::toolchain::{self, Build};
 use lab::{Arch, Cache};
 use mutants::mutant::{self, Mutant};
-use mutants::run::{self, Finding, Stand, Verdict};
+use mutants::run::{self, Finding, Stand};
 use mutants::source::Tree;
 use mutants::{kernel, report};
+use results::journal::TestReport;
+use results::outcome::Outcome;
 
 /// Exit status of an error or misuse.
 const EXIT_ERROR: u8 = 2;
@@ -153,7 +155,7 @@ fn run_all(
         Some(path) => Some(File::create(path).with_context(|| path.display().to_string())?),
         None => None,
     };
-    let mut baselines: BTreeMap<(&str, u32), BTreeMap<String, Verdict>> = BTreeMap::new();
+    let mut baselines: BTreeMap<(&str, u32), BTreeMap<String, TestReport>> = BTreeMap::new();
     let mut findings = Vec::new();
     for mutant in chosen {
         let place = |mutant: &'_ Mutant| (mutant.profile.clone(), mutant.unmutated());
@@ -178,7 +180,7 @@ fn baseline(
     arguments: &Arguments,
     stand: &Stand,
     chosen: &[&Mutant],
-) -> anyhow::Result<BTreeMap<String, Verdict>> {
+) -> anyhow::Result<BTreeMap<String, TestReport>> {
     let mut wanted: Vec<String> = Vec::new();
     // Groups are known only once tests have run: without names, everything runs.
     if !arguments.all_tests && !arguments.names.is_empty() {
@@ -196,12 +198,12 @@ fn baseline(
             boot.victim.as_deref().unwrap_or("none")
         );
     }
-    for verdict in boot.verdicts.values() {
-        if verdict.is_red() || verdict.outcome == "error" {
-            println!("unmutated: {} {}: {}", verdict.outcome, verdict.test, verdict.why());
+    for result in boot.results.values() {
+        if run::is_red(result) || result.outcome == Outcome::Error {
+            println!("unmutated: {} {}: {}", result.outcome, result.test, run::why(result));
         }
     }
-    let green = boot.verdicts.values().filter(|verdict| verdict.is_green()).count();
-    println!("unmutated: {green} of {} tests are green", boot.verdicts.len());
-    Ok(boot.verdicts)
+    let green = boot.results.values().filter(|result| run::is_green(result)).count();
+    println!("unmutated: {green} of {} tests are green", boot.results.len());
+    Ok(boot.results)
 }

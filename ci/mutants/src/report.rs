@@ -1,10 +1,11 @@
 //! What became of the mutants, for people.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::json;
+use results::HostFacts;
+use results::journal::{Line, RunInfo, Summary, TestReport};
+use results::outcome::Outcome;
 
 use crate::peers::{PeerFinding, Verdict};
 use crate::run::{Fate, Finding};
@@ -79,35 +80,43 @@ pub fn markdown(findings: &[Finding]) -> String {
 /// was killed: every report that can be made of the runner's results can be made of these.
 #[must_use]
 pub fn stream(findings: &[Finding], arch: &str, kernel: &str, profile: &str) -> String {
-    let run = json!({
-        "type": "run", "arch": arch, "kernel": format!("{kernel} with mutants"),
-        "backend": "mutants", "profile": profile, "tests": findings.len(),
-    });
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut lines = vec![run];
-    for finding in findings {
-        let outcome = match finding.fate {
-            Fate::Killed => "pass",
-            Fate::Survived => "fail",
-            Fate::Broken | Fate::Untested => "error",
-            Fate::Equivalent => "skip",
-        };
-        *counts.entry(outcome).or_default() += 1;
-        let killers = finding.red.iter().map(|(test, rule)| format!("killed by {test}: {rule}"));
-        lines.push(json!({
-            "type": "result", "test": format!("mutants::{}", finding.mutant), "outcome": outcome,
-            "reason": Some(&finding.note).filter(|note| !note.is_empty()), "groups": ["mutants"],
-            "checks": finding.red.len(), "details": killers.collect::<Vec<_>>(),
-            "duration_us": Duration::from_secs_f64(finding.seconds).as_micros() as u64,
-        }));
-    }
+    let host = HostFacts {
+        arch: arch.to_owned(),
+        kernel: format!("{kernel} with mutants"),
+        backend: "mutants".to_owned(),
+        profile: profile.to_owned(),
+        ..HostFacts::default()
+    };
+    let info = RunInfo { host, tests: findings.len(), ..RunInfo::default() };
+    let results: Vec<TestReport> = findings.iter().map(result).collect();
     let seconds: f64 = findings.iter().map(|finding| finding.seconds).sum();
-    lines.push(json!({
-        "type": "summary", "counts": counts, "total": findings.len(),
-        "duration_us": Duration::from_secs_f64(seconds).as_micros() as u64,
-        "exit": u8::from(!all_dead(findings)),
-    }));
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    let mut summary = Summary::of(&results);
+    summary.duration_us = Duration::from_secs_f64(seconds).as_micros() as u64;
+    summary.exit = u8::from(!all_dead(findings));
+    let lines = [Line::Run(info)].into_iter();
+    let lines = lines.chain(results.into_iter().map(Line::Result));
+    lines
+        .chain([Line::Summary(summary)])
+        .map(|line| serde_json::to_string(&line).expect("plain data serialises") + "\n")
+        .collect()
+}
+
+fn result(finding: &Finding) -> TestReport {
+    let outcome = match finding.fate {
+        Fate::Killed => Outcome::Pass,
+        Fate::Survived => Outcome::Fail,
+        Fate::Broken | Fate::Untested => Outcome::Error,
+        Fate::Equivalent => Outcome::Skip,
+    };
+    let killers = finding.red.iter().map(|(test, rule)| format!("killed by {test}: {rule}"));
+    TestReport {
+        reason: Some(finding.note.clone()).filter(|note| !note.is_empty()),
+        groups: vec!["mutants".to_owned()],
+        checks: finding.red.len(),
+        details: killers.collect(),
+        duration_us: Duration::from_secs_f64(finding.seconds).as_micros() as u64,
+        ..TestReport::bare(&format!("mutants::{}", finding.mutant), outcome)
+    }
 }
 
 /// What other suites made of a mutant, in a word or with the tests that saw it.

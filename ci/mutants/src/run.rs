@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
-use serde::{Deserialize, Serialize};
+use results::journal::{Line, TestReport};
+use results::outcome::Outcome as TestOutcome;
+use results::trouble;
+use serde::Serialize;
 
 use crate::mutant::Mutant;
 
@@ -23,57 +26,31 @@ const MEMORY_MIB: u32 = 2048;
 /// For the tests that need two vCPUs at the same time.
 const NR_CPUS: u32 = 2;
 
-/// One test's verdict, as far as it matters here.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Verdict {
-    /// The test.
-    pub test: String,
-    /// The runner's word for its outcome.
-    pub outcome: String,
-    /// The test's groups.
-    #[serde(default)]
-    pub groups: Vec<String>,
-    /// One sentence.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// The checks that did not hold.
-    #[serde(default)]
-    pub failed_checks: Vec<FailedCheck>,
+/// Whether the test says that KVM is as it should be.
+#[must_use]
+pub fn is_green(result: &TestReport) -> bool {
+    matches!(result.outcome, TestOutcome::Pass | TestOutcome::KnownFail)
 }
 
-/// A check that did not hold.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct FailedCheck {
-    /// The rule.
-    pub name: String,
+/// Whether the test says that KVM is wrong.
+#[must_use]
+pub fn is_red(result: &TestReport) -> bool {
+    use TestOutcome::{Fail, HostBug, Timeout, Xpass};
+    matches!(result.outcome, Fail | Xpass | Timeout | HostBug)
 }
 
-impl Verdict {
-    /// Whether the test says that KVM is as it should be.
-    #[must_use]
-    pub fn is_green(&self) -> bool {
-        matches!(self.outcome.as_str(), "pass" | "known_fail")
-    }
-
-    /// Whether the test says that KVM is wrong.
-    #[must_use]
-    pub fn is_red(&self) -> bool {
-        matches!(self.outcome.as_str(), "fail" | "xpass" | "timeout" | "host_bug")
-    }
-
-    /// What it is about: the first check that did not hold, else the reason.
-    #[must_use]
-    pub fn why(&self) -> String {
-        let check = self.failed_checks.first().map(|check| check.name.clone());
-        check.or_else(|| self.reason.clone()).unwrap_or_else(|| self.outcome.clone())
-    }
+/// What a result is about: the first check that did not hold, else the reason.
+#[must_use]
+pub fn why(result: &TestReport) -> String {
+    let check = result.failed_checks.first().map(|check| check.name.clone());
+    check.or_else(|| result.reason.clone()).unwrap_or_else(|| result.outcome.to_string())
 }
 
 /// What one boot brought.
 #[derive(Clone, Debug, Default)]
 pub struct Boot {
-    /// The verdicts by test.
-    pub verdicts: BTreeMap<String, Verdict>,
+    /// The results by test.
+    pub results: BTreeMap<String, TestReport>,
     /// Why the host did not live until the end, if it did not.
     pub death: Option<String>,
     /// The test that ran when it died.
@@ -86,18 +63,6 @@ pub struct Stand {
     lab: Lab,
     kernel: Kernel,
     runner: PathBuf,
-}
-
-/// A line of the runner's result stream.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Line {
-    Start {
-        test: String,
-    },
-    Result(Verdict),
-    #[serde(other)]
-    Other,
 }
 
 impl Stand {
@@ -191,24 +156,23 @@ pub struct Program<'a> {
 impl Boot {
     /// What is known of other kernels' failures does not hold on a ground that has them not.
     pub fn forget_policy(&mut self) {
-        for verdict in self.verdicts.values_mut() {
-            let plain = match (verdict.outcome.as_str(), verdict.failed_checks.is_empty()) {
-                ("xpass", true) => "pass",
-                ("known_fail" | "xpass", _) => "fail",
-                _ => continue,
+        for result in self.results.values_mut() {
+            result.outcome = match (result.outcome, result.failed_checks.is_empty()) {
+                (TestOutcome::Xpass, true) => TestOutcome::Pass,
+                (TestOutcome::KnownFail | TestOutcome::Xpass, _) => TestOutcome::Fail,
+                (other, _) => other,
             };
-            verdict.outcome = plain.to_owned();
         }
     }
 
     fn take(&mut self, line: &str) {
         match serde_json::from_str(line) {
-            Ok(Line::Start { test }) => self.victim = Some(test),
-            Ok(Line::Result(verdict)) => {
+            Ok(Line::Start { test, .. }) => self.victim = Some(test),
+            Ok(Line::Result(result)) => {
                 self.victim = None;
-                self.verdicts.insert(verdict.test.clone(), verdict);
+                self.results.insert(result.test.clone(), result);
             }
-            Ok(Line::Other) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -217,12 +181,7 @@ impl Boot {
 fn death(end: &Outcome, errors: &[String]) -> Option<String> {
     /// Exit codes with which a runner says that it did its work.
     const WORKED: [i32; 4] = [0, 1, 2, 3];
-    const SIGNS: [&str; 4] = ["BUG", "Oops", "panic", "fault"];
-    let first = |log: &str| {
-        let sign = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));
-        let line = log.lines().find(sign).or(log.lines().next());
-        line.unwrap_or_default().to_owned()
-    };
+    let first = |log: &str| trouble::headline(log.lines()).unwrap_or_default().to_owned();
     match end {
         Outcome::Exited(code) if WORKED.contains(code) => None,
         Outcome::Exited(code) => {
@@ -276,7 +235,7 @@ pub struct Finding {
 pub fn judge(
     stand: &Stand,
     mutant: &Mutant,
-    baseline: &BTreeMap<String, Verdict>,
+    baseline: &BTreeMap<String, TestReport>,
     everything: bool,
 ) -> anyhow::Result<Finding> {
     let mut finding = Finding {
@@ -289,7 +248,7 @@ pub fn judge(
     if mutant.equivalent.is_some() {
         return Ok(finding);
     }
-    let sane = || baseline.values().filter(|verdict| verdict.is_green());
+    let sane = || baseline.values().filter(|result| is_green(result));
     let expected: Vec<_> = sane().filter(|verdict| mutant.expects(&verdict.test)).collect();
     if expected.is_empty() {
         finding.fate = Fate::Untested;
@@ -297,7 +256,7 @@ pub fn judge(
         return Ok(finding);
     }
     let is_guard =
-        |verdict: &Verdict| verdict.groups.iter().any(|group| mutant.green.contains(group));
+        |result: &TestReport| result.groups.iter().any(|group| mutant.green.contains(group));
     let others = sane().filter(|verdict| !mutant.expects(&verdict.test) && is_guard(verdict));
     let mut tests: Vec<_> =
         expected.iter().chain(&others.collect::<Vec<_>>()).map(|v| v.test.clone()).collect();
@@ -316,9 +275,9 @@ pub fn judge(
 
 fn decide(finding: &mut Finding, mutant: &Mutant, boot: &Boot, everything: bool) {
     let red = |expected: bool| {
-        boot.verdicts.values().filter(move |v| v.is_red() && mutant.expects(&v.test) == expected)
+        boot.results.values().filter(move |r| is_red(r) && mutant.expects(&r.test) == expected)
     };
-    finding.red = red(true).map(|verdict| (verdict.test.clone(), verdict.why())).collect();
+    finding.red = red(true).map(|result| (result.test.clone(), why(result))).collect();
     let mut notes = Vec::new();
     if let (Some(death), Some(victim)) = (&boot.death, &boot.victim)
         && mutant.expects(victim)

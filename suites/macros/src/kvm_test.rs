@@ -161,7 +161,7 @@ fn case(
         None => (String::new(), None),
     };
     let guest = match &options.guest {
-        Some(guest) => quote!(Some(::harness::guest_fn!(#guest))),
+        Some(guest) => quote!(Some(::vm::guest_fn!(#guest))),
         None => quote!(None),
     };
     let irqchip = options.irqchip.clone().unwrap_or_else(|| format_ident!("None"));
@@ -172,20 +172,20 @@ fn case(
         #[cfg(not(kvm_guest))]
         const _: () = {
             #[allow(unused_imports, reason = "requirements name these modules")]
-            use ::harness::{cap, cpu, host};
+            use ::vm::{cap, cpu, host};
 
-            fn run() -> ::harness::outcome::TestResult {
-                let setup = ::harness::fixture::Setup {
+            fn run() -> ::vm::failure::TestResult {
+                let setup = ::vm::fixture::Setup {
                     guest: #guest,
-                    shape: ::harness::kvm::VmShape { irqchip: ::harness::kvm::Irqchip::#irqchip },
+                    shape: ::vm::VmShape { irqchip: ::vm::Irqchip::#irqchip },
                 };
-                let mut fixture = <#fixture as ::harness::fixture::Fixture>::new(setup)?;
+                let mut fixture = <#fixture as ::vm::fixture::Fixture>::new(setup)?;
                 #name(&mut fixture #argument)
             }
 
-            #[::harness::linkme::distributed_slice(::harness::TESTS)]
-            #[linkme(crate = ::harness::linkme)]
-            static CASE: ::harness::case::TestCase = ::harness::case::TestCase {
+            #[::vm::linkme::distributed_slice(::vm::TESTS)]
+            #[linkme(crate = ::vm::linkme)]
+            static CASE: ::vm::case::TestCase = ::vm::case::TestCase {
                 path: concat!(module_path!(), "::", stringify!(#name), #suffix),
                 file: file!(),
                 line: line!(),

@@ -4,7 +4,7 @@ use crate::prelude::*;
 use timer::{CTL_ENABLE, CTL_ISTATUS, PHYSICAL, VIRTUAL};
 
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_TIMER_IRQ_PTIMER, KVM_ARM_VCPU_TIMER_IRQ_VTIMER,
 };
 

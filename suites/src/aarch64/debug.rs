@@ -3,7 +3,7 @@ use crate::prelude::*;
 use insn::{BRK, LOAD, NOP, STORE, SVC};
 
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW, KVM_GUESTDBG_USE_SW_BP,
     kvm_guest_debug,
 };

@@ -6,15 +6,15 @@ use crate::prelude::*;
 #[host]
 use GicVersion::{V2, V3};
 #[host]
-use harness::kvm::bindings::{
+use layout::aarch64::{GICC, GICD, GICR, GICR_STRIDE};
+#[host]
+use std::time::{Duration, Instant};
+#[host]
+use vm::bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL,
     KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST,
     KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
 };
-#[host]
-use layout::aarch64::{GICC, GICD, GICR, GICR_STRIDE};
-#[host]
-use std::time::{Duration, Instant};
 
 #[host]
 const ADDR: u32 = KVM_DEV_ARM_VGIC_GRP_ADDR;

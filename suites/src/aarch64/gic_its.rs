@@ -7,7 +7,7 @@ use its::{Command::*, FRAME, LPI_ENABLED, gits};
 #[host]
 use GicVersion::V3;
 #[host]
-use harness::kvm::bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
+use vm::bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
 
 const DEVICE: u32 = 2;
 const EVENT: u32 = 5;

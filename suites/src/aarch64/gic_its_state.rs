@@ -8,7 +8,7 @@ use its::{Command::*, FRAME, LPI_ENABLED, gits};
 #[host]
 use GicVersion::V3;
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_ITS_RESTORE_TABLES, KVM_DEV_ARM_ITS_SAVE_TABLES,
     KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_ITS_REGS,
     KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES, KVM_VGIC_ITS_ADDR_TYPE,

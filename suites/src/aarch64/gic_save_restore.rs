@@ -8,7 +8,7 @@ use gic::{DIST, SPURIOUS};
 #[host]
 use GicVersion::{V2, V3};
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, KVM_DEV_ARM_VGIC_GRP_DIST_REGS,
     KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, KVM_DEV_ARM_VGIC_GRP_REDIST_REGS,
 };

@@ -4,7 +4,7 @@ use crate::prelude::*;
 use granule::{PAGE_SIZE, Tables};
 use guest_runtime::arch::aarch64::trap::Trap;
 #[host]
-use harness::kvm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 
 /// A translation table page, and KVM's page.
 const SMALL: u64 = layout::PAGE_SIZE;

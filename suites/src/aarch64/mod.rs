@@ -52,5 +52,5 @@ pub mod prelude {
     pub use guest_runtime::arch::aarch64::{gic, granule, its, mmu, pmu, psci};
 
     #[cfg(not(kvm_guest))]
-    pub use harness::arch::{Device, Gic, GicVersion, Its, VcpuFeatures, core_reg};
+    pub use vm::arch::{Device, Gic, GicVersion, Its, VcpuFeatures, core_reg};
 }

@@ -4,7 +4,7 @@ use crate::prelude::*;
 use insn::{HVC, NOP, mrs, msr};
 
 #[host]
-use harness::kvm::bindings::KVM_ARM_VCPU_HAS_EL2;
+use vm::bindings::KVM_ARM_VCPU_HAS_EL2;
 
 /// HCR_EL2.
 mod hcr {

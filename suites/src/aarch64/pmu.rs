@@ -4,7 +4,7 @@ use crate::prelude::*;
 use pmu::{COUNTERS, CYCLES, SELECT_CYCLES, TYPES, event, filter, implemented, nr_counters, pmcr};
 
 #[host]
-use harness::kvm::bindings::KVM_ARM_VCPU_PMU_V3;
+use vm::bindings::KVM_ARM_VCPU_PMU_V3;
 
 /// The PMU's interrupt in these VMs, a PPI.
 pub const PMU_INTID: u32 = 23;

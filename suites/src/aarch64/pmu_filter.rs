@@ -8,7 +8,7 @@ use insn::{AGAIN, COUNT_DOWN, SVC};
 use pmu::{CYCLES, WRAP, event, filter, pmcr};
 
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER, KVM_PMU_EVENT_ALLOW,
     KVM_PMU_EVENT_DENY, kvm_pmu_event_filter,
 };

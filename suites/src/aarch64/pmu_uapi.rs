@@ -6,7 +6,7 @@ use crate::prelude::*;
 use pmu::pmcr;
 
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER,
     KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ, KVM_ARM_VCPU_PMU_V3_SET_PMU,
 };

@@ -3,7 +3,7 @@ use crate::prelude::*;
 use psci::{function::*, status::*};
 
 #[host]
-use harness::kvm::bindings::KVM_ARM_VCPU_POWER_OFF;
+use vm::bindings::KVM_ARM_VCPU_POWER_OFF;
 
 /// AFFINITY_INFO's answers.
 const ON: i32 = 0;

@@ -6,7 +6,7 @@ use crate::prelude::*;
 use psci::{call, function::*, status::*};
 
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_SYSTEM_SUSPEND,
     KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET,
     KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2, KVM_SYSTEM_EVENT_SHUTDOWN, KVM_SYSTEM_EVENT_SUSPEND,
@@ -204,7 +204,7 @@ fn system_events_stop_all(
     require!(id != SYSTEM_RESET2 || version >= V1_1, "PSCI 1.1");
     t.vcpu.set_args(&[id.into(), kind]);
     t.vcpu.run_until(Exit::SystemEvent { kind: event })?;
-    if t.vm.check_extension(harness::kvm::bindings::KVM_CAP_SYSTEM_EVENT_DATA) > 0 {
+    if t.vm.check_extension(vm::bindings::KVM_CAP_SYSTEM_EVENT_DATA) > 0 {
         check_eq!(
             "the event's data tell which call it was",
             t.vcpu.system_event_data(),

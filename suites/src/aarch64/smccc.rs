@@ -3,7 +3,7 @@
 use crate::prelude::*;
 
 #[host]
-use harness::kvm::bindings::{KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA};
+use vm::bindings::{KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA};
 
 /// Function ids.
 mod function {

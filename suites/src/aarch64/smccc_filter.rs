@@ -3,7 +3,7 @@
 use crate::prelude::*;
 
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_ARM_VM_SMCCC_CTRL, KVM_ARM_VM_SMCCC_FILTER, KVM_HYPERCALL_EXIT_SMC, kvm_smccc_filter,
 };
 

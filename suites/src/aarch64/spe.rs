@@ -3,7 +3,7 @@
 use crate::prelude::*;
 
 #[host]
-use harness::kvm::bindings::KVM_ARM_VCPU_PMU_V3;
+use vm::bindings::KVM_ARM_VCPU_PMU_V3;
 
 /// The extension's registers that EL1 has.
 const SPE: [SysReg; 12] = [
@@ -46,10 +46,7 @@ fn looks_for_spe(_: &mut Guest) {
 #[kvm_test(looks_for_spe, irqchip, params = [without_pmu: false, with_pmu: true])]
 fn profiling_is_hidden(t: &mut OneVm, with_pmu: bool) -> TestResult {
     let mut vcpu = if with_pmu {
-        require!(
-            t.vm.check_extension(harness::kvm::bindings::KVM_CAP_ARM_PMU_V3) > 0,
-            "KVM_CAP_ARM_PMU_V3"
-        );
+        require!(t.vm.check_extension(vm::bindings::KVM_CAP_ARM_PMU_V3) > 0, "KVM_CAP_ARM_PMU_V3");
         super::pmu::vcpu_with_pmu(t)?
     } else {
         t.vm.cpuid_mut().remove(KVM_ARM_VCPU_PMU_V3);

@@ -4,9 +4,9 @@
 use crate::prelude::*;
 
 #[host]
-use harness::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
+use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
 #[host]
-use harness::record::parameter;
+use vm::record::parameter;
 
 /// The buffer management interrupt in these VMs, a PPI.
 const SPE_INTID: u32 = 21;

@@ -5,9 +5,9 @@ use super::sysreg::register_list;
 use crate::prelude::*;
 
 #[host]
-use harness::arch::feature_id;
-#[host]
 use std::collections::HashSet;
+#[host]
+use vm::arch::feature_id;
 
 /// Registers whose fields are tried one by one.
 const IDS: [SysReg; 8] = [
@@ -30,8 +30,7 @@ fn reads_ids(g: &mut Guest) {
 /// `KVM_ARM_GET_REG_WRITABLE_MASKS` has one range, and reserved words that are zero.
 #[kvm_test(reads_ids, requires(cap::ARM_SUPPORTED_REG_MASK_RANGES))]
 fn masks_are_given_for_range_0(t: &mut OneVcpu) -> TestResult {
-    let ranges =
-        t.vm.check_extension(harness::kvm::bindings::KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES);
+    let ranges = t.vm.check_extension(vm::bindings::KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES);
     check_eq!("the capability tells of range 0", ranges & 1, 1);
     check!("range 0 is given", t.vm.writable_masks(0, 0).is_ok());
     check_eq!("range 1 is EINVAL", t.vm.writable_masks(1, 0).err(), Some(Errno::EINVAL));

@@ -2,11 +2,11 @@
 //! asked for and holds what was supplied. Options (docs/results.md) say how much and how.
 use crate::prelude::*;
 #[host]
-use harness::kvm::{Backing, FaultMode, Userfault, shared_twins};
-#[host]
-use harness::perf::{Options, Times};
-#[host]
 use std::{sync::Barrier as HostBarrier, thread, time::Duration};
+#[host]
+use vm::perf::{Options, Times};
+#[host]
+use vm::{Backing, FaultMode, Userfault, shared_twins};
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const READY: u64 = 1;

@@ -2,12 +2,12 @@
 //! KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (7.18).
 use crate::prelude::*;
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_MULTI_ADDRESS_SPACE, KVM_CAP_NR_MEMSLOTS,
     KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES,
 };
 #[host]
-use harness::kvm::bitmap;
+use vm::bitmap;
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const BASE: u64 = layout::FREE;

@@ -3,18 +3,18 @@
 //! how much memory of which kind, and how it is written.
 use crate::prelude::*;
 #[host]
-use harness::kvm::bindings::*;
-#[host]
-use harness::kvm::{Backing, DirtyBitmap, DirtyGfn, DirtyRing};
-#[host]
-use harness::perf::{Options, Times};
-#[host]
 use std::{
     collections::HashSet,
     sync::Barrier as HostBarrier,
     thread,
     time::{Duration, Instant},
 };
+#[host]
+use vm::bindings::*;
+#[host]
+use vm::perf::{Options, Times};
+#[host]
+use vm::{Backing, DirtyBitmap, DirtyGfn, DirtyRing};
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const READY: u64 = 1;

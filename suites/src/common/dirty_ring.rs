@@ -2,13 +2,13 @@
 //! KVM_RESET_DIRTY_RINGS.
 use crate::prelude::*;
 #[host]
-use harness::kvm::bindings::{
+use nix::sys::mman::{MapFlags, ProtFlags};
+#[host]
+use vm::bindings::{
     KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_MEM_LOG_DIRTY_PAGES,
 };
 #[host]
-use harness::kvm::{DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY};
-#[host]
-use nix::sys::mman::{MapFlags, ProtFlags};
+use vm::{DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY};
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const BASE: u64 = layout::FREE;

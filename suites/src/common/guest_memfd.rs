@@ -4,9 +4,9 @@ use crate::prelude::*;
 #[host]
 use super::memslots::pages;
 #[host]
-use harness::kvm::bindings::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
-#[host]
 use std::os::fd::{AsRawFd, OwnedFd};
+#[host]
+use vm::bindings::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
 #[host]
 const SLOT: u32 = 1;

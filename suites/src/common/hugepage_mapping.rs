@@ -3,9 +3,9 @@
 //! (Documentation/virt/kvm/x86/mmu.rst, "huge pages"; api.rst 4.35 on aligning the two addresses).
 use crate::prelude::*;
 #[host]
-use harness::kvm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 #[host]
-use harness::kvm::{Backing, huge_page_size};
+use vm::{Backing, huge_page_size};
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const READY: u64 = 1;

@@ -2,7 +2,7 @@
 //! notifier must take every old translation away before the host's call returns.
 use crate::prelude::*;
 #[host]
-use harness::kvm::{Backing, huge_page_size};
+use vm::{Backing, huge_page_size};
 #[host]
 use {
     nix::sys::mman::{MmapAdvise, ProtFlags},

@@ -2,9 +2,9 @@
 //! with a look at what the guest sees. Options (docs/results.md) say how much memory in how many slots.
 use crate::prelude::*;
 #[host]
-use harness::kvm::Backing;
+use vm::Backing;
 #[host]
-use harness::perf::{Options, Times};
+use vm::perf::{Options, Times};
 #[host]
 use {nix::sys::mman::MmapAdvise, std::thread};
 

@@ -2,9 +2,9 @@
 use crate::prelude::*;
 
 #[host]
-use harness::kvm::bindings::*;
-#[host]
 use std::{collections::HashSet, fs::File, os::fd::AsRawFd, os::unix::fs::FileExt};
+#[host]
+use vm::bindings::*;
 
 /// Bytes of `struct kvm_stats_header`.
 #[host]

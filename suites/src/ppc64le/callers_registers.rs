@@ -2,9 +2,9 @@
 //! (Documentation/arch/powerpc/syscall64-abi.rst): a compiler trusts in it.
 use crate::prelude::*;
 #[host]
-use harness::arch::callers_registers::{NR_FLOATING, NR_KEPT, kvm_run_with};
-#[host]
 use nix::sys::mman::MmapAdvise;
+#[host]
+use vm::arch::callers_registers::{NR_FLOATING, NR_KEPT, kvm_run_with};
 
 const READY: u64 = 1;
 const PAGES: u64 = 256;

@@ -12,5 +12,5 @@ pub mod prelude {
     pub use guest_runtime::arch::ppc64le::trap::{SRR1_ILLEGAL, SRR1_TRAP, vector};
 
     #[cfg(not(kvm_guest))]
-    pub use harness::arch::reg;
+    pub use vm::arch::reg;
 }

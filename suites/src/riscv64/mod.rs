@@ -11,5 +11,5 @@ pub mod prelude {
     pub use guest_runtime::arch::riscv64::{csr, mmu, sbi};
 
     #[cfg(not(kvm_guest))]
-    pub use harness::arch::reg;
+    pub use vm::arch::reg;
 }

@@ -10,5 +10,5 @@ pub mod prelude {
     pub use guest_runtime::arch::s390x::trap::vector;
 
     #[cfg(not(kvm_guest))]
-    pub use harness::arch::reg;
+    pub use vm::arch::reg;
 }

@@ -121,10 +121,10 @@ impl Pages {
 
 #[host]
 use {
-    harness::kvm::{Backing, FaultMode, Userfault},
     std::sync::mpsc::{self, RecvTimeoutError},
     std::thread,
     std::time::Duration,
+    vm::{Backing, FaultMode, Userfault},
 };
 
 #[host]

@@ -1,7 +1,7 @@
 //! Debug registers: KVM_{GET,SET}_DEBUGREGS (api.rst 4.33, 4.34).
 use crate::prelude::*;
 #[host]
-use harness::kvm::bindings::kvm_debugregs;
+use vm::bindings::kvm_debugregs;
 
 /// Addresses that no instruction of the guest touches.
 const USERSPACE_DB: [u64; 4] =

@@ -3,7 +3,7 @@
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::state::{ins_string, move_string};
 #[host]
-use harness::kvm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const BASE: u64 = layout::FREE;

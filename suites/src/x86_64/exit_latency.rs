@@ -2,15 +2,15 @@
 //! guest got. `rounds` (docs/results.md) says how many events one measured loop has.
 use crate::prelude::*;
 #[host]
-use harness::perf::Options;
-#[host]
-use harness::record;
-#[host]
 use std::{
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
+#[host]
+use vm::perf::Options;
+#[host]
+use vm::record;
 
 const READY: u64 = 1;
 const PORT: u16 = 0x94;

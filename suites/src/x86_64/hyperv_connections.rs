@@ -37,9 +37,9 @@ fn calls(g: &mut Guest) {
 #[host]
 use {
     bindings::{KVM_CAP_HYPERV_SYNIC2, KVM_EXIT_HYPERV},
-    harness::arch::hyperv::HypervExit,
     request::iow,
     std::os::fd::AsRawFd,
+    vm::arch::hyperv::HypervExit,
 };
 
 /// With `struct kvm_hyperv_eventfd`.

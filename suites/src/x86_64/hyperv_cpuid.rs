@@ -4,8 +4,8 @@ use crate::prelude::*;
 
 #[host]
 use {
-    bindings::kvm_cpuid_entry2, harness::arch::hyperv::supported_hyperv_cpuid,
-    request::x86::KVM_GET_SUPPORTED_HV_CPUID,
+    bindings::kvm_cpuid_entry2, request::x86::KVM_GET_SUPPORTED_HV_CPUID,
+    vm::arch::hyperv::supported_hyperv_cpuid,
 };
 
 #[host]

@@ -72,7 +72,7 @@ fn has_registers(_: &mut Guest) {
 #[host]
 use {
     bindings::{KVM_CAP_HYPERV_SYNIC, KVM_CAP_HYPERV_SYNIC2},
-    harness::arch::hyperv::HypervExit,
+    vm::arch::hyperv::HypervExit,
 };
 
 /// vCPU `index` of a VM that offers Hyper-V, with a SynIC.

@@ -371,7 +371,7 @@ fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestRes
         }
         rounds
     })?;
-    harness::record::metric("rounds", "flushes", rounds as f64);
+    vm::record::metric("rounds", "flushes", rounds as f64);
     check!("there were rounds of every variant", rounds >= 20 * ROUNDS, "{rounds}");
     Ok(())
 }

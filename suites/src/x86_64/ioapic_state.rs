@@ -5,9 +5,9 @@ use super::ioapic_guest::{self as guest, VECTOR};
 use crate::prelude::*;
 #[host]
 use {
-    harness::arch::IoapicState,
     ioapic::{LEVEL, LOGICAL, MASKED, REMOTE_IRR},
     request::x86::{KVM_GET_IRQCHIP, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS, KVM_SET_IRQCHIP},
+    vm::arch::IoapicState,
 };
 
 /// A pin and GSI behind the 16 that the PIC shares by default.

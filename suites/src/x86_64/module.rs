@@ -2,9 +2,9 @@
 //! use stays, and nothing is left behind. Only on hosts of the lab, alone, and on request.
 use crate::prelude::*;
 #[host]
-use harness::kvm::Module;
-#[host]
 use std::fs;
+#[host]
+use vm::Module;
 
 const PORT: u16 = 0x93;
 const MARK: u32 = 0x600d_600d;
@@ -42,7 +42,7 @@ fn system() -> TestResult<&'static System> {
 
 /// Whether a guest runs in a fresh VM.
 #[host]
-fn a_guest_runs(shape: harness::kvm::VmShape) -> TestResult<bool> {
+fn a_guest_runs(shape: vm::VmShape) -> TestResult<bool> {
     system()?.take_back()?;
     let run = || -> TestResult<bool> {
         let mut vm = Vm::new(shape)?;

@@ -368,8 +368,8 @@ fn race_with_updates(t: &mut OneVm, longest: Duration) -> TestResult {
             thread.join().map_err(|_| Failure::Error("vCPU 0's thread panicked".into()))?;
         looked.and(report).map(|rounds| (rounds, entries))
     })?;
-    harness::record::metric("rounds", "requests", rounds as f64);
-    harness::record::metric("updates", "entries", entries as f64);
+    vm::record::metric("rounds", "requests", rounds as f64);
+    vm::record::metric("updates", "entries", entries as f64);
     let stale = vm.shared(shared_static!(STALE)).load(SeqCst);
     check_eq!("no request that was taken is lost", stale, 0);
     let fewest = if longest == Duration::MAX { MOST_ROUNDS } else { LEAST_ROUNDS };

@@ -3,7 +3,7 @@
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::state::{EXCHANGE_PORT, Gprs, Xmms, exchange_gprs, exchange_xmms};
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
     KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_fpu, kvm_mp_state,
     kvm_msr_entry, kvm_regs,

@@ -4,7 +4,7 @@
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::forced;
 #[host]
-use harness::kvm::bindings::{
+use vm::bindings::{
     KVM_BUS_LOCK_DETECTION_EXIT, KVM_BUS_LOCK_DETECTION_OFF, KVM_CAP_X86_BUS_LOCK_EXIT,
 };
 

@@ -3,11 +3,9 @@
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::state::descriptor_tables;
 #[host]
-use harness::arch::cr::{CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, EFER_SCE};
+use vm::arch::cr::{CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, EFER_SCE};
 #[host]
-use harness::kvm::bindings::{
-    KVM_SREGS2_FLAGS_PDPTRS_VALID, kvm_dtable, kvm_segment, kvm_sregs, kvm_sregs2,
-};
+use vm::bindings::{KVM_SREGS2_FLAGS_PDPTRS_VALID, kvm_dtable, kvm_segment, kvm_sregs, kvm_sregs2};
 
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;

@@ -1,9 +1,7 @@
 //! Registers in `kvm_run`: KVM_CAP_SYNC_REGS (api.rst 6.5, and the end of chapter 5).
 use crate::prelude::*;
 #[host]
-use harness::kvm::bindings::{
-    KVM_CAP_SYNC_REGS, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
-};
+use vm::bindings::{KVM_CAP_SYNC_REGS, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS};
 
 const STOP_PORT: u16 = 0x84;
 const GUEST_VALUE: u32 = 0x55;

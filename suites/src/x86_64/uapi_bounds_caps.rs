@@ -5,7 +5,7 @@ use crate::prelude::*;
 #[host]
 use crate::common::boundary::{counts, words};
 #[host]
-use harness::kvm::bindings::*;
+use vm::bindings::*;
 
 /// KVM_ENABLE_CAP with flags, which no capability has.
 #[host]

@@ -3,7 +3,7 @@
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::state::{EXCHANGE_PORT, Xmms, exchange_xmms};
 #[host]
-use harness::kvm::bindings::{KVM_CAP_XSAVE2, kvm_xcr, kvm_xcrs};
+use vm::bindings::{KVM_CAP_XSAVE2, kvm_xcr, kvm_xcrs};
 
 #[host]
 const KVM_GET_XSAVE: u64 = 0x9000_aea4;

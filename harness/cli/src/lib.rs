@@ -1,0 +1,27 @@
+//! The command line that the runner and the lab share: its options, where results go, and a run that
+//! happens on another host.
+
+pub mod args;
+pub mod nearest;
+pub mod outputs;
+pub mod remote;
+pub mod reports;
+
+use std::fmt::Display;
+
+/// Exit status of an error or misuse.
+pub const MISUSE: u8 = 2;
+/// Exit status that makes `git bisect run` pass a commit over.
+pub const BISECT_SKIP: u8 = 125;
+
+/// Why the program cannot do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    /// In the words of an error.
+    pub fn of(e: impl Display) -> Self {
+        Self(e.to_string())
+    }
+}

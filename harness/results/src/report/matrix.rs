@@ -1,0 +1,142 @@
+//! Many runs as one table: tests down, hosts across, history behind each cell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::HostFacts;
+use crate::journal::{Counts, Run, TestReport};
+use crate::outcome::Outcome;
+
+/// What makes runs belong to the same column.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct HostKey {
+    /// Architecture.
+    pub arch: String,
+    /// Numbers of the release first, so that 6.9 comes before 6.12.
+    #[serde(skip)]
+    order: Vec<u64>,
+    /// `uname -r`.
+    pub kernel: String,
+    /// KVM's module.
+    pub backend: String,
+    /// Host profile.
+    pub profile: String,
+}
+
+impl HostKey {
+    fn of(host: &HostFacts) -> Self {
+        let numbers = host.kernel.split(|c: char| !c.is_ascii_digit());
+        Self {
+            arch: host.arch.clone(),
+            order: numbers.filter_map(|n| n.parse().ok()).collect(),
+            kernel: host.kernel.clone(),
+            backend: host.backend.clone(),
+            profile: host.profile.clone(),
+        }
+    }
+
+    /// As a heading.
+    pub fn label(&self) -> String {
+        let profile = match self.profile.as_str() {
+            "" | "native" => String::new(),
+            profile => format!(" ({profile})"),
+        };
+        format!("{} {} {}{profile}", self.arch, self.kernel, self.backend)
+    }
+}
+
+/// One test on one host.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cell<'a> {
+    /// The latest result; of repetitions in one run, the worst.
+    pub latest: &'a TestReport,
+    /// Outcomes of every run that had the test, oldest first, with the run's start.
+    pub history: Vec<(u64, Outcome)>,
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub struct Column<'a> {
+    /// Which host.
+    pub key: HostKey,
+    /// Its tests.
+    pub cells: BTreeMap<&'a str, Cell<'a>>,
+}
+
+impl Column<'_> {
+    /// The latest outcomes, counted.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.cells.values().for_each(|cell| counts.add(cell.latest.outcome));
+        counts
+    }
+}
+
+/// The whole table.
+#[derive(Clone, Debug)]
+pub struct Matrix<'a> {
+    /// Hosts, by architecture and kernel.
+    pub columns: Vec<Column<'a>>,
+    /// Every test that any host has.
+    pub tests: BTreeSet<&'a str>,
+}
+
+impl<'a> Matrix<'a> {
+    /// Sorts runs into columns.
+    pub fn new(runs: &'a [Run]) -> Self {
+        let mut by_key: BTreeMap<HostKey, Vec<&Run>> = BTreeMap::new();
+        for run in runs {
+            by_key.entry(HostKey::of(&run.info.host)).or_default().push(run);
+        }
+        let columns: Vec<Column<'_>> =
+            by_key.into_iter().map(|(key, runs)| column(key, runs)).collect();
+        let tests = columns.iter().flat_map(|c| c.cells.keys().copied()).collect();
+        Self { columns, tests }
+    }
+
+    /// The groups of every test.
+    pub fn groups(&self) -> BTreeSet<&str> {
+        let cells = self.columns.iter().flat_map(|c| c.cells.values());
+        cells.flat_map(|cell| cell.latest.groups.iter().map(String::as_str)).collect()
+    }
+}
+
+fn column<'a>(key: HostKey, mut runs: Vec<&'a Run>) -> Column<'a> {
+    runs.sort_by_key(|run| run.info.started);
+    let mut cells: BTreeMap<&str, Cell<'_>> = BTreeMap::new();
+    for run in runs {
+        let mut of_run: BTreeMap<&str, &TestReport> = BTreeMap::new();
+        for result in &run.results {
+            let worst = of_run.entry(&result.test).or_insert(result);
+            if severity(result.outcome) > severity(worst.outcome) {
+                *worst = result;
+            }
+        }
+        for (test, result) in of_run {
+            let point = (run.info.started, result.outcome);
+            cells
+                .entry(test)
+                .and_modify(|cell| {
+                    cell.latest = result;
+                    cell.history.push(point);
+                })
+                .or_insert_with(|| Cell { latest: result, history: vec![point] });
+        }
+    }
+    Column { key, cells }
+}
+
+/// The worse, the greater.
+pub fn severity(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Skip => 0,
+        Outcome::Pass => 1,
+        Outcome::KnownFail => 2,
+        Outcome::Xpass => 3,
+        Outcome::Error => 4,
+        Outcome::Timeout => 5,
+        Outcome::Fail => 6,
+        Outcome::HostBug => 7,
+    }
+}

@@ -1,0 +1,52 @@
+//! `-l`: the tests there are.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use super::{Suite, is_native};
+use crate::select::Selection;
+use cli::Refusal;
+use cli::args::RunArgs;
+use results::HostFacts;
+
+/// Prints the selected tests, one name a line; with `-v` what policy says of them.
+pub fn list(
+    suite: &Suite<'_>,
+    args: &RunArgs,
+    probe: &dyn Fn() -> Result<HostFacts, Refusal>,
+) -> Result<u8, Refusal> {
+    let registry = suite.registry(args.config.as_deref())?;
+    let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
+    if !args.all_archs {
+        entries.retain(|entry| is_native(entry));
+    }
+    let facts = if args.verbose { probe() } else { Err(Refusal(String::new())) };
+    let mut text = String::new();
+    if let (true, Err(why)) = (args.verbose, &facts) {
+        let _ = writeln!(io::stderr(), "what is skipped here is not known: {why}");
+    }
+    for entry in &entries {
+        text.push_str(entry.name());
+        if args.verbose {
+            let _ = write!(text, "  groups: {}", entry.groups.join(","));
+            let requirements = entry.requirement_names();
+            if !requirements.is_empty() {
+                let _ = write!(text, "  requires: {}", requirements.join(", "));
+            }
+            if let Ok(facts) = &facts {
+                let unmet = entry.unmet(facts);
+                if !unmet.is_empty() {
+                    let _ = write!(text, "  skipped here: no {}", unmet.join(", "));
+                }
+            }
+        }
+        text.push('\n');
+    }
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads a part only, as in `-l | head`, got what was wanted.
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Refusal(format!("standard output: {e}")))
+        }
+        _ => Ok(if entries.is_empty() { 3 } else { 0 }),
+    }
+}

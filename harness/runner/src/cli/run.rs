@@ -1,0 +1,213 @@
+//! Running the selected tests.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cli::nearest::unknown;
+use nix::sys::prctl;
+use vm::perf::OPTIONS;
+
+use super::session::{Session, Unit};
+use super::{Suite, is_native};
+use crate::health::Health;
+use crate::job::{Job, Launch};
+use crate::pool::{Pool, take_signals};
+use crate::registry::Entry;
+use crate::registry::known::KnownHere;
+use crate::scale::{self, Scale};
+use crate::select::Selection;
+use crate::verdict::Finished;
+use cli::args::RunArgs;
+use cli::{BISECT_SKIP, MISUSE, Refusal, outputs};
+use results::HostFacts;
+use results::journal::{self, Run, RunInfo};
+use results::outcome::Outcome;
+use results::report::console::Console;
+
+/// Time between a worker's being told to stop and its end, before scaling.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+/// Grace of the slowest host.
+const MOST_GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the selected tests; gives the exit status.
+pub fn run(
+    suite: &Suite<'_>,
+    args: &RunArgs,
+    probe: &dyn Fn() -> Result<HostFacts, Refusal>,
+) -> Result<u8, Refusal> {
+    let begin = Instant::now();
+    if args.host.as_deref().unwrap_or("native") != "native" || args.kernel.is_some() {
+        return Err(Refusal(
+            "hosts of the lab are booted by ./run_tests.sh, not by this program".into(),
+        ));
+    }
+    check_options(&args.set)?;
+    let registry = suite.registry(args.config.as_deref())?;
+    let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
+    entries.retain(|entry| is_native(entry));
+    if entries.is_empty() {
+        let wider = Selection { all: true, perf: true, ..Selection::from(args) };
+        if !wider.apply(&registry).map_err(Refusal::of)?.is_empty() {
+            eprintln!(
+                "all that matches runs on request only: `-a` adds it, and `--perf` what measures"
+            );
+        }
+    }
+    let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
+    let facts = probe()?;
+    registry.policy.check_capabilities(&facts).map_err(Refusal::of)?;
+
+    let scale = args.timeout_scale.map_or_else(|| Scale::measured(scale::measure()), Scale::given);
+    let health = &mut Health::open();
+    let info = RunInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
+        host: facts.clone(),
+        arguments: std::env::args().skip(1).collect(),
+        tests: entries.len() * args.repeat as usize,
+        timeout_scale: scale.usual,
+        shuffle: args.shuffle,
+        kernel_log_watched: health.sees_log(),
+    };
+    let earlier = earlier_results(args, &info)?;
+    let reporters = outputs::open(&args.formats, args.resume.as_deref(), args.mark)?;
+    let command = std::env::var("KVM_CONFORMANCE_COMMAND")
+        .or_else(|_| std::env::args().next().ok_or(std::env::VarError::NotPresent))
+        .unwrap_or_else(|_| "kvm-conformance".to_owned());
+    let console = Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
+
+    let known = KnownHere::new(&registry.policy.known_failures, &facts);
+    let known_timeouts: HashSet<&str> =
+        entries.iter().map(|e| e.name()).filter(|name| known.times_out(name)).collect();
+    let mut session = Session::new(info, known, args, console, reporters);
+    let mut jobs = Vec::new();
+    let done: HashSet<(&str, u32)> =
+        earlier.results.iter().map(|r| (r.test.as_str(), r.iteration)).collect();
+    for iteration in 1..=args.repeat {
+        for entry in &entries {
+            let unit = Unit { entry, iteration };
+            if done.contains(&(entry.name(), iteration)) {
+                continue;
+            }
+            let unmet = entry.unmet(&facts);
+            if unmet.is_empty() {
+                session.plan(unit);
+                let known_timeout = known_timeouts.contains(entry.name());
+                let mut job = job(entry, args.timeout, scale, known_timeout);
+                job.parameters.extend(args.set.iter().cloned());
+                jobs.push(job);
+            } else {
+                let reason = format!("needs {}", unmet.join(", "));
+                session.plan_ended(unit, Finished::without_worker(Outcome::Skip, reason));
+            }
+        }
+    }
+    session.begin(earlier.results);
+
+    // Whatever a test leaves running comes back to this process, which ends it.
+    let _ = prctl::set_child_subreaper(true);
+    let signals = take_signals().map_err(|e| Refusal(format!("signals: {e}")))?;
+    let mut pool =
+        Pool { launch: Launch::Fork, capacity: args.jobs, health, signals: Some(signals) };
+    let cut = pool.run(&jobs, &mut session);
+    let (summary, broken) = session.end(cut, begin.elapsed());
+    Ok(match (cut, summary.exit) {
+        (Some(_), status) => status,
+        (None, status) if args.bisect => {
+            if status <= 1 {
+                status
+            } else {
+                BISECT_SKIP
+            }
+        }
+        (None, 0) if broken => MISUSE,
+        (None, status) => status,
+    })
+}
+
+/// Every option of `--set` must be one that some test reads.
+fn check_options(set: &[(String, String)]) -> Result<(), Refusal> {
+    let known = OPTIONS.map(|(known, _)| known);
+    match set.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        Some((name, _)) => Err(Refusal(unknown("option", name, known))),
+        None => Ok(()),
+    }
+}
+
+/// A worker's orders.
+pub(super) fn job(
+    entry: &Entry,
+    timeout: Option<Duration>,
+    scale: Scale,
+    known_timeout: bool,
+) -> Job {
+    let factor = if known_timeout { scale.known_timeout } else { scale.usual };
+    Job {
+        case: entry.case,
+        timeout: timeout.unwrap_or_else(|| entry.timeout.mul_f64(factor)),
+        grace: GRACE.mul_f64(scale.usual.max(1.0)).min(MOST_GRACE),
+        memory_bytes: entry.memory_bytes,
+        exclusive: entry.exclusive,
+        parameters: entry.parameters.clone(),
+    }
+}
+
+/// What the stream to go on with holds already.
+fn earlier_results(args: &RunArgs, info: &RunInfo) -> Result<Run, Refusal> {
+    let Some(path) = args.resume.as_ref().filter(|path| path.exists()) else {
+        return Ok(Run::default());
+    };
+    let mut runs = journal::read(path).map_err(Refusal::of)?;
+    let Some(run) = runs.pop().filter(|_| runs.is_empty()) else {
+        let why = "does not hold exactly one run to go on with";
+        return Err(Refusal(format!("{}: {why}", path.display())));
+    };
+    let (was, is) = (&run.info.host, &info.host);
+    if (&was.arch, &was.kernel, &was.backend) != (&is.arch, &is.kernel, &is.backend) {
+        return Err(Refusal(format!(
+            "{} was made on {} {} {}, this is {} {} {}",
+            path.display(),
+            was.arch,
+            was.kernel,
+            was.backend,
+            is.arch,
+            is.kernel,
+            is.backend
+        )));
+    }
+    Ok(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Policy, Registry};
+    use vm::case::TestCase;
+
+    static CASE: TestCase = TestCase {
+        path: "suites::common::slow::test",
+        file: "slow.rs",
+        line: 1,
+        doc: "",
+        requires: &[],
+        groups: &[],
+        exclusive: false,
+        vcpus: 1,
+        run: || Ok(()),
+    };
+
+    #[test]
+    fn a_slow_host_stretches_deadlines_but_those_that_are_known_to_pass_only_twice() {
+        let policy = Policy::parse("p", "defaults: { timeout: 3s }").unwrap();
+        let registry = Registry::new(&[&CASE], policy).unwrap();
+        let seconds = |given, scale, known_timeout| {
+            job(&registry.entries[0], given, scale, known_timeout).timeout.as_secs()
+        };
+        let slow = Scale::measured(10.0);
+        assert_eq!(seconds(None, slow, false), 30);
+        assert_eq!(seconds(None, slow, true), 6);
+        assert_eq!(seconds(None, Scale::measured(1.0), true), 3);
+        assert_eq!(seconds(None, Scale::given(10.0), true), 30);
+        assert_eq!(seconds(Some(Duration::from_secs(5)), slow, true), 5);
+    }
+}

@@ -1,0 +1,252 @@
+//! Which tests a command line means.
+
+use std::hash::{BuildHasher, Hasher};
+
+use cli::args::{RunArgs, Shard};
+use regex::Regex;
+
+use crate::registry::{Entry, NODEFAULT, PERF, Registry};
+use cli::nearest::{nearest, unknown};
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Names, globs and `/regexes/`; all tests if empty.
+    pub patterns: Vec<String>,
+    /// Only tests in one of these groups, if any is given.
+    pub groups: Vec<String>,
+    /// Not these: names, globs and `/regexes/`.
+    pub exclude: Vec<String>,
+    /// Also the `nodefault` group.
+    pub all: bool,
+    /// Also the `perf` group.
+    pub perf: bool,
+    /// Part I of N.
+    pub shard: Option<Shard>,
+    /// Shuffle with this seed.
+    pub shuffle: Option<u64>,
+}
+
+/// A wrong name or pattern, told to the user.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SelectError(pub String);
+
+/// How one word of the command line matches.
+enum Matcher {
+    /// The whole name, or whole segments of it.
+    Name(String),
+    Glob(Glob),
+    Regex(Regex),
+}
+
+impl Matcher {
+    fn parse(word: &str, registry: &Registry) -> Result<Self, SelectError> {
+        let bad = |e: &dyn std::fmt::Display| SelectError(format!("`{word}`: {e}"));
+        if registry.find(word).is_some() {
+            return Ok(Self::Name(word.to_owned()));
+        }
+        if word.len() > 2 && word.starts_with('/') && word.ends_with('/') {
+            return Regex::new(&word[1..word.len() - 1]).map(Self::Regex).map_err(|e| bad(&e));
+        }
+        if word.contains(['*', '?', '[']) {
+            return Glob::new(word).map(Self::Glob).map_err(|e| bad(&e));
+        }
+        Ok(Self::Name(word.to_owned()))
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Name(wanted) => segments_match(name, wanted),
+            Self::Glob(glob) => glob.is_match(name),
+            Self::Regex(regex) => regex.is_match(name),
+        }
+    }
+}
+
+/// Whether `wanted` is `name` or a run of whole `::` segments of it. The
+/// parameters of a test, `[…]`, may be left away.
+fn segments_match(name: &str, wanted: &str) -> bool {
+    name.match_indices(wanted).any(|(at, _)| {
+        let before = &name[..at];
+        let after = &name[at + wanted.len()..];
+        (before.is_empty() || before.ends_with("::"))
+            && (after.is_empty() || after.starts_with("::") || after.starts_with('['))
+    })
+}
+
+/// A glob: `*` is anything, `?` any one character, `[…]` one of a set. The pattern's own text
+/// matches too, since a test's parameters stand in brackets.
+#[derive(Clone, Debug)]
+pub struct Glob {
+    pattern: glob::Pattern,
+    /// Length of what stands before the first special character: most names differ there already.
+    literal: usize,
+}
+
+impl Glob {
+    /// Reads the pattern.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and where.
+    pub fn new(pattern: &str) -> Result<Self, glob::PatternError> {
+        let literal = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+        glob::Pattern::new(pattern).map(|pattern| Self { pattern, literal })
+    }
+
+    /// Whether it means `name`, as a whole.
+    pub fn is_match(&self, name: &str) -> bool {
+        let text = self.pattern.as_str();
+        name.starts_with(&text[..self.literal]) && (text == name || self.pattern.matches(name))
+    }
+}
+
+impl From<&RunArgs> for Selection {
+    fn from(args: &RunArgs) -> Self {
+        Self {
+            patterns: args.names.clone(),
+            groups: args.group.clone(),
+            exclude: args.exclude.clone(),
+            all: args.all,
+            perf: args.perf,
+            shard: args.shard,
+            shuffle: args.shuffle,
+        }
+    }
+}
+
+impl Selection {
+    /// The tests meant, in the order to run them.
+    pub fn apply<'r>(&self, registry: &'r Registry) -> Result<Vec<&'r Entry>, SelectError> {
+        let wanted = self.matchers(&self.patterns, registry)?;
+        let unwanted = self.matchers(&self.exclude, registry)?;
+        self.check_groups(registry)?;
+        let on_request = |entry: &Entry, group: &str, flag: bool| {
+            !entry.in_group(group)
+                || flag
+                || self.groups.iter().any(|g| g == group)
+                || wanted
+                    .iter()
+                    .any(|w| matches!(w, Matcher::Name(n) if segments_match(entry.name(), n)))
+        };
+        let mut entries: Vec<&Entry> = registry
+            .entries
+            .iter()
+            .filter(|e| wanted.is_empty() || wanted.iter().any(|w| w.matches(e.name())))
+            .filter(|e| self.groups.is_empty() || self.groups.iter().any(|g| e.in_group(g)))
+            .filter(|e| !unwanted.iter().any(|u| u.matches(e.name())))
+            .filter(|e| on_request(e, NODEFAULT, self.all) && on_request(e, PERF, self.perf))
+            .collect();
+        if let Some(Shard { index, of }) = self.shard {
+            let mut nth = 0;
+            entries.retain(|_| {
+                nth += 1;
+                (nth - 1) % of == index - 1
+            });
+        }
+        if let Some(seed) = self.shuffle {
+            shuffle(&mut entries, seed);
+        }
+        Ok(entries)
+    }
+
+    fn matchers(&self, words: &[String], registry: &Registry) -> Result<Vec<Matcher>, SelectError> {
+        words
+            .iter()
+            .map(|word| {
+                let matcher = Matcher::parse(word, registry)?;
+                if registry.entries.iter().any(|e| matcher.matches(e.name())) {
+                    return Ok(matcher);
+                }
+                Err(SelectError(match matcher {
+                    Matcher::Glob(_) | Matcher::Regex(_) => format!("`{word}` matches no test"),
+                    Matcher::Name(_) => no_such_test(word, registry),
+                }))
+            })
+            .collect()
+    }
+
+    fn check_groups(&self, registry: &Registry) -> Result<(), SelectError> {
+        let groups = registry.groups();
+        match self.groups.iter().find(|g| !groups.contains(g.as_str())) {
+            Some(group) => Err(SelectError(unknown("group", group, groups.iter().copied()))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn no_such_test(word: &str, registry: &Registry) -> String {
+    let names = registry.entries.iter().map(Entry::name);
+    let near = nearest(word, names).or_else(|| nearest(word, registry.groups()));
+    match near {
+        Some(near) => format!("no test is named `{word}`; did you mean `{near}`?"),
+        None => format!("no test is named `{word}`; `-l` lists them"),
+    }
+}
+
+/// Orders by a hash of seed and name: the same seed gives the same order
+/// for the same tests, whatever else was added.
+fn shuffle(entries: &mut [&Entry], seed: u64) {
+    entries.sort_by_cached_key(|entry| {
+        let mut hasher = Fnv.build_hasher();
+        hasher.write(&seed.to_le_bytes());
+        hasher.write(entry.name().as_bytes());
+        mix(hasher.finish())
+    });
+}
+
+/// FNV-1a: stable between builds, unlike the standard library's hashers.
+struct Fnv;
+struct FnvHasher(u64);
+
+impl BuildHasher for Fnv {
+    type Hasher = FnvHasher;
+
+    fn build_hasher(&self) -> FnvHasher {
+        FnvHasher(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for FnvHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
+/// Spreads the low bits, which FNV mixes little.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x ^ (x >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_match_whole_segments_only() {
+        assert!(segments_match("x86_64::pio::in_byte", "pio"));
+        assert!(segments_match("x86_64::pio::in_byte", "pio::in_byte"));
+        assert!(segments_match("x86_64::pio::in_byte[4]", "in_byte"));
+        assert!(!segments_match("x86_64::pio::in_byte", "in"));
+        assert!(!segments_match("x86_64::pio::in_byte", "io"));
+    }
+
+    #[test]
+    fn globs_are_anchored() {
+        let matches = |pattern: &str, name: &str| Glob::new(pattern).unwrap().is_match(name);
+        assert!(matches("x86_64::*", "x86_64::pio::in"));
+        assert!(matches("*pio*", "x86_64::pio::in"));
+        assert!(!matches("pio*", "x86_64::pio::in"));
+        assert!(matches("a.b", "a.b") && !matches("a.b", "axb"));
+        assert!(matches("size[4]", "size[4]") && matches("size[4]", "size4"));
+        assert!(matches("in_[bw]", "in_w") && !matches("in_[!bw]", "in_w"));
+    }
+}

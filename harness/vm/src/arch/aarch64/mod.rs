@@ -1,0 +1,227 @@
+//! aarch64: vCPUs start in EL1 with translation on, on tables that are part of the payload image.
+
+mod attr;
+mod describe;
+mod device;
+mod exits;
+mod features;
+mod gic;
+mod image;
+pub mod spe;
+
+pub use attr::feature_id;
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
+pub use device::{Device, Number};
+pub use exits::DebugExit;
+pub use features::VcpuFeatures;
+pub use gic::{Gic, GicVersion, Its};
+pub(crate) use image::prepare_image;
+
+use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
+use guest_runtime::arch::aarch64::sysreg::{
+    CPACR_EL1, CPTR_EL2, HCR_EL2, MAIR_EL1, MAIR_EL2, SCTLR_EL1, SCTLR_EL2, SP_EL2, SysReg,
+    TCR_EL1, TCR_EL2, TTBR0_EL1, TTBR0_EL2, VBAR_EL1, VBAR_EL2,
+};
+use kvm_bindings::{KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
+use kvm_ioctls::VmFd;
+use nix::errno::Errno;
+
+use crate::failure::{Failure, TestResult};
+use crate::payload::Payload;
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
+
+/// What a vCPU is made of beside the preferred target.
+pub type Cpuid = VcpuFeatures;
+
+/// Bits of guest-physical address in a VM of type 0 (api.rst 4.2).
+const DEFAULT_IPA_BITS: i64 = 40;
+
+/// Core registers for `KVM_GET_ONE_REG` (api.rst 4.68, "ARM 64-bit core registers").
+pub mod core_reg {
+    const KVM_REG_ARM64_CORE_U64: u64 = 0x6030_0000_0010_0000;
+
+    /// The id of the register `words` 32-bit words into `struct kvm_regs`.
+    const fn at(words: u64) -> u64 {
+        KVM_REG_ARM64_CORE_U64 | words
+    }
+
+    /// X`n`.
+    pub const fn x(n: u64) -> u64 {
+        at(n * 2)
+    }
+    /// SP_EL0.
+    pub const SP_EL0: u64 = at(62);
+    /// The program counter.
+    pub const PC: u64 = at(64);
+    /// PSTATE.
+    pub const PSTATE: u64 = at(66);
+    /// SP_EL1.
+    pub const SP_EL1: u64 = at(68);
+    /// ELR_EL1.
+    pub const ELR_EL1: u64 = at(70);
+    /// SPSR_EL1.
+    pub const SPSR_EL1: u64 = at(72);
+}
+
+/// What is kept of a VM for its vCPUs.
+#[derive(Debug, Default)]
+pub struct VmState {
+    target: kvm_vcpu_init,
+    gic: Option<Gic>,
+}
+
+impl VmState {
+    /// The interrupt controller that `irqchip` made.
+    ///
+    /// # Errors
+    ///
+    /// The test did not ask for one.
+    pub fn gic(&self) -> TestResult<&Gic> {
+        self.gic.as_ref().ok_or_else(|| Failure::Error("the VM has no interrupt controller".into()))
+    }
+}
+
+/// `KVM_CREATE_VM` with 40 bits of guest-physical address, or what the host has if that is less.
+pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
+    let limit = system.check_extension(KVM_CAP_ARM_VM_IPA_SIZE);
+    let bits = if (1..DEFAULT_IPA_BITS).contains(&limit) { limit as u64 } else { 0 };
+    system.fd().create_vm_with_type(bits)
+}
+
+/// PSCI, and nothing else that is optional.
+pub(crate) fn default_cpuid(_: &System) -> Cpuid {
+    VcpuFeatures::default()
+}
+
+/// What KVM can give to guests.
+pub(crate) fn cpu_features(system: &System, vm: &VmFd) -> Vec<String> {
+    features::probe(system, vm)
+}
+
+/// What a guest rings with: a 32-bit store to the doorbell.
+pub(crate) fn doorbell(vcpu: &mut Vcpu, exit: &Exit) -> Option<u32> {
+    let rings = *exit == Exit::Mmio { gpa: map::DOORBELL, len: 4, is_write: true };
+    rings.then(|| vcpu.exit_word(exit)).flatten()
+}
+
+/// The caller of the function whose frame record is at `fp`: its own record, and where it goes on.
+pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
+    Some((ram.word(fp)?, ram.word(fp + 8)?))
+}
+
+/// Set-up that must precede the first vCPU.
+pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
+    let mut target = kvm_vcpu_init::default();
+    vm.fd().get_preferred_target(&mut target).ioctl("KVM_ARM_PREFERRED_TARGET")?;
+    let gic = match shape.irqchip {
+        Irqchip::None => None,
+        Irqchip::Kernel => Some(Gic::newest(vm)?),
+        Irqchip::Split => return Err(Failure::Skip("KVM_CAP_SPLIT_IRQCHIP".into())),
+    };
+    Ok(VmState { target, gic })
+}
+
+/// Initializes the interrupt controller, now that the vCPUs are there.
+pub(crate) fn before_first_run(vm: &VmState) -> TestResult {
+    vm.gic.as_ref().map_or(Ok(()), Gic::init)
+}
+
+/// `KVM_ARM_VCPU_INIT` of a new vCPU.
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &Cpuid) -> TestResult {
+    let mut init = vcpu.vm.target;
+    for (word, wanted) in init.features.iter_mut().zip(features.0) {
+        *word |= wanted;
+    }
+    vcpu.fd().vcpu_init(&init).ioctl("KVM_ARM_VCPU_INIT")?;
+    if features.has(KVM_ARM_VCPU_SVE) {
+        let sve = KVM_ARM_VCPU_SVE as i32;
+        vcpu.fd().vcpu_finalize(&sve).ioctl("KVM_ARM_VCPU_FINALIZE(KVM_ARM_VCPU_SVE)")?;
+    }
+    Ok(())
+}
+
+/// Registers of the exception level in which guest functions run.
+struct Level {
+    mair: SysReg,
+    tcr: SysReg,
+    ttbr0: SysReg,
+    vbar: SysReg,
+    cpacr: SysReg,
+    sctlr: SysReg,
+    /// What PSTATE.M differs in from EL1's.
+    pstate: u64,
+}
+
+const EL1: Level = Level {
+    mair: MAIR_EL1,
+    tcr: TCR_EL1,
+    ttbr0: TTBR0_EL1,
+    vbar: VBAR_EL1,
+    cpacr: CPACR_EL1,
+    sctlr: SCTLR_EL1,
+    pstate: 0,
+};
+
+/// A vCPU with `KVM_ARM_VCPU_HAS_EL2` starts there, with E2H and TGE: the names of EL1 mean these.
+const EL2: Level = Level {
+    mair: MAIR_EL2,
+    tcr: TCR_EL2,
+    ttbr0: TTBR0_EL2,
+    vbar: VBAR_EL2,
+    cpacr: CPTR_EL2,
+    sctlr: SCTLR_EL2,
+    pstate: 0x8 ^ 0x4,
+};
+
+/// Sets registers so that a vCPU starts in the guest function at `entry`.
+pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {
+    let area = super::write_start_info(vcpu, entry, args);
+    let trap_stack = area + map::TRAP_STACK_END;
+    let at = if vcpu.get_sysreg(&HCR_EL2).is_ok() {
+        vcpu.set_sysreg(&HCR_EL2, map::start::HCR).ioctl("KVM_SET_ONE_REG of HCR_EL2")?;
+        vcpu.set_sysreg(&SP_EL2, trap_stack).ioctl("KVM_SET_ONE_REG of SP_EL2")?;
+        &EL2
+    } else {
+        vcpu.set_reg(core_reg::SP_EL1, trap_stack).ioctl("KVM_SET_ONE_REG of SP_EL1")?;
+        &EL1
+    };
+    for (register, value) in [
+        (at.mair, map::start::MAIR),
+        (at.tcr, map::start::TCR),
+        (at.ttbr0, layout::PAGE_TABLES),
+        (at.vbar, layout::PAYLOAD),
+        (at.cpacr, map::start::CPACR),
+        (at.sctlr, map::start::SCTLR),
+    ] {
+        vcpu.set_sysreg(&register, value).ioctl("KVM_SET_ONE_REG of a system register")?;
+    }
+    for (register, value) in [
+        (core_reg::PC, Payload::get()?.start()),
+        (core_reg::x(0), area + vcpu_area::START_INFO),
+        (core_reg::SP_EL0, area + vcpu_area::STACK_END),
+        (core_reg::PSTATE, map::start::PSTATE ^ at.pstate),
+    ] {
+        vcpu.set_reg(register, value).ioctl("KVM_SET_ONE_REG of a core register")?;
+    }
+    Ok(())
+}
+
+impl Vcpu {
+    /// `KVM_GET_ONE_REG` of a system register.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn get_sysreg(&self, register: &SysReg) -> Result<u64, Errno> {
+        self.get_reg(register.one_reg())
+    }
+
+    /// `KVM_SET_ONE_REG` of a system register.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn set_sysreg(&self, register: &SysReg, value: u64) -> Result<(), Errno> {
+        self.set_reg(register.one_reg(), value)
+    }
+}

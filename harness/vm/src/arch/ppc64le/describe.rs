@@ -1,0 +1,89 @@
+//! vCPUs and traps in words (Power ISA, Book III, "Interrupts").
+
+use guest_protocol::{NR_ARGS, trap};
+
+use crate::payload::Payload;
+use crate::{ProgramCounter, Vcpu, request};
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::Regs(
+    request::ior::<kvm_bindings::kvm_regs>(0x81),
+    std::mem::offset_of!(kvm_bindings::kvm_regs, pc),
+);
+
+/// Registers and backtrace of a vCPU that stopped in an unexpected way.
+pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
+    let Ok(regs) = vcpu.fd().get_regs() else {
+        return "\nregisters cannot be read".into();
+    };
+    let backtrace =
+        Payload::get().map_or(String::new(), |p| p.backtrace(&vcpu.ram, regs.pc, regs.gpr[1]));
+    format!(
+        "\npc {:016x} msr {:x} lr {:x} ctr {:x} cr {:x} xer {:x} srr0 {:x} srr1 {:x}{}{backtrace}",
+        regs.pc,
+        regs.msr,
+        regs.lr,
+        regs.ctr,
+        regs.cr,
+        regs.xer,
+        regs.srr0,
+        regs.srr1,
+        general(&regs.gpr),
+    )
+}
+
+/// A trap message in words.
+pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
+    let mut gpr = [0; 32];
+    gpr.copy_from_slice(&args[trap::REGS..trap::REGS + 32]);
+    format!(
+        "{}, on vCPU {vcpu}\npc {:016x} srr1 {:x} dar {:x} dsisr {:x}{}",
+        in_words(args[trap::VECTOR]),
+        args[trap::PC],
+        args[trap::FLAGS],
+        args[trap::ADDR],
+        args[trap::CODE],
+        general(&gpr),
+    )
+}
+
+fn general(gpr: &[u64; 32]) -> String {
+    let mut text = String::new();
+    for (n, value) in gpr.iter().enumerate() {
+        text.push_str(if n % 4 == 0 { "\n" } else { " " });
+        text.push_str(&format!("r{n:<2} {value:016x}"));
+    }
+    text
+}
+
+fn in_words(vector: u64) -> String {
+    let name = match vector {
+        0x100 => "system reset",
+        0x200 => "machine check",
+        0x300 => "data storage interrupt",
+        0x380 => "data segment interrupt",
+        0x400 => "instruction storage interrupt",
+        0x480 => "instruction segment interrupt",
+        0x500 => "external interrupt",
+        0x600 => "alignment interrupt",
+        0x700 => "program interrupt",
+        0x800 => "floating-point unavailable interrupt",
+        0x900 => "decrementer interrupt",
+        0xc00 => "system call",
+        0xd00 => "trace interrupt",
+        0xf60 => "facility unavailable interrupt",
+        _ => "interrupt",
+    };
+    format!("{name} ({vector:#x})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_told_in_words() {
+        assert_eq!(in_words(0x300), "data storage interrupt (0x300)");
+        assert_eq!(in_words(0x1000), "interrupt (0x1000)");
+    }
+}

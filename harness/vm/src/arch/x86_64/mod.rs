@@ -1,0 +1,285 @@
+//! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
+
+pub mod hyperv;
+mod image;
+mod interrupts;
+mod msrs;
+mod state;
+
+pub(crate) use image::prepare_image;
+pub use interrupts::IoapicState;
+
+use std::sync::OnceLock;
+
+use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
+use guest_protocol::{NR_ARGS, trap};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_dtable, kvm_enable_cap, kvm_mp_state,
+    kvm_regs, kvm_segment,
+};
+use kvm_ioctls::VmFd;
+use zerocopy::IntoBytes;
+
+use crate::failure::TestResult;
+use crate::payload::Payload;
+use crate::requirement::cpu;
+use crate::{
+    Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, VmShape, request,
+};
+
+/// What `KVM_SET_CPUID2` gets.
+pub type Cpuid = CpuId;
+
+/// Nothing has to be kept of a VM.
+#[derive(Debug, Default)]
+pub struct VmState;
+
+/// `KVM_CREATE_VM` of the default type.
+pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
+    system.fd().create_vm()
+}
+
+/// Control register bits, with the manual's names.
+pub mod cr {
+    #![expect(missing_docs, reason = "the manual's names")]
+    pub const CR0_PE: u64 = 1 << 0;
+    pub const CR0_MP: u64 = 1 << 1;
+    pub const CR0_ET: u64 = 1 << 4;
+    pub const CR0_NE: u64 = 1 << 5;
+    pub const CR0_WP: u64 = 1 << 16;
+    pub const CR0_AM: u64 = 1 << 18;
+    pub const CR0_PG: u64 = 1 << 31;
+    pub const CR4_PAE: u64 = 1 << 5;
+    pub const CR4_OSFXSR: u64 = 1 << 9;
+    pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
+    pub const CR4_OSXSAVE: u64 = 1 << 18;
+    pub const EFER_SCE: u64 = 1 << 0;
+    pub const EFER_LME: u64 = 1 << 8;
+    pub const EFER_LMA: u64 = 1 << 10;
+    pub const EFER_NXE: u64 = 1 << 11;
+}
+use cr::*;
+
+/// Where KVM may put its three pages for real mode on old Intel CPUs (api.rst 4.35).
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+fn supported_cpuid(system: &System) -> &'static CpuId {
+    static CPUID: OnceLock<CpuId> = OnceLock::new();
+    CPUID.get_or_init(|| {
+        // A KVM without it offers no features.
+        system
+            .fd()
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .unwrap_or_else(|_| CpuId::from_entries(&[]).expect("an empty list of CPUID entries"))
+    })
+}
+
+/// What a guest rings with: a 32-bit write of the doorbell's port.
+pub(crate) fn doorbell(vcpu: &mut Vcpu, exit: &Exit) -> Option<u32> {
+    let rings = matches!(
+        *exit,
+        Exit::Io { direction: IoDirection::Out, size: 4, count: 1, port } if port == map::DOORBELL_PORT
+    );
+    rings.then(|| vcpu.exit_word(exit)).flatten()
+}
+
+/// Everything that KVM supports.
+pub(crate) fn default_cpuid(system: &System) -> Cpuid {
+    supported_cpuid(system).clone()
+}
+
+/// Notable features in `KVM_GET_SUPPORTED_CPUID`.
+pub(crate) fn cpu_features(system: &System, _: &VmFd) -> Vec<String> {
+    let entries = supported_cpuid(system).as_slice();
+    let has = |&(_, leaf, subleaf, register, bit): &cpu::CpuidBit| {
+        entries.iter().any(|e| {
+            let value = [e.eax, e.ebx, e.ecx, e.edx][register];
+            e.function == leaf && e.index == subleaf && value >> bit & 1 != 0
+        })
+    };
+    cpu::ALL.iter().filter(|f| has(f)).map(|f| f.0.to_owned()).collect()
+}
+
+/// The caller of the function whose frame record is at `fp`: its own record, and where it goes on.
+pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
+    Some((ram.word(fp)?, ram.word(fp + 8)?))
+}
+
+/// Set-up that must precede the first vCPU.
+pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
+    vm.fd().set_tss_address(TSS_ADDRESS).ioctl("KVM_SET_TSS_ADDR")?;
+    match shape.irqchip {
+        Irqchip::None => {}
+        Irqchip::Kernel => vm.fd().create_irq_chip().ioctl("KVM_CREATE_IRQCHIP")?,
+        Irqchip::Split => {
+            let cap = kvm_enable_cap {
+                cap: kvm_bindings::KVM_CAP_SPLIT_IRQCHIP,
+                args: [24, 0, 0, 0],
+                ..Default::default()
+            };
+            vm.fd().enable_cap(&cap).ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)")?;
+        }
+    }
+    Ok(VmState)
+}
+
+/// Nothing has to wait until all vCPUs are there.
+pub(crate) fn before_first_run(_: &VmState) -> TestResult {
+    Ok(())
+}
+
+/// Gives a new vCPU its CPUID.
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, cpuid: &Cpuid) -> TestResult {
+    let mut cpuid = cpuid.clone();
+    for entry in cpuid.as_mut_slice() {
+        match entry.function {
+            1 => entry.ebx = entry.ebx & 0x00ff_ffff | vcpu.index() << 24,
+            0xb | 0x1f => entry.edx = vcpu.index(),
+            _ => {}
+        }
+    }
+    vcpu.fd().set_cpuid2(&cpuid).ioctl("KVM_SET_CPUID2")
+}
+
+fn segment(selector: u16, kind: u8, dpl: u8) -> kvm_segment {
+    let code = kind & 8 != 0;
+    kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector,
+        type_: kind,
+        present: 1,
+        dpl,
+        db: (!code).into(),
+        s: 1,
+        l: code.into(),
+        g: 1,
+        ..Default::default()
+    }
+}
+
+/// Sets registers and this vCPU's tables so that it starts in the guest function at `entry`.
+pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {
+    let area = super::write_start_info(vcpu, entry, args);
+    let tables = image::tables(area);
+    let write =
+        |offset, bytes: &[u8]| vcpu.ram.write(area + offset, bytes).expect("vCPU area is RAM");
+    write(vcpu_area::TABLES, tables.gdt.as_bytes());
+    write(vcpu_area::TSS, &tables.tss);
+
+    let mut sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+    sregs.cs = segment(map::KERNEL_CS, 11, 0);
+    let data = segment(map::KERNEL_DS, 3, 0);
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.tr = kvm_segment {
+        base: area + vcpu_area::TSS,
+        limit: image::TSS_SIZE as u32 - 1,
+        selector: map::TSS_SELECTOR,
+        type_: 11,
+        present: 1,
+        ..Default::default()
+    };
+    sregs.gdt = kvm_dtable {
+        base: area + vcpu_area::TABLES,
+        limit: (tables.gdt.len() * 8 - 1) as u16,
+        ..Default::default()
+    };
+    sregs.idt = kvm_dtable {
+        base: map::IDT,
+        limit: (map::NR_VECTORS * 16 - 1) as u16,
+        ..Default::default()
+    };
+    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+    sregs.cr3 = layout::PAGE_TABLES;
+    sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    sregs.efer = EFER_LME | EFER_LMA | EFER_NXE;
+    vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
+
+    let regs = kvm_regs {
+        rip: Payload::get()?.start(),
+        rdi: area + vcpu_area::START_INFO,
+        // The entry calls, so that functions see the ABI's alignment.
+        rsp: area + vcpu_area::STACK_END,
+        rflags: 2,
+        ..Default::default()
+    };
+    vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
+    if vcpu.index() != 0 {
+        // With an in-kernel APIC all but the first vCPU would wait for a SIPI.
+        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        vcpu.fd().set_mp_state(runnable).ioctl("KVM_SET_MP_STATE")?;
+    }
+    Ok(())
+}
+
+/// Where a vCPU stands, for a signal handler.
+pub(crate) const PROGRAM_COUNTER: ProgramCounter =
+    ProgramCounter::Regs(request::ior::<kvm_regs>(0x81), std::mem::offset_of!(kvm_regs, rip));
+
+/// Registers and backtrace of a vCPU that stopped in an unexpected way.
+pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
+    let (Ok(regs), Ok(sregs)) = (vcpu.fd().get_regs(), vcpu.fd().get_sregs()) else {
+        return "\nregisters cannot be read".into();
+    };
+    let backtrace =
+        Payload::get().map_or(String::new(), |p| p.backtrace(&vcpu.ram, regs.rip, regs.rbp));
+    format!(
+        "\nrip {:016x} rflags {:08x} cr0 {:08x} cr2 {:x} cr3 {:x} cr4 {:x} efer {:x} cs {:x}{}{backtrace}",
+        regs.rip,
+        regs.rflags,
+        sregs.cr0,
+        sregs.cr2,
+        sregs.cr3,
+        sregs.cr4,
+        sregs.efer,
+        sregs.cs.selector,
+        general(
+            [
+                regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.r8, regs.r9,
+                regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+            ],
+            regs.rsp,
+            regs.rbp
+        ),
+    )
+}
+
+fn general(regs: [u64; 14], rsp: u64, rbp: u64) -> String {
+    let names = [
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14",
+        "r15",
+    ];
+    let mut text = format!("\nrsp {rsp:016x} rbp {rbp:016x}");
+    for (i, (name, value)) in names.iter().zip(regs).enumerate() {
+        text.push_str(if i % 4 == 2 { "\n" } else { " " });
+        text.push_str(&format!("{name} {value:016x}"));
+    }
+    text
+}
+
+const VECTORS: [&str; 22] = [
+    "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP",
+    "#PF", "15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
+];
+
+/// A trap message in words.
+pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
+    let vector = args[trap::VECTOR];
+    let name = VECTORS
+        .get(vector as usize)
+        .map_or(format!("vector {vector}"), |n| format!("{n} (vector {vector})"));
+    let mut regs = [0; 14];
+    regs.copy_from_slice(&args[trap::REGS..trap::REGS + 14]);
+    let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
+    let overflow = vector == 14 && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
+    let overflow =
+        if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
+    format!(
+        "{name}, error code {:#x}, on vCPU {vcpu}{overflow}\nrip {:016x} rflags {:08x} cr2 {:x}{}",
+        args[trap::CODE],
+        args[trap::PC],
+        args[trap::FLAGS],
+        args[trap::ADDR],
+        general(regs, args[trap::SP], args[trap::FP]),
+    )
+}

@@ -1,0 +1,247 @@
+//! A virtual machine.
+#![expect(unsafe_code, reason = "gives KVM memory that this VM keeps mapped")]
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use guest_protocol::layout;
+use guest_runtime::shared::Shared;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use nix::errno::Errno;
+
+use super::{Ioctl, Mapping, Ram, System, Vcpu, raw_ioctl};
+use crate::arch;
+use crate::case::GuestFn;
+use crate::failure::{Failure, TestResult};
+use crate::payload::Payload;
+
+/// Which interrupt controller the VM gets before its first vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Irqchip {
+    /// None: HLT exits to userspace.
+    #[default]
+    None,
+    /// All of it in the kernel.
+    Kernel,
+    /// x86: local APICs in the kernel, the rest in userspace (`KVM_CAP_SPLIT_IRQCHIP`).
+    Split,
+}
+
+/// What a test's VM looks like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VmShape {
+    /// Interrupt controller.
+    pub irqchip: Irqchip,
+}
+
+/// A VM with the payload in its memslot 0.
+#[derive(Debug)]
+pub struct Vm {
+    fd: Arc<VmFd>,
+    ram: Arc<Ram>,
+    regions: Vec<Mapping>,
+    cpuid: arch::Cpuid,
+    state: Arc<arch::VmState>,
+}
+
+const _: () = {
+    const fn sendable<T: Send>() {}
+    sendable::<Vm>();
+};
+
+impl Vm {
+    /// Creates a VM of this shape.
+    ///
+    /// # Errors
+    ///
+    /// KVM or the host refuses.
+    pub fn new(shape: VmShape) -> TestResult<Self> {
+        let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+        let fd = arch::create_vm(system).ioctl("KVM_CREATE_VM")?;
+        let ram = Payload::get()?.instantiate()?;
+        let mut vm = Self {
+            fd: Arc::new(fd),
+            ram: Arc::new(ram),
+            regions: Vec::new(),
+            cpuid: arch::default_cpuid(system),
+            state: Arc::default(),
+        };
+        vm.set_region(0, 0, 0, layout::RAM_SIZE, vm.ram.mapping().hva())
+            .ioctl("KVM_SET_USER_MEMORY_REGION")?;
+        vm.state = Arc::new(arch::prepare_vm(&vm, shape)?);
+        Ok(vm)
+    }
+
+    /// The wrapped descriptor, for ioctls that kvm-ioctls knows.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// The default memslot's memory.
+    pub fn ram(&self) -> &Arc<Ram> {
+        &self.ram
+    }
+
+    /// What the architecture keeps of the VM, such as its interrupt controller.
+    pub fn state(&self) -> &arch::VmState {
+        &self.state
+    }
+
+    /// The CPUID (aarch64: features) that vCPUs made from now on get.
+    pub fn cpuid_mut(&mut self) -> &mut arch::Cpuid {
+        &mut self.cpuid
+    }
+
+    /// Creates vCPU `index`, set to run `guest` from its first instruction.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn add_vcpu(&mut self, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
+        let mut vcpu = self.create_vcpu(index)?;
+        vcpu.start_at(guest)?;
+        Ok(vcpu)
+    }
+
+    /// Creates vCPU `index` in the state KVM gives it, except for its CPUID.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn create_vcpu(&mut self, index: u32) -> TestResult<Vcpu> {
+        let fd = self.fd.create_vcpu(index.into()).ioctl("KVM_CREATE_VCPU")?;
+        let (ram, state) = (Arc::clone(&self.ram), Arc::clone(&self.state));
+        let vcpu = Vcpu::new(fd, index, ram, state, Arc::downgrade(&self.fd))?;
+        arch::prepare_vcpu(&vcpu, &self.cpuid)?;
+        Ok(vcpu)
+    }
+
+    /// `KVM_SET_USER_MEMORY_REGION` as it is: `userspace_addr` must be this process's memory, or the
+    /// kernel's to refuse.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn set_region(
+        &self,
+        slot: u32,
+        flags: u32,
+        gpa: u64,
+        size: u64,
+        hva: u64,
+    ) -> Result<(), Errno> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: gpa,
+            memory_size: size,
+            userspace_addr: hva,
+        };
+        // SAFETY: a guest can write what is at `hva`: tests give memory of their own mappings, which
+        // the VM or the test keeps for as long as the slot lives.
+        unsafe { self.fd.set_user_memory_region(region) }.map_err(|e| Errno::from_raw(e.errno()))
+    }
+
+    /// Adds a memslot over fresh zeroes, kept by the VM. Returns its mapping.
+    ///
+    /// # Errors
+    ///
+    /// KVM or the host refuses.
+    pub fn add_memory(
+        &mut self,
+        slot: u32,
+        flags: u32,
+        gpa: u64,
+        size: u64,
+    ) -> TestResult<&Mapping> {
+        let mapping = Mapping::anonymous(size as usize)?;
+        self.add_mapping(slot, flags, gpa, mapping)
+    }
+
+    /// Adds a memslot over all of `mapping`, kept by the VM.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn add_mapping(
+        &mut self,
+        slot: u32,
+        flags: u32,
+        gpa: u64,
+        mapping: Mapping,
+    ) -> TestResult<&Mapping> {
+        self.set_region(slot, flags, gpa, mapping.len() as u64, mapping.hva())
+            .ioctl("KVM_SET_USER_MEMORY_REGION")?;
+        self.regions.push(mapping);
+        Ok(&self.regions[self.regions.len() - 1])
+    }
+
+    /// A mapping that was given to the VM, in the order of giving.
+    pub fn mapping(&self, index: usize) -> &Mapping {
+        &self.regions[index]
+    }
+
+    /// The guest's copy of a shared static (`#[shared]`): `vm.shared(shared_static!(FLAG))`.
+    ///
+    /// # Panics
+    ///
+    /// The payload has no such static: host and payload are of different builds.
+    pub fn shared<T: Shared>(&self, name: SharedStatic<T>) -> &T {
+        let gpa = Payload::get().and_then(|p| p.shared(name.path, size_of::<T>())).unwrap();
+        self.ram.mapping().shared(gpa as usize)
+    }
+
+    /// Where a shared static is, guest-physical.
+    ///
+    /// # Panics
+    ///
+    /// As [`Vm::shared`].
+    pub fn shared_gpa<T: Shared>(&self, name: SharedStatic<T>) -> u64 {
+        Payload::get().and_then(|p| p.shared(name.path, size_of::<T>())).unwrap()
+    }
+
+    /// `KVM_CHECK_EXTENSION` on the VM.
+    pub fn check_extension(&self, cap: u32) -> i32 {
+        self.fd.check_extension_raw(cap.into())
+    }
+
+    /// `KVM_ENABLE_CAP` on the VM.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result<(), Errno> {
+        let cap = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
+        self.fd.enable_cap(&cap).map_err(|e| Errno::from_raw(e.errno()))
+    }
+
+    /// An ioctl on the VM with a structure of plain bytes ([`raw_ioctl`]).
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn raw(&self, request: u64, bytes: &mut [u8]) -> Result<i32, Errno> {
+        raw_ioctl(self, request, bytes)
+    }
+}
+
+impl AsRawFd for Vm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Names a `#[shared]` static and its type; made by `shared_static!`.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedStatic<T> {
+    path: &'static str,
+    _type: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: Shared> SharedStatic<T> {
+    /// The static at `path`, whose host twin gives the type.
+    pub const fn new(path: &'static str, _: &'static T) -> Self {
+        Self { path, _type: std::marker::PhantomData }
+    }
+}

@@ -1,0 +1,101 @@
+//! Data that the runner carries with it: it may run where the repository is not.
+//!
+//! Macros rather than a build script, so that an edited file of data compiles the program that embeds it
+//! anew, and nothing below.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use proc_macro::TokenStream;
+use proc_macro2::Span;
+use quote::quote;
+use syn::{Error, LitStr, parse_macro_input};
+
+const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64", "s390x"];
+
+/// `policy!("../unittests.yaml")`: the file's text, and what it says of the target's architecture as
+/// JSON, which is read many times as fast. The path starts at the package's folder.
+#[proc_macro]
+pub fn policy(path: TokenStream) -> TokenStream {
+    let path = parse_macro_input!(path as LitStr);
+    let file = absolute(&path);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) => return refuse(&path, &format!("{}: {error}", file.display())),
+    };
+    let (file, json) = (file.display().to_string(), as_json(&text));
+    quote!((include_str!(#file), #json)).into()
+}
+
+/// `files!("../ci/mutants", "yaml")`: name and text of every file with that extension in the folder's
+/// own folders, by name.
+#[proc_macro]
+pub fn files(arguments: TokenStream) -> TokenStream {
+    let parse = syn::punctuated::Punctuated::<LitStr, syn::Token![,]>::parse_terminated;
+    let arguments = parse_macro_input!(arguments with parse);
+    let [folder, extension] = &arguments.iter().collect::<Vec<_>>()[..] else {
+        let error = Error::new(Span::call_site(), "a folder and an extension are wanted");
+        return error.to_compile_error().into();
+    };
+    let root = absolute(folder);
+    let mut files = match files_below(&root, &extension.value()) {
+        Ok(files) => files,
+        Err(error) => return refuse(folder, &format!("{}: {error}", root.display())),
+    };
+    files.sort();
+    let names =
+        files.iter().map(|file| file.strip_prefix(&root).unwrap_or(file).display().to_string());
+    let paths = files.iter().map(|file| file.display().to_string());
+    quote!(&[#((#names, include_str!(#paths))),*]).into()
+}
+
+fn absolute(path: &LitStr) -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    Path::new(&package).join(path.value())
+}
+
+fn refuse(at: &LitStr, message: &str) -> TokenStream {
+    Error::new(at.span(), message).to_compile_error().into()
+}
+
+fn files_below(root: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in fs::read_dir(root)? {
+        let folder = folder?.path();
+        if !folder.is_dir() || folder.ends_with("src") {
+            continue;
+        }
+        for file in fs::read_dir(folder)? {
+            let file = file?.path();
+            if file.extension().is_some_and(|found| found == extension) {
+                files.push(file);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// What the YAML text says of the target's architecture, as JSON; nothing where it is wrong, which the
+/// runner reports when it reads the YAML.
+fn as_json(text: &str) -> String {
+    // Cargo compiles for one target at a time, and names it to build scripts alone; the payload's build
+    // script passes it on.
+    let arch = env::var("KVM_CONFORMANCE_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
+    let arch = arch.replace("powerpc64", "ppc64le");
+    let is_foreign = |test: &str, of: Option<&str>| {
+        let first = test.split("::").next().filter(|first| ARCHITECTURES.contains(first));
+        of.or(first).is_some_and(|of| of != arch)
+    };
+    let Ok(mut policy) = serde_yaml::from_str::<serde_json::Value>(text) else {
+        return String::new();
+    };
+    if let Some(known) = policy["known_failures"].as_array_mut() {
+        known.retain(|known| {
+            !is_foreign(known["test"].as_str().unwrap_or(""), known["when"]["arch"].as_str())
+        });
+    }
+    if let Some(tests) = policy["tests"].as_object_mut() {
+        tests.retain(|test, _| !is_foreign(test, None));
+    }
+    policy.to_string()
+}
