@@ -51,7 +51,7 @@ enum Action {
         shard: Option<String>,
     },
     /// Run the suite in a host, with the runner's own command line; results look as if native.
-    Test(Box<lab::door::Test>),
+    Test(Box<lab::remote::Test>),
     /// Run the suite on every cell of ci/kernels.yaml and compare with the last night.
     Nightly(lab::nightly::Nightly),
     /// Measure how long a host takes to its first verdict, cold and restored.
@@ -139,7 +139,7 @@ fn act() -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
-        Action::Test(test) => Ok(lab::door::test(&test)?),
+        Action::Test(test) => Ok(lab::remote::test(&test)?),
         Action::Bench(bench) => Ok(lab::bench::run(&bench)?),
         Action::Nightly(nightly) => Ok(lab::nightly::run(&nightly)?),
         Action::Shell { host, kernel, runner, gdb } => shell(&host, kernel, runner, gdb),

@@ -1,4 +1,4 @@
-//! The suite on a host of the lab, with the runner's own command line and reports.
+//! The remote run: the suite on a host of the lab, with the runner's own command line and reports.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::{Arch, Cache, Profile};
 
 /// Exit status of a run without tests.
 const NOTHING_RAN: u8 = 3;
-/// Boots after a host's death, at most.
+/// Boots after a crash of the host, at most.
 const MOST_BOOTS: usize = 20;
 /// A host that says nothing for ever is given up after this.
 const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
@@ -52,20 +52,10 @@ pub fn profile(run: &RunArgs) -> Result<Profile> {
         Some(arch) => arch.parse().map_err(|e| LabError::Other(format!("--arch {arch}: {e}")))?,
         None => Arch::X86_64,
     };
-    Profile::load(default_host(arch))
+    Profile::load(Profile::default_for(arch))
 }
 
-fn default_host(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "amd64-svm",
-        Arch::Aarch64 => "arm64-gicv3-vhe",
-        Arch::Riscv64 => "riscv64",
-        Arch::Ppc64le => "ppc64le-p10",
-        Arch::S390x => "s390x-hercules",
-    }
-}
-
-/// Boots the host, runs the tests, boots again after a death, and reports. Gives the exit status.
+/// Boots the host, runs the tests, boots again after a crash, and reports. Returns the exit status.
 ///
 /// # Errors
 ///
@@ -108,7 +98,7 @@ pub fn test(test: &Test) -> Result<u8> {
         let mut errors = Vec::new();
         let end = lab.run(&request, &mut |event| match event {
             Event::Line(line) => remote.line(line),
-            // The inner console; its errors are told below if there is no summary.
+            // The inner console; its errors are printed below if there is no summary.
             Event::Stderr(line) => errors.push(line.to_owned()),
             _ => {}
         })?;
@@ -119,7 +109,7 @@ pub fn test(test: &Test) -> Result<u8> {
             remote.interrupted(signal.as_str());
             break;
         }
-        match took_a_test(&mut remote, end) {
+        match attribute_crash(&mut remote, end) {
             Some(test) => remote.say(&format!("{test} took the host with it; booting afresh")),
             None => {
                 errors.iter().for_each(|line| remote.say(line));
@@ -130,8 +120,8 @@ pub fn test(test: &Test) -> Result<u8> {
     Ok(remote.finish())
 }
 
-/// Attaches the host's death to the test that ran, and names it.
-fn took_a_test(remote: &mut Remote, end: Outcome) -> Option<String> {
+/// Attributes the host's crash to the test that ran, and names that test.
+fn attribute_crash(remote: &mut Remote, end: Outcome) -> Option<String> {
     let (verdict, why, log) = match end {
         Outcome::KernelDied { log } => {
             (outcome::Outcome::HostBug, "the host's kernel died".into(), log)
