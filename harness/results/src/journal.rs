@@ -82,6 +82,10 @@ pub struct TestReport {
     /// The ones that did not hold.
     #[serde(default)]
     pub failed_checks: Vec<FailedCheck>,
+    /// Names of the ones that held whenever they were evaluated, sorted. Streams of earlier versions
+    /// do not have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_checks: Vec<String>,
     /// Wall-clock time, isolation included.
     #[serde(default)]
     pub duration_us: u64,
@@ -131,7 +135,8 @@ impl TestReport {
             make_printable(&mut check.name);
             make_printable(&mut check.detail);
         }
-        let lists = [&mut self.details, &mut self.log, &mut self.kernel_log];
+        let lists =
+            [&mut self.passed_checks, &mut self.details, &mut self.log, &mut self.kernel_log];
         lists.into_iter().flatten().for_each(make_printable);
         let printable = |mut text: String| {
             make_printable(&mut text);
@@ -146,6 +151,13 @@ impl TestReport {
         self
     }
 
+    /// The names of all checks that were evaluated; `None` where the stream does not hold them all.
+    pub fn check_names(&self) -> Option<impl Iterator<Item = &str>> {
+        let failed = self.failed_checks.iter().map(|check| check.name.as_str());
+        let complete = self.failed_checks.len() + self.passed_checks.len() == self.checks;
+        complete.then(|| failed.chain(self.passed_checks.iter().map(String::as_str)))
+    }
+
     /// A result of which nothing more is known.
     pub fn bare(test: &str, outcome: Outcome) -> Self {
         Self {
@@ -154,6 +166,7 @@ impl TestReport {
             reason: None,
             checks: 0,
             failed_checks: Vec::new(),
+            passed_checks: Vec::new(),
             duration_us: 0,
             groups: Vec::new(),
             details: Vec::new(),

@@ -57,6 +57,12 @@ impl Tally {
         }
     }
 
+    /// Names of the checks that never failed, sorted.
+    pub fn passed_checks(&self) -> Vec<String> {
+        let held = self.checks.iter().filter(|(_, failure)| failure.is_none());
+        held.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The checks that failed, in the order in which they first did.
     pub fn failed_checks(&self) -> Vec<FailedCheck> {
         self.failed
@@ -89,5 +95,6 @@ mod tests {
             tally.failed_checks(),
             [FailedCheck { name: "rule".into(), detail: "first".into() }]
         );
+        assert_eq!(tally.passed_checks(), ["other"]);
     }
 }

@@ -1,6 +1,6 @@
 //! What changed between two runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::console::{Time, is_news, words};
@@ -10,6 +10,8 @@ use crate::outcome::Outcome;
 
 /// A pass that got slower by less than this is noise.
 const SLOWER_AT_LEAST_US: u64 = 20_000;
+/// Names of checks that are listed for one test.
+const LISTED_CHECKS: usize = 12;
 
 /// What changed, and whether anything regressed.
 #[derive(Debug)]
@@ -24,10 +26,12 @@ pub struct Comparison {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     Regressed,
+    ChecksLost,
     Fixed,
     StillFailing,
     NewFailing,
     New,
+    NewChecks,
     Gone,
     NotRun,
     RunAgain,
@@ -38,10 +42,12 @@ impl Change {
     fn heading(self) -> &'static str {
         match self {
             Self::Regressed => "regressed",
+            Self::ChecksLost => "passes without a check that it had",
             Self::Fixed => "fixed",
             Self::StillFailing => "still failing",
             Self::NewFailing => "new, and failing",
             Self::New => "new",
+            Self::NewChecks => "has a new check",
             Self::Gone => "gone",
             Self::NotRun => "now skipped",
             Self::RunAgain => "no longer skipped",
@@ -56,6 +62,7 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
     let (old, new) = (Matrix::new(old), Matrix::new(new));
     let mut changes: BTreeMap<Change, Vec<String>> = BTreeMap::new();
     let mut text = String::new();
+    let mut lost = false;
     let single = old.columns.len() == 1 && new.columns.len() == 1;
     if single && old.columns[0].key != new.columns[0].key {
         let _ = writeln!(text, "{} → {}\n", old.columns[0].key.label(), new.columns[0].key.label());
@@ -72,12 +79,18 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
         tests.sort_unstable();
         tests.dedup();
         for test in tests {
-            if let Some((change, told)) =
-                change(before.cells.get(test), column.cells.get(test), slower)
-            {
+            let cells = (before.cells.get(test), column.cells.get(test));
+            let mut note = |(change, told): (Change, String)| {
                 changes.entry(change).or_default().push(format!("{test}{host}: {told}"));
+            };
+            change(cells.0, cells.1, slower).into_iter().for_each(&mut note);
+            if let (Some(old), Some(new)) = cells {
+                changed_checks(old, new).into_iter().for_each(note);
             }
         }
+        // Another backend has other checks.
+        lost |=
+            before.key.is_same_but_kernel(&column.key) && changes.contains_key(&Change::ChecksLost);
     }
     for column in
         old.columns.iter().filter(|c| !single && !new.columns.iter().any(|n| n.key == c.key))
@@ -94,7 +107,36 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
     if changes.is_empty() {
         text.push_str("no change\n");
     }
-    Comparison { text, regressed: changes.contains_key(&Change::Regressed) }
+    Comparison { text, regressed: lost || changes.contains_key(&Change::Regressed) }
+}
+
+/// Checks that only one of two results has, where the test passes: one that fails may end before its
+/// other checks.
+fn changed_checks(old: &Cell<'_>, new: &Cell<'_>) -> Vec<(Change, String)> {
+    let passes = |outcome| matches!(outcome, Outcome::Pass | Outcome::Xpass);
+    let (true, Some(was), Some(is)) = (passes(new.latest.outcome), names(old), names(new)) else {
+        return Vec::new();
+    };
+    let listed = |change, names: Vec<&&str>| {
+        let more = names.len().saturating_sub(LISTED_CHECKS);
+        let named = names.into_iter().take(LISTED_CHECKS).map(|name| (change, (*name).to_owned()));
+        let rest = (more > 0).then(|| (change, format!("… and {more} more")));
+        named.chain(rest).collect::<Vec<_>>()
+    };
+    let mut changes = listed(Change::ChecksLost, was.difference(&is).collect());
+    if passes(old.latest.outcome) {
+        changes.extend(listed(Change::NewChecks, is.difference(&was).collect()));
+    }
+    changes
+}
+
+/// The checks that any repetition evaluated, unless the stream does not name them.
+fn names<'a>(cell: &Cell<'a>) -> Option<BTreeSet<&'a str>> {
+    let mut all = BTreeSet::new();
+    for result in &cell.repetitions {
+        all.extend(result.check_names()?);
+    }
+    Some(all)
 }
 
 fn change(old: Option<&Cell<'_>>, new: Option<&Cell<'_>>, slower: f64) -> Option<(Change, String)> {

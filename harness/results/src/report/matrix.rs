@@ -25,6 +25,11 @@ pub struct HostKey {
 }
 
 impl HostKey {
+    /// Whether two runs differ in nothing but the kernel's release.
+    pub fn is_same_but_kernel(&self, other: &Self) -> bool {
+        (&self.arch, &self.backend, &self.profile) == (&other.arch, &other.backend, &other.profile)
+    }
+
     fn of(host: &HostFacts) -> Self {
         let numbers = host.kernel.split(|c: char| !c.is_ascii_digit());
         Self {
@@ -51,6 +56,9 @@ impl HostKey {
 pub struct Cell<'a> {
     /// The latest result; of repetitions in one run, the worst.
     pub latest: &'a TestReport,
+    /// Every result of the latest run: one for each repetition.
+    #[serde(skip)]
+    pub repetitions: Vec<&'a TestReport>,
     /// Outcomes of every run that had the test, oldest first, with the run's start.
     pub history: Vec<(u64, Outcome)>,
 }
@@ -106,22 +114,17 @@ fn column<'a>(key: HostKey, mut runs: Vec<&'a Run>) -> Column<'a> {
     runs.sort_by_key(|run| run.info.started);
     let mut cells: BTreeMap<&str, Cell<'_>> = BTreeMap::new();
     for run in runs {
-        let mut of_run: BTreeMap<&str, &TestReport> = BTreeMap::new();
+        let mut of_run: BTreeMap<&str, Vec<&TestReport>> = BTreeMap::new();
         for result in &run.results {
-            let worst = of_run.entry(&result.test).or_insert(result);
-            if severity(result.outcome) > severity(worst.outcome) {
-                *worst = result;
-            }
+            of_run.entry(&result.test).or_default().push(result);
         }
-        for (test, result) in of_run {
-            let point = (run.info.started, result.outcome);
-            cells
-                .entry(test)
-                .and_modify(|cell| {
-                    cell.latest = result;
-                    cell.history.push(point);
-                })
-                .or_insert_with(|| Cell { latest: result, history: vec![point] });
+        for (test, repetitions) in of_run {
+            // Of equals the first.
+            let worst = repetitions.iter().rev().max_by_key(|result| severity(result.outcome));
+            let Some(&latest) = worst else { continue };
+            let mut history = cells.remove(test).map_or_else(Vec::new, |cell| cell.history);
+            history.push((run.info.started, latest.outcome));
+            cells.insert(test, Cell { latest, repetitions, history });
         }
     }
     Column { key, cells }

@@ -221,12 +221,14 @@ impl Observer for Session<'_> {
     }
 }
 
-/// Drops what [`identify`] can bring back: the less memory, the cheaper each fork.
+/// Drops what [`identify`] can bring back, and the names that only the stream holds: the less memory,
+/// the cheaper each fork.
 fn slim(ended: &mut Option<TestReport>) {
     if let Some(result) = ended {
         result.test = String::new();
         result.groups = Vec::new();
         result.location = String::new();
+        result.passed_checks = Vec::new();
     }
 }
 
@@ -246,12 +248,14 @@ pub(super) fn report(
 ) -> TestReport {
     let judged = known::judge(&finished, known);
     let failed_checks = finished.tally.failed_checks();
+    let passed_checks = finished.tally.passed_checks();
     let mut details = finished.details;
     details.extend(judged.note);
     let mut result = TestReport {
         reason: judged.reason,
         checks: finished.tally.checks.len(),
         failed_checks,
+        passed_checks,
         duration_us: finished.duration.as_micros() as u64,
         details,
         metrics: finished.tally.metrics,

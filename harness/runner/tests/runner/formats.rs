@@ -15,6 +15,7 @@ pub const TESTS: &[Named] = &[
     ("formats::markdown_tells_hosts_apart", markdown),
     ("formats::report_merges_runs", report),
     ("formats::compare_tells_what_changed", compare),
+    ("formats::compare_misses_checks", compare_checks),
     ("formats::explain_tells_what_there_is_to_know", explain),
     ("formats::the_console_says_what_to_do_next", console),
 ];
@@ -256,6 +257,51 @@ fn compare() {
     let output = door.run(&["compare", "old", "old"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stdout).contains("still failing (2)"));
+}
+
+fn compare_checks() {
+    let door = Door::new();
+    let stream = |file: &str, backend: &str, results: &[(&str, &str, &str)]| {
+        let mut lines =
+            format!("{{\"type\":\"run\",\"arch\":\"x86_64\",\"backend\":\"{backend}\"}}\n");
+        for (test, outcome, checks) in results {
+            let names: Vec<&str> = checks.split_terminator(',').collect();
+            let result = serde_json::json!({"type": "result", "test": test, "outcome": outcome,
+                "checks": names.len(), "passed_checks": names});
+            lines.push_str(&format!("{result}\n"));
+        }
+        door.file(file, &lines);
+    };
+    let old = [("a", "pass", "one,two"), ("b", "pass", "one"), ("c", "pass", "one")];
+    stream("old", "kvm_x", &old);
+    stream("new", "kvm_x", &[("a", "pass", "three,two"), ("b", "skip", ""), ("c", "fail", "")]);
+    let output = door.run(&["compare", "old", "new"]);
+    let told = text(&output.stdout);
+    assert!(
+        told.contains("\n\npasses without a check that it had (1):\n  a: one\n")
+            && told.contains("\n\nhas a new check (1):\n  a: three\n"),
+        "{told}"
+    );
+
+    // On another backend other checks may be due; repetitions of a run are taken together.
+    let one_each = [("a", "pass", "one"), ("a", "pass", "two"), ("b", "pass", "")];
+    for (backend, exit, lost) in [("kvm_x", 1, "b: one"), ("kvm_y", 0, "b: one")] {
+        stream("new", backend, &one_each);
+        let output = door.run(&["compare", "old", "new"]);
+        assert!(text(&output.stdout).contains(&format!("it had (1):\n  {lost}\n")));
+        assert_eq!(output.status.code(), Some(exit), "{backend}");
+    }
+
+    // Streams of earlier versions count checks and do not name those that held.
+    door.file(
+        "unnamed",
+        "{\"type\":\"run\",\"arch\":\"x86_64\",\"backend\":\"kvm_x\"}\n\
+         {\"type\":\"result\",\"test\":\"a\",\"outcome\":\"pass\",\"checks\":2}\n",
+    );
+    for files in [["old", "unnamed"], ["unnamed", "old"]] {
+        let told = text(&door.run(&["compare", files[0], files[1]]).stdout);
+        assert!(!told.contains("check"), "{told}");
+    }
 }
 
 fn explain() {
