@@ -150,6 +150,9 @@ fn verdict(result: Result<(), Failure>, leaked: &[String]) -> Event {
         Ok(()) if !leaked.is_empty() => {
             (Outcome::Error, Some(format!("the test left open: {}", leaked.join(", "))))
         }
+        Ok(()) if !record::has_checked() => {
+            (Outcome::Error, Some("the test ended without evaluating a check".to_owned()))
+        }
         Ok(()) => (Outcome::Pass, None),
         Err(failure) => {
             let text = failure.to_string();

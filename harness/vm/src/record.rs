@@ -187,6 +187,11 @@ pub fn failed_checks() -> usize {
     lock().as_ref().map_or(0, |sink| sink.failed)
 }
 
+/// Whether this test has evaluated any check so far.
+pub fn has_checked() -> bool {
+    lock().as_ref().is_some_and(|sink| sink.failed > 0 || !sink.told.is_empty())
+}
+
 /// The value that `unittests.yaml` gives to a parameter of the running test.
 pub fn parameter(name: &str) -> Option<String> {
     lock().as_ref().and_then(|sink| sink.parameters.get(name).cloned())

@@ -169,7 +169,9 @@ fn resets(g: &mut Guest) {
 ])]
 fn system_reset_is_a_system_event(t: &mut OneVcpu, (kind, event): (u64, u32)) -> TestResult {
     t.vcpu.set_args(&[kind]);
-    t.vcpu.run_until(Exit::SystemEvent { kind: event })?;
+    let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
+    let want = Some(Exit::SystemEvent { kind: event });
+    check_eq!("a reset ends in KVM_EXIT_SYSTEM_EVENT of its type", exit, want);
     Ok(())
 }
 

@@ -29,6 +29,7 @@ fn ordinary() {
         ("fail_by_check", "fail", 1, "check failed: one is two"),
         ("fail_by_body", "fail", 1, "KVM_RUN gave EFAULT"),
         ("error", "error", 2, "no memory"),
+        ("checks_nothing", "error", 2, "the test ended without evaluating a check"),
         ("skip_late", "skip", 3, "nested paging"),
         ("skip_early", "skip", 3, "needs KVM_CAP_MISSING"),
     ] {
@@ -48,6 +49,8 @@ fn details() {
     let all = results(&lines);
     let of = |name: &str| all.iter().find(|r| r["test"] == format!("ends::{name}")).unwrap();
     assert_eq!(of("pass")["checks"], 2);
+    assert_eq!(of("pass")["passed_checks"], serde_json::json!(["three is three", "two is two"]));
+    assert_eq!(of("fail_by_check")["passed_checks"], serde_json::json!(["one is one"]));
     assert_eq!(of("pass")["metrics"][0]["value"], 3.0);
     assert_eq!(of("pass")["groups"], serde_json::json!(["common", "fake", "fakes"]));
     assert_eq!(of("pass")["reason"], Value::Null);

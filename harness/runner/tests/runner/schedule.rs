@@ -12,7 +12,7 @@ use vm::case::TestCase;
 use vm::failure::TestResult;
 
 use crate::door::{Door, Named, text};
-use crate::fakes::fake;
+use crate::fakes::{fake, passes};
 
 pub const TESTS: &[Named] =
     &[("schedule::weights_and_wishes_to_be_alone_are_kept", weights_and_wishes)];
@@ -21,7 +21,7 @@ const CAPACITY: usize = 4;
 
 fn work() -> TestResult {
     std::thread::sleep(Duration::from_millis(20));
-    Ok(())
+    passes()
 }
 
 static LIGHT: TestCase = fake("suites::common::schedule::light", work);
