@@ -167,7 +167,7 @@ impl Boot {
 
     fn take(&mut self, line: &str) {
         match serde_json::from_str(line) {
-            Ok(Line::Start { test, .. }) => self.victim = Some(test),
+            Ok(Line::Start(start)) => self.victim = Some(start.test),
             Ok(Line::Result(result)) => {
                 self.victim = None;
                 self.results.insert(result.test.clone(), result);

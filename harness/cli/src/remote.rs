@@ -114,11 +114,10 @@ impl Remote {
     pub fn line(&mut self, text: &str) {
         match serde_json::from_str::<Line>(text) {
             Ok(Line::Run(info)) => self.start(info),
-            Ok(Line::Start { test, known_ends }) => {
-                self.console.tick(&[&test]);
-                let reporters = self.reporters.iter_mut();
-                reporters.for_each(|reporter| reporter.started(&test, &known_ends));
-                self.running = Some((test, known_ends));
+            Ok(Line::Start(start)) => {
+                self.console.tick(&[&start.test]);
+                self.reporters.iter_mut().for_each(|reporter| reporter.started(&start));
+                self.running = Some((start.test, start.known_ends));
             }
             Ok(Line::Result(result)) => self.result(result),
             Ok(Line::Summary(_)) => {

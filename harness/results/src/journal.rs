@@ -17,17 +17,24 @@ pub enum Line {
     /// The first line.
     Run(RunInfo),
     /// A test is about to run (only with `--mark`).
-    Start {
-        /// Its name.
-        test: String,
-        /// The ends of the whole test, and so of its host, that are known here.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        known_ends: Vec<KnownEnd>,
-    },
+    Start(Start),
     /// One test's verdict.
     Result(TestReport),
     /// The last line.
     Summary(Summary),
+}
+
+/// The announcement of a test: what a host that does not answer any more cannot be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Its name.
+    pub test: String,
+    /// Milliseconds after which the runner ends it, if it has not ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// The ends of the whole test, and so of its host, that are known here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_ends: Vec<KnownEnd>,
 }
 
 /// A known failure of a whole test: what a host that died cannot look up any more.
@@ -379,7 +386,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Run>, JournalError> {
             })?,
         };
         match line {
-            Line::Start { test, .. } => run.unfinished = Some(test),
+            Line::Start(start) => run.unfinished = Some(start.test),
             Line::Result(result) => {
                 if run.unfinished.as_ref() == Some(&result.test) {
                     run.unfinished = None;

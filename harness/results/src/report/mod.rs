@@ -12,7 +12,7 @@ pub mod output;
 pub mod stream;
 pub mod tap;
 
-use crate::journal::{KnownEnd, RunInfo, Summary, TestReport};
+use crate::journal::{RunInfo, Start, Summary, TestReport};
 
 /// Columns of a line of statistics.
 const STATS_COLUMNS: usize = 96;
@@ -42,7 +42,7 @@ pub trait Reporter {
     /// The run begins.
     fn start(&mut self, _run: &RunInfo) {}
     /// A test is about to run.
-    fn started(&mut self, _test: &str, _known_ends: &[KnownEnd]) {}
+    fn started(&mut self, _start: &Start) {}
     /// One verdict, in the order of the run unless [`Reporter::unordered`].
     fn result(&mut self, result: &TestReport);
     /// The run is over.

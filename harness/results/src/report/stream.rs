@@ -2,7 +2,7 @@
 
 use super::Reporter;
 use super::output::Output;
-use crate::journal::{KnownEnd, Line, RunInfo, Summary, TestReport};
+use crate::journal::{Line, RunInfo, Start, Summary, TestReport};
 
 /// Writes each line as soon as it is known.
 #[derive(Debug)]
@@ -41,10 +41,9 @@ impl Reporter for JsonLines {
         }
     }
 
-    fn started(&mut self, test: &str, known_ends: &[KnownEnd]) {
+    fn started(&mut self, start: &Start) {
         if self.mark {
-            let (test, known_ends) = (test.to_owned(), known_ends.to_vec());
-            self.line(&Line::Start { test, known_ends });
+            self.line(&Line::Start(start.clone()));
         }
     }
 

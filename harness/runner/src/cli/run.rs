@@ -91,10 +91,10 @@ pub fn run(
             }
             let unmet = entry.unmet(&facts);
             if unmet.is_empty() {
-                session.plan(unit);
                 let known_timeout = known_timeouts.contains(entry.name());
                 let mut job = job(entry, args.timeout, scale, known_timeout);
                 job.parameters.extend(args.set.iter().cloned());
+                session.plan(unit, job.timeout);
                 jobs.push(job);
             } else {
                 let reason = format!("needs {}", unmet.join(", "));

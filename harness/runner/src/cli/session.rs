@@ -11,7 +11,7 @@ use crate::registry::Entry;
 use crate::registry::known::{self, KnownHere};
 use crate::verdict::Finished;
 use cli::args::RunArgs;
-use results::journal::{RunInfo, Summary, TestReport};
+use results::journal::{RunInfo, Start, Summary, TestReport};
 use results::outcome::Outcome;
 use results::report::Reporter;
 use results::report::console::Console;
@@ -46,6 +46,8 @@ pub struct Session<'a> {
     told_at_once: usize,
     /// Job index → unit index.
     jobs: Vec<usize>,
+    /// How long each job may take.
+    deadlines: Vec<Duration>,
     /// What failed before, by unit.
     attempts: Vec<Vec<String>>,
 }
@@ -76,13 +78,15 @@ impl<'a> Session<'a> {
             told: 0,
             told_at_once: 0,
             jobs: Vec::new(),
+            deadlines: Vec::new(),
             attempts: Vec::new(),
         }
     }
 
-    /// Adds a unit that the pool's next job is for.
-    pub fn plan(&mut self, unit: Unit<'a>) {
+    /// Adds a unit that the pool's next job is for, and how long that may take.
+    pub fn plan(&mut self, unit: Unit<'a>, deadline: Duration) {
         self.jobs.push(self.units.len());
+        self.deadlines.push(deadline);
         self.units.push(unit);
         self.ended.push(None);
         self.attempts.push(Vec::new());
@@ -169,9 +173,9 @@ impl Observer for Session<'_> {
         let test = self.units[unit].entry.name();
         // Only a marked stream holds what starts.
         let known_ends = if self.mark { self.known.ends(test) } else { Vec::new() };
-        for reporter in &mut self.reporters {
-            reporter.started(test, &known_ends);
-        }
+        let deadline_ms = u64::try_from(self.deadlines[job].as_millis()).ok();
+        let start = Start { test: test.to_owned(), deadline_ms, known_ends };
+        self.reporters.iter_mut().for_each(|reporter| reporter.started(&start));
         if let Some(kmsg) = &mut self.kernel_mark {
             let _ = kmsg.write_all(format!("kvm-conformance: {test}\n").as_bytes());
         }

@@ -24,6 +24,7 @@ pub const TESTS: &[Named] = &[
     ("runs::workers_die_with_the_runner", orphans),
     ("runs::listing_ten_thousand_tests_is_fast", many),
     ("runs::reporting_ten_thousand_tests_is_cheap", cheap),
+    ("runs::mark_announces_each_test_with_its_deadline", mark),
     ("runs::no_kvm_is_told", no_kvm),
     ("runs::the_libtest_door_gives_the_same", libtest),
 ];
@@ -344,6 +345,15 @@ fn cheap() {
     });
     println!("{overhead} us beside {TESTS} tests");
     assert!(overhead < limit_us, "{overhead} us beside {TESTS} tests");
+}
+
+fn mark() {
+    let (_, lines) =
+        Door::new().json(&["--mark", "--timeout", "7", "--timeout-scale", "3", "ends::pass"]);
+    let kinds: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["run", "start", "result", "summary"]);
+    assert_eq!(lines[1]["test"], lines[2]["test"]);
+    assert_eq!(lines[1]["deadline_ms"], 7000);
 }
 
 fn no_kvm() {
