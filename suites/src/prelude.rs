@@ -1,6 +1,7 @@
 //! What every test file imports.
 
 pub use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+pub use defs::bits;
 pub use guest_runtime::handlers::with_handler;
 pub use guest_runtime::memory::{peek, poke};
 pub use guest_runtime::protocol::layout;

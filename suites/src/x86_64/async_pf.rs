@@ -37,7 +37,7 @@ fn touches_a_page(g: &mut Guest) {
         };
         let read = with_handler(vector::PF, on_fault, || {
             if in_ring_3 {
-                return user::run(RFLAGS_IF, reads, page(INDEX));
+                return user::run(Rflags::IF, reads, page(INDEX));
             }
             sti();
             let read = peek(page(INDEX));
@@ -164,7 +164,7 @@ fn tries_again(_: &mut Guest) {
     };
     with_handler(VECTOR, on_ready, || {
         pages.enable(TOLD);
-        let read = with_handler(vector::PF, on_fault, || user::run(RFLAGS_IF, reads, page(INDEX)));
+        let read = with_handler(vector::PF, on_fault, || user::run(Rflags::IF, reads, page(INDEX)));
         check_eq!("the access is done when the page is there", read, content(INDEX));
         pages.wait(2);
         let ready = (2, token.load(SeqCst) as u32);

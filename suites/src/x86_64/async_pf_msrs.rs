@@ -127,7 +127,7 @@ fn gives_up_waiting(_: &mut Guest) {
     with_handler(VECTOR, on_ready, || {
         pages.enable(ON);
         check_eq!("enabling wakes everybody", pages.ready(), (1, WAKE_ALL));
-        let read = with_handler(vector::PF, on_fault, || user::run(RFLAGS_IF, reads, page(0)));
+        let read = with_handler(vector::PF, on_fault, || user::run(Rflags::IF, reads, page(0)));
         check_eq!("the page can be read", read, content(0));
         sti();
         cli();

@@ -1,22 +1,28 @@
 //! CPUID bits and sizes that follow other state: CR4, IA32_APIC_BASE, IA32_MISC_ENABLE, XCR0 (SDM vol. 2,
 //! CPUID; vol. 1, "Managing State Using the XSAVE Feature Set"). What userspace sets in XCR0: `xsave`.
 use crate::prelude::*;
+use cpuid::{feature, leaf};
+use defs::x86::xsave::{Xcr0, area};
+use msr::{IA32_APIC_BASE, IA32_MISC_ENABLE};
 #[host]
 use {
-    apic::IA32_APIC_BASE,
+    apic::ApicBase,
     bindings::{KVM_CAP_DISABLE_QUIRKS2, Msrs, kvm_msr_entry},
+    cpuid::Feature,
+    msr::MiscEnable,
 };
 
 const READY: u64 = 1;
 /// Stands for CR4 among the MSRs that a feature may follow.
 const CR4: u32 = u32::MAX;
 
-/// Arguments: the MSR (or [`CR4`]) and its bit; leaf, register and bit of CPUID that follow.
+/// Arguments: the MSR (or [`CR4`]) and its bit; leaf, register and bit of CPUID that follow (subleaf 0).
 #[guest]
 fn looks_at_cpuid(g: &mut Guest) {
-    let [register, bit, leaf, word, shown] = [0, 1, 2, 3, 4].map(|i| g.arg(i) as u32);
+    let [register, leaf, word, shown] = [0, 2, 3, 4].map(|i| g.arg(i) as u32);
+    let bit = g.arg(1);
     let shows = || cpuid(leaf, 0)[word as usize] >> shown & 1 != 0;
-    let with = |value: u64, on| if on { value | 1 << bit } else { value & !(1 << bit) };
+    let with = |value: u64, on| if on { value | bit } else { value & !bit };
     for on in [true, false, true, false] {
         match register {
             CR4 => write_cr4(with(read_cr4(), on)),
@@ -35,37 +41,49 @@ fn looks_at_cpuid(g: &mut Guest) {
 #[derive(Clone, Copy)]
 struct Follows {
     register: u32,
-    bit: u32,
-    leaf: u32,
-    word: u32,
-    shown: u32,
-    /// The CPUID bit of the same word, if any, that offers the feature.
-    offered: Option<u32>,
+    bit: u64,
+    shown: Feature,
+    /// The CPUID bit, if any, that offers the feature.
+    offered: Option<Feature>,
 }
 
-#[host]
-const IA32_MISC_ENABLE: u32 = 0x1a0;
 /// `KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT`.
 #[host]
 const MISC_ENABLE_NO_MWAIT: u64 = 1 << 4;
 
 #[host]
-const OSXSAVE: Follows =
-    Follows { register: CR4, bit: 18, leaf: 1, word: 2, shown: 27, offered: Some(26) };
+const OSXSAVE: Follows = Follows {
+    register: CR4,
+    bit: Cr4::OSXSAVE.bits(),
+    shown: feature::OSXSAVE,
+    offered: Some(feature::XSAVE),
+};
 #[host]
-const OSPKE: Follows =
-    Follows { register: CR4, bit: 22, leaf: 7, word: 2, shown: 4, offered: Some(3) };
+const OSPKE: Follows = Follows {
+    register: CR4,
+    bit: Cr4::PKE.bits(),
+    shown: feature::OSPKE,
+    offered: Some(feature::PKU),
+};
 #[host]
-const APIC: Follows =
-    Follows { register: IA32_APIC_BASE, bit: 11, leaf: 1, word: 3, shown: 9, offered: None };
+const APIC: Follows = Follows {
+    register: IA32_APIC_BASE,
+    bit: ApicBase::EN.bits(),
+    shown: feature::APIC,
+    offered: None,
+};
 /// KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT.
 #[host]
-const MONITOR: Follows =
-    Follows { register: IA32_MISC_ENABLE, bit: 18, leaf: 1, word: 2, shown: 3, offered: None };
+const MONITOR: Follows = Follows {
+    register: IA32_MISC_ENABLE,
+    bit: MiscEnable::MWAIT.bits(),
+    shown: feature::MONITOR,
+    offered: None,
+};
 
 #[host]
-fn set(vcpu: &Vcpu, register: u32, bit: u32, on: bool) -> TestResult {
-    let with = |value: u64| if on { value | 1 << bit } else { value & !(1 << bit) };
+fn set(vcpu: &Vcpu, register: u32, bit: u64, on: bool) -> TestResult {
+    let with = |value: u64| if on { value | bit } else { value & !bit };
     if register == IA32_MISC_ENABLE {
         let entry = kvm_msr_entry { index: register, ..Default::default() };
         let mut msrs =
@@ -96,14 +114,15 @@ fn cpuid_bit_follows(t: &mut OneVcpu, f: Follows) -> TestResult {
         t.vm.enable_cap(KVM_CAP_DISABLE_QUIRKS2, [MISC_ENABLE_NO_MWAIT, 0, 0, 0])
             .ioctl("KVM_ENABLE_CAP(KVM_CAP_DISABLE_QUIRKS2)")?;
     }
-    if let Some(bit) = f.offered {
+    if let Some(offered) = f.offered {
         let has = t.vm.cpuid_mut().as_slice().iter().any(|e| {
             let words = [e.eax, e.ebx, e.ecx, e.edx];
-            (e.function, e.index) == (f.leaf, 0) && words[f.word as usize] >> bit & 1 != 0
+            (e.function, e.index) == (offered.leaf, offered.subleaf) && offered.is_set(words)
         });
-        require!(has, "bit {bit} of CPUID leaf {}", f.leaf);
+        require!(has, "bit {} of CPUID leaf {}", offered.bit, offered.leaf);
     }
-    t.vcpu.set_args(&[f.register, f.bit, f.leaf, f.word, f.shown].map(u64::from));
+    let Feature { leaf, register, bit, .. } = f.shown;
+    t.vcpu.set_args(&[f.register.into(), f.bit, leaf.into(), register as u64, bit.into()]);
     for on in [true, false, true, false] {
         t.vcpu.run_until_sync(READY)?;
         t.vcpu.complete_exit()?;
@@ -113,24 +132,9 @@ fn cpuid_bit_follows(t: &mut OneVcpu, f: Follows) -> TestResult {
     t.vcpu.run_until_done()
 }
 
-const CR4_OSXSAVE: u64 = 1 << 18;
-const XSAVE_LEAF: u32 = 0xd;
-const X87: u64 = 1 << 0;
-const SSE: u64 = 1 << 1;
-const AVX: u64 = 1 << 2;
-const BNDREGS: u64 = 1 << 3;
-const BNDCSR: u64 = 1 << 4;
-const OPMASK: u64 = 1 << 5;
-const ZMM_HI256: u64 = 1 << 6;
-const HI16_ZMM: u64 = 1 << 7;
-const XTILECFG: u64 = 1 << 17;
-const XTILEDATA: u64 = 1 << 18;
-/// Legacy region and header of an XSAVE area.
-const LEGACY_BYTES: u32 = 576;
-
 /// Components that may be set in XCR0.
 fn supported() -> u64 {
-    let [low, _, _, high] = cpuid(XSAVE_LEAF, 0);
+    let [low, _, _, high] = cpuid(leaf::XSAVE, 0);
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -140,34 +144,39 @@ fn faults(result: Result<(), Trap>, vector: u8) -> bool {
 
 #[guest]
 fn tries_xsetbv(g: &mut Guest) {
-    write_cr4(read_cr4() & !CR4_OSXSAVE);
-    check!("without CR4.OSXSAVE XSETBV is #UD", faults(xsetbv_safe(0, X87), vector::UD));
-    write_cr4(read_cr4() | CR4_OSXSAVE);
-    let avx512 = OPMASK | ZMM_HI256 | HI16_ZMM;
+    write_cr4(read_cr4() & !Cr4::OSXSAVE.bits());
+    check!(
+        "without CR4.OSXSAVE XSETBV is #UD",
+        faults(xsetbv_safe(0, Xcr0::X87.bits()), vector::UD)
+    );
+    write_cr4(read_cr4() | Cr4::OSXSAVE.bits());
     for (what, value) in [
         ("nothing", 0),
-        ("SSE without x87", SSE),
-        ("AVX without SSE", X87 | AVX),
-        ("one half of MPX", X87 | SSE | BNDREGS),
-        ("the other half of MPX", X87 | SSE | BNDCSR),
-        ("AVX-512 without AVX", X87 | SSE | avx512),
-        ("AVX-512 without opmasks", X87 | SSE | AVX | ZMM_HI256 | HI16_ZMM),
-        ("AVX-512 without upper halves", X87 | SSE | AVX | OPMASK | HI16_ZMM),
-        ("AVX-512 without upper registers", X87 | SSE | AVX | OPMASK | ZMM_HI256),
-        ("tile configuration without tiles", X87 | SSE | XTILECFG),
-        ("tiles without their configuration", X87 | SSE | XTILEDATA),
-        ("the supervisor's component 8", X87 | SSE | 1 << 8),
-        ("bit 62", X87 | SSE | 1 << 62),
-        ("bit 63", X87 | SSE | 1 << 63),
+        ("SSE without x87", bits!(Xcr0::{SSE})),
+        ("AVX without SSE", bits!(Xcr0::{X87 | AVX})),
+        ("one half of MPX", bits!(Xcr0::{X87 | SSE | BNDREGS})),
+        ("the other half of MPX", bits!(Xcr0::{X87 | SSE | BNDCSR})),
+        ("AVX-512 without AVX", bits!(Xcr0::{X87 | SSE | OPMASK | ZMM_HI256 | HI16_ZMM})),
+        ("AVX-512 without opmasks", bits!(Xcr0::{X87 | SSE | AVX | ZMM_HI256 | HI16_ZMM})),
+        ("AVX-512 without upper halves", bits!(Xcr0::{X87 | SSE | AVX | OPMASK | HI16_ZMM})),
+        ("AVX-512 without upper registers", bits!(Xcr0::{X87 | SSE | AVX | OPMASK | ZMM_HI256})),
+        ("tile configuration without tiles", bits!(Xcr0::{X87 | SSE | TILECFG})),
+        ("tiles without their configuration", bits!(Xcr0::{X87 | SSE | TILEDATA})),
+        ("the supervisor's component 8", bits!(Xcr0::{X87 | SSE}) | 1 << 8),
+        ("bit 62", bits!(Xcr0::{X87 | SSE}) | 1 << 62),
+        ("bit 63", bits!(Xcr0::{X87 | SSE}) | 1 << 63),
         ("everything", u64::MAX),
     ] {
         check!("{what} in XCR0 is #GP", faults(xsetbv_safe(0, value), vector::GP));
     }
     for index in [1, 2, 0x8000_0000, u32::MAX] {
-        check!("XCR{index:#x} cannot be written", faults(xsetbv_safe(index, X87), vector::GP));
+        check!(
+            "XCR{index:#x} cannot be written",
+            faults(xsetbv_safe(index, Xcr0::X87.bits()), vector::GP)
+        );
     }
     g.sync(READY, &[]);
-    for value in [X87 | SSE, X87, supported()] {
+    for value in [bits!(Xcr0::{X87 | SSE}), bits!(Xcr0::{X87}), supported()] {
         check_eq!("what is legal is taken", xsetbv_safe(0, value), Ok(()));
     }
     g.sync(READY, &[supported()]);
@@ -181,7 +190,7 @@ fn xsetbv_takes_whole_features(t: &mut OneVcpu) -> TestResult {
         Ok(t.vcpu.fd().get_xcrs().ioctl("KVM_GET_XCRS")?.xcrs[0].value)
     };
     t.vcpu.run_until_sync(READY)?;
-    check_eq!("what was refused is not taken", xcr0(t)?, X87);
+    check_eq!("what was refused is not taken", xcr0(t)?, Xcr0::X87.bits());
     let [all, ..] = t.vcpu.run_until_sync(READY)?;
     check_eq!("userspace sees what was taken", xcr0(t)?, all);
     t.vcpu.run_until_done()
@@ -189,9 +198,9 @@ fn xsetbv_takes_whole_features(t: &mut OneVcpu) -> TestResult {
 
 /// Bytes that the components of `xcr0` take in the standard and in the compacted format.
 fn sizes(xcr0: u64) -> [u32; 2] {
-    let (mut standard, mut compacted) = (LEGACY_BYTES, LEGACY_BYTES);
+    let (mut standard, mut compacted) = (area::EXTENDED, area::EXTENDED);
     for component in (2..63).filter(|c| xcr0 >> c & 1 != 0) {
-        let [size, offset, flags, _] = cpuid(XSAVE_LEAF, component);
+        let [size, offset, flags, _] = cpuid(leaf::XSAVE, component);
         standard = standard.max(offset + size);
         let aligned = flags >> 1 & 1 != 0;
         compacted = if aligned { compacted.next_multiple_of(64) } else { compacted } + size;
@@ -201,15 +210,17 @@ fn sizes(xcr0: u64) -> [u32; 2] {
 
 #[guest]
 fn compares_sizes(_: &mut Guest) {
-    write_cr4(read_cr4() | CR4_OSXSAVE);
-    let [_, _, most, _] = cpuid(XSAVE_LEAF, 0);
+    write_cr4(read_cr4() | Cr4::OSXSAVE.bits());
+    let [_, _, most, _] = cpuid(leaf::XSAVE, 0);
     check_eq!("ECX is the size of all that there is", most, sizes(supported())[0]);
-    for xcr0 in [X87, X87 | SSE, (X87 | SSE | AVX) & supported(), supported(), X87] {
+    let x87 = Xcr0::X87.bits();
+    let avx = bits!(Xcr0::{X87 | SSE | AVX}) & supported();
+    for xcr0 in [x87, bits!(Xcr0::{X87 | SSE}), avx, supported(), x87] {
         check_eq!("XSETBV takes what CPUID offers", xsetbv_safe(0, xcr0), Ok(()));
-        let [_, enabled, still, _] = cpuid(XSAVE_LEAF, 0);
+        let [_, enabled, still, _] = cpuid(leaf::XSAVE, 0);
         check_eq!("ECX does not follow XCR0", still, most);
         check_eq!("EBX is the size of what XCR0 enables", enabled, sizes(xcr0)[0]);
-        let compacted = cpuid(XSAVE_LEAF, 1)[1];
+        let compacted = cpuid(leaf::XSAVE, 1)[1];
         check_eq!("with XSAVEC, so is EBX of subleaf 1", compacted, sizes(xcr0)[1]);
     }
 }
@@ -217,11 +228,10 @@ fn compares_sizes(_: &mut Guest) {
 /// The sizes in CPUID leaf 0xd follow the guest's XCR0 (SDM vol. 1, 13.2).
 #[kvm_test(requires(cpu::XSAVE))]
 fn sizes_follow_xcr0(t: &mut OneVm) -> TestResult {
-    const XSAVEC: u32 = 1 << 1;
     // The sizes are KVM's to tell, whether the host has the instruction or not.
     for entry in t.vm.cpuid_mut().as_mut_slice() {
-        if (entry.function, entry.index) == (XSAVE_LEAF, 1) {
-            entry.eax |= XSAVEC;
+        if (entry.function, entry.index) == (leaf::XSAVE, 1) {
+            entry.eax |= feature::XSAVEC.mask();
         }
     }
     t.vm.add_vcpu(0, guest_fn!(compares_sizes))?.run_until_done()

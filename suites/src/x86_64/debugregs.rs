@@ -1,37 +1,31 @@
 //! Debug registers: KVM_{GET,SET}_DEBUGREGS (api.rst 4.33, 4.34).
 use crate::prelude::*;
+use defs::x86::debug::{Dr6, Dr7};
 #[host]
 use vm::bindings::kvm_debugregs;
 
 /// Addresses that no instruction of the guest touches.
 const USERSPACE_DB: [u64; 4] =
     [0x7fff_0000_1000, 0xffff_8000_0000_2000, 0xdead_b000, 0xffff_ffff_ffff_f000];
-const GUEST_DB: [u64; 4] = [0x1111_0000_0000, 0x2222_0000, 0x3333, 0xffff_ffff_0000_4444];
-/// DR6's bits that read as one, on CPUs with RTM and bus-lock detection too.
-const DR6_FIXED: u64 = 0xffff_0ff0;
-const DR6_B0: u64 = 1 << 0;
-const DR6_BS: u64 = 1 << 14;
-const DR7_FIXED: u64 = 1 << 10;
-const DR7_L0: u64 = 1 << 0;
-const DR7_G3: u64 = 1 << 7;
 /// Breakpoint 3 on writes of eight bytes.
-const DR7_WRITE_8_AT_3: u64 = 0b1001 << 28;
+const GUEST_DR7: u64 = bits!(Dr7::{FIXED | G3 | RW3_WRITE | LEN3_8});
+const GUEST_DB: [u64; 4] = [0x1111_0000_0000, 0x2222_0000, 0x3333, 0xffff_ffff_0000_4444];
 
 #[guest]
 fn compares_debug_registers(g: &mut Guest) {
     g.sync(1, &[]);
     let db = [read_dr0(), read_dr1(), read_dr2(), read_dr3()];
     check_eq!("the guest sees userspace's DR0 to DR3", db, USERSPACE_DB);
-    check_eq!("the guest sees userspace's DR6", read_dr6(), DR6_FIXED | DR6_BS);
-    check_eq!("the guest sees userspace's DR7", read_dr7(), DR7_FIXED | DR7_L0);
+    check_eq!("the guest sees userspace's DR6", read_dr6(), bits!(Dr6::{FIXED | BS}));
+    check_eq!("the guest sees userspace's DR7", read_dr7(), bits!(Dr7::{FIXED | L0}));
     write_dr0(GUEST_DB[0]);
     write_dr1(GUEST_DB[1]);
     write_dr2(GUEST_DB[2]);
     write_dr3(GUEST_DB[3]);
-    write_dr6(DR6_FIXED | DR6_B0);
-    write_dr7(DR7_FIXED | DR7_G3 | DR7_WRITE_8_AT_3);
+    write_dr6(bits!(Dr6::{FIXED | B0}));
+    write_dr7(GUEST_DR7);
     g.sync(2, &[]);
-    write_dr7(DR7_FIXED);
+    write_dr7(Dr7::FIXED.bits());
 }
 
 #[host]
@@ -49,14 +43,14 @@ fn set(vcpu: &Vcpu, regs: &kvm_debugregs) -> Result<(), Errno> {
 fn guest_and_userspace_see_the_same_debug_registers(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(1)?;
     t.vcpu.complete_exit()?;
-    let (dr6, dr7) = (DR6_FIXED | DR6_BS, DR7_FIXED | DR7_L0);
+    let (dr6, dr7) = (bits!(Dr6::{FIXED | BS}), bits!(Dr7::{FIXED | L0}));
     let regs = kvm_debugregs { db: USERSPACE_DB, dr6, dr7, ..Default::default() };
     set(&t.vcpu, &regs).ioctl("KVM_SET_DEBUGREGS")?;
     t.vcpu.run_until_sync(2)?;
     let got = get(&t.vcpu)?;
     check_eq!("userspace sees the guest's DR0 to DR3", got.db, GUEST_DB);
-    check_eq!("userspace sees the guest's DR6", got.dr6, DR6_FIXED | DR6_B0);
-    check_eq!("userspace sees the guest's DR7", got.dr7, DR7_FIXED | DR7_G3 | DR7_WRITE_8_AT_3);
+    check_eq!("userspace sees the guest's DR6", got.dr6, bits!(Dr6::{FIXED | B0}));
+    check_eq!("userspace sees the guest's DR7", got.dr7, GUEST_DR7);
     t.vcpu.run_until_done()
 }
 
@@ -66,8 +60,8 @@ fn debug_registers_start_as_after_reset(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let regs = get(&vcpu)?;
     check_eq!("DR0 to DR3 are 0", regs.db, [0; 4]);
-    check_eq!("DR6 has its fixed bits only", regs.dr6, DR6_FIXED);
-    check_eq!("DR7 has its fixed bit only", regs.dr7, DR7_FIXED);
+    check_eq!("DR6 has its fixed bits only", regs.dr6, Dr6::FIXED.bits());
+    check_eq!("DR7 has its fixed bit only", regs.dr7, Dr7::FIXED.bits());
     check_eq!("flags are 0", regs.flags, 0);
     check_eq!("reserved fields are 0", regs.reserved, [0; 9]);
     Ok(())
@@ -80,8 +74,8 @@ fn debug_registers_round_trip_or_are_refused(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let ones = kvm_debugregs {
         db: [u64::MAX; 4],
-        dr6: DR6_FIXED | DR6_BS | DR6_B0,
-        dr7: DR7_FIXED | 0xffff_03ff,
+        dr6: bits!(Dr6::{FIXED | BS | B0}),
+        dr7: Dr7::FIXED.bits() | 0xffff_03ff,
         ..Default::default()
     };
     set(&vcpu, &ones).ioctl("KVM_SET_DEBUGREGS")?;

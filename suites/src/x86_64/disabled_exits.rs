@@ -2,6 +2,7 @@
 //! MONITOR and MWAIT where they do exit (KVM_CAP_DISABLE_QUIRKS2, api.rst 7.31). What the capability
 //! refuses: `uapi_bounds_caps`, `pv_cpuid`.
 use crate::prelude::*;
+use cpuid::{feature::MONITOR, leaf};
 #[host]
 use {
     bindings::{
@@ -114,8 +115,6 @@ fn interrupt_wakes_a_vcpu_from_hlt(t: &mut OneVm, disabled: Disabled) -> TestRes
     Ok(())
 }
 
-/// CPUID.1:ECX.MONITOR.
-const MONITOR: u32 = 1 << 3;
 const LINE: u64 = layout::SCRATCH;
 
 /// Argument: the vector that both instructions come to; [`NO_FAULT`] for none.
@@ -140,15 +139,15 @@ const MWAIT_NEVER_UD_FAULTS: u64 = 1 << 6;
 /// Gives the VM's CPUID a MONITOR bit, or takes it.
 #[host]
 fn set_monitor(vm: &mut Vm, on: bool) {
-    for entry in vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == 1) {
-        entry.ecx = if on { entry.ecx | MONITOR } else { entry.ecx & !MONITOR };
+    for entry in vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == leaf::FEATURES) {
+        entry.ecx = if on { entry.ecx | MONITOR.mask() } else { entry.ecx & !MONITOR.mask() };
     }
 }
 
 /// Without the feature the CPU raises #UD before KVM can have its exit.
 #[host]
 fn require_monitor() -> TestResult {
-    require!(cpuid(1, 0)[2] & MONITOR != 0, "a host CPU with MONITOR");
+    require!(cpuid_has(MONITOR), "a host CPU with MONITOR");
     Ok(())
 }
 

@@ -18,8 +18,6 @@ const FAST_PORT: u16 = 0x95;
 const DEVICE: u64 = layout::FREE;
 const FAST_DEVICE: u64 = layout::FREE + 0x1000;
 const VECTOR: u8 = 0x61;
-/// A leaf that every CPU has, and that KVM never computes anew.
-const LEAF: u32 = 0;
 
 const CPUID: u64 = 0;
 const PIO: u64 = 1;
@@ -49,7 +47,7 @@ fn timed(rounds: u64, mut event: impl FnMut(u64) -> bool) -> [u64; 2] {
 #[guest]
 fn causes_exits(g: &mut Guest) {
     let [kind, rounds] = [0, 1].map(|i| g.arg(i));
-    let expected = cpuid(LEAF, 0);
+    let expected = cpuid(cpuid::leaf::VENDOR, 0);
     let hypercall = Hypercall::of_this_cpu();
     let mut result = [0; 2];
     loop {
@@ -58,7 +56,7 @@ fn causes_exits(g: &mut Guest) {
             return;
         }
         result = match kind {
-            CPUID => timed(rounds, |_| cpuid(LEAF, 0) == expected),
+            CPUID => timed(rounds, |_| cpuid(cpuid::leaf::VENDOR, 0) == expected),
             PIO => timed(rounds, |round| inl(PORT) == round as u32),
             PIO_EVENT => timed(rounds, |_| {
                 outb(FAST_PORT, 1);
@@ -352,13 +350,12 @@ fn irqfd_measured(t: &mut OneVcpu) -> TestResult {
 
 /// Bus cycles of the APIC timer's shot: 1 ns each unless userspace says otherwise.
 const SHOT: u32 = 100_000;
-const DIVIDE_BY_1: u32 = 0b1011;
 
 /// Takes shots of the APIC timer; tells how long each took, and what went wrong.
 #[guest]
 fn shoots_its_timer(g: &mut Guest) {
     let apic = Apic::enable();
-    apic.write(apic::reg::TDCR, DIVIDE_BY_1);
+    apic.write(apic::reg::TDCR, apic::DIVIDE_BY_1);
     apic.write(apic::reg::LVT_TIMER, VECTOR.into());
     let mut taken = 0;
     with_handler(

@@ -37,8 +37,8 @@ fn runs_what_kvm_completes(_: &mut Guest) {
     }
     write_cr3(read_cr3());
     invlpg(0);
-    let efer = rdmsr(msr::EFER);
-    wrmsr(msr::EFER, efer);
+    let efer = rdmsr(msr::IA32_EFER);
+    wrmsr(msr::IA32_EFER, efer);
     check!("the TSC runs", rdtsc() != rdtsc());
     check_eq!(
         "UD2 is the guest's own trap",
@@ -294,7 +294,11 @@ extern "C" fn load_a_float(gva: u64) -> u64 {
 #[guest]
 fn loads_a_float_from_mmio(g: &mut Guest) {
     let ring_3 = g.arg(0) != 0;
-    let vector = if ring_3 { user::run(0, load_a_float, DEVICE) } else { load_a_float(DEVICE) };
+    let vector = if ring_3 {
+        user::run(Rflags::empty(), load_a_float, DEVICE)
+    } else {
+        load_a_float(DEVICE)
+    };
     outb(MARK, vector as u8);
 }
 

@@ -117,7 +117,7 @@ extern "C" fn maps_from_ring_3(_: u64) -> u64 {
 
 #[guest]
 fn calls_from_ring_3(_: &mut Guest) {
-    check_eq!("ring 3 gets -KVM_EPERM", user::run(0, maps_from_ring_3, 0), EPERM);
+    check_eq!("ring 3 gets -KVM_EPERM", user::run(Rflags::empty(), maps_from_ring_3, 0), EPERM);
 }
 
 /// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.

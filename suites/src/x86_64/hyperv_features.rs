@@ -370,7 +370,7 @@ fn enables_hypercalls(g: &mut Guest) {
         let got = calls.fast(code::NOTIFY_LONG_SPIN_WAIT | 1 << bit, &[0; FAST_WORDS]);
         check_eq!("reserved bit {bit} is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
     }
-    let ring_3 = user::run(0, calls_from_ring_3, 0);
+    let ring_3 = user::run(Rflags::empty(), calls_from_ring_3, 0);
     check_eq!("ring 3 gets #UD", ring_3, u64::from(vector::UD) | FAULT);
     g.sync(1, &[]);
     wrmsr(msr::GUEST_OS_ID, 0);

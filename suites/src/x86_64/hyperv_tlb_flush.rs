@@ -63,7 +63,7 @@ fn reads_for_ever(g: &mut Guest) {
     for which in 0..2 {
         poke(page(me as u64, which), content(me as u64, which));
     }
-    mmu::map(GVA, page(me as u64, 0), mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(GVA, page(me as u64, 0), mmu::Size::Small, Pte::DEFAULT);
     ENTRY[me].store(mmu::entry_address(GVA), SeqCst);
     let (mut seen, mut spins) = (CHANGING, 0);
     loop {
@@ -254,7 +254,7 @@ fn flushes(g: &mut Guest) {
             targets().for_each(observed);
             targets().for_each(|w| PHASE[w].store(CHANGING, SeqCst));
             for worker in targets() {
-                let entry = page(worker as u64, phase % 2) | mmu::flags::DEFAULT;
+                let entry = page(worker as u64, phase % 2) | Pte::DEFAULT.bits();
                 poke(ENTRY[worker].load(SeqCst), entry);
             }
             let result = call(calls, fast, control, &words);

@@ -2,7 +2,7 @@
 //! and levels (KVM_IRQ_LINE, api.rst 4.25). Whom it
 //! interrupts, its state and the split irqchip: `ioapic_targets`, `ioapic_state`, `ioapic_split`.
 use crate::prelude::*;
-use ioapic::{MASKED, REMOTE_IRR, SEND_PENDING};
+use ioapic::{MASKED, REMOTE_IRR, SEND_PENDING, WRITABLE};
 #[host]
 use {
     super::ioapic_guest::{self as guest, OTHER_VECTOR, VECTOR},
@@ -11,8 +11,8 @@ use {
 
 #[guest]
 fn reads_and_writes_registers(_: &mut Guest) {
-    let select = || peek::<u32>(ioapic::IOAPIC_BASE);
-    poke(ioapic::IOAPIC_BASE, 0xffff_ff01_u32);
+    let select = || peek::<u32>(ioapic::BASE);
+    poke(ioapic::BASE, 0xffff_ff01_u32);
     check_eq!("IOREGSEL has eight bits", select(), 0x01);
     let version = ioapic::read(ioapic::VERSION);
     check_eq!("IOREGSEL reads as written", select(), ioapic::VERSION);
@@ -32,7 +32,6 @@ fn reads_and_writes_registers(_: &mut Guest) {
         check_eq!("every pin begins masked, all else 0", ioapic::entry(pin), MASKED);
     }
     // Vector, modes, polarity, trigger, mask; destination.
-    const WRITABLE: u64 = 0xff00_0000_0001_afff;
     for pin in 0..ioapic::PINS {
         ioapic::set_entry(pin, u64::MAX);
         let got = ioapic::entry(pin);

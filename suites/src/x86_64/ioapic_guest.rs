@@ -1,16 +1,14 @@
 //! A guest for tests of I/O APICs: it does what the host half asks for, and ends no interrupt on its
 //! own, so that each step of a line can be looked at.
 use crate::prelude::*;
+#[host]
+use apic::DFR_FLAT;
 use apic::reg;
 
 /// The vector of most pins.
 pub const VECTOR: u8 = 0x61;
 /// Of a higher priority class.
 pub const OTHER_VECTOR: u8 = 0x72;
-/// Every logical destination is a mask of up to eight CPUs.
-pub const FLAT: u32 = !0;
-/// Logical destinations are a cluster and a mask of four CPUs of it.
-pub const CLUSTERED: u32 = 0x0fff_ffff;
 
 const READY: u64 = 1;
 /// A port exit with interrupts on: what is pending is taken here at the latest.
@@ -66,7 +64,7 @@ fn obeys(g: &mut Guest) {
 /// vCPU `index`, ready to be asked, with a bit of its own in flat logical destinations.
 #[host]
 pub fn start(vm: &mut Vm, index: u32) -> TestResult<Vcpu> {
-    start_as(vm, index, FLAT, 1 << index)
+    start_as(vm, index, DFR_FLAT, 1 << index)
 }
 
 /// The same with a destination format and a logical ID.

@@ -6,15 +6,15 @@ use crate::prelude::*;
 
 /// Message data: level-triggered, asserted (SDM vol. 3, "Message Data Register Format").
 #[host]
-const LEVEL: u32 = 3 << 14;
+const LEVEL: u32 = apic::ICR_LEVEL | apic::ICR_ASSERT;
 /// GSIs of pins: the harness reserves 24 of them.
 #[host]
 const PIN: u32 = 20;
 #[host]
-const LAST_PIN: u32 = 23;
+const LAST_PIN: u32 = ioapic::PINS - 1;
 /// The first GSI that is no pin of the I/O APIC.
 #[host]
-const NO_PIN: u32 = 24;
+const NO_PIN: u32 = ioapic::PINS;
 
 /// A route to the vCPU with APIC ID `id`.
 #[host]

@@ -66,7 +66,7 @@ fn guest_and_userspace_see_the_same_ioapic(t: &mut OneVm) -> TestResult {
     let own = |pin: u32, base: u64| MASKED | base | u64::from(pin) << 56 | u64::from(pin);
     let mut cpu = guest::start(&mut t.vm, 0)?;
     let fresh = t.vm.ioapic()?;
-    check_eq!("a new I/O APIC is at its default base", fresh.base, ioapic::IOAPIC_BASE);
+    check_eq!("a new I/O APIC is at its default base", fresh.base, ioapic::BASE);
     check_eq!("a new I/O APIC has masked every pin", fresh.entries, [MASKED; 24]);
     check_eq!("a new I/O APIC has no line up", fresh.irr, 0);
     for pin in 0..ioapic::PINS {

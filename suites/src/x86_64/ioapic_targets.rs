@@ -1,8 +1,10 @@
 //! Whom the I/O APIC in the kernel interrupts: destinations and delivery modes of redirection entries
 //! (82093AA data sheet; SDM vol. 3, "Determining IPI Destination").
 #[host]
-use super::ioapic_guest::{self as guest, CLUSTERED, FLAT, VECTOR};
+use super::ioapic_guest::{self as guest, VECTOR};
 use crate::prelude::*;
+#[host]
+use apic::{DFR_CLUSTER, DFR_FLAT};
 #[host]
 use {
     bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE},
@@ -16,7 +18,7 @@ const FIXED: u64 = VECTOR as u64;
 /// A destination of an entry.
 #[host]
 const fn to(destination: u8) -> u64 {
-    (destination as u64) << 56
+    (destination as u64) << ioapic::DESTINATION_SHIFT
 }
 
 /// Two vCPUs with APIC IDs 0 and 1 and these logical IDs, ready to be asked.
@@ -41,7 +43,7 @@ fn pulse(t: &OneVm, cpus: &[Vcpu; 2]) -> TestResult<[bool; 2]> {
 /// A physical destination is an APIC ID, 0xff is everyone; a flat logical one is a mask.
 #[kvm_test(irqchip, requires(cap::IRQCHIP))]
 fn destination_selects_the_vcpus(t: &mut OneVm) -> TestResult {
-    let mut cpus = start(t, FLAT, [1 << 0, 1 << 1])?;
+    let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     for (name, entry, want) in [
         ("APIC ID 0", to(0), [true, false]),
         ("APIC ID 1", to(1), [false, true]),
@@ -62,7 +64,7 @@ fn destination_selects_the_vcpus(t: &mut OneVm) -> TestResult {
 /// In the cluster model a logical destination is a cluster and a mask of its members.
 #[kvm_test(irqchip, requires(cap::IRQCHIP))]
 fn clusters_are_told_apart(t: &mut OneVm) -> TestResult {
-    let mut cpus = start(t, CLUSTERED, [0x11, 0x22])?;
+    let mut cpus = start(t, DFR_CLUSTER, [0x11, 0x22])?;
     for (name, destination, want) in [
         ("the first member of cluster 1", 0x11, [true, false]),
         ("the second member of cluster 1", 0x12, [false, false]),
@@ -82,7 +84,7 @@ fn clusters_are_told_apart(t: &mut OneVm) -> TestResult {
 /// Lowest priority: of all CPUs in the destination, one is interrupted.
 #[kvm_test(irqchip, requires(cap::IRQCHIP))]
 fn lowest_priority_interrupts_one_vcpu(t: &mut OneVm) -> TestResult {
-    let mut cpus = start(t, FLAT, [1 << 0, 1 << 1])?;
+    let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     guest::set(&mut cpus[0], PIN, LOWEST_PRIORITY | LOGICAL | to(0b11) | FIXED)?;
     for _ in 0..4 {
         let got = pulse(t, &cpus)?.map(u32::from);
@@ -98,7 +100,7 @@ fn lowest_priority_interrupts_one_vcpu(t: &mut OneVm) -> TestResult {
 /// NMI: the vector is ignored, the mask is not.
 #[kvm_test(irqchip, requires(cap::IRQCHIP, cap::VCPU_EVENTS))]
 fn nmi_reaches_its_vcpu(t: &mut OneVm) -> TestResult {
-    let mut cpus = start(t, FLAT, [1 << 0, 1 << 1])?;
+    let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     let pending = |cpus: &[Vcpu; 2]| -> TestResult<[u8; 2]> {
         let pending = |cpu: &Vcpu| cpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS");
         Ok([pending(&cpus[0])?.nmi.pending, pending(&cpus[1])?.nmi.pending])
@@ -119,7 +121,7 @@ fn nmi_reaches_its_vcpu(t: &mut OneVm) -> TestResult {
 /// INIT: its vCPU is reset and waits for a SIPI.
 #[kvm_test(irqchip, requires(cap::IRQCHIP, cap::MP_STATE))]
 fn init_resets_its_vcpu(t: &mut OneVm) -> TestResult {
-    let mut cpus = start(t, FLAT, [1 << 0, 1 << 1])?;
+    let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     guest::set(&mut cpus[0], PIN, INIT | to(1) | FIXED)?;
     let state = |cpu: &Vcpu| cpu.fd().get_mp_state().map(|s| s.mp_state).ioctl("KVM_GET_MP_STATE");
     check_eq!("before it the vCPU is runnable", state(&cpus[1])?, KVM_MP_STATE_RUNNABLE);
@@ -135,7 +137,7 @@ fn init_resets_its_vcpu(t: &mut OneVm) -> TestResult {
 /// An interrupt ends where it was taken, although its pin leads to another vCPU meanwhile.
 #[kvm_test(irqchip, requires(cap::IRQCHIP))]
 fn eoi_counts_after_the_pin_was_moved(t: &mut OneVm) -> TestResult {
-    let mut cpus = start(t, FLAT, [1 << 0, 1 << 1])?;
+    let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     let [first, second] = &mut cpus;
     let remote_irr = |cpu: &mut Vcpu| Ok(guest::entry(cpu, PIN)? & REMOTE_IRR != 0);
     guest::set(second, PIN, LEVEL | FIXED | to(1))?;

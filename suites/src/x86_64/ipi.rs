@@ -26,7 +26,7 @@ fn take(apic: Apic, vector: u8) -> u64 {
         count += 1;
         apic.eoi();
         // A level that stays raised would come again and again.
-        frame.rflags &= !RFLAGS_IF;
+        frame.rflags &= !Rflags::IF.bits();
     };
     with_handler(vector, on_interrupt, || {
         if apic.bit(apic::reg::IRR, vector) {
@@ -103,14 +103,12 @@ fn uses_the_self_ipi_register(_: &mut Guest) {
     apic.write(apic::reg::SELF_IPI, VECTOR.into());
     check_eq!("a write to SELF IPI arrives once", take(apic, VECTOR), 1);
     for bit in [8, 31] {
-        let trap = wrmsr_safe(SELF_IPI, u64::from(VECTOR) | 1 << bit).map_err(|trap| trap.vector);
+        let trap = wrmsr_safe(apic::x2apic_msr(apic::reg::SELF_IPI), u64::from(VECTOR) | 1 << bit)
+            .map_err(|trap| trap.vector);
         check_eq!("bit {bit} of SELF IPI is reserved: #GP", trap, Err(vector::GP));
     }
     check!("what is refused sends nothing", !apic.bit(apic::reg::IRR, VECTOR));
 }
-
-/// The MSR of SELF IPI.
-const SELF_IPI: u32 = 0x83f;
 
 /// x2APIC mode has a register for self-IPIs.
 #[kvm_test(uses_the_self_ipi_register, irqchip, requires(cap::IRQCHIP, cpu::X2APIC))]

@@ -1,15 +1,13 @@
 //! The local APIC's state as guest and userspace see it, its modes, and its timer (SDM vol. 3, chapter
 //! "APIC"; api.rst on KVM_GET_LAPIC and KVM_SET_LAPIC).
 use crate::prelude::*;
-use apic::{APIC_BASE_EN, APIC_BASE_EXTD, IA32_APIC_BASE, XAPIC_BASE, reg};
+use apic::{ApicBase, DIVIDE_BY_1, LVT_MASKED, LVT_PERIODIC, LVT_TSC_DEADLINE, XAPIC_BASE, reg};
+#[host]
+use cpuid::{feature, leaf};
+use msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE};
 
 const VECTOR: u8 = 0x61;
 const READY: u64 = 1;
-const LVT_MASKED: u32 = 1 << 16;
-const LVT_PERIODIC: u32 = 1 << 17;
-const LVT_TSC_DEADLINE: u32 = 1 << 18;
-const DIVIDE_BY_1: u32 = 0b1011;
-const IA32_TSC_DEADLINE: u32 = 0x6e0;
 /// Ticks by which a timer is older than one that has just been started.
 const AGED: u32 = 1 << 21;
 
@@ -183,25 +181,29 @@ fn gp<T>(result: Result<T, Trap>) -> bool {
 
 #[guest]
 fn changes_modes(g: &mut Guest) {
-    let base = rdmsr(IA32_APIC_BASE) & !(APIC_BASE_EN | APIC_BASE_EXTD);
-    let [off, xapic, x2apic] = [0, APIC_BASE_EN, APIC_BASE_EN | APIC_BASE_EXTD].map(|m| base | m);
+    let (en, extd) = (ApicBase::EN.bits(), ApicBase::EXTD.bits());
+    let base = rdmsr(IA32_APIC_BASE) & !(en | extd);
+    let [off, xapic, x2apic] = [0, en, en | extd].map(|m| base | m);
     let set = |mode| wrmsr_safe(IA32_APIC_BASE, mode);
     check_eq!("the APIC begins in xAPIC mode", rdmsr(IA32_APIC_BASE), xapic);
-    check!("in xAPIC mode x2APIC's registers are #GP", gp(rdmsr_safe(Apic::msr(reg::VERSION))));
+    check!(
+        "in xAPIC mode x2APIC's registers are #GP",
+        gp(rdmsr_safe(apic::x2apic_msr(reg::VERSION)))
+    );
     let version: u32 = peek(XAPIC_BASE + u64::from(reg::VERSION));
-    check!("EXTD without EN is #GP", gp(set(base | APIC_BASE_EXTD)));
+    check!("EXTD without EN is #GP", gp(set(base | extd)));
     check_eq!("a refused mode is not taken", rdmsr(IA32_APIC_BASE), xapic);
     check_eq!("xAPIC to x2APIC is allowed", set(x2apic), Ok(()));
     check_eq!("IA32_APIC_BASE tells of x2APIC", rdmsr(IA32_APIC_BASE), x2apic);
     check_eq!(
         "the version is the same",
-        rdmsr_safe(Apic::msr(reg::VERSION)),
+        rdmsr_safe(apic::x2apic_msr(reg::VERSION)),
         Ok(u64::from(version))
     );
-    check_eq!("the x2APIC ID is the vCPU's", rdmsr(Apic::msr(reg::ID)), u64::from(g.vcpu()));
+    check_eq!("the x2APIC ID is the vCPU's", rdmsr(apic::x2apic_msr(reg::ID)), u64::from(g.vcpu()));
     let id = g.vcpu();
     let ldr = u64::from((id >> 4) << 16 | 1 << (id & 15));
-    check_eq!("LDR is made of the ID", rdmsr(Apic::msr(reg::LDR)), ldr);
+    check_eq!("LDR is made of the ID", rdmsr(apic::x2apic_msr(reg::LDR)), ldr);
     for (name, reg) in [
         ("ID", reg::ID),
         ("version", reg::VERSION),
@@ -211,19 +213,19 @@ fn changes_modes(g: &mut Guest) {
         ("IRR", reg::IRR),
         ("TMCCT", reg::TMCCT),
     ] {
-        check!("a write to {name} is #GP", gp(wrmsr_safe(Apic::msr(reg), 0)));
+        check!("a write to {name} is #GP", gp(wrmsr_safe(apic::x2apic_msr(reg), 0)));
     }
     for (name, reg) in [("EOI", reg::EOI), ("SELF IPI", reg::SELF_IPI)] {
-        check!("a read of {name} is #GP", gp(rdmsr_safe(Apic::msr(reg))));
+        check!("a read of {name} is #GP", gp(rdmsr_safe(apic::x2apic_msr(reg))));
     }
     for (name, reg) in [("DFR", reg::DFR), ("ICR's upper half", reg::ICR_HIGH)] {
-        check!("{name} is not there", gp(rdmsr_safe(Apic::msr(reg))));
+        check!("{name} is not there", gp(rdmsr_safe(apic::x2apic_msr(reg))));
     }
-    check!("an EOI of another value than 0 is #GP", gp(wrmsr_safe(Apic::msr(reg::EOI), 1)));
-    check!("reserved bits of SPIV are #GP", gp(wrmsr_safe(Apic::msr(reg::SPIV), 1 << 32)));
+    check!("an EOI of another value than 0 is #GP", gp(wrmsr_safe(apic::x2apic_msr(reg::EOI), 1)));
+    check!("reserved bits of SPIV are #GP", gp(wrmsr_safe(apic::x2apic_msr(reg::SPIV), 1 << 32)));
     check!("x2APIC to xAPIC is #GP", gp(set(xapic)));
     check_eq!("x2APIC to off is allowed", set(off), Ok(()));
-    check!("off, x2APIC's registers are #GP", gp(rdmsr_safe(Apic::msr(reg::VERSION))));
+    check!("off, x2APIC's registers are #GP", gp(rdmsr_safe(apic::x2apic_msr(reg::VERSION))));
     check!("off to x2APIC is #GP", gp(set(x2apic)));
     check_eq!("off to xAPIC is allowed", set(xapic), Ok(()));
     check!("reserved bits of IA32_APIC_BASE are #GP", gp(set(xapic | 1 << 9)));
@@ -392,9 +394,9 @@ fn uses_deadlines(_: &mut Guest) {
 /// TSC-deadline mode (SDM vol. 3, "TSC-Deadline Mode").
 #[kvm_test(uses_deadlines, irqchip, requires(cap::TSC_DEADLINE_TIMER))]
 fn tsc_deadline_is_kept(t: &mut OneVm) -> TestResult {
-    const TSC_DEADLINE: u32 = 1 << 24;
-    for entry in t.vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == 1) {
-        entry.ecx |= TSC_DEADLINE;
+    for entry in t.vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == leaf::FEATURES)
+    {
+        entry.ecx |= feature::TSC_DEADLINE.mask();
     }
     t.vm.add_vcpu(0, guest_fn!(uses_deadlines))?.run_until_done()
 }

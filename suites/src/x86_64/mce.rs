@@ -1,67 +1,53 @@
 //! Machine checks that userspace injects: KVM_X86_SET_MCE (api.rst 4.107; SDM vol. 3, "Machine-Check
 //! Architecture").
 use crate::prelude::*;
+use defs::x86::mce::{self, McgStatus, MciStatus};
+use msr::IA32_MCG_STATUS;
 #[host]
 use request::x86::{KVM_X86_SET_MCE, KVM_X86_SETUP_MCE};
 
-const MCG_STATUS: u32 = 0x17a;
-const MCIP: u64 = 1 << 2;
-const RIPV: u64 = 1 << 0;
-const MC0_CTL: u32 = 0x400;
-const VAL: u64 = 1 << 63;
-const OVER: u64 = 1 << 62;
-const UC: u64 = 1 << 61;
-const EN: u64 = 1 << 60;
-const MISCV: u64 = 1 << 59;
-const ADDRV: u64 = 1 << 58;
-const CR4_MCE: u64 = 1 << 6;
 const BANK: u32 = 3;
+/// What the bank says of an error.
+const STATE: [u32; 3] = [mce::status(BANK), mce::addr(BANK), mce::misc(BANK)];
 const CODE: u64 = 0x0151;
 const ADDRESS: u64 = 0x1234_5000;
 const MISC: u64 = 0x8c;
 const READY: u64 = 1;
-
-/// MCi_CTL, MCi_STATUS, MCi_ADDR, MCi_MISC.
-fn bank_msr(which: u32) -> u32 {
-    MC0_CTL + 4 * BANK + which
-}
 
 /// Takes machine checks and tells them: how many, IA32_MCG_STATUS, the bank's status, address and misc.
 #[guest]
 fn takes_machine_checks(g: &mut Guest) {
     let [cr4_mce, enabled] = [0, 1].map(|i| g.arg(i) != 0);
     let cr4 = read_cr4();
-    write_cr4(if cr4_mce { cr4 | CR4_MCE } else { cr4 & !CR4_MCE });
-    wrmsr(bank_msr(0), if enabled { !0 } else { 0 });
+    write_cr4(if cr4_mce { cr4 | Cr4::MCE.bits() } else { cr4 & !Cr4::MCE.bits() });
+    wrmsr(mce::ctl(BANK), if enabled { !0 } else { 0 });
     let (mut taken, mut status) = (0, 0);
     let on_check = |_: &mut TrapFrame| {
         taken += 1;
-        status = rdmsr(MCG_STATUS);
+        status = rdmsr(IA32_MCG_STATUS);
         // Until it is clear, another machine check shuts the CPU down.
-        wrmsr(MCG_STATUS, 0);
+        wrmsr(IA32_MCG_STATUS, 0);
     };
     with_handler(vector::MC, on_check, || {
         g.sync(READY, &[]);
     });
-    let bank = [1, 2, 3].map(|which| rdmsr(bank_msr(which)));
+    let bank = STATE.map(rdmsr);
     g.sync(READY, &[taken, status, bank[0], bank[1], bank[2]]);
-    for which in [1, 2, 3] {
-        wrmsr(bank_msr(which), 0);
-    }
-    check_eq!("the guest clears the status", rdmsr(bank_msr(1)), 0);
-    let bad = wrmsr_safe(bank_msr(1), 1).err().map(|trap| trap.vector);
+    STATE.iter().for_each(|msr| wrmsr(*msr, 0));
+    check_eq!("the guest clears the status", rdmsr(mce::status(BANK)), 0);
+    let bad = wrmsr_safe(mce::status(BANK), 1).err().map(|trap| trap.vector);
     check!(
         "a status of another value than 0 is #GP, or kept",
-        bad == Some(vector::GP) || rdmsr(bank_msr(1)) == 1
+        bad == Some(vector::GP) || rdmsr(mce::status(BANK)) == 1
     );
 }
 
 #[host]
 const BANKS: u64 = 8;
 #[host]
-const CORRECTED: u64 = VAL | EN | ADDRV | MISCV | CODE;
+const CORRECTED: u64 = bits!(MciStatus::{VAL | EN | ADDRV | MISCV}) | CODE;
 #[host]
-const UNCORRECTED: u64 = CORRECTED | UC;
+const UNCORRECTED: u64 = CORRECTED | MciStatus::UC.bits();
 
 /// A guest at its first sync, with machine checks on in CR4 and in the bank as said.
 #[host]
@@ -76,7 +62,9 @@ fn start(t: &mut OneVcpu, cr4_mce: bool, bank_enabled: bool) -> TestResult {
 fn inject(vcpu: &Vcpu, status: u64) -> Result<(), Errno> {
     // `struct kvm_x86_mce`: status, addr, misc, mcg_status, bank, padding.
     let mut mce = [0; 64];
-    for (i, word) in [status, ADDRESS, MISC, MCIP | RIPV].into_iter().enumerate() {
+    for (i, word) in
+        [status, ADDRESS, MISC, bits!(McgStatus::{MCIP | RIPV})].into_iter().enumerate()
+    {
         mce[8 * i..8 * i + 8].copy_from_slice(&word.to_ne_bytes());
     }
     mce[32] = BANK as u8;
@@ -90,7 +78,7 @@ fn uncorrected_error_is_a_machine_check(t: &mut OneVcpu) -> TestResult {
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;
     let [taken, mcg_status, status, addr, misc, ..] = t.vcpu.run_until_sync(READY)?;
     check_eq!("it is one machine check", taken, 1);
-    check_eq!("IA32_MCG_STATUS is as given", mcg_status, MCIP | RIPV);
+    check_eq!("IA32_MCG_STATUS is as given", mcg_status, bits!(McgStatus::{MCIP | RIPV}));
     check_eq!("the bank's status is as given", status, UNCORRECTED);
     check_eq!("the bank's address is as given", addr, ADDRESS);
     check_eq!("the bank's other information is as given", misc, MISC);
@@ -106,8 +94,12 @@ fn corrected_error_is_only_recorded(t: &mut OneVcpu, times: u32) -> TestResult {
     }
     let [taken, _, status, addr, misc, ..] = t.vcpu.run_until_sync(READY)?;
     check_eq!("it is no machine check", taken, 0);
-    check_eq!("the bank's status is as given", status & !OVER, CORRECTED);
-    check_eq!("OVER tells that there was another one", status & OVER != 0, times > 1);
+    check_eq!("the bank's status is as given", status & !MciStatus::OVER.bits(), CORRECTED);
+    check_eq!(
+        "OVER tells that there was another one",
+        status & MciStatus::OVER.bits() != 0,
+        times > 1
+    );
     check_eq!("the bank's address is as given", addr, ADDRESS);
     check_eq!("the bank's other information is as given", misc, MISC);
     t.vcpu.run_until_done()
@@ -129,7 +121,11 @@ fn disabled_bank_reports_nothing(t: &mut OneVcpu) -> TestResult {
 fn machine_check_that_cannot_be_taken_is_a_shutdown(t: &mut OneVcpu, cr4_mce: bool) -> TestResult {
     start(t, cr4_mce, true)?;
     if cr4_mce {
-        let entry = bindings::kvm_msr_entry { index: MCG_STATUS, data: MCIP, ..Default::default() };
+        let entry = bindings::kvm_msr_entry {
+            index: IA32_MCG_STATUS,
+            data: McgStatus::MCIP.bits(),
+            ..Default::default()
+        };
         let msrs =
             bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         let set = t.vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;

@@ -1,47 +1,30 @@
 //! Uncorrected errors that need no action (UCNA), and the interrupt that tells of them: CMCI (SDM vol. 3,
 //! "Corrected Machine Check Error Interrupt", "UCR Error Classification"; KVM_X86_SET_MCE, api.rst 4.107).
 use crate::prelude::*;
-use apic::reg;
+use apic::{LVT_MASKED, LVT_NMI, reg};
+use defs::x86::mce::{self, MciCtl2};
+#[host]
+use defs::x86::mce::{McgCap, McgStatus, MciStatus};
+use msr::IA32_MCG_STATUS;
 #[host]
 use request::x86::{KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_X86_SET_MCE, KVM_X86_SETUP_MCE};
 
-const MCG_STATUS: u32 = 0x17a;
-const MC0_CTL2: u32 = 0x280;
-const MC0_CTL: u32 = 0x400;
-/// MCi_CTL2: CMCI enable, and the threshold's mask.
-const CMCI_EN: u64 = 1 << 30;
-const THRESHOLD: u64 = 0x7fff;
-const CR4_MCE: u64 = 1 << 6;
-const LVT_MASKED: u32 = 1 << 16;
-const LVT_NMI: u32 = 4 << 8;
 const VECTOR: u8 = 0x61;
+const CMCI_EN: u64 = MciCtl2::CMCI_EN.bits();
+const THRESHOLD: u64 = MciCtl2::THRESHOLD.bits();
 const BANKS: u32 = 4;
 const BANK: u32 = 2;
 const READY: u64 = 1;
 /// A port exit with interrupts on: what is pending is taken here at the latest.
 const WINDOW_PORT: u16 = 0x92;
 
-/// MCG_CAP: CMCI, and UCR errors told apart.
-#[host]
-const MCG_CMCI_P: u64 = 1 << 10;
-#[host]
-const MCG_SER_P: u64 = 1 << 24;
-/// MCi_STATUS.
-#[host]
-const VAL: u64 = 1 << 63;
-#[host]
-const UC: u64 = 1 << 61;
-#[host]
-const EN: u64 = 1 << 60;
-#[host]
-const PCC: u64 = 1 << 57;
-#[host]
-const S: u64 = 1 << 56;
-#[host]
-const AR: u64 = 1 << 55;
 /// A memory controller's error, with neither address nor more.
 #[host]
-const UCNA: u64 = VAL | UC | EN | 0x9f;
+const UCNA: u64 = bits!(MciStatus::{VAL | UC | EN}) | 0x9f;
+#[host]
+const MCG_CMCI_P: u64 = McgCap::MCG_CMCI_P.bits();
+#[host]
+const MCG_SER_P: u64 = McgCap::MCG_SER_P.bits();
 #[host]
 const ADDRESS: u64 = 0x1234_5000;
 #[host]
@@ -75,13 +58,16 @@ fn gp<T>(result: Result<T, Trap>) -> bool {
 #[guest]
 fn looks_for_cmci(_: &mut Guest) {
     for bank in [0, BANKS - 1] {
-        check!("IA32_MC{bank}_CTL2 cannot be read", gp(rdmsr_safe(MC0_CTL2 + bank)));
-        check!("IA32_MC{bank}_CTL2 cannot be written", gp(wrmsr_safe(MC0_CTL2 + bank, CMCI_EN)));
+        check!("IA32_MC{bank}_CTL2 cannot be read", gp(rdmsr_safe(mce::ctl2(bank))));
+        check!("IA32_MC{bank}_CTL2 cannot be written", gp(wrmsr_safe(mce::ctl2(bank), CMCI_EN)));
     }
     let apic = Apic::enable_x2apic();
     check!("the local APIC counts no LVT CMCI", apic.read(reg::VERSION) >> 16 & 0xff < 6);
-    check!("LVT CMCI cannot be read", gp(rdmsr_safe(Apic::msr(reg::LVT_CMCI))));
-    check!("LVT CMCI cannot be written", gp(wrmsr_safe(Apic::msr(reg::LVT_CMCI), 0x1_0000)));
+    check!("LVT CMCI cannot be read", gp(rdmsr_safe(apic::x2apic_msr(reg::LVT_CMCI))));
+    check!(
+        "LVT CMCI cannot be written",
+        gp(wrmsr_safe(apic::x2apic_msr(reg::LVT_CMCI), LVT_MASKED.into()))
+    );
 }
 
 /// Without MCG_CMCI_P there are no CTL2 registers, and the local APIC has no LVT CMCI.
@@ -94,22 +80,22 @@ fn cmci_is_absent_unless_set_up(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn sets_ctl2(_: &mut Guest) {
     for bank in 0..BANKS {
-        let ctl2 = MC0_CTL2 + bank;
+        let ctl2 = mce::ctl2(bank);
         check_eq!("every bank's CTL2 begins as 0", rdmsr_safe(ctl2), Ok(0));
         check_eq!("all defined bits can be set", wrmsr_safe(ctl2, CMCI_EN | THRESHOLD), Ok(()));
     }
     for bank in 0..BANKS {
         let value = CMCI_EN | u64::from(bank);
-        wrmsr(MC0_CTL2 + bank, value);
-        check_eq!("every bank's CTL2 reads as written", rdmsr(MC0_CTL2 + bank), value);
+        wrmsr(mce::ctl2(bank), value);
+        check_eq!("every bank's CTL2 reads as written", rdmsr(mce::ctl2(bank)), value);
     }
     for bit in [15, 29, 31, 32, 63] {
-        let reserved = wrmsr_safe(MC0_CTL2 + BANK, CMCI_EN | 1 << bit);
+        let reserved = wrmsr_safe(mce::ctl2(BANK), CMCI_EN | 1 << bit);
         check!("a reserved bit of CTL2 is #GP", gp(reserved), "bit {bit}");
     }
-    check_eq!("what is refused is not taken", rdmsr(MC0_CTL2 + BANK), CMCI_EN | u64::from(BANK));
-    check!("behind the last bank there is no CTL2", gp(rdmsr_safe(MC0_CTL2 + BANKS)));
-    check!("nor can it be written", gp(wrmsr_safe(MC0_CTL2 + BANKS, 0)));
+    check_eq!("what is refused is not taken", rdmsr(mce::ctl2(BANK)), CMCI_EN | u64::from(BANK));
+    check!("behind the last bank there is no CTL2", gp(rdmsr_safe(mce::ctl2(BANKS))));
+    check!("nor can it be written", gp(wrmsr_safe(mce::ctl2(BANKS), 0)));
 }
 
 /// With MCG_CMCI_P each bank has a CTL2: CMCI enable and a threshold, all else reserved.
@@ -150,10 +136,10 @@ fn local_apic_has_an_lvt_cmci(t: &mut OneVcpu, x2apic: u64) -> TestResult {
 /// Arguments: whether there is CMCI, the bank's CTL2, LVT CMCI. Tells what one error came to.
 #[guest]
 fn takes_an_error(g: &mut Guest) {
-    write_cr4(read_cr4() | CR4_MCE);
+    write_cr4(read_cr4() | Cr4::MCE.bits());
     let apic = Apic::enable();
     if g.arg(0) != 0 {
-        wrmsr(MC0_CTL2 + BANK, g.arg(1));
+        wrmsr(mce::ctl2(BANK), g.arg(1));
         apic.write(reg::LVT_CMCI, g.arg(2) as u32);
     }
     let (mut cmcis, mut checks, mut nmis) = (0, 0, 0);
@@ -163,7 +149,7 @@ fn takes_an_error(g: &mut Guest) {
     };
     let on_check = |_: &mut TrapFrame| {
         checks += 1;
-        wrmsr(MCG_STATUS, 0);
+        wrmsr(IA32_MCG_STATUS, 0);
     };
     let body = || {
         g.sync(READY, &[]);
@@ -173,8 +159,8 @@ fn takes_an_error(g: &mut Guest) {
     };
     let with_nmis = || with_handler(vector::NMI, |_| nmis += 1, body);
     with_handler(VECTOR, on_cmci, || with_handler(vector::MC, on_check, with_nmis));
-    let [status, addr, misc] = [1, 2, 3].map(|which| rdmsr(MC0_CTL + 4 * BANK + which));
-    let others = [0, 1, 3].map(|bank| rdmsr(MC0_CTL + 4 * bank + 1));
+    let [status, addr, misc] = [mce::status(BANK), mce::addr(BANK), mce::misc(BANK)].map(rdmsr);
+    let others = [0, 1, 3].map(|bank| rdmsr(mce::status(bank)));
     g.sync(READY, &[cmcis, checks, nmis, status, addr, misc, others[0] | others[1] | others[2]]);
 }
 
@@ -219,10 +205,10 @@ fn ucna_without_cmci_is_only_logged(t: &mut OneVcpu) -> TestResult {
 
 /// An uncorrected error that needs action, or whose IA32_MCG_STATUS tells of a machine check, is one.
 #[kvm_test(takes_an_error, irqchip, requires(cap::MCE), params = [
-    context_corrupt: (PCC, 0),
-    signaled: (S, 0),
-    action_required: (S | AR, 0),
-    machine_check_in_progress: (0, 1 << 2),
+    context_corrupt: (bits!(MciStatus::{PCC}), 0),
+    signaled: (bits!(MciStatus::{S}), 0),
+    action_required: (bits!(MciStatus::{S | AR}), 0),
+    machine_check_in_progress: (0, McgStatus::MCIP.bits()),
 ])]
 fn other_uncorrected_errors_are_machine_checks(
     t: &mut OneVcpu,

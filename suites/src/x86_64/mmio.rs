@@ -416,8 +416,8 @@ const WINDOW: u64 = layout::FREE + (64 << 20);
 
 #[guest]
 fn straddles_ram_and_mmio(_: &mut Guest) {
-    mmu::map(WINDOW, BUFFER, mmu::Size::Small, mmu::flags::DEFAULT);
-    mmu::map(WINDOW + PAGE, DEVICE, mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(WINDOW, BUFFER, mmu::Size::Small, Pte::DEFAULT);
+    mmu::map(WINDOW + PAGE, DEVICE, mmu::Size::Small, Pte::DEFAULT);
     let across = WINDOW + PAGE - 3;
     check_eq!(
         "a load takes its low bytes from RAM, its high ones from userspace",
@@ -425,8 +425,8 @@ fn straddles_ram_and_mmio(_: &mut Guest) {
         reset_value(0, 5) << 24 | 0x33_2211
     );
     poke(across, 0x8877_6655_44cc_bbaa_u64);
-    mmu::map(WINDOW, DEVICE + PAGE, mmu::Size::Small, mmu::flags::DEFAULT);
-    mmu::map(WINDOW + PAGE, BUFFER, mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(WINDOW, DEVICE + PAGE, mmu::Size::Small, Pte::DEFAULT);
+    mmu::map(WINDOW + PAGE, BUFFER, mmu::Size::Small, Pte::DEFAULT);
     poke(across, 0x0102_0304_0506_0708_u64);
 }
 
@@ -457,7 +457,7 @@ fn fault<T>(error: u32, addr: u64) -> Result<T, Trap> {
 
 #[guest]
 fn faults_before_mmio(_: &mut Guest) {
-    let read_only = mmu::flags::DEFAULT & !mmu::flags::RW;
+    let read_only = Pte::DEFAULT - Pte::RW;
     mmu::map(WINDOW, DEVICE, mmu::Size::Small, read_only);
     mmu::unmap(WINDOW + PAGE, mmu::Size::Small);
     check_eq!(
@@ -472,7 +472,7 @@ fn faults_before_mmio(_: &mut Guest) {
         read_safe::<u64>(hole - 4),
         fault(0, hole)
     );
-    mmu::map(WINDOW, DEVICE, mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(WINDOW, DEVICE, mmu::Size::Small, Pte::DEFAULT);
     check_eq!(
         "a store that runs into a hole is #PF at the hole",
         write_safe(hole - 4, 1_u64),
@@ -502,10 +502,10 @@ extern "C" fn store_and_load(gva: u64) -> u64 {
 
 #[guest]
 fn accesses_in_ring_3(_: &mut Guest) {
-    mmu::map(WINDOW, DEVICE, mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(WINDOW, DEVICE, mmu::Size::Small, Pte::DEFAULT);
     check_eq!(
         "ring 3 loads what userspace placed",
-        user::run(0, store_and_load, WINDOW + 0x10),
+        user::run(Rflags::empty(), store_and_load, WINDOW + 0x10),
         reset_value(0x14, 4)
     );
 }
@@ -526,7 +526,7 @@ const GPAS: [u64; 4] = [layout::RAM_SIZE, 0xd000_0ff8, 1 << 32, (1 << 36) - 8];
 #[guest]
 fn stores_everywhere(_: &mut Guest) {
     for gpa in GPAS {
-        mmu::map(WINDOW, gpa & !(PAGE - 1), mmu::Size::Small, mmu::flags::DEFAULT);
+        mmu::map(WINDOW, gpa & !(PAGE - 1), mmu::Size::Small, Pte::DEFAULT);
         poke(WINDOW + gpa % PAGE, gpa);
     }
 }

@@ -71,11 +71,15 @@ pub mod xsave;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
+    pub use defs::x86::cr::{Cr0, Cr4, Efer};
+    pub use defs::x86::exception::vector;
+    pub use defs::x86::paging::Pte;
+    pub use defs::x86::rflags::Rflags;
+    pub use defs::x86::{cpuid, msr};
     pub use guest_runtime::arch::x86_64::apic::{self, Apic};
     pub use guest_runtime::arch::x86_64::cpu::*;
     pub use guest_runtime::arch::x86_64::kvm::{Hypercall, PvClock};
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
-    pub use guest_runtime::arch::x86_64::trap::vector;
     pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, user};
 }

@@ -13,11 +13,10 @@ const READY: u64 = 1;
 const VECTOR: u8 = 0x61;
 /// A port exit at which the guest's vCPU is halted by userspace.
 const HALT_PORT: u16 = 0x93;
-/// ICR: INIT, SIPI.
 #[host]
-const INIT: u64 = 5 << 8 | apic::ICR_ASSERT as u64;
+const INIT: u64 = (apic::ICR_INIT | apic::ICR_ASSERT) as u64;
 #[host]
-const SIPI: u64 = 6 << 8 | apic::ICR_ASSERT as u64;
+const SIPI: u64 = (apic::ICR_STARTUP | apic::ICR_ASSERT) as u64;
 
 /// Sends the IPIs that the host half asks for: destination, ICR.
 #[guest]

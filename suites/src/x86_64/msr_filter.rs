@@ -1,5 +1,6 @@
 //! MSR filters (api.rst 4.97, KVM_X86_SET_MSR_FILTER).
 use crate::prelude::*;
+use apic::X2APIC_MSRS;
 
 #[host]
 use bindings::{
@@ -132,9 +133,15 @@ const NEITHER: [u64; 2] = [GP_0, GP_0];
 /// set allow and clear ones deny, and the default decides outside of the ranges.
 #[kvm_test(probes, requires(cap::X86_MSR_FILTER), params = [default_allow: ALLOW, default_deny: DENY])]
 fn bitmap_decides_inside_and_default_outside(t: &mut OneVcpu, default: u32) -> TestResult {
-    const INSIDE: [u32; 3] = [msr::SYSENTER_CS, msr::SYSENTER_ESP, msr::SYSENTER_EIP];
-    const OUTSIDE: [u32; 5] =
-        [msr::STAR, msr::LSTAR, msr::FMASK, msr::KERNEL_GS_BASE, msr::GS_BASE];
+    const INSIDE: [u32; 3] =
+        [msr::IA32_SYSENTER_CS, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP];
+    const OUTSIDE: [u32; 5] = [
+        msr::IA32_STAR,
+        msr::IA32_LSTAR,
+        msr::IA32_FMASK,
+        msr::IA32_KERNEL_GS_BASE,
+        msr::IA32_GS_BASE,
+    ];
     t.vcpu.run_until_sync(PROBE)?;
     for index in INSIDE.into_iter().chain(OUTSIDE) {
         check_eq!("without a filter MSR {index:#x} is allowed", probe(&mut t.vcpu, index)?, BOTH);
@@ -162,17 +169,17 @@ fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
         (DENY, WRITE, 1, [GP_0, OK]),
         (DENY, READ | WRITE, 1, BOTH),
     ] {
-        let one = Range { flags, ..range(msr::STAR, 1, &[bit]) };
+        let one = Range { flags, ..range(msr::IA32_STAR, 1, &[bit]) };
         set(&t.vm, default, &[one]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-        let got = probe(&mut t.vcpu, msr::STAR)?;
+        let got = probe(&mut t.vcpu, msr::IA32_STAR)?;
         check_eq!("default {default}, range flags {flags}, bit {bit}", got, want);
     }
     let split = [
-        Range { flags: READ, ..range(msr::STAR, 1, &[1]) },
-        Range { flags: WRITE, ..range(msr::STAR, 1, &[0]) },
+        Range { flags: READ, ..range(msr::IA32_STAR, 1, &[1]) },
+        Range { flags: WRITE, ..range(msr::IA32_STAR, 1, &[0]) },
     ];
     set(&t.vm, ALLOW, &split).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("one range for each direction", probe(&mut t.vcpu, msr::STAR)?, [OK, GP_0]);
+    check_eq!("one range for each direction", probe(&mut t.vcpu, msr::IA32_STAR)?, [OK, GP_0]);
     finish(&mut t.vcpu)
 }
 
@@ -182,18 +189,18 @@ fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
 fn ranges_cover_exactly_their_msrs(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     for nmsrs in [1, 2, 63, 64, 65, 128, MAX_NMSRS - 1, MAX_NMSRS] {
-        let ends_before = deny(msr::GS_BASE - nmsrs, nmsrs);
+        let ends_before = deny(msr::IA32_GS_BASE - nmsrs, nmsrs);
         set(&t.vm, ALLOW, &[ends_before]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-        let got = [probe(&mut t.vcpu, msr::FS_BASE)?, probe(&mut t.vcpu, msr::GS_BASE)?];
+        let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_GS_BASE)?];
         check_eq!("{nmsrs} MSRs end with the last one", got, [NEITHER, BOTH]);
-        let starts_after = deny(msr::GS_BASE, nmsrs);
+        let starts_after = deny(msr::IA32_GS_BASE, nmsrs);
         set(&t.vm, ALLOW, &[starts_after]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-        let got = [probe(&mut t.vcpu, msr::FS_BASE)?, probe(&mut t.vcpu, msr::GS_BASE)?];
+        let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_GS_BASE)?];
         check_eq!("{nmsrs} MSRs start with the first one", got, [BOTH, NEITHER]);
-        let mut only_last = deny(msr::FS_BASE + 1 - nmsrs, nmsrs);
+        let mut only_last = deny(msr::IA32_FS_BASE + 1 - nmsrs, nmsrs);
         only_last.bitmap[(nmsrs - 1) as usize / 8] = 1 << ((nmsrs - 1) % 8);
         set(&t.vm, DENY, &[only_last]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-        let got = [probe(&mut t.vcpu, msr::FS_BASE)?, probe(&mut t.vcpu, msr::STAR)?];
+        let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_STAR)?];
         check_eq!("the last of {nmsrs} bits is the last MSR's", got, [BOTH, NEITHER]);
     }
     finish(&mut t.vcpu)
@@ -206,19 +213,19 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
     let empty = range(0, 0, &[]);
     for place in 0..KVM_MSR_FILTER_MAX_RANGES as usize {
         let mut ranges = vec![empty.clone(); KVM_MSR_FILTER_MAX_RANGES as usize];
-        ranges[place] = deny(msr::LSTAR, 1);
+        ranges[place] = deny(msr::IA32_LSTAR, 1);
         set(&t.vm, ALLOW, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
         check_eq!(
             "range {place} counts if the others are empty",
-            probe(&mut t.vcpu, msr::LSTAR)?,
+            probe(&mut t.vcpu, msr::IA32_LSTAR)?,
             NEITHER
         );
     }
     let other = (0..15).map(|i| deny(0x2000_0000 + i, 1));
-    let full: Vec<Range> = other.chain([deny(msr::LSTAR, 1)]).collect();
+    let full: Vec<Range> = other.chain([deny(msr::IA32_LSTAR, 1)]).collect();
     set(&t.vm, ALLOW, &full).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("the last of 16 ranges counts", probe(&mut t.vcpu, msr::LSTAR)?, NEITHER);
-    check_eq!("and only for its own MSR", probe(&mut t.vcpu, msr::STAR)?, BOTH);
+    check_eq!("the last of 16 ranges counts", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
+    check_eq!("and only for its own MSR", probe(&mut t.vcpu, msr::IA32_STAR)?, BOTH);
     finish(&mut t.vcpu)
 }
 
@@ -227,19 +234,23 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
 fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
-    set(&t.vm, ALLOW, &[deny(msr::STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("the first filter denies", probe(&mut t.vcpu, msr::STAR)?, NEITHER);
-    set(&t.vm, ALLOW, &[deny(msr::LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("the second one allows what it does not name", probe(&mut t.vcpu, msr::STAR)?, BOTH);
-    check_eq!("the second one denies what it names", probe(&mut t.vcpu, msr::LSTAR)?, NEITHER);
+    set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!("the first filter denies", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
+    set(&t.vm, ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    check_eq!(
+        "the second one allows what it does not name",
+        probe(&mut t.vcpu, msr::IA32_STAR)?,
+        BOTH
+    );
+    check_eq!("the second one denies what it names", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
     check_eq!(
         "a filter that denies everything is EINVAL",
         set(&t.vm, DENY, &[]),
         Err(Errno::EINVAL)
     );
-    check_eq!("a refused filter changes nothing", probe(&mut t.vcpu, msr::LSTAR)?, NEITHER);
+    check_eq!("a refused filter changes nothing", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
     set(&t.vm, ALLOW, &[]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("an empty filter allows everything", probe(&mut t.vcpu, msr::LSTAR)?, BOTH);
+    check_eq!("an empty filter allows everything", probe(&mut t.vcpu, msr::IA32_LSTAR)?, BOTH);
     finish(&mut t.vcpu)
 }
 
@@ -249,13 +260,13 @@ fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
     let mut early = t.vm.add_vcpu(1, guest_fn!(probes))?;
     early.run_until_sync(PROBE)?;
     t.vcpu.run_until_sync(PROBE)?;
-    set(&t.vm, ALLOW, &[deny(msr::KERNEL_GS_BASE, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    set(&t.vm, ALLOW, &[deny(msr::IA32_KERNEL_GS_BASE, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     let mut late = t.vm.add_vcpu(2, guest_fn!(probes))?;
     late.run_until_sync(PROBE)?;
     for vcpu in [&mut t.vcpu, &mut early, &mut late] {
         let index = vcpu.index();
-        check_eq!("vCPU {index} is filtered", probe(vcpu, msr::KERNEL_GS_BASE)?, NEITHER);
-        check_eq!("vCPU {index} is not filtered elsewhere", probe(vcpu, msr::STAR)?, BOTH);
+        check_eq!("vCPU {index} is filtered", probe(vcpu, msr::IA32_KERNEL_GS_BASE)?, NEITHER);
+        check_eq!("vCPU {index} is not filtered elsewhere", probe(vcpu, msr::IA32_STAR)?, BOTH);
         finish(vcpu)?;
     }
     Ok(())
@@ -265,10 +276,11 @@ fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
 fn userspace_is_not_filtered(t: &mut OneVcpu) -> TestResult {
     const VALUE: u64 = 0x1234_5678_9abc_def0;
-    set(&t.vm, ALLOW, &[deny(msr::STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     t.vcpu.run_until_sync(PROBE)?;
-    check_eq!("the guest is denied", probe(&mut t.vcpu, msr::STAR)?, NEITHER);
-    let entry = |data| bindings::kvm_msr_entry { index: msr::STAR, data, ..Default::default() };
+    check_eq!("the guest is denied", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
+    let entry =
+        |data| bindings::kvm_msr_entry { index: msr::IA32_STAR, data, ..Default::default() };
     let msrs = |data| {
         bindings::Msrs::from_entries(&[entry(data)]).map_err(|e| Failure::Error(format!("{e:?}")))
     };
@@ -285,10 +297,14 @@ const ANSWER: u64 = 0xfeed_0000_beef;
 
 #[guest]
 fn leaves_denied_accesses_to_userspace(_: &mut Guest) {
-    check_eq!("userspace answers a denied read", rdmsr_safe(msr::LSTAR), Ok(ANSWER));
-    check_eq!("userspace takes a denied write", wrmsr_safe(msr::LSTAR, ANSWER), Ok(()));
-    check_eq!("userspace refuses a denied read", outcome(rdmsr_safe(msr::LSTAR)), GP_0);
-    check_eq!("userspace refuses a denied write", outcome(wrmsr_safe(msr::LSTAR, ANSWER)), GP_0);
+    check_eq!("userspace answers a denied read", rdmsr_safe(msr::IA32_LSTAR), Ok(ANSWER));
+    check_eq!("userspace takes a denied write", wrmsr_safe(msr::IA32_LSTAR, ANSWER), Ok(()));
+    check_eq!("userspace refuses a denied read", outcome(rdmsr_safe(msr::IA32_LSTAR)), GP_0);
+    check_eq!(
+        "userspace refuses a denied write",
+        outcome(wrmsr_safe(msr::IA32_LSTAR, ANSWER)),
+        GP_0
+    );
 }
 
 /// With KVM_MSR_EXIT_REASON_FILTER enabled a denied access is userspace's to complete; KVM's own copy
@@ -301,22 +317,22 @@ fn denied_accesses_exit_if_enabled(t: &mut OneVcpu) -> TestResult {
     const REASON: u32 = KVM_MSR_EXIT_REASON_FILTER;
     t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
         .ioctl("KVM_ENABLE_CAP")?;
-    set(&t.vm, ALLOW, &[deny(msr::LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    set(&t.vm, ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     for taken in [true, false] {
-        let mut stop = t.vcpu.run_until(Exit::rdmsr(msr::LSTAR))?;
+        let mut stop = t.vcpu.run_until(Exit::rdmsr(msr::IA32_LSTAR))?;
         check_eq!(
             "a denied read has the reason FILTER",
             stop.exit(),
-            Exit::Rdmsr { index: msr::LSTAR, reason: REASON }
+            Exit::Rdmsr { index: msr::IA32_LSTAR, reason: REASON }
         );
         stop.complete_rdmsr(taken.then_some(ANSWER));
-        let mut stop = t.vcpu.run_until(Exit::wrmsr(msr::LSTAR))?;
-        let want = Exit::Wrmsr { index: msr::LSTAR, reason: REASON, data: ANSWER };
+        let mut stop = t.vcpu.run_until(Exit::wrmsr(msr::IA32_LSTAR))?;
+        let want = Exit::Wrmsr { index: msr::IA32_LSTAR, reason: REASON, data: ANSWER };
         check_eq!("a denied write has the reason FILTER and its data", stop.exit(), want);
         stop.complete_wrmsr(taken);
     }
     t.vcpu.run_until_done()?;
-    let entry = bindings::kvm_msr_entry { index: msr::LSTAR, data: 1, ..Default::default() };
+    let entry = bindings::kvm_msr_entry { index: msr::IA32_LSTAR, data: 1, ..Default::default() };
     let mut msrs =
         bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
     t.vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
@@ -324,8 +340,6 @@ fn denied_accesses_exit_if_enabled(t: &mut OneVcpu) -> TestResult {
     Ok(())
 }
 
-/// MSRs of x2APIC mode, and those next to them, which nobody has.
-const X2APIC_MSRS: core::ops::Range<u32> = 0x800..0x900;
 const NEIGHBOURS: [u32; 2] = [X2APIC_MSRS.start - 1, X2APIC_MSRS.end];
 
 #[guest]
@@ -334,7 +348,7 @@ fn uses_x2apic(_: &mut Guest) {
     check_eq!("APIC ID can be read", apic.id(), 0);
     apic.write(apic::reg::TPR, 0x20);
     check_eq!("TPR can be written and read", apic.read(apic::reg::TPR), 0x20);
-    let self_ipi = rdmsr_safe(Apic::msr(apic::reg::SELF_IPI));
+    let self_ipi = rdmsr_safe(apic::x2apic_msr(apic::reg::SELF_IPI));
     check_eq!("SELF IPI cannot be read, as without a filter", outcome(self_ipi), GP_0);
     for index in NEIGHBOURS {
         check_eq!("MSR {index:#x} is userspace's", rdmsr_safe(index), Ok(ANSWER));
@@ -353,7 +367,7 @@ fn x2apic_msrs_cannot_be_filtered(t: &mut OneVcpu) -> TestResult {
     t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
         .ioctl("KVM_ENABLE_CAP")?;
     let nmsrs = X2APIC_MSRS.end - X2APIC_MSRS.start;
-    let ranges = [deny(X2APIC_MSRS.start, nmsrs), range(apic::IA32_APIC_BASE, 1, &[1])];
+    let ranges = [deny(X2APIC_MSRS.start, nmsrs), range(msr::IA32_APIC_BASE, 1, &[1])];
     set(&t.vm, DENY, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
     for index in NEIGHBOURS {
         let mut stop = t.vcpu.run_until(Exit::rdmsr(index))?;
@@ -369,7 +383,11 @@ fn x2apic_msrs_cannot_be_filtered(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn reads_the_tsc(_: &mut Guest) {
-    check_eq!("RDMSR of the TSC is denied", outcome(rdmsr_safe(msr::TSC)), GP_0);
+    check_eq!(
+        "RDMSR of the TSC is denied",
+        outcome(rdmsr_safe(msr::IA32_TIME_STAMP_COUNTER)),
+        GP_0
+    );
     let (first, second) = (rdtsc(), rdtsc());
     check!("RDTSC goes on", second >= first && first != 0, "{first} {second}");
 }
@@ -377,14 +395,14 @@ fn reads_the_tsc(_: &mut Guest) {
 /// Instructions that read an MSR's value by another way are not filtered.
 #[kvm_test(reads_the_tsc, requires(cap::X86_MSR_FILTER))]
 fn rdtsc_is_not_filtered(t: &mut OneVcpu) -> TestResult {
-    set(&t.vm, ALLOW, &[deny(msr::TSC, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    set(&t.vm, ALLOW, &[deny(msr::IA32_TIME_STAMP_COUNTER, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     t.vcpu.run_until_done()
 }
 
 /// Filters that KVM must refuse, with their errno (api.rst 4.97).
 #[kvm_test(requires(cap::X86_MSR_FILTER))]
 fn malformed_filters_are_refused(t: &mut OneVm) -> TestResult {
-    let good = deny(msr::STAR, 1);
+    let good = deny(msr::IA32_STAR, 1);
     let with = |flags| Range { flags, ..good.clone() };
     check_eq!("a good filter is accepted", set(&t.vm, ALLOW, std::slice::from_ref(&good)), Ok(()));
     check_eq!("the longest range is accepted", set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS)]), Ok(()));

@@ -16,7 +16,7 @@ const KVM_SET_MSRS: u64 = 0x4008_ae89;
 
 /// No CPU and no KVM has this MSR.
 #[host]
-const UNKNOWN_MSR: u32 = 0xdead_0001;
+const UNKNOWN_MSR: u32 = msr::UNKNOWN;
 /// Fills what KVM must not touch.
 #[host]
 const CANARY: u8 = 0xc5;
@@ -79,16 +79,16 @@ fn index_list_tells_its_length(_: &mut HostOnly) -> TestResult {
     check_list_contract(KVM_GET_MSR_INDEX_LIST)?;
     let indices = whole_list(KVM_GET_MSR_INDEX_LIST)?;
     for index in [
-        msr::TSC,
-        msr::SYSENTER_CS,
-        msr::SYSENTER_ESP,
-        msr::SYSENTER_EIP,
-        msr::PAT,
-        msr::STAR,
-        msr::LSTAR,
-        msr::CSTAR,
-        msr::FMASK,
-        msr::KERNEL_GS_BASE,
+        msr::IA32_TIME_STAMP_COUNTER,
+        msr::IA32_SYSENTER_CS,
+        msr::IA32_SYSENTER_ESP,
+        msr::IA32_SYSENTER_EIP,
+        msr::IA32_PAT,
+        msr::IA32_STAR,
+        msr::IA32_LSTAR,
+        msr::IA32_CSTAR,
+        msr::IA32_FMASK,
+        msr::IA32_KERNEL_GS_BASE,
     ] {
         check!("MSR {index:#x}, which every x86_64 guest has, is listed", indices.contains(&index));
     }
@@ -182,34 +182,35 @@ fn system_reads_only_feature_msrs(_: &mut HostOnly) -> TestResult {
 #[kvm_test(nothing, requires(host::UNKNOWN_MSRS_FAULT))]
 fn transfers_stop_at_the_first_failure(t: &mut OneVcpu) -> TestResult {
     const CANARY_DATA: u64 = 0xc5c5_c5c5;
-    let good = [(msr::STAR, 0x1111), (msr::SYSENTER_CS, 0x22), (msr::FMASK, 0x3333)];
+    let good = [(msr::IA32_STAR, 0x1111), (msr::IA32_SYSENTER_CS, 0x22), (msr::IA32_FMASK, 0x3333)];
     check_eq!("three MSRs are written", transfer(&t.vcpu, KVM_SET_MSRS, &good).0, Ok(3));
     let blank = good.map(|(index, _)| (index, 0));
     let (count, read) = transfer(&t.vcpu, KVM_GET_MSRS, &blank);
     check_eq!("three MSRs are read", count, Ok(3));
     check_eq!("each has its own value", read, good);
-    let broken = [(msr::STAR, 0x4444), (UNKNOWN_MSR, 0), (msr::SYSENTER_CS, 0x55)];
+    let broken = [(msr::IA32_STAR, 0x4444), (UNKNOWN_MSR, 0), (msr::IA32_SYSENTER_CS, 0x55)];
     check_eq!("writing stops at an unknown MSR", transfer(&t.vcpu, KVM_SET_MSRS, &broken).0, Ok(1));
     let (_, read) = transfer(&t.vcpu, KVM_GET_MSRS, &blank);
     check_eq!(
         "what came before it is written, what comes after is not",
         read[..2],
-        [(msr::STAR, 0x4444), (msr::SYSENTER_CS, 0x22)]
+        [(msr::IA32_STAR, 0x4444), (msr::IA32_SYSENTER_CS, 0x22)]
     );
-    let holes = [(msr::STAR, 0), (UNKNOWN_MSR, CANARY_DATA), (msr::SYSENTER_CS, CANARY_DATA)];
+    let holes =
+        [(msr::IA32_STAR, 0), (UNKNOWN_MSR, CANARY_DATA), (msr::IA32_SYSENTER_CS, CANARY_DATA)];
     let (count, read) = transfer(&t.vcpu, KVM_GET_MSRS, &holes);
     check_eq!("reading stops at an unknown MSR", count, Ok(1));
-    check_eq!("what was read before it is handed out", read[0], (msr::STAR, 0x4444));
+    check_eq!("what was read before it is handed out", read[0], (msr::IA32_STAR, 0x4444));
     check_eq!(
         "an unknown MSR first is none",
         transfer(&t.vcpu, KVM_GET_MSRS, &holes[1..]).0,
         Ok(0)
     );
     check_eq!("no entry is no error", transfer(&t.vcpu, KVM_GET_MSRS, &[]).0, Ok(0));
-    let twice = [(msr::STAR, 1), (msr::STAR, 2)];
+    let twice = [(msr::IA32_STAR, 1), (msr::IA32_STAR, 2)];
     check_eq!("an MSR may be written twice", transfer(&t.vcpu, KVM_SET_MSRS, &twice).0, Ok(2));
     let (_, read) = transfer(&t.vcpu, KVM_GET_MSRS, &blank[..1]);
-    check_eq!("the later value stays", read, [(msr::STAR, 2)]);
+    check_eq!("the later value stays", read, [(msr::IA32_STAR, 2)]);
     Ok(())
 }
 
@@ -217,7 +218,7 @@ fn transfers_stop_at_the_first_failure(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(nothing)]
 fn too_many_entries_are_refused(t: &mut OneVcpu) -> TestResult {
     const MAX_ENTRIES: usize = 256;
-    let entries = vec![(msr::STAR, 7); MAX_ENTRIES + 1];
+    let entries = vec![(msr::IA32_STAR, 7); MAX_ENTRIES + 1];
     for request in [KVM_GET_MSRS, KVM_SET_MSRS] {
         let (result, _) = transfer(&t.vcpu, request, &entries);
         check_eq!("request {request:#x}: 257 entries are E2BIG", result, Err(Errno::E2BIG));

@@ -1,22 +1,15 @@
 //! PEBS: records of the guest's state that the CPU writes into its DS area (SDM vol. 3, "Processor Event
 //! Based Sampling"); where KVM has none for guests, nothing tells of it.
 use crate::prelude::*;
-
-const IA32_MISC_ENABLE: u32 = 0x1a0;
-const BTS_UNAVAIL: u64 = 1 << 11;
-const PEBS_UNAVAIL: u64 = 1 << 12;
-const IA32_PERF_CAPABILITIES: u32 = 0x345;
-const PEBS_TRAP: u64 = 1 << 6;
-const PEBS_FORMAT: u64 = 0xf << 8;
-const PEBS_BASELINE: u64 = 1 << 14;
-const IA32_PEBS_ENABLE: u32 = 0x3f1;
-const MSR_PEBS_DATA_CFG: u32 = 0x3f2;
-const MSR_PEBS_LD_LAT: u32 = 0x3f6;
-const IA32_DS_AREA: u32 = 0x600;
-/// CPUID.1.
-const ECX_DTES64: u32 = 1 << 2;
-const ECX_PDCM: u32 = 1 << 15;
-const EDX_DS: u32 = 1 << 21;
+use cpuid::feature;
+use defs::x86::pmu::{
+    INSTRUCTIONS_RETIRED, PebsDataCfg, PerfCapabilities, PerfEvtSel, PerfGlobalStatus, ds,
+};
+use msr::{
+    IA32_DS_AREA, IA32_MISC_ENABLE, IA32_PEBS_ENABLE, IA32_PERF_CAPABILITIES,
+    IA32_PERF_GLOBAL_CTRL, IA32_PERF_GLOBAL_OVF_CTRL, IA32_PERF_GLOBAL_STATUS, IA32_PERFEVTSEL0,
+    IA32_PMC0, MSR_PEBS_DATA_CFG, MSR_PEBS_LD_LAT, MiscEnable,
+};
 
 #[guest]
 fn looks_for_pebs(_: &mut Guest) {
@@ -31,25 +24,27 @@ fn looks_for_pebs(_: &mut Guest) {
         check!("WRMSR of 0 to {name} is #GP", gp(wrmsr_safe(msr, 0)));
         check!("WRMSR of 1 to {name} is #GP", gp(wrmsr_safe(msr, 1)));
     }
-    let [_, _, ecx, edx] = cpuid(1, 0);
-    check_eq!("CPUID has no DS", edx & EDX_DS, 0);
-    check_eq!("CPUID has no DTES64", ecx & ECX_DTES64, 0);
-    if ecx & ECX_PDCM != 0 {
-        let hidden = PEBS_TRAP | PEBS_FORMAT | PEBS_BASELINE;
+    check!("CPUID has no DS", !cpuid_has(feature::DS));
+    check!("CPUID has no DTES64", !cpuid_has(feature::DTES64));
+    if cpuid_has(feature::PDCM) {
+        let hidden = bits!(PerfCapabilities::{PEBS_TRAP | PEBS_FORMAT | PEBS_BASELINE});
         let told = rdmsr_safe(IA32_PERF_CAPABILITIES).map(|value| value & hidden);
         check_eq!("IA32_PERF_CAPABILITIES tells of no PEBS", told, Ok(0));
     } else {
         let read = gp(rdmsr_safe(IA32_PERF_CAPABILITIES).map(drop));
         check!("without PDCM RDMSR of IA32_PERF_CAPABILITIES is #GP", read);
     }
-    let unavailable = rdmsr(IA32_MISC_ENABLE) & (PEBS_UNAVAIL | BTS_UNAVAIL);
+    let both = bits!(MiscEnable::{PEBS_UNAVAIL | BTS_UNAVAIL});
     check_eq!(
         "IA32_MISC_ENABLE says that PEBS and BTS are unavailable",
-        unavailable,
-        PEBS_UNAVAIL | BTS_UNAVAIL
+        rdmsr(IA32_MISC_ENABLE) & both,
+        both
     );
     let value = rdmsr(IA32_MISC_ENABLE);
-    for (name, bit) in [("PEBS_UNAVAIL", PEBS_UNAVAIL), ("BTS_UNAVAIL", BTS_UNAVAIL)] {
+    for (name, bit) in
+        [("PEBS_UNAVAIL", MiscEnable::PEBS_UNAVAIL), ("BTS_UNAVAIL", MiscEnable::BTS_UNAVAIL)]
+    {
+        let bit = bit.bits();
         check!(
             "IA32_MISC_ENABLE.{name} cannot be cleared",
             gp(wrmsr_safe(IA32_MISC_ENABLE, value & !bit))
@@ -73,32 +68,24 @@ fn offered_capabilities() -> TestResult<u64> {
 #[kvm_test(looks_for_pebs, requires(host::UNKNOWN_MSRS_FAULT))]
 fn absent_pebs_is_hidden(t: &mut OneVcpu) -> TestResult {
     let offered = offered_capabilities()?;
-    require!(offered & PEBS_FORMAT == 0, "a host without PEBS for guests");
-    check_eq!("the feature MSR tells of no PEBS", offered & (PEBS_TRAP | PEBS_BASELINE), 0);
+    require!(offered & PerfCapabilities::PEBS_FORMAT.bits() == 0, "a host without PEBS for guests");
+    check_eq!(
+        "the feature MSR tells of no PEBS",
+        offered & bits!(PerfCapabilities::{PEBS_TRAP | PEBS_BASELINE}),
+        0
+    );
     t.vcpu.run_until_done()
 }
 
-const IA32_PERFEVTSEL0: u32 = 0x186;
-const IA32_PMC0: u32 = 0xc1;
-const IA32_PERF_GLOBAL_STATUS: u32 = 0x38e;
-const IA32_PERF_GLOBAL_CTRL: u32 = 0x38f;
-const IA32_PERF_GLOBAL_OVF_CTRL: u32 = 0x390;
-const OVF_BUFFER: u64 = 1 << 62;
-const INSTRUCTIONS: u64 = 0xc0;
-const USR_OS_EN: u64 = 3 << 16 | 1 << 22;
 const VECTOR: u8 = 0x61;
 
 const DS: u64 = layout::SCRATCH;
 const BUFFER: u64 = layout::SCRATCH + 0x1000;
 const BUFFER_END: u64 = BUFFER + 0x4000;
-/// Fields of the DS save area in 64-bit mode.
-const DS_PEBS_BASE: u64 = DS + 0x20;
-const DS_PEBS_INDEX: u64 = DS + 0x28;
-const DS_PEBS_MAXIMUM: u64 = DS + 0x30;
-const DS_PEBS_THRESHOLD: u64 = DS + 0x38;
 
 /// Groups of an adaptive record: the bit in MSR_PEBS_DATA_CFG, and the group's bytes.
-const GROUPS: [(u64, u64); 3] = [(1 << 0, 32), (1 << 1, 144), (1 << 2, 256)];
+const GROUPS: [(PebsDataCfg, u64); 3] =
+    [(PebsDataCfg::MEMORY_INFO, 32), (PebsDataCfg::GPRS, 144), (PebsDataCfg::XMMS, 256)];
 const BASIC_BYTES: u64 = 32;
 
 fn work(loops: u64) {
@@ -111,18 +98,18 @@ fn work(loops: u64) {
 /// Lets counter 0 overflow `-start` instructions on, with `config` as the record's groups where those can
 /// be chosen.
 fn sample(start: u64, config: Option<u64>) {
-    poke(DS_PEBS_BASE, BUFFER);
-    poke(DS_PEBS_INDEX, BUFFER);
-    poke(DS_PEBS_MAXIMUM, BUFFER_END);
+    poke(DS + ds::PEBS_BUFFER_BASE, BUFFER);
+    poke(DS + ds::PEBS_INDEX, BUFFER);
+    poke(DS + ds::PEBS_ABSOLUTE_MAXIMUM, BUFFER_END);
     // The first record interrupts.
-    poke(DS_PEBS_THRESHOLD, BUFFER + 1);
+    poke(DS + ds::PEBS_INTERRUPT_THRESHOLD, BUFFER + 1);
     (BUFFER..BUFFER_END).step_by(8).for_each(|at| poke(at, 0_u64));
     wrmsr(IA32_DS_AREA, DS);
     if let Some(config) = config {
         wrmsr(MSR_PEBS_DATA_CFG, config);
     }
     wrmsr(IA32_PMC0, start);
-    wrmsr(IA32_PERFEVTSEL0, INSTRUCTIONS | USR_OS_EN);
+    wrmsr(IA32_PERFEVTSEL0, INSTRUCTIONS_RETIRED | bits!(PerfEvtSel::{USR | OS | EN}));
     wrmsr(IA32_PEBS_ENABLE, 1);
     wrmsr(IA32_PERF_GLOBAL_CTRL, 1);
     work(1000);
@@ -133,7 +120,7 @@ fn sample(start: u64, config: Option<u64>) {
 
 #[guest]
 fn takes_records(g: &mut Guest) {
-    let adaptive = g.arg(0) & PEBS_BASELINE != 0;
+    let adaptive = g.arg(0) & PerfCapabilities::PEBS_BASELINE.bits() != 0;
     let apic = Apic::enable();
     let mut interrupts = 0;
     let configs = if adaptive { 1 << GROUPS.len() } else { 1 };
@@ -150,9 +137,9 @@ fn takes_records(g: &mut Guest) {
             spin_for(1000, || false);
             cli();
         });
-        let groups = GROUPS.iter().filter(|(bit, _)| config & bit != 0);
+        let groups = GROUPS.iter().filter(|(bit, _)| config & bit.bits() != 0);
         let size = BASIC_BYTES + groups.map(|(_, bytes)| bytes).sum::<u64>();
-        let written = peek::<u64>(DS_PEBS_INDEX) - BUFFER;
+        let written = peek::<u64>(DS + ds::PEBS_INDEX) - BUFFER;
         check!("with groups {config:#b} an overflow writes records", written >= size, "{written}");
         check_eq!("with groups {config:#b} the index moves by whole records", written % size, 0);
         for at in (BUFFER..BUFFER + written).step_by(size as usize) {
@@ -174,15 +161,16 @@ fn takes_records(g: &mut Guest) {
         let status = rdmsr(IA32_PERF_GLOBAL_STATUS);
         check!(
             "with groups {config:#b} GLOBAL_STATUS tells of the full buffer",
-            status & OVF_BUFFER != 0,
+            status & PerfGlobalStatus::OVF_BUFFER.bits() != 0,
             "{status:#x}"
         );
         wrmsr(IA32_PERF_GLOBAL_OVF_CTRL, status);
-        check_eq!("GLOBAL_OVF_CTRL clears it", rdmsr(IA32_PERF_GLOBAL_STATUS) & OVF_BUFFER, 0);
+        let left = rdmsr(IA32_PERF_GLOBAL_STATUS) & PerfGlobalStatus::OVF_BUFFER.bits();
+        check_eq!("GLOBAL_OVF_CTRL clears it", left, 0);
     }
     check_eq!("each full buffer is one interrupt", interrupts, configs);
     sample(0, adaptive.then_some(0));
-    check_eq!("without an overflow there is no record", peek::<u64>(DS_PEBS_INDEX), BUFFER);
+    check_eq!("without an overflow there is no record", peek::<u64>(DS + ds::PEBS_INDEX), BUFFER);
 }
 
 /// A vCPU with all of PEBS that KVM offers, told to the guest in its first argument.
@@ -191,7 +179,7 @@ fn add_vcpu_with_pebs(vm: &mut Vm, guest: GuestFn) -> TestResult<Vcpu> {
     let offered = offered_capabilities()?;
     // Records of earlier formats are longer and tell no size; KVM offers none on CPUs that write them.
     require!(
-        (offered & PEBS_FORMAT) >> 8 >= 4,
+        (offered & PerfCapabilities::PEBS_FORMAT.bits()) >> 8 >= 4,
         "PEBS for guests (IA32_PERF_CAPABILITIES.PEBS_FMT)"
     );
     let mut vcpu = vm.add_vcpu(0, guest)?;
@@ -218,7 +206,7 @@ fn tries_registers(g: &mut Guest) {
     let gp = |result: Result<(), Trap>| result.err().map(|t| t.vector) == Some(vector::GP);
     check_eq!("RDMSR tells what is offered", rdmsr(IA32_PERF_CAPABILITIES), offered);
     check!("IA32_PERF_CAPABILITIES is read-only", gp(wrmsr_safe(IA32_PERF_CAPABILITIES, offered)));
-    check_eq!("CPUID has DS", cpuid(1, 0)[3] & EDX_DS, EDX_DS);
+    check!("CPUID has DS", cpuid_has(feature::DS));
     for value in [1, 0] {
         wrmsr(IA32_PEBS_ENABLE, value);
         check_eq!("IA32_PEBS_ENABLE reads as written", rdmsr(IA32_PEBS_ENABLE), value);
@@ -228,7 +216,7 @@ fn tries_registers(g: &mut Guest) {
     wrmsr(IA32_DS_AREA, DS);
     check_eq!("IA32_DS_AREA reads as written", rdmsr(IA32_DS_AREA), DS);
     check!("no canonical address is #GP", gp(wrmsr_safe(IA32_DS_AREA, 1 << 63)));
-    if offered & PEBS_BASELINE == 0 {
+    if offered & PerfCapabilities::PEBS_BASELINE.bits() == 0 {
         check!("RDMSR of MSR_PEBS_DATA_CFG is #GP", gp(rdmsr_safe(MSR_PEBS_DATA_CFG).map(drop)));
         check!("WRMSR of MSR_PEBS_DATA_CFG is #GP", gp(wrmsr_safe(MSR_PEBS_DATA_CFG, 0)));
     } else {

@@ -1,5 +1,6 @@
 //! Port I/O exits (api.rst 5, KVM_EXIT_IO): every size, direction and form of the instructions.
 use crate::prelude::*;
+use defs::x86::{pic, segment::tss};
 
 /// A port without a device in the kernel.
 const PORT: u16 = 0x7d4;
@@ -308,15 +309,12 @@ fn page_fault_stops_a_string_at_its_element(t: &mut OneVcpu, direction: IoDirect
     Ok(())
 }
 
-/// RFLAGS.IOPL = 3.
-const IOPL_3: u64 = 3 << 12;
-
 extern "C" fn port_from_ring_3(port: u64) -> u64 {
     inb(port as u16).into()
 }
 
 /// Reads `port` in ring 3. `None`: #GP(0), as the only trap.
-fn read_in_ring_3(port: u16, rflags: u64) -> Option<u64> {
+fn read_in_ring_3(port: u16, rflags: Rflags) -> Option<u64> {
     let mut fault = None;
     let skip = |frame: &mut TrapFrame| {
         fault = Some(frame.trap().error);
@@ -339,27 +337,35 @@ const NEIGHBOUR_ANSWER: u64 = 0x32;
 /// A port behind what the I/O bitmap covers.
 const BEYOND_BITMAP: u16 = PORT + 16;
 
-/// Bytes of a 64-bit TSS; the bitmap may follow it.
-const TSS_BYTES: u64 = 104;
-/// Where the TSS says where its I/O bitmap is.
-const TSS_BITMAP_OFFSET: u64 = 102;
-
 #[guest]
 fn reads_in_ring_3(g: &mut Guest) {
-    let tss = layout::vcpu_area(g.vcpu().into()) + layout::vcpu_area::TSS;
-    poke(tss + TSS_BITMAP_OFFSET, u16::MAX);
-    check_eq!("IOPL 3 allows ports to ring 3", read_in_ring_3(PORT, IOPL_3), Some(PORT_ANSWER));
-    check_eq!("IOPL 2 does not, without an I/O bitmap", read_in_ring_3(PORT, 2 << 12), None);
-    poke(tss + TSS_BITMAP_OFFSET, TSS_BYTES as u16);
+    let segment = layout::vcpu_area(g.vcpu().into()) + layout::vcpu_area::TSS;
+    let io_map_base = segment + tss::IO_MAP_BASE as u64;
+    poke(io_map_base, u16::MAX);
     check_eq!(
-        "a clear bit in the I/O bitmap allows the port",
-        read_in_ring_3(PORT, 0),
+        "IOPL 3 allows ports to ring 3",
+        read_in_ring_3(PORT, Rflags::IOPL_3),
         Some(PORT_ANSWER)
     );
-    poke::<u8>(tss + TSS_BYTES + u64::from(PORT / 8), 1 << (PORT % 8));
-    check_eq!("a set bit forbids it", read_in_ring_3(PORT, 0), None);
-    check_eq!("and not its neighbour", read_in_ring_3(PORT + 1, 0), Some(NEIGHBOUR_ANSWER));
-    check_eq!("ports behind the TSS limit are forbidden", read_in_ring_3(BEYOND_BITMAP, 0), None);
+    check_eq!("IOPL 2 does not, without an I/O bitmap", read_in_ring_3(PORT, Rflags::IOPL_2), None);
+    poke(io_map_base, tss::SIZE as u16);
+    check_eq!(
+        "a clear bit in the I/O bitmap allows the port",
+        read_in_ring_3(PORT, Rflags::empty()),
+        Some(PORT_ANSWER)
+    );
+    poke::<u8>(segment + tss::SIZE as u64 + u64::from(PORT / 8), 1 << (PORT % 8));
+    check_eq!("a set bit forbids it", read_in_ring_3(PORT, Rflags::empty()), None);
+    check_eq!(
+        "and not its neighbour",
+        read_in_ring_3(PORT + 1, Rflags::empty()),
+        Some(NEIGHBOUR_ANSWER)
+    );
+    check_eq!(
+        "ports behind the TSS limit are forbidden",
+        read_in_ring_3(BEYOND_BITMAP, Rflags::empty()),
+        None
+    );
 }
 
 /// Ring 3 reaches a port where IOPL or the TSS's I/O bitmap allows it, and gets #GP(0) elsewhere,
@@ -368,7 +374,7 @@ fn reads_in_ring_3(g: &mut Guest) {
 fn iopl_and_io_bitmap_guard_ring_3(t: &mut OneVcpu) -> TestResult {
     let mut sregs = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
     // The last byte must be there although its bits say nothing: the CPU reads two bytes.
-    sregs.tr.limit = TSS_BYTES as u32 + u32::from(PORT) / 8 + 1;
+    sregs.tr.limit = tss::SIZE as u32 + u32::from(PORT) / 8 + 1;
     t.vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
     while let Some(mut stop) = t.vcpu.run_until_exit()? {
         let answer = match stop.exit() {
@@ -381,12 +387,9 @@ fn iopl_and_io_bitmap_guard_ring_3(t: &mut OneVcpu) -> TestResult {
     Ok(())
 }
 
-/// Ports of the PICs and, for 0x4d0 and 0x4d1, of their edge/level control.
-const PIC_PORTS: [u16; 6] = [0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1];
-
 #[guest]
 fn reads_pic_ports(_: &mut Guest) {
-    for port in PIC_PORTS {
+    for port in pic::PORTS {
         inb(port);
     }
 }
@@ -402,7 +405,7 @@ fn ports_of_the_kernels_pic_do_not_exit(t: &mut OneVcpu) -> TestResult {
 /// Without KVM_CREATE_IRQCHIP the same ports are userspace's.
 #[kvm_test(reads_pic_ports)]
 fn pic_ports_exit_without_irqchip(t: &mut OneVcpu) -> TestResult {
-    for number in PIC_PORTS {
+    for number in pic::PORTS {
         port(t, IoDirection::In, number, &[0])?;
     }
     t.vcpu.run_until_done()
@@ -411,7 +414,7 @@ fn pic_ports_exit_without_irqchip(t: &mut OneVcpu) -> TestResult {
 /// With a split irqchip only the local APICs are KVM's (api.rst 7, KVM_CAP_SPLIT_IRQCHIP).
 #[kvm_test(reads_pic_ports, split_irqchip, requires(cap::SPLIT_IRQCHIP))]
 fn pic_ports_exit_with_a_split_irqchip(t: &mut OneVcpu) -> TestResult {
-    for number in PIC_PORTS {
+    for number in pic::PORTS {
         port(t, IoDirection::In, number, &[0])?;
     }
     t.vcpu.run_until_done()

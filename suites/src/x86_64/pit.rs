@@ -1,17 +1,10 @@
 //! The in-kernel interval timer (i8254): KVM_CREATE_PIT2, KVM_GET_PIT2 and KVM_SET_PIT2 (api.rst 4.71,
 //! 4.72), and what a guest sees of it.
 use crate::prelude::*;
+use apic::LVT_MASKED;
+use defs::x86::pit::{CHANNEL_0, CONTROL, PORT_B, PortB, RW_BOTH};
 
-const CHANNEL_0: u16 = 0x40;
-const COMMAND: u16 = 0x43;
-/// System control port B: gate of channel 2 (bit 0), its output (bit 5).
-const PORT_B: u16 = 0x61;
-const GATE_2: u8 = 1 << 0;
-const OUT_2: u8 = 1 << 5;
-/// Command: both bytes, low one first.
-const BOTH_BYTES: u8 = 3 << 4;
 const VECTOR: u8 = 0x61;
-const LVT_MASKED: u32 = 1 << 16;
 /// The I/O APIC pin of GSI 0 by KVM's default routes.
 const PIN: u32 = 0;
 
@@ -61,7 +54,7 @@ fn state_round_trips(t: &mut OneVm) -> TestResult {
 }
 
 fn program(channel: u8, mode: u8, count: u16) {
-    outb(COMMAND, channel << 6 | BOTH_BYTES | mode << 1);
+    outb(CONTROL, channel << 6 | RW_BOTH | mode << 1);
     let [low, high] = count.to_le_bytes();
     outb(CHANNEL_0 + u16::from(channel), low);
     outb(CHANNEL_0 + u16::from(channel), high);
@@ -69,7 +62,7 @@ fn program(channel: u8, mode: u8, count: u16) {
 
 /// The count of a channel, latched.
 fn latched(channel: u8) -> u16 {
-    outb(COMMAND, channel << 6);
+    outb(CONTROL, channel << 6);
     let port = CHANNEL_0 + u16::from(channel);
     u16::from_le_bytes([inb(port), inb(port)])
 }
@@ -112,17 +105,17 @@ fn counts_time(_: &mut Guest) {
     check!("a rate generator interrupts again and again", came, "{}", taken.get());
     program(0, 0, 0xffff);
 
-    outb(PORT_B, GATE_2);
+    outb(PORT_B, PortB::GATE_2.bits());
     program(2, 0, 0xffff);
-    check_eq!("counting, channel 2's output is low", inb(PORT_B) & OUT_2, 0);
+    check_eq!("counting, channel 2's output is low", inb(PORT_B) & PortB::OUT_2.bits(), 0);
     program(2, 0, 200);
-    let high = spin_for(100_000, || inb(PORT_B) & OUT_2 != 0);
+    let high = spin_for(100_000, || inb(PORT_B) & PortB::OUT_2.bits() != 0);
     check!("at its end the output goes high", high);
     outb(PORT_B, 0);
     program(2, 3, 0x8000);
     let [first, second] = [latched(2), latched(2)];
     check!("a closed gate keeps the count", first == second, "{first:#x} {second:#x}");
-    check_eq!("the port tells the gate", inb(PORT_B) & GATE_2, 0);
+    check_eq!("the port tells the gate", inb(PORT_B) & PortB::GATE_2.bits(), 0);
 }
 
 /// Channels count at their rate and interrupt; channel 2 follows its gate (8254 data sheet).

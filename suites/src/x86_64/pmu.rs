@@ -3,29 +3,22 @@
 //! KVM offers none, none is to be seen.
 use crate::prelude::*;
 #[host]
+use cpuid::vendor;
+use cpuid::{feature, leaf};
+use defs::x86::pmu::{INSTRUCTIONS_RETIRED as INSTRUCTIONS, PerfEvtSel};
+use msr::{
+    IA32_FIXED_CTR_CTRL, IA32_FIXED_CTR0, IA32_PERF_CAPABILITIES, IA32_PERF_GLOBAL_CTRL,
+    IA32_PERF_GLOBAL_OVF_CTRL, IA32_PERF_GLOBAL_STATUS, IA32_PERFEVTSEL0, IA32_PMC0,
+    PERF_LEGACY_CTL0, PERF_LEGACY_CTR0,
+};
+#[host]
 use request::x86::KVM_SET_PMU_EVENT_FILTER;
 
-const IA32_PERF_CAPABILITIES: u32 = 0x345;
-const IA32_FIXED_CTR0: u32 = 0x309;
-const IA32_FIXED_CTR_CTRL: u32 = 0x38d;
-const IA32_PERF_GLOBAL_STATUS: u32 = 0x38e;
-const IA32_PERF_GLOBAL_CTRL: u32 = 0x38f;
-const IA32_PERF_GLOBAL_OVF_CTRL: u32 = 0x390;
-const IA32_PERFEVTSEL0: u32 = 0x186;
-const IA32_PMC0: u32 = 0xc1;
-const K7_EVNTSEL0: u32 = 0xc001_0000;
-const K7_PERFCTR0: u32 = 0xc001_0004;
-
-const USR: u64 = 1 << 16;
-const OS: u64 = 1 << 17;
-const INT: u64 = 1 << 20;
-const EN: u64 = 1 << 22;
-/// Instructions retired; both vendors number it alike.
-const INSTRUCTIONS: u64 = 0xc0;
-/// CPUID.1:ECX.
-const PDCM: u32 = 1 << 15;
+const USR: u64 = PerfEvtSel::USR.bits();
+const OS: u64 = PerfEvtSel::OS.bits();
+const INT: u64 = PerfEvtSel::INT.bits();
+const EN: u64 = PerfEvtSel::EN.bits();
 const VECTOR: u8 = 0x61;
-const LVT_MASKED: u32 = 1 << 16;
 
 /// The counters of this CPU.
 #[derive(Clone, Copy)]
@@ -40,7 +33,7 @@ struct Pmu {
 impl Pmu {
     /// Ends the test as skipped where there is none.
     fn of_this_cpu() -> Self {
-        let [eax, _, _, edx] = cpuid(0xa, 0);
+        let [eax, _, _, edx] = cpuid(leaf::PERFORMANCE_MONITORING, 0);
         let version = eax & 0xff;
         let fixed = if version > 1 { edx & 0x1f } else { 0 };
         let counters = eax >> 8 & 0xff;
@@ -52,8 +45,8 @@ impl Pmu {
             has_global_ctrl: version > 1,
         };
         let amd = Self {
-            select: K7_EVNTSEL0,
-            counter: K7_PERFCTR0,
+            select: PERF_LEGACY_CTL0,
+            counter: PERF_LEGACY_CTR0,
             counters: 4,
             fixed: 0,
             has_global_ctrl: false,
@@ -61,9 +54,9 @@ impl Pmu {
         match Hypercall::of_this_cpu() {
             Hypercall::Vmcall if version > 0 && counters > 0 => return intel,
             // No leaf tells of these: they keep what is written, or there are none.
-            Hypercall::Vmmcall if wrmsr_safe(K7_EVNTSEL0, INSTRUCTIONS | USR).is_ok() => {
-                let there = rdmsr_safe(K7_EVNTSEL0) == Ok(INSTRUCTIONS | USR);
-                let _ = wrmsr_safe(K7_EVNTSEL0, 0);
+            Hypercall::Vmmcall if wrmsr_safe(PERF_LEGACY_CTL0, INSTRUCTIONS | USR).is_ok() => {
+                let there = rdmsr_safe(PERF_LEGACY_CTL0) == Ok(INSTRUCTIONS | USR);
+                let _ = wrmsr_safe(PERF_LEGACY_CTL0, 0);
                 if there {
                     return amd;
                 }
@@ -89,14 +82,14 @@ impl Pmu {
 
     /// The event of branch instructions retired.
     fn branches(self) -> u64 {
-        if self.select == K7_EVNTSEL0 { 0xc2 } else { 0xc4 }
+        if self.select == PERF_LEGACY_CTL0 { 0xc2 } else { 0xc4 }
     }
 
     /// Makes the counter overflow after so many events.
     fn near_overflow(self, index: u32, events: u32) {
         let start = match self.select {
             // 48 bits.
-            K7_EVNTSEL0 => u64::from(events).wrapping_neg() & ((1 << 48) - 1),
+            PERF_LEGACY_CTL0 => u64::from(events).wrapping_neg() & ((1 << 48) - 1),
             // A write of 32 bits is sign-extended.
             _ => u64::from(events.wrapping_neg()),
         };
@@ -142,7 +135,7 @@ fn counts_instructions(_: &mut Guest) {
             work(0);
         };
         let there: fn() = || {
-            user::run(0, work, 0);
+            user::run(Rflags::empty(), work, 0);
         };
         let few = LOOPS / 2;
         let all = pmu.counting(index, INSTRUCTIONS | OS | USR, here);
@@ -162,7 +155,7 @@ fn counts_instructions(_: &mut Guest) {
         check!("USR counts in ring 3", is_the_work(usr), "{index}: {usr}");
         // Coming back from ring 3 alone is thousands of instructions.
         let there_and_back: fn() = || {
-            user::run(0, nothing, 0);
+            user::run(Rflags::empty(), nothing, 0);
         };
         let os_counts = |work: fn()| [(); 3].map(|()| pmu.counting(index, INSTRUCTIONS | OS, work));
         let [os, back] = [there, there_and_back].map(os_counts);
@@ -278,7 +271,7 @@ fn overflows(_: &mut Guest) {
     check!("the counter goes on from 0", count < 100 * LOOPS, "{count:#x}");
     if pmu.has_global_ctrl {
         let lvt = apic.read(apic::reg::LVT_PMI);
-        check!("its delivery masks LVT PMI", lvt & LVT_MASKED != 0, "{lvt:#x}");
+        check!("its delivery masks LVT PMI", lvt & apic::LVT_MASKED != 0, "{lvt:#x}");
         check_eq!("IA32_PERF_GLOBAL_STATUS tells of it", rdmsr(IA32_PERF_GLOBAL_STATUS) & 1, 1);
         wrmsr(IA32_PERF_GLOBAL_OVF_CTRL, 1);
         check_eq!("IA32_PERF_GLOBAL_OVF_CTRL clears it", rdmsr(IA32_PERF_GLOBAL_STATUS) & 1, 0);
@@ -362,15 +355,14 @@ fn looks_for_a_pmu(_: &mut Guest) {
         check!("RDMSR of {msr:#x} is #GP without a PMU", gp(rdmsr_safe(msr).map(drop)));
         check!("WRMSR of {msr:#x} is #GP without a PMU", gp(wrmsr_safe(msr, 0)));
     }
-    let [_, _, ecx, _] = cpuid(1, 0);
-    if ecx & PDCM == 0 {
+    if !cpuid_has(feature::PDCM) {
         let read = gp(rdmsr_safe(IA32_PERF_CAPABILITIES).map(drop));
         check!("without PDCM RDMSR of IA32_PERF_CAPABILITIES is #GP", read);
     }
     // Old guests touch these blindly: KVM takes the writes and keeps nothing.
     let (select, counter) = match Hypercall::of_this_cpu() {
         Hypercall::Vmcall => (IA32_PERFEVTSEL0, IA32_PMC0),
-        Hypercall::Vmmcall => (K7_EVNTSEL0, K7_PERFCTR0),
+        Hypercall::Vmmcall => (PERF_LEGACY_CTL0, PERF_LEGACY_CTR0),
     };
     if wrmsr_safe(select, INSTRUCTIONS | OS | USR | EN).is_ok() {
         work(0);
@@ -381,7 +373,8 @@ fn looks_for_a_pmu(_: &mut Guest) {
 /// CPUID leaf 0xA: EAX tells the PMU's version.
 #[host]
 fn pmu_version(vm: &mut Vm) -> u32 {
-    let leaf = vm.cpuid_mut().as_slice().iter().find(|e| e.function == 0xa);
+    let leaf =
+        vm.cpuid_mut().as_slice().iter().find(|e| e.function == leaf::PERFORMANCE_MONITORING);
     leaf.map_or(0, |e| e.eax & 0xff)
 }
 
@@ -389,18 +382,20 @@ fn pmu_version(vm: &mut Vm) -> u32 {
 /// leaf tells of them.
 #[kvm_test(looks_for_a_pmu, requires(host::UNKNOWN_MSRS_FAULT))]
 fn absent_pmu_is_hidden(t: &mut OneVm) -> TestResult {
-    const PERFMON_V2: u32 = 0x8000_0022;
-    /// `ntel`, the end of Intel's name in leaf 0.
-    const INTEL: u32 = u32::from_le_bytes(*b"ntel");
     let cpuid = t.vm.cpuid_mut().as_slice().to_vec();
-    let v2 = cpuid.iter().any(|e| e.function == PERFMON_V2 && e.eax & 1 != 0);
+    let v2 = cpuid.iter().any(|e| {
+        e.function == feature::PERFMON_V2.leaf
+            && feature::PERFMON_V2.is_set([e.eax, e.ebx, e.ecx, e.edx])
+    });
     require!(pmu_version(&mut t.vm) == 0 && !v2, "a host without an architectural PMU for guests");
-    let vendor = cpuid.iter().find(|e| e.function == 0).map_or(0, |e| e.ecx);
+    let intel = cpuid.iter().any(|e| {
+        e.function == leaf::VENDOR && vendor::name([e.eax, e.ebx, e.ecx, e.edx]) == vendor::INTEL
+    });
     let parameter = std::fs::read_to_string("/sys/module/kvm/parameters/enable_pmu");
     let is_off = parameter.is_ok_and(|value| value.trim() == "N");
-    let legacy = vendor != INTEL && host_has_a_pmu() && !is_off;
+    let legacy = !intel && host_has_a_pmu() && !is_off;
     require!(!legacy, "a host without counters that no CPUID leaf tells of");
-    let leaf = cpuid.iter().find(|e| e.function == 0xa);
+    let leaf = cpuid.iter().find(|e| e.function == leaf::PERFORMANCE_MONITORING);
     let rest = leaf.map_or(0, |e| e.eax | e.ebx | e.ecx | e.edx);
     check_eq!("CPUID leaf 0xa is all 0", rest, 0);
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(looks_for_a_pmu))?;

@@ -171,7 +171,7 @@ fn takes_levels(g: &mut Guest) {
         );
         end(apic);
         // The line stays raised: once is enough.
-        frame.rflags &= !RFLAGS_IF;
+        frame.rflags &= !Rflags::IF.bits();
     };
     with_handler(VECTOR, on_interrupt, || {
         for _ in 0..4 {

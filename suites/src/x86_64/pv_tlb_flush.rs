@@ -45,7 +45,7 @@ static STOP: AtomicU64 = AtomicU64::new(0);
 fn change(number: u64) {
     let page = PAGES[number as usize % 2];
     poke(page, number);
-    poke(ENTRY.load(SeqCst), page | mmu::flags::DEFAULT);
+    poke(ENTRY.load(SeqCst), page | Pte::DEFAULT.bits());
 }
 
 /// Sets the flag if vCPU 1 is marked as preempted, as a guest does: whether it was.
@@ -56,7 +56,7 @@ fn request_flush(place: u64) -> bool {
 /// vCPU 1's tables and structure.
 fn set_up(place: u64) {
     mmu::use_own_root();
-    mmu::map(GVA, PAGES[0], mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(GVA, PAGES[0], mmu::Size::Small, Pte::DEFAULT);
     ENTRY.store(mmu::entry_address(GVA), SeqCst);
     wrmsr(MSR_KVM_STEAL_TIME, place | ENABLE);
 }

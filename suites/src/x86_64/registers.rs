@@ -13,11 +13,11 @@ const NAMES: [&str; 16] = [
     "RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RSP", "RBP", "R8", "R9", "R10", "R11", "R12", "R13",
     "R14", "R15",
 ];
-const RFLAGS_FIXED: u64 = 1 << 1;
-const CF_ZF_DF: u64 = 1 << 0 | 1 << 6 | 1 << 10;
-const SF_OF_AC_ID: u64 = 1 << 7 | 1 << 11 | 1 << 18 | 1 << 21;
+const RFLAGS_FIXED: u64 = Rflags::FIXED.bits();
+const CF_ZF_DF: u64 = bits!(Rflags::{CF | ZF | DF});
+const SF_OF_AC_ID: u64 = bits!(Rflags::{SF | OF | AC | ID});
 #[host]
-const RF_VIF_VIP: u64 = 1 << 16 | 1 << 19 | 1 << 20;
+const RF_VIF_VIP: u64 = bits!(Rflags::{RF | VIF | VIP});
 const GUEST: u64 = 0x0123_4567_89ab_cdef;
 const USERSPACE: u64 = 0xfedc_ba98_7654_3210;
 
@@ -188,20 +188,6 @@ fn fpu_registers_round_trip(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
-const IA32_PAT: u32 = 0x277;
-const STAR: u32 = 0xc000_0081;
-const LSTAR: u32 = 0xc000_0082;
-const CSTAR: u32 = 0xc000_0083;
-const SFMASK: u32 = 0xc000_0084;
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
-const SYSENTER_CS: u32 = 0x174;
-const SYSENTER_ESP: u32 = 0x175;
-const SYSENTER_EIP: u32 = 0x176;
-#[host]
-const NO_SUCH_MSR: u32 = 0xdead_0000;
-
 /// Lowest and highest canonical addresses of the upper half with 4-level paging, and one of the
 /// lower half.
 const UPPER: u64 = 0xffff_8000_0000_0000;
@@ -211,17 +197,17 @@ const NON_CANONICAL: u64 = 0x8000_0000_0000_0000;
 
 /// MSR, a value for userspace to write, one for the guest.
 const MSRS: [(&str, u32, u64, u64); 11] = [
-    ("STAR", STAR, 0x0023_0010_dead_beef, 0x0013_0008_0000_0000),
-    ("LSTAR", LSTAR, UPPER, LOWER),
-    ("CSTAR", CSTAR, LOWER, UPPER),
-    ("SFMASK", SFMASK, 0x0004_7700, 0x0000_0200),
-    ("FS_BASE", FS_BASE, UPPER, LOWER),
-    ("GS_BASE", GS_BASE, LOWER, UPPER),
-    ("KERNEL_GS_BASE", KERNEL_GS_BASE, u64::MAX, 1),
-    ("SYSENTER_CS", SYSENTER_CS, 0x10, 0x18),
-    ("SYSENTER_ESP", SYSENTER_ESP, 0x1234_5678, 0x7654_3210),
-    ("SYSENTER_EIP", SYSENTER_EIP, 0x2345_6789, 0x1765_4321),
-    ("PAT", IA32_PAT, 0x0706_0504_0100_0706, 0x0007_0406_0007_0406),
+    ("STAR", msr::IA32_STAR, 0x0023_0010_dead_beef, 0x0013_0008_0000_0000),
+    ("LSTAR", msr::IA32_LSTAR, UPPER, LOWER),
+    ("CSTAR", msr::IA32_CSTAR, LOWER, UPPER),
+    ("SFMASK", msr::IA32_FMASK, 0x0004_7700, 0x0000_0200),
+    ("FS_BASE", msr::IA32_FS_BASE, UPPER, LOWER),
+    ("GS_BASE", msr::IA32_GS_BASE, LOWER, UPPER),
+    ("KERNEL_GS_BASE", msr::IA32_KERNEL_GS_BASE, u64::MAX, 1),
+    ("SYSENTER_CS", msr::IA32_SYSENTER_CS, 0x10, 0x18),
+    ("SYSENTER_ESP", msr::IA32_SYSENTER_ESP, 0x1234_5678, 0x7654_3210),
+    ("SYSENTER_EIP", msr::IA32_SYSENTER_EIP, 0x2345_6789, 0x1765_4321),
+    ("PAT", msr::IA32_PAT, 0x0706_0504_0100_0706, 0x0007_0406_0007_0406),
 ];
 
 #[guest]
@@ -271,17 +257,17 @@ fn guest_and_userspace_see_the_same_msrs(t: &mut OneVcpu) -> TestResult {
 #[kvm_test]
 fn msr_lists_stop_at_the_first_refused_entry(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
-    set_msrs(&vcpu, &[(STAR, 1), (SFMASK, 2)])?;
-    let set = set_msrs(&vcpu, &[(STAR, 3), (NO_SUCH_MSR, 0), (SFMASK, 4)])?;
+    set_msrs(&vcpu, &[(msr::IA32_STAR, 1), (msr::IA32_FMASK, 2)])?;
+    let set = set_msrs(&vcpu, &[(msr::IA32_STAR, 3), (msr::UNKNOWN, 0), (msr::IA32_FMASK, 4)])?;
     check_eq!("KVM_SET_MSRS returns the refused entry's position", set, 1);
-    let (_, values) = get_msrs(&vcpu, &[STAR, SFMASK])?;
+    let (_, values) = get_msrs(&vcpu, &[msr::IA32_STAR, msr::IA32_FMASK])?;
     check_eq!("the entry before it is set, the one behind it is not", values, [3, 2]);
-    let (filled, values) = get_msrs(&vcpu, &[STAR, NO_SUCH_MSR, SFMASK])?;
+    let (filled, values) = get_msrs(&vcpu, &[msr::IA32_STAR, msr::UNKNOWN, msr::IA32_FMASK])?;
     check_eq!("KVM_GET_MSRS returns the refused entry's position", filled, 1);
     check_eq!("entries behind it are not filled", values, [3, 0, 0]);
     check_eq!(
         "a list that starts with a refused MSR sets none",
-        set_msrs(&vcpu, &[(NO_SUCH_MSR, 0), (STAR, 9)])?,
+        set_msrs(&vcpu, &[(msr::UNKNOWN, 0), (msr::IA32_STAR, 9)])?,
         0
     );
     check_eq!("an empty list is fine", set_msrs(&vcpu, &[])?, 0);
@@ -294,11 +280,11 @@ fn msr_lists_stop_at_the_first_refused_entry(t: &mut OneVm) -> TestResult {
 fn msr_values_that_cannot_be_are_refused(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     for (name, index) in [
-        ("LSTAR", LSTAR),
-        ("CSTAR", CSTAR),
-        ("FS_BASE", FS_BASE),
-        ("GS_BASE", GS_BASE),
-        ("KERNEL_GS_BASE", KERNEL_GS_BASE),
+        ("LSTAR", msr::IA32_LSTAR),
+        ("CSTAR", msr::IA32_CSTAR),
+        ("FS_BASE", msr::IA32_FS_BASE),
+        ("GS_BASE", msr::IA32_GS_BASE),
+        ("KERNEL_GS_BASE", msr::IA32_KERNEL_GS_BASE),
     ] {
         set_msrs(&vcpu, &[(index, LOWER)])?;
         check_eq!(
@@ -308,17 +294,17 @@ fn msr_values_that_cannot_be_are_refused(t: &mut OneVm) -> TestResult {
         );
         check_eq!("a refused {name} keeps its value", get_msrs(&vcpu, &[index])?.1, [LOWER]);
     }
-    set_msrs(&vcpu, &[(IA32_PAT, 0x0007_0406_0007_0406)])?;
+    set_msrs(&vcpu, &[(msr::IA32_PAT, 0x0007_0406_0007_0406)])?;
     for kind in [2, 3, 8, 0x80] {
         check_eq!(
             "memory type {kind} in PAT is refused",
-            set_msrs(&vcpu, &[(IA32_PAT, kind << 56)])?,
+            set_msrs(&vcpu, &[(msr::IA32_PAT, kind << 56)])?,
             0
         );
     }
     check_eq!(
         "a refused PAT keeps its value",
-        get_msrs(&vcpu, &[IA32_PAT])?.1,
+        get_msrs(&vcpu, &[msr::IA32_PAT])?.1,
         [0x0007_0406_0007_0406]
     );
     Ok(())

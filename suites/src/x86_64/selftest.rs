@@ -14,7 +14,7 @@ fn guest_triple_faults(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn takes_an_unexpected_trap(_: &mut Guest) {
-    rdmsr(0xdead_0000);
+    rdmsr(msr::UNKNOWN);
 }
 
 /// A trap without a handler is told with its vector, registers and backtrace.

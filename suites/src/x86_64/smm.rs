@@ -7,6 +7,12 @@ use bindings::{
     KVM_CAP_MULTI_ADDRESS_SPACE, KVM_CAP_X86_SMM, KVM_RUN_X86_SMM, KVM_VCPUEVENT_VALID_SMM,
     kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events,
 };
+use defs::x86::debug::Dr7;
+#[host]
+use {
+    cpuid::{leaf, vendor},
+    defs::x86::smm::{self, HANDLER, SMBASE, saved},
+};
 
 /// Where the guest stops.
 pub const STOP: u16 = 0x94;
@@ -14,43 +20,20 @@ pub const STOP: u16 = 0x94;
 pub const ENTERED: u16 = 0x95;
 /// Port of its last one before RSM.
 pub const LEAVING: u16 = 0x96;
-/// SMBASE after a reset.
-pub const SMBASE: u64 = 0x3_0000;
-/// Where in SMRAM the handler is.
-const HANDLER: u64 = 0x8000;
 /// OUT ENTERED, AL; OUT LEAVING, AL; RSM.
 #[host]
 const CODE: [u8; 6] = [0xe6, ENTERED as u8, 0xe6, LEAVING as u8, 0x0f, 0xaa];
 /// Slot 0 of the address space that a vCPU sees in SMM (api.rst 4.35).
 #[host]
 const SMM_SPACE: u32 = 1 << 16;
-#[host]
-const MSR_IA32_SMBASE: u32 = 0x9e;
-
-/// Offsets from SMBASE in AMD64's save area (APM vol. 2, "SMRAM State-Save Area").
-#[host]
-mod saved {
-    pub const EFER: u64 = 0xfed0;
-    pub const REVISION: u64 = 0xfefc;
-    pub const SMBASE: u64 = 0xff00;
-    pub const CR4: u64 = 0xff48;
-    pub const CR3: u64 = 0xff50;
-    pub const CR0: u64 = 0xff58;
-    pub const DR7: u64 = 0xff60;
-    pub const RFLAGS: u64 = 0xff70;
-    pub const RIP: u64 = 0xff78;
-    /// Sixteen general registers, the last first.
-    pub const GPRS: u64 = 0xff80;
-}
 
 /// Stops before the place where an SMI comes, and again right behind it. What SMM clears is set.
 #[guest]
 fn stops_twice(_: &mut Guest) {
-    const EM_TS: u64 = 1 << 2 | 1 << 3;
-    const G3: u64 = 1 << 7;
+    const EM_TS: u64 = bits!(Cr0::{EM | TS});
     let (cr0, dr7) = (read_cr0(), read_dr7());
     write_dr3(layout::FREE);
-    write_dr7(dr7 | G3);
+    write_dr7(dr7 | Dr7::G3.bits());
     write_cr0(cr0 | EM_TS);
     outb(STOP, 0);
     outb(STOP, 0);
@@ -148,8 +131,9 @@ pub fn enter(t: &mut OneVcpu) -> TestResult {
 #[host]
 fn require_amd(vm: &mut Vm) -> TestResult {
     let leaves = vm.cpuid_mut().as_slice();
-    let vendor = leaves.iter().find(|leaf| leaf.function == 0).map(|leaf| leaf.ebx.to_le_bytes());
-    require!(matches!(vendor.as_ref(), Some(b"Auth" | b"Hygo")), "a CPU with AMD's save area");
+    let leaf = leaves.iter().find(|entry| entry.function == leaf::VENDOR);
+    let name = leaf.map(|e| vendor::name([e.eax, e.ebx, e.ecx, e.edx]));
+    require!(matches!(name, Some(vendor::AMD | vendor::HYGON)), "a CPU with AMD's save area");
     Ok(())
 }
 
@@ -166,8 +150,8 @@ fn smi_is_refused_where_there_is_no_smm(t: &mut OneVm) -> TestResult {
 /// The state in which the handler starts (SDM vol. 3, "Initial SMM Execution Environment").
 #[kvm_test(stops_twice, requires(cap::X86_SMM))]
 fn handler_starts_in_smms_own_state(t: &mut OneVcpu) -> TestResult {
-    const PE_EM_TS_PG: u64 = 1 | 1 << 2 | 1 << 3 | 1 << 31;
-    const LME_LMA: u64 = 1 << 8 | 1 << 10;
+    const PE_EM_TS_PG: u64 = bits!(Cr0::{PE | EM | TS | PG});
+    const LME_LMA: u64 = bits!(Efer::{LME | LMA});
     make_smram(&t.vm)?;
     let vcpu = &mut t.vcpu;
     run_past(vcpu, STOP)?;
@@ -266,7 +250,11 @@ fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
     // The word that ends with the revision: it need not be aligned.
     let revision = (word(saved::REVISION - 4) >> 32) as u32;
     check_eq!("the revision is that of AMD64's area", revision & 0xffff, 0x64);
-    check!("SMBASE can be moved, it says", revision & 1 << 17 != 0, "{revision:#x}");
+    check!(
+        "SMBASE can be moved, it says",
+        revision & smm::REVISION_SMBASE_RELOCATION != 0,
+        "{revision:#x}"
+    );
 
     ram.write(SMBASE + saved::GPRS, &CHANGED.to_le_bytes()).expect("SMRAM is RAM");
     run_past(vcpu, LEAVING)?;
@@ -298,13 +286,13 @@ fn handler_moves_smram(t: &mut OneVcpu) -> TestResult {
     require_amd(&mut t.vm)?;
     enter(t)?;
     let vcpu = &mut t.vcpu;
-    check_eq!("userspace reads SMBASE", vcpu.msr(MSR_IA32_SMBASE)?, Some(SMBASE));
+    check_eq!("userspace reads SMBASE", vcpu.msr(msr::IA32_SMBASE)?, Some(SMBASE));
     let moved = (ELSEWHERE as u32).to_le_bytes();
     t.vm.ram().write(SMBASE + saved::SMBASE, &moved).expect("SMRAM is RAM");
     put_handler(&t.vm, ELSEWHERE);
     run_past(vcpu, LEAVING)?;
     vcpu.run_until(Exit::io_out(STOP))?;
-    check_eq!("RSM has moved SMBASE", vcpu.msr(MSR_IA32_SMBASE)?, Some(ELSEWHERE));
+    check_eq!("RSM has moved SMBASE", vcpu.msr(msr::IA32_SMBASE)?, Some(ELSEWHERE));
     vcpu.complete_exit()?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
@@ -373,8 +361,8 @@ fn vcpu_in_smm_can_be_migrated(t: &mut OneVcpu) -> TestResult {
     let mut to = t.vm.create_vcpu(1)?;
     to.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
     to.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
-    let smbase = from.msr(MSR_IA32_SMBASE)?.unwrap_or(0);
-    check!("SMBASE is taken", to.set_msr(MSR_IA32_SMBASE, smbase)?);
+    let smbase = from.msr(msr::IA32_SMBASE)?.unwrap_or(0);
+    check!("SMBASE is taken", to.set_msr(msr::IA32_SMBASE, smbase)?);
     to.fd().set_vcpu_events(&told).ioctl("KVM_SET_VCPU_EVENTS")?;
     check_eq!("the other vCPU is in SMM", events(&to)?.smi.smm, 1);
     run_past(&mut to, LEAVING)?;

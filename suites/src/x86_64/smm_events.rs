@@ -150,7 +150,6 @@ fn nmi_handler_goes_on_after_rsm(t: &mut OneVcpu) -> TestResult {
 /// INIT waits as well, and resets the vCPU after RSM.
 #[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
 fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
-    const INIT: u32 = 5 << 8;
     const RESET: u16 = 0x98;
     /// The last page below 4 GiB, and where in it a CPU starts.
     const ROM: u64 = 0xffff_f000;
@@ -159,7 +158,7 @@ fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
     // OUT RESET, AL.
     rom.write(VECTOR, &[0xe6, RESET as u8]);
     enter(t)?;
-    send(&t.vm, INIT)?;
+    send(&t.vm, apic::ICR_INIT)?;
     run_past(&mut t.vcpu, LEAVING)?;
     check!("in SMM the vCPU goes on", is_in_smm(&mut t.vcpu));
     check_eq!("the INIT is kept", events(&t.vcpu)?.smi.latched_init, 1);

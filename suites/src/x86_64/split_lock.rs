@@ -2,14 +2,14 @@
 //! architecture raises it (SDM vol. 3, 6.15 "Interrupt 17"), whatever the host does about split locks,
 //! and a split lock of the guest has its effect, natively and when KVM emulates it.
 use crate::prelude::*;
+use cpuid::feature::CORE_CAPABILITIES;
 use guest_runtime::arch::x86_64::forced;
+use msr::{IA32_CORE_CAPABILITIES, MSR_TEST_CTRL, TestCtrl};
 #[host]
 use vm::bindings::{
     KVM_BUS_LOCK_DETECTION_EXIT, KVM_BUS_LOCK_DETECTION_OFF, KVM_CAP_X86_BUS_LOCK_EXIT,
 };
 
-const CR0_AM: u64 = 1 << 18;
-const RFLAGS_AC: u64 = 1 << 18;
 /// Two pages of RAM for accesses across the border between them.
 const RAM: u64 = layout::SCRATCH;
 const PAGE: u64 = layout::PAGE_SIZE;
@@ -69,14 +69,14 @@ fn fill(gva: u64, bytes: u64, value: u8) {
 fn accesses_at_every_alignment(g: &mut Guest) {
     let [am, ac, cpl] = [0, 1, 2].map(|i| g.arg(i));
     let cr0 = read_cr0();
-    write_cr0(if am != 0 { cr0 | CR0_AM } else { cr0 & !CR0_AM });
-    let flags = if ac != 0 { RFLAGS_AC } else { 0 };
+    write_cr0(if am != 0 { cr0 | Cr0::AM.bits() } else { cr0 & !Cr0::AM.bits() });
+    let flags = if ac != 0 { Rflags::AC } else { Rflags::empty() };
     let run = |access: Access, gva: u64| {
         if cpl == 3 {
             return user::run(flags, access, gva);
         }
         let before = rflags();
-        set_rflags(before | flags);
+        set_rflags(before | flags.bits());
         let result = access(gva);
         set_rflags(before);
         result
@@ -188,7 +188,8 @@ fn locks_across_borders(g: &mut Guest) {
             for (i, byte) in BEFORE.to_le_bytes().into_iter().enumerate() {
                 poke(gva + i as u64, byte);
             }
-            let got = if mode == 3 { user::run(0, operation, gva) } else { operation(gva) };
+            let got =
+                if mode == 3 { user::run(Rflags::empty(), operation, gva) } else { operation(gva) };
             check_eq!("{what} across {border} returns what was there", got, result);
             let bytes = core::array::from_fn(|i| peek::<u8>(gva + i as u64));
             check_eq!("{what} across {border} has its effect", u64::from_le_bytes(bytes), memory);
@@ -310,25 +311,17 @@ fn split_lock_on_device_memory(t: &mut OneVcpu, (border, from_ram): (u64, bool))
     t.vcpu.run_until_done()
 }
 
-/// The MSRs and bits by which a kernel switches split lock detection (SDM vol. 4, table 2-2).
-const MSR_TEST_CTRL: u32 = 0x33;
-const IA32_CORE_CAPABILITIES: u32 = 0xcf;
-const SPLIT_LOCK_DETECT: u64 = 1 << 29;
-/// CPUID.7.0:EDX.
-const CORE_CAPABILITIES: u32 = 1 << 30;
-
 #[guest]
 fn looks_for_detection(_: &mut Guest) {
     let fault = |result: Result<(), Trap>| result.err().map(|t| (t.vector, t.error));
     let gp = Some((vector::GP, 0));
     check_eq!("RDMSR of MSR_TEST_CTRL is #GP", fault(rdmsr_safe(MSR_TEST_CTRL).map(drop)), gp);
-    let set = fault(wrmsr_safe(MSR_TEST_CTRL, SPLIT_LOCK_DETECT));
+    let set = fault(wrmsr_safe(MSR_TEST_CTRL, TestCtrl::SPLIT_LOCK_DETECT.bits()));
     check_eq!("WRMSR of MSR_TEST_CTRL is #GP", set, gp);
     check_eq!("WRMSR of 0 to MSR_TEST_CTRL is #GP", fault(wrmsr_safe(MSR_TEST_CTRL, 0)), gp);
     let read = fault(rdmsr_safe(IA32_CORE_CAPABILITIES).map(drop));
     check_eq!("RDMSR of IA32_CORE_CAPABILITIES is #GP", read, gp);
-    let [_, _, _, edx] = cpuid(7, 0);
-    check_eq!("CPUID does not tell of IA32_CORE_CAPABILITIES", edx & CORE_CAPABILITIES, 0);
+    check!("CPUID does not tell of IA32_CORE_CAPABILITIES", !cpuid_has(CORE_CAPABILITIES));
 }
 
 /// Guests cannot see or switch the host's split lock detection.

@@ -2,14 +2,15 @@
 //! 4.132).
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::state::descriptor_tables;
-#[host]
-use vm::arch::cr::{CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME, EFER_SCE};
+use msr::{IA32_EFER, IA32_FS_BASE as FS_BASE, IA32_GS_BASE as GS_BASE};
 #[host]
 use vm::bindings::{KVM_SREGS2_FLAGS_PDPTRS_VALID, kvm_dtable, kvm_segment, kvm_sregs, kvm_sregs2};
+#[host]
+use {
+    apic::{ApicBase, XAPIC_BASE},
+    cpuid::{Feature, feature},
+};
 
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const IA32_EFER: u32 = 0xc000_0080;
 const FS_VALUE: u64 = 0xffff_8000_1234_5000;
 const GS_VALUE: u64 = 0x0000_7000_8765_4000;
 const CR2_VALUE: u64 = 0xdead_beef_0123;
@@ -17,16 +18,6 @@ const CR8_VALUE: u64 = 9;
 const GUEST_CR2: u64 = 0xfeed_0000_0042;
 const GUEST_CR8: u64 = 3;
 const IDT_LIMIT: u16 = 0xfff;
-/// CR4.DE changes nothing that this guest does.
-const CR4_DE: u64 = 1 << 3;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-#[host]
-const CR4_VMXE: u64 = 1 << 13;
-#[host]
-const APIC_BASE_DEFAULT: u64 = 0xfee0_0000;
-#[host]
-const APIC_BASE_BSP: u64 = 1 << 8;
 
 #[host]
 fn get(vcpu: &Vcpu) -> TestResult<kvm_sregs> {
@@ -55,7 +46,7 @@ fn compares_special_registers(g: &mut Guest) {
 
     write_cr2(GUEST_CR2);
     write_cr8(GUEST_CR8);
-    write_cr4(cr4 & !CR4_DE);
+    write_cr4(cr4 & !Cr4::DE.bits());
     wrmsr(FS_BASE, FS_VALUE + 8);
     wrmsr(GS_BASE, GS_VALUE + 8);
     g.sync(2, &[]);
@@ -68,8 +59,8 @@ fn guest_and_userspace_see_the_same_special_registers(t: &mut OneVcpu) -> TestRe
     t.vcpu.complete_exit()?;
     let mut sregs = get(&t.vcpu)?;
     let cr4 = sregs.cr4;
-    (sregs.cr2, sregs.cr4, sregs.cr8) = (CR2_VALUE, cr4 | CR4_DE, CR8_VALUE);
-    sregs.efer |= EFER_SCE;
+    (sregs.cr2, sregs.cr4, sregs.cr8) = (CR2_VALUE, cr4 | Cr4::DE.bits(), CR8_VALUE);
+    sregs.efer |= Efer::SCE.bits();
     (sregs.fs.base, sregs.gs.base, sregs.idt.limit) = (FS_VALUE, GS_VALUE, IDT_LIMIT);
     set(&t.vcpu, &sregs).ioctl("KVM_SET_SREGS")?;
     t.vcpu.answer(&[sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer, sregs.gdt.base]);
@@ -109,8 +100,8 @@ fn special_registers_round_trip(t: &mut OneVcpu) -> TestResult {
     want.idt = kvm_dtable { base: 0x7777_0000, limit: 0xfff, ..Default::default() };
     want.cr2 = u64::MAX;
     want.cr3 = 0x7000;
-    want.cr4 |= CR4_DE;
-    want.efer |= EFER_SCE;
+    want.cr4 |= Cr4::DE.bits();
+    want.efer |= Efer::SCE.bits();
     set(&t.vcpu, &want).ioctl("KVM_SET_SREGS")?;
     let got = get(&t.vcpu)?;
     for (name, got, want) in [
@@ -189,14 +180,14 @@ type Change = (&'static str, fn(&mut kvm_sregs));
 #[kvm_test(does_nothing)]
 fn impossible_modes_are_refused(t: &mut OneVcpu) -> TestResult {
     let changes: [Change; 9] = [
-        ("CR0.PG without CR0.PE", |s| s.cr0 &= !CR0_PE),
-        ("CR0.NW without CR0.CD", |s| s.cr0 = s.cr0 & !CR0_CD | CR0_NW),
+        ("CR0.PG without CR0.PE", |s| s.cr0 &= !Cr0::PE.bits()),
+        ("CR0.NW without CR0.CD", |s| s.cr0 = s.cr0 & !Cr0::CD.bits() | Cr0::NW.bits()),
         ("a bit in CR0's high half", |s| s.cr0 |= 1 << 32),
-        ("EFER.LMA without CR0.PG", |s| s.cr0 &= !CR0_PG),
-        ("EFER.LMA without EFER.LME", |s| s.efer &= !EFER_LME),
-        ("EFER.LME and CR0.PG without EFER.LMA", |s| s.efer &= !EFER_LMA),
-        ("64-bit mode without CR4.PAE", |s| s.cr4 &= !CR4_PAE),
-        ("CS.L outside 64-bit mode", |s| s.efer &= !(EFER_LMA | EFER_LME)),
+        ("EFER.LMA without CR0.PG", |s| s.cr0 &= !Cr0::PG.bits()),
+        ("EFER.LMA without EFER.LME", |s| s.efer &= !Efer::LME.bits()),
+        ("EFER.LME and CR0.PG without EFER.LMA", |s| s.efer &= !Efer::LMA.bits()),
+        ("64-bit mode without CR4.PAE", |s| s.cr4 &= !Cr4::PAE.bits()),
+        ("CS.L outside 64-bit mode", |s| s.efer &= !bits!(Efer::{LMA | LME})),
         ("CR3 beyond the guest's physical addresses", |s| s.cr3 |= 1 << 52),
     ];
     for (what, change) in changes {
@@ -223,52 +214,38 @@ fn reserved_bits_of_cr4_are_refused(t: &mut OneVcpu) -> TestResult {
     Ok(())
 }
 
-/// A bit of CR4 and the CPUID bit that offers it: leaf, register (0 EAX … 3 EDX), bit.
-#[host]
-#[derive(Clone, Copy)]
-struct Feature {
-    cr4: u64,
-    leaf: u32,
-    register: usize,
-    bit: u32,
-}
-
-#[host]
-const fn feature(cr4_bit: u32, leaf: u32, register: usize, bit: u32) -> Feature {
-    Feature { cr4: 1 << cr4_bit, leaf, register, bit }
-}
-
 /// A guest may have a bit of CR4 set when its CPUID offers the feature, and not otherwise.
 #[kvm_test(does_nothing, params = [
-    vmxe: feature(13, 1, 2, 5),
-    umip: feature(11, 7, 2, 2),
-    la57: feature(12, 7, 2, 16),
-    fsgsbase: feature(16, 7, 1, 0),
-    pcide: feature(17, 1, 2, 17),
-    osxsave: feature(18, 1, 2, 26),
-    smep: feature(20, 7, 1, 7),
-    smap: feature(21, 7, 1, 20),
-    pke: feature(22, 7, 2, 3),
+    vmxe: (Cr4::VMXE, feature::VMX),
+    umip: (Cr4::UMIP, feature::UMIP),
+    la57: (Cr4::LA57, feature::LA57),
+    fsgsbase: (Cr4::FSGSBASE, feature::FSGSBASE),
+    pcide: (Cr4::PCIDE, feature::PCID),
+    osxsave: (Cr4::OSXSAVE, feature::XSAVE),
+    smep: (Cr4::SMEP, feature::SMEP),
+    smap: (Cr4::SMAP, feature::SMAP),
+    pke: (Cr4::PKE, feature::PKU),
 ])]
-fn cr4_bits_follow_cpuid(t: &mut OneVcpu, feature: Feature) -> TestResult {
+fn cr4_bits_follow_cpuid(t: &mut OneVcpu, (bit, feature): (Cr4, Feature)) -> TestResult {
     let offered = |vm: &mut Vm, off: bool| {
         let mut offered = false;
         for entry in vm.cpuid_mut().as_mut_slice() {
-            if (entry.function, entry.index) == (feature.leaf, 0) {
+            if (entry.function, entry.index) == (feature.leaf, feature.subleaf) {
                 let words = [&mut entry.eax, &mut entry.ebx, &mut entry.ecx, &mut entry.edx];
-                let word: &mut u32 = words.into_iter().nth(feature.register).expect("0 to 3");
-                offered = *word >> feature.bit & 1 != 0;
+                let word: &mut u32 =
+                    words.into_iter().nth(feature.register as usize).expect("four registers");
+                offered = *word & feature.mask() != 0;
                 if off {
-                    *word &= !(1 << feature.bit);
+                    *word &= !feature.mask();
                 }
             }
         }
         offered
     };
     let before = get(&t.vcpu)?;
-    let wanted = kvm_sregs { cr4: before.cr4 | feature.cr4, ..before };
+    let wanted = kvm_sregs { cr4: before.cr4 | bit.bits(), ..before };
     // VMXE also needs VMX operation in the host: KVM may offer the bit and refuse this here.
-    if offered(&mut t.vm, false) && feature.cr4 != CR4_VMXE {
+    if offered(&mut t.vm, false) && bit != Cr4::VMXE {
         check_eq!("the bit of an offered feature may be set", set(&t.vcpu, &wanted), Ok(()));
         check_eq!("it comes back", get(&t.vcpu)?.cr4, wanted.cr4);
         set(&t.vcpu, &before).ioctl("KVM_SET_SREGS")?;
@@ -276,7 +253,7 @@ fn cr4_bits_follow_cpuid(t: &mut OneVcpu, feature: Feature) -> TestResult {
     offered(&mut t.vm, true);
     let without = t.vm.add_vcpu(1, guest_fn!(does_nothing))?;
     let before = get(&without)?;
-    let wanted = kvm_sregs { cr4: before.cr4 | feature.cr4, ..before };
+    let wanted = kvm_sregs { cr4: before.cr4 | bit.bits(), ..before };
     let result = set(&without, &wanted);
     check_eq!("the bit of a feature that CPUID lacks is EINVAL", result, Err(Errno::EINVAL));
     check_eq!("CR4 stays as it was", get(&without)?.cr4, before.cr4);
@@ -292,7 +269,7 @@ fn impossible_apic_bases_are_refused(t: &mut OneVcpu) -> TestResult {
     check_eq!(
         "the APIC is enabled at its default base",
         base,
-        APIC_BASE_DEFAULT | APIC_BASE_BSP | apic::APIC_BASE_EN
+        XAPIC_BASE | bits!(ApicBase::{BSP | EN})
     );
     let reserved = (0..8).chain([9]).chain(52..64);
     for bit in reserved {
@@ -300,8 +277,8 @@ fn impossible_apic_bases_are_refused(t: &mut OneVcpu) -> TestResult {
         check_eq!("a reserved bit of the APIC base is EINVAL", result, Err(Errno::EINVAL));
         check!("the state stays as it was", unchanged, "bit {bit}");
     }
-    let disabled = base & !apic::APIC_BASE_EN;
-    let (result, unchanged) = refused(&t.vcpu, |s| s.apic_base = disabled | apic::APIC_BASE_EXTD)?;
+    let disabled = base & !ApicBase::EN.bits();
+    let (result, unchanged) = refused(&t.vcpu, |s| s.apic_base = disabled | ApicBase::EXTD.bits())?;
     check_eq!("EXTD without EN is EINVAL", result, Err(Errno::EINVAL));
     check!("EXTD without EN: the state stays as it was", unchanged);
     set(&t.vcpu, &kvm_sregs { apic_base: disabled, ..before }).ioctl("disable the APIC")?;
@@ -363,10 +340,10 @@ fn sregs2_carry_pdptrs_in_pae_mode_only(t: &mut OneVcpu) -> TestResult {
         let unknown = set(&kvm_sregs2 { flags: 1 << bit, ..long });
         check_eq!("an unknown flag is EINVAL", unknown, Err(Errno::EINVAL));
     }
-    let unpaged = kvm_sregs2 { cr0: long.cr0 & !CR0_PG, efer: 0, flags: valid, ..long };
+    let unpaged = kvm_sregs2 { cr0: long.cr0 & !Cr0::PG.bits(), efer: 0, flags: valid, ..long };
     let unpaged = kvm_sregs2 { cs: kvm_segment { l: 0, db: 1, ..long.cs }, ..unpaged };
     check_eq!("PDPTRs without paging are EINVAL", set(&unpaged), Err(Errno::EINVAL));
-    let no_pae = kvm_sregs2 { cr0: long.cr0, cr4: long.cr4 & !CR4_PAE, ..unpaged };
+    let no_pae = kvm_sregs2 { cr0: long.cr0, cr4: long.cr4 & !Cr4::PAE.bits(), ..unpaged };
     check_eq!("PDPTRs without CR4.PAE are EINVAL", set(&no_pae), Err(Errno::EINVAL));
     check_eq!("after all that the state is the same", t.vcpu.sregs2().ioctl("get")?, long);
 
@@ -386,8 +363,11 @@ fn sregs2_carry_pdptrs_in_pae_mode_only(t: &mut OneVcpu) -> TestResult {
 fn sregs2_refuse_impossible_modes(t: &mut OneVcpu) -> TestResult {
     let before = t.vcpu.sregs2().ioctl("KVM_GET_SREGS2")?;
     for (what, bad) in [
-        ("EFER.LMA without CR0.PG", kvm_sregs2 { cr0: before.cr0 & !CR0_PG, ..before }),
-        ("64-bit mode without CR4.PAE", kvm_sregs2 { cr4: before.cr4 & !CR4_PAE, ..before }),
+        ("EFER.LMA without CR0.PG", kvm_sregs2 { cr0: before.cr0 & !Cr0::PG.bits(), ..before }),
+        (
+            "64-bit mode without CR4.PAE",
+            kvm_sregs2 { cr4: before.cr4 & !Cr4::PAE.bits(), ..before },
+        ),
         ("a reserved bit of CR4", kvm_sregs2 { cr4: before.cr4 | 1 << 63, ..before }),
         (
             "a reserved bit of the APIC base",

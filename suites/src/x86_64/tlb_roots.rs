@@ -52,7 +52,7 @@ fn reads_both_places(g: &mut Guest) {
             mmu::use_own_root();
             *root = mmu::root();
             for (gva, gpa) in OWN.into_iter().zip(PLACES) {
-                mmu::map(gva, gpa, mmu::Size::Small, mmu::flags::DEFAULT);
+                mmu::map(gva, gpa, mmu::Size::Small, Pte::DEFAULT);
             }
         }
     }

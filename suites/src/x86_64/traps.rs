@@ -2,6 +2,8 @@
 //! interrupts reach their handlers (SDM vol. 3, chapter 6), translation tables are obeyed (chapter 4),
 //! and vCPUs run apart from each other.
 use crate::prelude::*;
+use defs::x86::exception::PageFaultError;
+use defs::x86::paging::LARGE_PAGE;
 
 const PAGE: u64 = layout::PAGE_SIZE;
 /// Memory that tests map elsewhere.
@@ -34,7 +36,7 @@ fn faults(_: &mut Guest) {
         None
     );
     check_eq!("SS is put back", trap_of(insn::load_ss_safe(layout::x86_64::KERNEL_DS)), None);
-    check_eq!("a reserved MSR is #GP(0)", trap_of(rdmsr_safe(0xdead_0000)), Some((vector::GP, 0)));
+    check_eq!("a reserved MSR is #GP(0)", trap_of(rdmsr_safe(msr::UNKNOWN)), Some((vector::GP, 0)));
     check_eq!(
         "a reserved bit of CR4 is #GP(0)",
         trap_of(write_cr4_safe(read_cr4() | 1 << 31)),
@@ -72,9 +74,6 @@ fn faults_are_values(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
-/// CR0.TS.
-const CR0_TS: u64 = 1 << 3;
-
 #[guest]
 fn stack_fault(_: &mut Guest) {
     let trap = trap_of(insn::read_by_ss_safe(NON_CANONICAL));
@@ -90,7 +89,7 @@ fn non_canonical_stack_access_is_a_stack_fault(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn uses_x87_while_off(_: &mut Guest) {
     let cr0 = read_cr0();
-    write_cr0(cr0 | CR0_TS);
+    write_cr0(cr0 | Cr0::TS.bits());
     check_eq!("x87 with CR0.TS is #NM", trap_of(insn::fninit_safe()), Some((vector::NM, 0)));
     write_cr0(cr0);
     check_eq!("x87 without CR0.TS is no fault", trap_of(insn::fninit_safe()), None);
@@ -224,7 +223,7 @@ fn nests(_: &mut Guest) {
             |frame| frame.rip += UD2_BYTES,
             || {
                 ud2();
-                rdmsr_safe(0xdead_0000).map_err(|trap| trap.vector)
+                rdmsr_safe(msr::UNKNOWN).map_err(|trap| trap.vector)
             },
         );
         check_eq!("a handler's own handler holds inside it", deeper, Err(vector::GP));
@@ -262,9 +261,9 @@ extern "C" fn add_one(value: u64) -> u64 {
 
 extern "C" fn privileged(which: u64) -> u64 {
     match which {
-        0 => trap_number(rdmsr_safe(msr::TSC)),
+        0 => trap_number(rdmsr_safe(msr::IA32_TIME_STAMP_COUNTER)),
         1 => trap_number(write_cr3_safe(0)),
-        2 => trap_number(wrmsr_safe(msr::TSC, 0)),
+        2 => trap_number(wrmsr_safe(msr::IA32_TIME_STAMP_COUNTER, 0)),
         _ => trap_number(xsetbv_safe(0, 1)),
     }
 }
@@ -280,43 +279,53 @@ fn trap_number<T>(result: Result<T, Trap>) -> u64 {
 
 #[guest]
 fn enters_ring_3(_: &mut Guest) {
-    check_eq!("a function in ring 3 returns its value", user::run(0, add_one, 41), 42);
+    check_eq!(
+        "a function in ring 3 returns its value",
+        user::run(Rflags::empty(), add_one, 41),
+        42
+    );
     let mut cs = 0;
     extern "C" fn undefined(_: u64) -> u64 {
         trap_number(ud2_safe())
     }
-    check_eq!("#UD in ring 3 is a value there", user::run(0, undefined, 0), u64::from(vector::UD));
+    check_eq!(
+        "#UD in ring 3 is a value there",
+        user::run(Rflags::empty(), undefined, 0),
+        u64::from(vector::UD)
+    );
     for which in 0..3 {
         check_eq!(
             "privileged instruction {which} in ring 3 is #GP(0)",
-            user::run(0, privileged, which),
+            user::run(Rflags::empty(), privileged, which),
             u64::from(vector::GP)
         );
     }
-    let ring_0_only = mmu::flags::DEFAULT & !mmu::flags::US;
+    let ring_0_only = Pte::DEFAULT - Pte::US;
     mmu::map(WINDOW, RAM, mmu::Size::Small, ring_0_only);
-    let user_read_protection = 0b101 << 8 | u64::from(vector::PF);
+    let user_read_protection =
+        u64::from(bits!(PageFaultError::{P | US})) << 8 | u64::from(vector::PF);
     check_eq!(
         "a page of ring 0 is #PF with P and U in ring 3",
-        user::run(0, touch, WINDOW),
+        user::run(Rflags::empty(), touch, WINDOW),
         user_read_protection
     );
     check_eq!("and readable in ring 0", read_safe::<u8>(WINDOW), Ok(0));
     mmu::unmap(WINDOW, mmu::Size::Small);
     check_eq!(
         "a hole is #PF with U in ring 3",
-        user::run(0, touch, WINDOW),
-        0b100 << 8 | u64::from(vector::PF)
+        user::run(Rflags::empty(), touch, WINDOW),
+        u64::from(bits!(PageFaultError::{US})) << 8 | u64::from(vector::PF)
     );
     extern "C" fn fault_for_handler(gva: u64) -> u64 {
         peek::<u64>(gva)
     }
     let repair = |frame: &mut TrapFrame| {
         cs = frame.cs;
-        mmu::map(WINDOW, RAM, mmu::Size::Small, mmu::flags::DEFAULT);
+        mmu::map(WINDOW, RAM, mmu::Size::Small, Pte::DEFAULT);
     };
     poke(RAM, 0x1122_u64);
-    let value = with_handler(vector::PF, repair, || user::run(0, fault_for_handler, WINDOW));
+    let value =
+        with_handler(vector::PF, repair, || user::run(Rflags::empty(), fault_for_handler, WINDOW));
     check_eq!("a handler repairs the page and ring 3 goes on", value, 0x1122);
     check_eq!("the frame has ring 3's code segment", cs, u64::from(layout::x86_64::USER_CS));
 }
@@ -346,22 +355,22 @@ const RET: u8 = 0xc3;
 fn maps(g: &mut Guest) {
     let (size, ram) =
         if g.arg(0) == 0 { (mmu::Size::Small, RAM) } else { (mmu::Size::Large, LARGE_RAM) };
-    let last = if g.arg(0) == 0 { PAGE - 8 } else { mmu::LARGE_PAGE - 8 };
+    let last = if g.arg(0) == 0 { PAGE - 8 } else { LARGE_PAGE - 8 };
     let fault = |error| Err(Trap { vector: vector::PF, error, addr: WINDOW });
     poke::<u64>(ram, 0x1111_0000 | u64::from(RET));
     poke::<u64>(ram + last, 0x2222);
-    mmu::map(WINDOW, ram, size, mmu::flags::DEFAULT);
+    mmu::map(WINDOW, ram, size, Pte::DEFAULT);
     check_eq!("a mapped page shows its memory", peek::<u64>(WINDOW), 0x1111_0000 | u64::from(RET));
     check_eq!("to its last byte", peek::<u64>(WINDOW + last), 0x2222);
     check_eq!("a page that allows it can be executed", fetch(WINDOW), None);
-    mmu::protect(WINDOW, size, mmu::flags::DEFAULT & !mmu::flags::RW);
+    mmu::protect(WINDOW, size, Pte::DEFAULT - Pte::RW);
     check_eq!(
         "a store to a read-only page is #PF with P and W",
         write_safe(WINDOW, 1_u64),
         fault(3)
     );
     check_eq!("a load from it is none", trap_of(read_safe::<u64>(WINDOW)), None);
-    mmu::protect(WINDOW, size, mmu::flags::DEFAULT | mmu::flags::XD);
+    mmu::protect(WINDOW, size, Pte::DEFAULT | Pte::XD);
     check_eq!("a fetch from a page with XD is #PF with P and I", fetch(WINDOW), Some(0x11));
     check_eq!("a store to it is none", write_safe(WINDOW + 8, 0x3333_u64), Ok(()));
     check_eq!("the store is in memory", peek::<u64>(ram + 8), 0x3333);
@@ -385,21 +394,21 @@ fn pages_obey_the_tables(t: &mut OneVcpu, size: u64) -> TestResult {
 
 #[guest]
 fn marks_pages(_: &mut Guest) {
-    use mmu::flags::{A, D, DEFAULT};
+    let (a, d) = (Pte::A.bits(), Pte::D.bits());
     for (size, ram) in [(mmu::Size::Small, RAM), (mmu::Size::Large, LARGE_RAM)] {
-        mmu::map(WINDOW, ram, size, DEFAULT & !A & !D);
+        mmu::map(WINDOW, ram, size, Pte::DEFAULT - Pte::A - Pte::D);
         check_eq!(
             "{size:?}: a page that nobody used has neither A nor D",
-            mmu::entry(WINDOW, size) & (A | D),
+            mmu::entry(WINDOW, size) & (a | d),
             0
         );
         peek::<u8>(WINDOW);
-        check_eq!("{size:?}: a load sets A", mmu::entry(WINDOW, size) & (A | D), A);
+        check_eq!("{size:?}: a load sets A", mmu::entry(WINDOW, size) & (a | d), a);
         poke(WINDOW, 1_u8);
-        check_eq!("{size:?}: a store sets D too", mmu::entry(WINDOW, size) & (A | D), A | D);
+        check_eq!("{size:?}: a store sets D too", mmu::entry(WINDOW, size) & (a | d), a | d);
         mmu::unmap(WINDOW, size);
     }
-    mmu::map(WINDOW, LARGE_RAM, mmu::Size::Large, DEFAULT);
+    mmu::map(WINDOW, LARGE_RAM, mmu::Size::Large, Pte::DEFAULT);
     mmu::unmap(WINDOW + PAGE, mmu::Size::Small);
     check_eq!(
         "one small page of a split large page is gone",

@@ -2,9 +2,8 @@
 //! offset and frequency (SDM vol. 3, "Time-Stamp Counter"; api.rst 4.55, 4.56; devices/vcpu.rst,
 //! KVM_VCPU_TSC_CTRL).
 use crate::prelude::*;
+use msr::{IA32_TIME_STAMP_COUNTER, IA32_TSC_ADJUST};
 
-const IA32_TSC: u32 = 0x10;
-const IA32_TSC_ADJUST: u32 = 0x3b;
 /// Far more than passes between two instructions, whatever the scheduler does: about 100 days.
 const FAR: u64 = 1 << 54;
 /// What passes at most: minutes.
@@ -30,14 +29,14 @@ fn adjusts(_: &mut Guest) {
     }
     for value in [FAR, 5 * FAR, NEAR] {
         let (before, adjust) = (rdtsc_ordered(), rdmsr(IA32_TSC_ADJUST));
-        check_eq!("IA32_TSC takes {value:#x}", wrmsr_safe(IA32_TSC, value), Ok(()));
+        check_eq!("IA32_TSC takes {value:#x}", wrmsr_safe(IA32_TIME_STAMP_COUNTER, value), Ok(()));
         check!("the TSC goes on from {value:#x}", moved(value, rdtsc_ordered(), 0));
         let by = rdmsr(IA32_TSC_ADJUST).wrapping_sub(adjust);
         let want = value.wrapping_sub(before);
         // What passed before the write made the change smaller.
         check!("IA32_TSC_ADJUST has the change to {value:#x}", want.wrapping_sub(by) < NEAR);
     }
-    check!("RDMSR of IA32_TSC is RDTSC", moved(rdtsc_ordered(), rdmsr(IA32_TSC), 0));
+    check!("RDMSR of IA32_TSC is RDTSC", moved(rdtsc_ordered(), rdmsr(IA32_TIME_STAMP_COUNTER), 0));
 }
 
 /// What a guest adds to IA32_TSC_ADJUST moves its TSC, and what it writes to its TSC shows there.
@@ -53,7 +52,7 @@ fn tells(g: &mut Guest) {
         let adjust = rdmsr_safe(IA32_TSC_ADJUST).unwrap_or_default();
         let answer = g.sync(1, &[rdtsc_ordered(), adjust]);
         if answer[0] == SET {
-            wrmsr(IA32_TSC, answer[1]);
+            wrmsr(IA32_TIME_STAMP_COUNTER, answer[1]);
         }
     }
 }
@@ -102,8 +101,8 @@ fn vcpus_write_their_own_tsc(t: &mut OneVcpu) -> TestResult {
 fn userspace_sets_tsc_and_adjust_apart(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(tells))?;
     for value in [FAR, 7 * FAR, NEAR] {
-        set_msr(&t.vcpu, IA32_TSC, value)?;
-        set_msr(&second, IA32_TSC, value)?;
+        set_msr(&t.vcpu, IA32_TIME_STAMP_COUNTER, value)?;
+        set_msr(&second, IA32_TIME_STAMP_COUNTER, value)?;
         let first = ask(&mut t.vcpu)?[0];
         check!("the TSC goes on from {value:#x}", moved(value, first, 0), "{first:#x}");
         let other = ask(&mut second)?[0];

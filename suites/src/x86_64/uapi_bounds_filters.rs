@@ -1,12 +1,12 @@
 //! How large the MSR filter and the PMU event filter may be (api.rst 4.97, 4.120).
 use crate::prelude::*;
+use msr::IA32_SYSENTER_CS;
 
 #[host]
 use crate::common::boundary::{probe, probe_end, words};
 #[host]
 use request::x86::{KVM_SET_PMU_EVENT_FILTER, KVM_X86_SET_MSR_FILTER};
 
-const IA32_SYSENTER_CS: u32 = 0x174;
 const READY: u64 = 1;
 
 /// Most MSRs in one range.
@@ -18,9 +18,6 @@ const READ: u32 = bindings::KVM_MSR_FILTER_READ;
 const DENY: u8 = 0;
 #[host]
 const ALLOW: u8 = 0xff;
-/// Where no MSR is: a range there denies nothing that the guest does.
-#[host]
-const NO_MSRS: u32 = 0xdead_0000;
 
 #[guest]
 fn reads_on_request(g: &mut Guest) {
@@ -86,7 +83,7 @@ fn msr_filter_range_takes_up_to_its_limit(t: &mut OneVcpu) -> TestResult {
     let mut denies = false;
     let set = |nmsrs| {
         denies = !denies;
-        let range = Range { flags: READ, nmsrs, base: NO_MSRS, bitmap: bits.address() };
+        let range = Range { flags: READ, nmsrs, base: msr::UNKNOWN, bitmap: bits.address() };
         set_filter(vm, 0, [sysenter(if denies { &deny } else { &allow }), range])
     };
     let want = |nmsrs| if nmsrs > LIMIT { Err(Errno::EINVAL) } else { Ok(0) };
@@ -109,7 +106,7 @@ fn bad_msr_filter_is_refused(t: &mut OneVcpu) -> TestResult {
     vcpu.run_until_sync(READY)?;
     let bits = bitmap();
     let deny = GuardedBuffer::new(&[DENY; 8]);
-    let range = Range { flags: READ | WRITE, nmsrs: 1, base: NO_MSRS, bitmap: bits.address() };
+    let range = Range { flags: READ | WRITE, nmsrs: 1, base: msr::UNKNOWN, bitmap: bits.address() };
     let nowhere = bits.address() + bits.bytes().len() as u64;
     let bad = [
         ("flag bit 1", 1 << 1, range, Errno::EINVAL),

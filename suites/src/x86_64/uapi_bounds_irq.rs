@@ -11,8 +11,6 @@ const IRQCHIP_PIC_MASTER: u32 = bindings::KVM_IRQCHIP_PIC_MASTER;
 #[host]
 const IRQCHIP_IOAPIC: u32 = bindings::KVM_IRQCHIP_IOAPIC;
 #[host]
-const PIC_PINS: u32 = 8;
-#[host]
 const IOAPIC_PINS: u32 = bindings::KVM_IOAPIC_NUM_PINS;
 /// Word of `struct kvm_irqchip` that holds the I/O APIC's IRR: behind its identification, base
 /// address and two registers.
@@ -114,7 +112,7 @@ fn one_bad_route_refuses_the_table(t: &mut OneVm) -> TestResult {
         ("irqchip 2^32 - 1", Route { chip: u32::MAX, ..good }),
         ("pin 24 of the I/O APIC", ioapic(GSI + 1, IOAPIC_PINS)),
         ("pin 2^32 - 1 of the I/O APIC", ioapic(GSI + 1, u32::MAX)),
-        ("pin 8 of the PIC", pic(PIC_PINS)),
+        ("pin 8 of the PIC", pic(defs::x86::pic::PINS)),
         ("pin 2^32 - 1 of the PIC", pic(u32::MAX)),
         ("the same GSI and irqchip twice", ioapic(GSI, OTHER_PIN)),
     ];

@@ -1,6 +1,8 @@
 //! Lists whose needed length the kernel writes back: MSR index lists, the register list, Hyper-V's
 //! CPUID (api.rst 4.3, 4.81, 4.118), and the list of extended control registers (4.45).
 use crate::prelude::*;
+#[host]
+use defs::x86::xsave::Xcr0;
 
 #[host]
 use crate::common::boundary::{Count, counts, probe, word, words};
@@ -147,8 +149,8 @@ fn xcrs(nr: u32, flags: u32, value: u32) -> Vec<u8> {
 /// and leaves XCR0 as it was.
 #[kvm_test(requires(cap::XCRS, cpu::XSAVE))]
 fn set_xcrs_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
-    const X87: u32 = 1;
-    const X87_SSE: u32 = 3;
+    const X87: u32 = Xcr0::X87.bits() as u32;
+    const X87_SSE: u32 = bits!(Xcr0::{X87 | SSE}) as u32;
     const XCR0_VALUE: usize = 4;
     let vcpu = t.vm.create_vcpu(0)?;
     let xcr0 = || -> TestResult<u32> {

@@ -1,5 +1,7 @@
 //! How many MSRs one call reads or writes, and how far it gets (api.rst 4.18, 4.19).
 use crate::prelude::*;
+#[host]
+use msr::{IA32_SYSENTER_CS, IA32_SYSENTER_ESP, UNKNOWN as NO_MSR};
 
 #[host]
 use crate::common::boundary::{probe, word, words};
@@ -11,13 +13,6 @@ use request::x86::*;
 const MAX_IO_MSRS: u32 = 256;
 #[host]
 const LIMIT: u32 = MAX_IO_MSRS - 1;
-#[host]
-const IA32_SYSENTER_CS: u32 = 0x174;
-#[host]
-const IA32_SYSENTER_ESP: u32 = 0x175;
-/// In no CPU's or hypervisor's range.
-#[host]
-const NO_MSR: u32 = 0xdead_0000;
 
 /// Words of `struct kvm_msrs` before its entries, and of `struct kvm_msr_entry`.
 #[host]

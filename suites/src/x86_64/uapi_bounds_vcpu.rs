@@ -1,24 +1,20 @@
 //! Sizes of a vCPU's machine-check banks, XSAVE area and nested state (api.rst 4.104 to 4.107, 4.43,
 //! 4.44, 4.114, 4.115, 4.134).
 use crate::prelude::*;
+#[host]
+use {
+    defs::x86::mce::{self, BANK_MSRS, McgCap, MciStatus},
+    defs::x86::xsave::{
+        Xcr0,
+        area::{FCW, MXCSR, XSTATE_BV},
+    },
+    msr::{IA32_MC0_CTL, IA32_MCG_CAP, IA32_VMX_BASIC},
+};
 
 #[host]
 use crate::common::boundary::{probe, word, words};
 #[host]
 use request::x86::*;
-
-#[host]
-const IA32_MCG_CAP: u32 = 0x179;
-#[host]
-const IA32_MC0_CTL: u32 = 0x400;
-#[host]
-const IA32_MC0_STATUS: u32 = 0x401;
-/// MSRs of one machine-check bank.
-#[host]
-const BANK_MSRS: u32 = 4;
-/// IA32_MCi_STATUS.VAL.
-#[host]
-const VAL: u64 = 1 << 63;
 
 /// An MSR of `vcpu`, `None` where there is none.
 #[host]
@@ -38,9 +34,9 @@ fn setup_mce(vcpu: &Vcpu, mcg_cap: u64) -> Result<i32, Errno> {
 #[kvm_test(requires(cap::MCE))]
 fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     /// MCG_CAP: bank count, and extended register count, which KVM lets userspace choose.
-    const COUNTS: u64 = 0xff | 0xff_0000;
-    /// IA32_VMX_BASIC (0x480) stands where bank 32 would.
-    const NR_BANKS_BELOW_VMX: u32 = (0x480 - IA32_MC0_CTL) / BANK_MSRS;
+    const COUNTS: u64 = bits!(McgCap::{COUNT | MCG_EXT_CNT});
+    /// IA32_VMX_BASIC stands where bank 32 would.
+    const NR_BANKS_BELOW_VMX: u32 = (IA32_VMX_BASIC - IA32_MC0_CTL) / BANK_MSRS;
     let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
     let vcpu = t.vm.create_vcpu(0)?;
     let limit = system.check_extension(bindings::KVM_CAP_MCE) as u32;
@@ -51,7 +47,7 @@ fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     for banks in [1, limit - 1, limit] {
         setup_mce(&vcpu, banks.into()).ioctl("KVM_X86_SETUP_MCE")?;
         check_eq!("IA32_MCG_CAP tells the banks", msr(&vcpu, IA32_MCG_CAP)?, Some(banks.into()));
-        let ctl = |bank| msr(&vcpu, IA32_MC0_CTL + BANK_MSRS * bank);
+        let ctl = |bank| msr(&vcpu, mce::ctl(bank));
         check_eq!("the last bank reports every error", ctl(banks - 1)?, Some(u64::MAX));
         // Behind bank 31 the MSRs of VMX begin, which a CPU may have.
         if banks < NR_BANKS_BELOW_VMX {
@@ -91,6 +87,7 @@ fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
 #[kvm_test(requires(cap::MCE))]
 fn set_mce_wants_a_bank_of_the_vcpu(t: &mut OneVm) -> TestResult {
     const BANKS: u8 = 4;
+    const VAL: u64 = MciStatus::VAL.bits();
     let vcpu = t.vm.create_vcpu(0)?;
     setup_mce(&vcpu, BANKS.into()).ioctl("KVM_X86_SETUP_MCE")?;
     let inject = |bank: u8, status: u64| {
@@ -100,7 +97,7 @@ fn set_mce_wants_a_bank_of_the_vcpu(t: &mut OneVm) -> TestResult {
         vcpu.raw(KVM_X86_SET_MCE, &mut mce)
     };
     let statuses = || -> TestResult<Vec<Option<u64>>> {
-        (0..u32::from(BANKS)).map(|b| msr(&vcpu, IA32_MC0_STATUS + BANK_MSRS * b)).collect()
+        (0..u32::from(BANKS)).map(|b| msr(&vcpu, mce::status(b))).collect()
     };
     let before = statuses()?;
     for bank in [BANKS, BANKS + 1, 31, 32, 128, 255] {
@@ -115,16 +112,6 @@ fn set_mce_wants_a_bank_of_the_vcpu(t: &mut OneVm) -> TestResult {
     }
     Ok(())
 }
-
-/// Offsets in the XSAVE area (SDM vol. 1, 13.4).
-#[host]
-const FCW: usize = 0;
-#[host]
-const MXCSR: usize = 24;
-#[host]
-const XSTATE_BV: usize = 512;
-#[host]
-const X87_SSE: u64 = 3;
 
 /// api.rst 4.134: KVM_GET_XSAVE2 and KVM_SET_XSAVE move exactly KVM_CAP_XSAVE2 bytes; a shorter
 /// buffer is EFAULT. State that XCR0 or MXCSR reserves is EINVAL and leaves the old one.
@@ -141,7 +128,7 @@ fn xsave2_moves_exactly_its_size(t: &mut OneVm) -> TestResult {
     };
     let mut area = get()?;
     area[FCW] = FCW_VALUE;
-    area[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&X87_SSE.to_ne_bytes());
+    area[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&bits!(Xcr0::{X87 | SSE}).to_ne_bytes());
     check_eq!("KVM_SET_XSAVE takes the area", vcpu.raw(KVM_SET_XSAVE, &mut area), Ok(0));
     let before = get()?;
     check_eq!("KVM_GET_XSAVE2 gives back what was set", before[FCW], FCW_VALUE);

@@ -3,9 +3,9 @@
 use crate::prelude::*;
 
 /// No CPU and no KVM has this MSR.
-const UNKNOWN_MSR: u32 = 0xdead_0001;
+const UNKNOWN_MSR: u32 = msr::UNKNOWN;
 /// An MSR that KVM has, and that takes every value.
-const FILTERED_MSR: u32 = msr::STAR;
+const FILTERED_MSR: u32 = msr::IA32_STAR;
 /// EFER's bit 63, which is reserved.
 const RESERVED_BIT: u64 = 1 << 63;
 const VALUE: u64 = 0x8123_4567_89ab_cdef;
@@ -100,13 +100,13 @@ fn fails_in_every_way(g: &mut Guest) {
         write(UNKNOWN_MSR, VALUE),
         outcome(unknown)
     );
-    let efer = rdmsr(msr::EFER);
+    let efer = rdmsr(msr::IA32_EFER);
     check_eq!(
         "a reserved bit is taken by userspace or #GP",
-        write(msr::EFER, efer | RESERVED_BIT),
+        write(msr::IA32_EFER, efer | RESERVED_BIT),
         outcome(invalid)
     );
-    check_eq!("KVM's EFER does not change by that", rdmsr(msr::EFER), efer);
+    check_eq!("KVM's EFER does not change by that", rdmsr(msr::IA32_EFER), efer);
     check_eq!("a filtered MSR is read by userspace or #GP", read(FILTERED_MSR), value(filtered));
     check_eq!(
         "a filtered MSR is written by userspace or #GP",
@@ -141,7 +141,7 @@ fn only_enabled_reasons_exit(t: &mut OneVcpu, reasons: u32) -> TestResult {
     let all = [
         (UNKNOWN, Exit::Rdmsr { index: UNKNOWN_MSR, reason: UNKNOWN }),
         (UNKNOWN, Exit::Wrmsr { index: UNKNOWN_MSR, reason: UNKNOWN, data: VALUE }),
-        (INVAL, Exit::Wrmsr { index: msr::EFER, reason: INVAL, data: efer | RESERVED_BIT }),
+        (INVAL, Exit::Wrmsr { index: msr::IA32_EFER, reason: INVAL, data: efer | RESERVED_BIT }),
         (FILTER, Exit::Rdmsr { index: FILTERED_MSR, reason: FILTER }),
         (FILTER, Exit::Wrmsr { index: FILTERED_MSR, reason: FILTER, data: VALUE }),
     ];

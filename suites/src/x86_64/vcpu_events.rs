@@ -1,5 +1,6 @@
 //! Events between userspace and vCPU: KVM_{GET,SET}_VCPU_EVENTS (api.rst 4.31, 4.32).
 use crate::prelude::*;
+use defs::x86::exception::PageFaultError;
 #[host]
 use vm::bindings::{
     KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_SMM, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
@@ -13,7 +14,7 @@ const ERROR_CODE: u32 = 0x18;
 const OLD_CR2: u64 = 0x1111_1000;
 const PAYLOAD: u64 = 0x2222_2000;
 /// A fault code that says: write, page present.
-const PF_CODE: u32 = 3;
+const PF_CODE: u32 = bits!(PageFaultError::{P | WR});
 #[host]
 const INTERRUPT: u8 = 0x66;
 

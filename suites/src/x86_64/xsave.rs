@@ -1,6 +1,9 @@
 //! Extended state: KVM_{GET,SET}_XSAVE and KVM_GET_XSAVE2 (api.rst 4.42, 4.43, 4.134), and
 //! KVM_{GET,SET}_XCRS (4.44, 4.45).
 use crate::prelude::*;
+use defs::x86::xsave::Xcr0;
+#[host]
+use defs::x86::xsave::area::{EXTENDED, MXCSR, XMM0, XSTATE_BV};
 use guest_runtime::arch::x86_64::state::{EXCHANGE_PORT, Xmms, exchange_xmms};
 #[host]
 use vm::bindings::{KVM_CAP_XSAVE2, kvm_xcr, kvm_xcrs};
@@ -14,23 +17,10 @@ const KVM_GET_XSAVE2: u64 = 0x9000_aecf;
 /// What KVM_GET_XSAVE fills.
 #[host]
 const XSAVE_BYTES: usize = 4096;
-/// Offsets in the XSAVE area (SDM vol. 1, 13.4).
-#[host]
-const MXCSR: usize = 24;
-#[host]
-const XMM0: usize = 160;
-#[host]
-const XSTATE_BV: usize = 512;
-/// Legacy region and header.
-const LEGACY_BYTES: u32 = 576;
 
-const X87: u64 = 1 << 0;
-const SSE: u64 = 1 << 1;
-const AVX: u64 = 1 << 2;
 /// End of the AVX state in the standard format, where CPUID leaf 0xd puts it on every CPU.
-const AVX_END: u32 = LEGACY_BYTES + 256;
-const CR4_OSXSAVE: u64 = 1 << 18;
-const XSAVE_LEAF: u32 = 0xd;
+#[host]
+const AVX_END: u32 = EXTENDED + 256;
 const GUEST: u64 = 0x1357_9bdf_0246_8ace;
 const USERSPACE: u64 = 0xa5a5_5a5a_3c3c_c3c3;
 
@@ -79,7 +69,7 @@ fn put_xmms(area: &mut [u8], xmms: Xmms) {
     for (i, half) in xmms.as_flattened().iter().enumerate() {
         area[XMM0 + i * 8..][..8].copy_from_slice(&half.to_ne_bytes());
     }
-    let xstate_bv = word(area, XSTATE_BV) | SSE;
+    let xstate_bv = word(area, XSTATE_BV) | Xcr0::SSE.bits();
     area[XSTATE_BV..][..8].copy_from_slice(&xstate_bv.to_ne_bytes());
 }
 
@@ -90,7 +80,11 @@ fn guest_and_userspace_see_the_same_vector_registers(t: &mut OneVcpu) -> TestRes
     t.vcpu.complete_exit()?;
     let mut area = get_xsave(&t.vcpu)?;
     check_eq!("userspace sees the guest's XMM0 to XMM15", xmms(&area), pattern(GUEST));
-    check_eq!("XSTATE_BV says that they are in use", word(&area, XSTATE_BV) & SSE, SSE);
+    check_eq!(
+        "XSTATE_BV says that they are in use",
+        word(&area, XSTATE_BV) & Xcr0::SSE.bits(),
+        Xcr0::SSE.bits()
+    );
     put_xmms(&mut area, pattern(USERSPACE));
     set_xsave(&t.vm, &t.vcpu, &area).ioctl("KVM_SET_XSAVE")?;
     let fpu = t.vcpu.fd().get_fpu().ioctl("KVM_GET_FPU")?;
@@ -191,34 +185,34 @@ fn xcr0_takes_what_xsetbv_would(t: &mut OneVcpu) -> TestResult {
     check_eq!("there is one register", reset.nr_xcrs, 1);
     check_eq!("it is XCR0", reset.xcrs[0].xcr, 0);
     check_eq!("flags are 0", reset.flags, 0);
-    check_eq!("XCR0 starts with x87 alone", reset.xcrs[0].value, X87);
+    check_eq!("XCR0 starts with x87 alone", reset.xcrs[0].value, Xcr0::X87.bits());
     for (what, value) in [
         ("nothing", 0),
-        ("SSE without x87", SSE),
-        ("AVX without SSE", X87 | AVX),
-        ("bit 63", X87 | 1 << 63),
-        ("bit 62", X87 | 1 << 62),
+        ("SSE without x87", Xcr0::SSE.bits()),
+        ("AVX without SSE", bits!(Xcr0::{X87 | AVX})),
+        ("bit 63", Xcr0::X87.bits() | 1 << 63),
+        ("bit 62", Xcr0::X87.bits() | 1 << 62),
     ] {
         check_eq!("{what} in XCR0 is EINVAL", set_xcr0(&t.vcpu, value), Err(Errno::EINVAL));
     }
-    check_eq!("refused values change nothing", xcr0(&t.vcpu)?, X87);
-    check_eq!("x87 and SSE are taken", set_xcr0(&t.vcpu, X87 | SSE), Ok(()));
-    check_eq!("they come back", xcr0(&t.vcpu)?, X87 | SSE);
+    check_eq!("refused values change nothing", xcr0(&t.vcpu)?, Xcr0::X87.bits());
+    check_eq!("x87 and SSE are taken", set_xcr0(&t.vcpu, bits!(Xcr0::{X87 | SSE})), Ok(()));
+    check_eq!("they come back", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
 
     let set = |xcrs: &kvm_xcrs| t.vcpu.fd().set_xcrs(xcrs).map_err(|e| Errno::from_raw(e.errno()));
-    let too_many = kvm_xcrs { nr_xcrs: 17, ..xcrs(0, X87) };
+    let too_many = kvm_xcrs { nr_xcrs: 17, ..xcrs(0, Xcr0::X87.bits()) };
     check_eq!("more registers than fit are EINVAL", set(&too_many), Err(Errno::EINVAL));
-    let flags = kvm_xcrs { flags: 1, ..xcrs(0, X87) };
+    let flags = kvm_xcrs { flags: 1, ..xcrs(0, Xcr0::X87.bits()) };
     check_eq!("a flag is EINVAL", set(&flags), Err(Errno::EINVAL));
-    check_eq!("refused lists change nothing", xcr0(&t.vcpu)?, X87 | SSE);
+    check_eq!("refused lists change nothing", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
     Ok(())
 }
 
 #[guest]
 fn asks_cpuid_for_the_size(g: &mut Guest) {
-    write_cr4(read_cr4() | CR4_OSXSAVE);
+    write_cr4(read_cr4() | Cr4::OSXSAVE.bits());
     loop {
-        let [_, ebx, ..] = cpuid(XSAVE_LEAF, 0);
+        let [_, ebx, ..] = cpuid(cpuid::leaf::XSAVE, 0);
         let [more, ..] = g.sync(1, &[ebx.into()]);
         if more == 0 {
             return;
@@ -230,10 +224,10 @@ fn asks_cpuid_for_the_size(g: &mut Guest) {
 #[kvm_test(asks_cpuid_for_the_size, requires(cap::XCRS, cpu::AVX))]
 fn cpuid_follows_xcr0(t: &mut OneVcpu) -> TestResult {
     for (what, value, size) in [
-        ("x87 alone", X87, LEGACY_BYTES),
-        ("x87 and SSE", X87 | SSE, LEGACY_BYTES),
-        ("x87, SSE and AVX", X87 | SSE | AVX, AVX_END),
-        ("x87 and SSE again", X87 | SSE, LEGACY_BYTES),
+        ("x87 alone", Xcr0::X87.bits(), EXTENDED),
+        ("x87 and SSE", bits!(Xcr0::{X87 | SSE}), EXTENDED),
+        ("x87, SSE and AVX", bits!(Xcr0::{X87 | SSE | AVX}), AVX_END),
+        ("x87 and SSE again", bits!(Xcr0::{X87 | SSE}), EXTENDED),
     ] {
         set_xcr0(&t.vcpu, value).ioctl("KVM_SET_XCRS")?;
         let [got, ..] = t.vcpu.run_until_sync(1)?;
@@ -248,17 +242,17 @@ fn cpuid_follows_xcr0(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn reads_and_writes_xcr0(g: &mut Guest) {
-    write_cr4(read_cr4() | CR4_OSXSAVE);
-    check_eq!("the guest sees userspace's XCR0", xgetbv_safe(0), Ok(X87 | SSE));
-    check_eq!("the guest may write XCR0", xsetbv_safe(0, X87), Ok(()));
+    write_cr4(read_cr4() | Cr4::OSXSAVE.bits());
+    check_eq!("the guest sees userspace's XCR0", xgetbv_safe(0), Ok(bits!(Xcr0::{X87 | SSE})));
+    check_eq!("the guest may write XCR0", xsetbv_safe(0, Xcr0::X87.bits()), Ok(()));
     g.sync(1, &[]);
 }
 
 /// XGETBV gives the XCR0 that userspace set, and userspace sees the guest's XSETBV.
 #[kvm_test(reads_and_writes_xcr0, requires(cap::XCRS, cpu::XSAVE))]
 fn guest_and_userspace_see_the_same_xcr0(t: &mut OneVcpu) -> TestResult {
-    set_xcr0(&t.vcpu, X87 | SSE).ioctl("KVM_SET_XCRS")?;
+    set_xcr0(&t.vcpu, bits!(Xcr0::{X87 | SSE})).ioctl("KVM_SET_XCRS")?;
     t.vcpu.run_until_sync(1)?;
-    check_eq!("userspace sees the guest's XCR0", xcr0(&t.vcpu)?, X87);
+    check_eq!("userspace sees the guest's XCR0", xcr0(&t.vcpu)?, Xcr0::X87.bits());
     t.vcpu.run_until_done()
 }

@@ -4,6 +4,8 @@
 
 use core::arch::{asm, x86_64};
 
+use defs::x86::cpuid::Feature;
+use defs::x86::rflags::Rflags;
 use guest_protocol::layout::{VCPU_AREA, VCPU_AREA_SIZE};
 
 use super::trap::{Trap, catching};
@@ -71,7 +73,7 @@ plain_instructions! {
 
 /// Runs `f` with maskable interrupts off, and puts RFLAGS.IF back.
 pub fn without_interrupts<R>(f: impl FnOnce() -> R) -> R {
-    let enabled = rflags() & RFLAGS_IF != 0;
+    let enabled = Rflags::from_bits_retain(rflags()).contains(Rflags::IF);
     if enabled {
         cli();
     }
@@ -81,9 +83,6 @@ pub fn without_interrupts<R>(f: impl FnOnce() -> R) -> R {
     }
     result
 }
-
-/// RFLAGS.IF.
-pub const RFLAGS_IF: u64 = 1 << 9;
 
 /// RFLAGS.
 pub fn rflags() -> u64 {
@@ -110,6 +109,11 @@ pub fn triple_fault() {
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = x86_64::__cpuid_count(leaf, subleaf);
     [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// Whether CPUID shows a feature.
+pub fn cpuid_has(feature: Feature) -> bool {
+    feature.is_set(cpuid(feature.leaf, feature.subleaf))
 }
 
 /// `RDTSC`.
@@ -240,22 +244,4 @@ control_registers! {
 pub fn invlpg(gva: u64) {
     // SAFETY: drops a translation.
     unsafe { asm!("invlpg [{}]", in(reg) gva, options(nostack, preserves_flags)) };
-}
-
-/// Model-specific registers that every x86_64 CPU has, with the manuals' names.
-pub mod msr {
-    #![expect(missing_docs, reason = "the manuals' names")]
-    pub const TSC: u32 = 0x10;
-    pub const SYSENTER_CS: u32 = 0x174;
-    pub const SYSENTER_ESP: u32 = 0x175;
-    pub const SYSENTER_EIP: u32 = 0x176;
-    pub const PAT: u32 = 0x277;
-    pub const EFER: u32 = 0xc000_0080;
-    pub const STAR: u32 = 0xc000_0081;
-    pub const LSTAR: u32 = 0xc000_0082;
-    pub const CSTAR: u32 = 0xc000_0083;
-    pub const FMASK: u32 = 0xc000_0084;
-    pub const FS_BASE: u32 = 0xc000_0100;
-    pub const GS_BASE: u32 = 0xc000_0101;
-    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 }

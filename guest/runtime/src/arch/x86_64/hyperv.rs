@@ -4,8 +4,10 @@
 
 use core::arch::asm;
 
+use defs::x86::exception::vector;
+
 use super::cpu::wrmsr;
-use super::trap::{Trap, TrapFrame, vector};
+use super::trap::{Trap, TrapFrame};
 use crate::handlers::with_handler;
 
 /// MSRs, with the specification's names.

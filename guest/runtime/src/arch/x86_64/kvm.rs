@@ -2,6 +2,8 @@
 //! (Documentation/virt/kvm/x86/{cpuid,msr,hypercalls}.rst).
 #![expect(unsafe_code, reason = "hypercall instructions")]
 
+use defs::x86::cpuid::{leaf, vendor};
+
 use super::cpu;
 use super::trap::{Trap, catching};
 
@@ -17,9 +19,10 @@ pub enum Hypercall {
 impl Hypercall {
     /// The instruction of this CPU's vendor (CPUID leaf 0).
     pub fn of_this_cpu() -> Self {
-        let [_, ebx, _, _] = cpu::cpuid(0, 0);
-        let amd = ebx == u32::from_le_bytes(*b"Auth") || ebx == u32::from_le_bytes(*b"Hygo");
-        if amd { Self::Vmmcall } else { Self::Vmcall }
+        match vendor::name(cpu::cpuid(leaf::VENDOR, 0)) {
+            vendor::AMD | vendor::HYGON => Self::Vmmcall,
+            _ => Self::Vmcall,
+        }
     }
 
     /// Makes hypercall `nr` with four arguments; the result is RAX.

@@ -4,26 +4,10 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use defs::x86::paging::{ADDRESS, ENTRIES, Pte};
 use guest_protocol::layout::{MAX_VCPUS, PAGE_SIZE, PAGE_TABLES};
 
 use super::cpu;
-
-/// Entry bits, with the manual's names.
-pub mod flags {
-    #![expect(missing_docs, reason = "the manual's names")]
-    pub const P: u64 = 1 << 0;
-    pub const RW: u64 = 1 << 1;
-    pub const US: u64 = 1 << 2;
-    pub const PWT: u64 = 1 << 3;
-    pub const PCD: u64 = 1 << 4;
-    pub const A: u64 = 1 << 5;
-    pub const D: u64 = 1 << 6;
-    pub const PS: u64 = 1 << 7;
-    pub const G: u64 = 1 << 8;
-    pub const XD: u64 = 1 << 63;
-    /// What the host's identity map gives every page.
-    pub const DEFAULT: u64 = P | RW | US | A | D;
-}
 
 /// Page sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,20 +18,16 @@ pub enum Size {
     Large,
 }
 
-/// Bytes of a large page.
-pub const LARGE_PAGE: u64 = 2 << 20;
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const NR_TABLES: usize = 64;
 
 /// Tables for new mappings.
 #[repr(C, align(4096))]
-struct Pool(UnsafeCell<[[u64; 512]; NR_TABLES]>);
+struct Pool(UnsafeCell<[[u64; ENTRIES as usize]; NR_TABLES]>);
 
 // SAFETY: every table is handed out once.
 unsafe impl Sync for Pool {}
 
-static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; NR_TABLES]));
+static POOL: Pool = Pool(UnsafeCell::new([[0; ENTRIES as usize]; NR_TABLES]));
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 fn new_table() -> u64 {
@@ -58,7 +38,7 @@ fn new_table() -> u64 {
 }
 
 fn entry_at(table: u64, gva: u64, level: u32) -> *mut u64 {
-    let index = gva >> (12 + 9 * level) & 511;
+    let index = gva >> (12 + 9 * level) & (ENTRIES - 1);
     (table + index * 8) as *mut u64
 }
 
@@ -70,17 +50,17 @@ fn walk(gva: u64, level: u32) -> *mut u64 {
         let entry = entry_at(table, gva, l);
         // SAFETY: tables are identity-mapped RAM.
         let mut value = unsafe { entry.read_volatile() };
-        if value & flags::P == 0 {
-            value = new_table() | flags::P | flags::RW | flags::US;
-        } else if value & flags::PS != 0 {
+        if value & Pte::P.bits() == 0 {
+            value = new_table() | Pte::TABLE.bits();
+        } else if value & Pte::PS.bits() != 0 {
             assert!(l == 1, "cannot split a 1 GiB page");
             let small = new_table();
-            for i in 0..512 {
-                let page = (value & !flags::PS) + i * PAGE_SIZE;
+            for i in 0..ENTRIES {
+                let page = (value & !Pte::PS.bits()) + i * PAGE_SIZE;
                 // SAFETY: as above.
                 unsafe { ((small + i * 8) as *mut u64).write_volatile(page) };
             }
-            value = small | flags::P | flags::RW | flags::US;
+            value = small | Pte::TABLE.bits();
         }
         // SAFETY: as above.
         unsafe { entry.write_volatile(value) };
@@ -90,12 +70,12 @@ fn walk(gva: u64, level: u32) -> *mut u64 {
 }
 
 /// Maps one page, replacing what was there, and drops its old translation on this vCPU.
-pub fn map(gva: u64, gpa: u64, size: Size, flags: u64) {
+pub fn map(gva: u64, gpa: u64, size: Size, flags: Pte) {
     let (level, bits) = match size {
         Size::Small => (0, flags),
-        Size::Large => (1, flags | flags::PS),
+        Size::Large => (1, flags | Pte::PS),
     };
-    set_entry(gva, level, gpa & ADDRESS | bits);
+    set_entry(gva, level, gpa & ADDRESS | bits.bits());
 }
 
 /// Makes `gva` not present.
@@ -104,12 +84,12 @@ pub fn unmap(gva: u64, size: Size) {
 }
 
 /// Changes the bits of a mapping and keeps its address.
-pub fn protect(gva: u64, size: Size, flags: u64) {
-    let ps = if size == Size::Large { flags::PS } else { 0 };
+pub fn protect(gva: u64, size: Size, flags: Pte) {
+    let ps = if size == Size::Large { Pte::PS } else { Pte::empty() };
     let entry = walk(gva, level(size));
     // SAFETY: tables are identity-mapped RAM.
     let gpa = unsafe { entry.read_volatile() } & ADDRESS;
-    set_entry(gva, level(size), gpa | flags | ps);
+    set_entry(gva, level(size), gpa | (flags | ps).bits());
 }
 
 /// The raw entry that maps `gva`.

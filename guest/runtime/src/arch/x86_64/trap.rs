@@ -22,30 +22,6 @@ pub struct Trap {
     pub addr: u64,
 }
 
-/// Vectors with the manual's names.
-pub mod vector {
-    #![expect(missing_docs, reason = "the manual's names say it")]
-    pub const DE: u8 = 0;
-    pub const DB: u8 = 1;
-    pub const NMI: u8 = 2;
-    pub const BP: u8 = 3;
-    pub const OF: u8 = 4;
-    pub const BR: u8 = 5;
-    pub const UD: u8 = 6;
-    pub const NM: u8 = 7;
-    pub const DF: u8 = 8;
-    pub const TS: u8 = 10;
-    pub const NP: u8 = 11;
-    pub const SS: u8 = 12;
-    pub const GP: u8 = 13;
-    pub const PF: u8 = 14;
-    pub const MF: u8 = 16;
-    pub const AC: u8 = 17;
-    pub const MC: u8 = 18;
-    pub const XM: u8 = 19;
-    pub const CP: u8 = 21;
-}
-
 /// The interrupted state. A handler may change it; it is restored on return.
 #[derive(Debug)]
 #[repr(C)]

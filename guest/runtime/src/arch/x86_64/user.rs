@@ -3,11 +3,13 @@
 
 use core::arch::asm;
 
+use defs::x86::exception::vector;
+use defs::x86::rflags::Rflags;
 use guest_protocol::layout::x86_64::{USER_CS, USER_DS};
 use guest_protocol::layout::{self, vcpu_area};
 
 use super::cpu;
-use super::trap::{TrapFrame, vector};
+use super::trap::TrapFrame;
 use crate::handlers::with_handler;
 
 /// Bytes at the end of the vCPU's main stack's lower half that ring-3 code gets.
@@ -15,7 +17,7 @@ const USER_STACK: u64 = 0x1000;
 
 /// Runs `f` in ring 3 on a stack of its own until it returns; it may not use privileged
 /// instructions. A trap in between goes to its handler as always. Returns what `f` does.
-pub fn run(rflags: u64, f: extern "C" fn(u64) -> u64, arg: u64) -> u64 {
+pub fn run(rflags: Rflags, f: extern "C" fn(u64) -> u64, arg: u64) -> u64 {
     let area = layout::vcpu_area(cpu::cpu_id());
     let user_rsp = area + vcpu_area::GUARD + layout::PAGE_SIZE + USER_STACK;
     let state = area + vcpu_area::STATE;
@@ -27,7 +29,7 @@ pub fn run(rflags: u64, f: extern "C" fn(u64) -> u64, arg: u64) -> u64 {
         frame.rsp = super::memory::peek(state);
         frame.cs = layout::x86_64::KERNEL_CS.into();
         frame.ss = layout::x86_64::KERNEL_DS.into();
-        frame.rflags = 2;
+        frame.rflags = Rflags::FIXED.bits();
     };
     let rflags_before = cpu::rflags();
     with_handler(vector::UD, on_return, || {
@@ -56,7 +58,7 @@ pub fn run(rflags: u64, f: extern "C" fn(u64) -> u64, arg: u64) -> u64 {
                 state = in(reg) state,
                 user_ss = in(reg) u64::from(USER_DS),
                 user_rsp = in(reg) user_rsp,
-                rflags = in(reg) rflags | 2,
+                rflags = in(reg) (rflags | Rflags::FIXED).bits(),
                 user_cs = in(reg) u64::from(USER_CS),
                 f = in(reg) f,
                 in("rdi") arg,

@@ -1,13 +1,16 @@
 //! What the in-kernel interrupt controllers hold, as the host can see it.
 #![expect(unsafe_code, reason = "uses the unions that chip_id selects")]
 
+use defs::x86::apic::reg;
 use kvm_bindings::{KVM_IOAPIC_NUM_PINS, KVM_IRQCHIP_IOAPIC, kvm_irqchip};
 
 use crate::failure::TestResult;
 use crate::{Ioctl, Vcpu, Vm};
 
-/// Interrupt request register of the local APIC (SDM vol. 3, "APIC").
-const IRR: usize = 0x200;
+/// The byte of `struct kvm_lapic_state` that has the request of `vector`.
+fn requested(vector: u8) -> usize {
+    reg::word(reg::IRR, vector) as usize + usize::from(vector % 32 / 8)
+}
 
 impl Vcpu {
     /// Whether `vector` is requested of this vCPU and not yet taken (IRR in `KVM_GET_LAPIC`).
@@ -17,8 +20,7 @@ impl Vcpu {
     /// KVM refuses.
     pub fn is_pending(&self, vector: u8) -> TestResult<bool> {
         let lapic = self.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
-        let vector = usize::from(vector);
-        let byte = lapic.regs[IRR + vector / 32 * 16 + vector % 32 / 8] as u8;
+        let byte = lapic.regs[requested(vector)] as u8;
         Ok(byte >> (vector % 8) & 1 != 0)
     }
 
@@ -30,9 +32,8 @@ impl Vcpu {
     /// KVM refuses.
     pub fn drop_pending(&self, vector: u8) -> TestResult<bool> {
         let mut lapic = self.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
-        let vector = usize::from(vector);
-        let byte = &mut lapic.regs[IRR + vector / 32 * 16 + vector % 32 / 8];
-        let bit = 1_i8.rotate_left((vector % 8) as u32);
+        let byte = &mut lapic.regs[requested(vector)];
+        let bit = 1_i8.rotate_left(u32::from(vector % 8));
         let was = *byte & bit != 0;
         if was {
             *byte &= !bit;

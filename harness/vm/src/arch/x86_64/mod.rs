@@ -11,6 +11,12 @@ pub use interrupts::IoapicState;
 
 use std::sync::OnceLock;
 
+use defs::bits;
+use defs::x86::cpuid::{Feature, INITIAL_APIC_ID_SHIFT, leaf};
+use defs::x86::cr::{Cr0, Cr4, Efer};
+use defs::x86::rflags::Rflags;
+use defs::x86::segment::{self, GATE_SIZE, tss};
+use defs::x86::{exception, ioapic};
 use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
 use guest_protocol::{NR_ARGS, trap};
 use kvm_bindings::{
@@ -38,27 +44,6 @@ pub struct VmState;
 pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
     system.fd().create_vm()
 }
-
-/// Control register bits, with the manual's names.
-pub mod cr {
-    #![expect(missing_docs, reason = "the manual's names")]
-    pub const CR0_PE: u64 = 1 << 0;
-    pub const CR0_MP: u64 = 1 << 1;
-    pub const CR0_ET: u64 = 1 << 4;
-    pub const CR0_NE: u64 = 1 << 5;
-    pub const CR0_WP: u64 = 1 << 16;
-    pub const CR0_AM: u64 = 1 << 18;
-    pub const CR0_PG: u64 = 1 << 31;
-    pub const CR4_PAE: u64 = 1 << 5;
-    pub const CR4_OSFXSR: u64 = 1 << 9;
-    pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
-    pub const CR4_OSXSAVE: u64 = 1 << 18;
-    pub const EFER_SCE: u64 = 1 << 0;
-    pub const EFER_LME: u64 = 1 << 8;
-    pub const EFER_LMA: u64 = 1 << 10;
-    pub const EFER_NXE: u64 = 1 << 11;
-}
-use cr::*;
 
 /// Where KVM may put its three pages for real mode on old Intel CPUs (api.rst 4.35).
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -91,13 +76,17 @@ pub(crate) fn default_cpuid(system: &System) -> Cpuid {
 /// Notable features in `KVM_GET_SUPPORTED_CPUID`.
 pub(crate) fn cpu_features(system: &System, _: &VmFd) -> Vec<String> {
     let entries = supported_cpuid(system).as_slice();
-    let has = |&(_, leaf, subleaf, register, bit): &cpu::CpuidBit| {
+    let has = |feature: &Feature| {
         entries.iter().any(|e| {
-            let value = [e.eax, e.ebx, e.ecx, e.edx][register];
-            e.function == leaf && e.index == subleaf && value >> bit & 1 != 0
+            (e.function, e.index) == (feature.leaf, feature.subleaf)
+                && feature.is_set([e.eax, e.ebx, e.ecx, e.edx])
         })
     };
-    cpu::ALL.iter().filter(|f| has(f)).map(|f| f.0.to_owned()).collect()
+    cpu::ALL
+        .iter()
+        .filter(|(_, feature)| has(feature))
+        .map(|(name, _)| (*name).to_owned())
+        .collect()
 }
 
 /// The caller of the function whose frame record is at `fp`: its own record, and where it goes on.
@@ -114,7 +103,7 @@ pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
         Irqchip::Split => {
             let cap = kvm_enable_cap {
                 cap: kvm_bindings::KVM_CAP_SPLIT_IRQCHIP,
-                args: [24, 0, 0, 0],
+                args: [ioapic::PINS.into(), 0, 0, 0],
                 ..Default::default()
             };
             vm.fd().enable_cap(&cap).ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)")?;
@@ -133,23 +122,26 @@ pub(crate) fn prepare_vcpu(vcpu: &Vcpu, cpuid: &Cpuid) -> TestResult {
     let mut cpuid = cpuid.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
-            1 => entry.ebx = entry.ebx & 0x00ff_ffff | vcpu.index() << 24,
-            0xb | 0x1f => entry.edx = vcpu.index(),
+            leaf::FEATURES => {
+                let others = entry.ebx & !(!0 << INITIAL_APIC_ID_SHIFT);
+                entry.ebx = others | vcpu.index() << INITIAL_APIC_ID_SHIFT;
+            }
+            leaf::TOPOLOGY | leaf::TOPOLOGY_V2 => entry.edx = vcpu.index(),
             _ => {}
         }
     }
     vcpu.fd().set_cpuid2(&cpuid).ioctl("KVM_SET_CPUID2")
 }
 
-fn segment(selector: u16, kind: u8, dpl: u8) -> kvm_segment {
-    let code = kind & 8 != 0;
+/// A segment of ring 0 over all addresses.
+fn flat(selector: u16, kind: u8) -> kvm_segment {
+    let code = kind == segment::CODE;
     kvm_segment {
         base: 0,
         limit: 0xffff_ffff,
         selector,
         type_: kind,
         present: 1,
-        dpl,
         db: (!code).into(),
         s: 1,
         l: code.into(),
@@ -168,14 +160,14 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
     write(vcpu_area::TSS, &tables.tss);
 
     let mut sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
-    sregs.cs = segment(map::KERNEL_CS, 11, 0);
-    let data = segment(map::KERNEL_DS, 3, 0);
+    sregs.cs = flat(map::KERNEL_CS, segment::CODE);
+    let data = flat(map::KERNEL_DS, segment::DATA);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = kvm_segment {
         base: area + vcpu_area::TSS,
-        limit: image::TSS_SIZE as u32 - 1,
+        limit: tss::SIZE as u32 - 1,
         selector: map::TSS_SELECTOR,
-        type_: 11,
+        type_: segment::BUSY_TSS,
         present: 1,
         ..Default::default()
     };
@@ -186,13 +178,13 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
     };
     sregs.idt = kvm_dtable {
         base: map::IDT,
-        limit: (map::NR_VECTORS * 16 - 1) as u16,
+        limit: (map::NR_VECTORS * GATE_SIZE - 1) as u16,
         ..Default::default()
     };
-    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+    sregs.cr0 = bits!(Cr0::{PE | MP | ET | NE | WP | AM | PG});
     sregs.cr3 = layout::PAGE_TABLES;
-    sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    sregs.efer = EFER_LME | EFER_LMA | EFER_NXE;
+    sregs.cr4 = bits!(Cr4::{PAE | OSFXSR | OSXMMEXCPT});
+    sregs.efer = bits!(Efer::{LME | LMA | NXE});
     vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
 
     let regs = kvm_regs {
@@ -200,7 +192,7 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
         rdi: area + vcpu_area::START_INFO,
         // The entry calls, so that functions see the ABI's alignment.
         rsp: area + vcpu_area::STACK_END,
-        rflags: 2,
+        rflags: Rflags::FIXED.bits(),
         ..Default::default()
     };
     vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
@@ -257,21 +249,16 @@ fn general(regs: [u64; 14], rsp: u64, rbp: u64) -> String {
     text
 }
 
-const VECTORS: [&str; 22] = [
-    "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP",
-    "#PF", "15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
-];
-
 /// A trap message in words.
 pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
     let vector = args[trap::VECTOR];
-    let name = VECTORS
-        .get(vector as usize)
+    let name = exception::name(vector)
         .map_or(format!("vector {vector}"), |n| format!("{n} (vector {vector})"));
     let mut regs = [0; 14];
     regs.copy_from_slice(&args[trap::REGS..trap::REGS + 14]);
     let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
-    let overflow = vector == 14 && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
+    let overflow = vector == u64::from(exception::vector::PF)
+        && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
     let overflow =
         if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
     format!(
