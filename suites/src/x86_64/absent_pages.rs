@@ -1,26 +1,26 @@
 //! What tests of asynchronous page faults share: pages that the host supplies late, and a guest's
 //! dealings with the faults (x86/msr.rst, MSR_KVM_ASYNC_PF_EN, _INT and _ACK).
 use crate::prelude::*;
+use core::mem::offset_of;
+pub use kvm_pv::{
+    APF_WAKE_ALL as WAKE_ALL, KVM_PV_REASON_PAGE_NOT_PRESENT as PAGE_NOT_PRESENT,
+    MSR_KVM_ASYNC_PF_ACK, MSR_KVM_ASYNC_PF_EN, MSR_KVM_ASYNC_PF_INT,
+};
+use kvm_pv::{AsyncPf, KvmVcpuPvApfData};
 
-pub const MSR_KVM_ASYNC_PF_EN: u32 = 0x4b56_4d02;
-pub const MSR_KVM_ASYNC_PF_INT: u32 = 0x4b56_4d06;
-pub const MSR_KVM_ASYNC_PF_ACK: u32 = 0x4b56_4d07;
-pub const ENABLED: u64 = 1 << 0;
-pub const SEND_ALWAYS: u64 = 1 << 1;
-pub const DELIVERY_AS_INT: u64 = 1 << 3;
+pub const ENABLED: u64 = AsyncPf::ENABLED.bits();
+pub const SEND_ALWAYS: u64 = AsyncPf::SEND_ALWAYS.bits();
+pub const DELIVERY_AS_INT: u64 = AsyncPf::DELIVERY_AS_INT.bits();
 /// Without both of these the guest is told of nothing.
 pub const TOLD: u64 = ENABLED | DELIVERY_AS_INT;
 pub const ON: u64 = ENABLED | SEND_ALWAYS | DELIVERY_AS_INT;
 
 /// `struct kvm_vcpu_pv_apf_data`, one for each vCPU: not at the start of a page.
 pub const AREA: u64 = layout::SCRATCH + 0x40;
-pub const AREA_SIZE: u64 = 64;
-pub const FLAGS: u64 = 0;
-pub const TOKEN: u64 = 4;
-pub const PADDING: core::ops::Range<u64> = 8..AREA_SIZE;
-pub const PAGE_NOT_PRESENT: u32 = 1;
-/// The token that is everybody's: KVM may have forgotten who waits.
-pub const WAKE_ALL: u32 = !0;
+pub const AREA_SIZE: u64 = kvm_pv::APF_DATA_SIZE;
+pub const FLAGS: u64 = offset_of!(KvmVcpuPvApfData, flags) as u64;
+pub const TOKEN: u64 = offset_of!(KvmVcpuPvApfData, token) as u64;
+pub const PADDING: core::ops::Range<u64> = size_of::<KvmVcpuPvApfData>() as u64..AREA_SIZE;
 
 pub const VECTOR: u8 = 0x61;
 /// What the guest reports when it is told.

@@ -2,6 +2,9 @@
 //! by KVM into paravirtual structures (api.rst 4.8; Documentation/virt/kvm/x86/msr.rst).
 use crate::prelude::*;
 use guest_runtime::arch::x86_64::state::{ins_string, move_string};
+use kvm_pv::{
+    Features, KVM_MSR_ENABLED, MSR_KVM_STEAL_TIME, MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_WALL_CLOCK_NEW,
+};
 #[host]
 use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 
@@ -108,22 +111,14 @@ fn port_strings_are_logged(t: &mut OneVcpu) -> TestResult {
     Ok(())
 }
 
-/// MSRs and CPUID bits of structures that KVM writes (msr.rst, cpuid.rst).
-const MSR_KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
-const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
-const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
-const KVM_FEATURES: u32 = 0x4000_0001;
-const KVM_FEATURE_CLOCKSOURCE2: u64 = 3;
-const KVM_FEATURE_STEAL_TIME: u64 = 5;
 /// The structure's page, at an offset that every structure's alignment allows.
 const STRUCTURE_PAGE: u64 = 11;
 const STRUCTURE: u64 = BASE + STRUCTURE_PAGE * PAGE + 0x40;
 
 #[guest]
 fn enables_a_structure(g: &mut Guest) {
-    let [eax, ..] = cpuid(KVM_FEATURES, 0);
-    let offered = eax >> g.arg(1) & 1;
-    g.sync(1, &[offered.into()]);
+    let wanted = Features::from_bits_retain(g.arg(1) as u32);
+    g.sync(1, &[pv_features().contains(wanted).into()]);
     check_eq!(
         "the guest may enable the structure",
         wrmsr_safe(g.arg(0) as u32, STRUCTURE | g.arg(2)),
@@ -135,18 +130,18 @@ fn enables_a_structure(g: &mut Guest) {
 
 /// KVM's own writes to a structure that the guest enabled are in the log.
 #[kvm_test(enables_a_structure, params = [
-    wall_clock: (MSR_KVM_WALL_CLOCK_NEW, KVM_FEATURE_CLOCKSOURCE2, 0),
-    kvmclock: (MSR_KVM_SYSTEM_TIME_NEW, KVM_FEATURE_CLOCKSOURCE2, 1),
-    steal_time: (MSR_KVM_STEAL_TIME, KVM_FEATURE_STEAL_TIME, 1),
+    wall_clock: (MSR_KVM_WALL_CLOCK_NEW, Features::CLOCKSOURCE2, 0),
+    kvmclock: (MSR_KVM_SYSTEM_TIME_NEW, Features::CLOCKSOURCE2, KVM_MSR_ENABLED),
+    steal_time: (MSR_KVM_STEAL_TIME, Features::STEAL_TIME, KVM_MSR_ENABLED),
 ])]
 fn structures_that_kvm_writes_are_logged(
     t: &mut OneVcpu,
-    (msr, feature, enable): (u32, u64, u64),
+    (msr, feature, enable): (u32, Features, u64),
 ) -> TestResult {
     add_slot(t)?;
-    t.vcpu.set_args(&[msr.into(), feature, enable]);
+    t.vcpu.set_args(&[msr.into(), feature.bits().into(), enable]);
     let [offered, ..] = t.vcpu.run_until_sync(1)?;
-    require!(offered == 1, "KVM CPUID feature bit {feature}");
+    require!(offered == 1, "KVM CPUID feature bit {}", feature.bits().trailing_zeros());
     check_eq!("nothing is dirty before the structure is enabled", dirty(t)?, NONE);
     t.vcpu.run_until_sync(2)?;
     t.vcpu.run_until_sync(3)?;

@@ -1,6 +1,8 @@
 //! What exits and interrupts cost, in TSC cycles as the guest counts them, each with a look at what the
 //! guest got. `rounds` (docs/results.md) says how many events one measured loop has.
 use crate::prelude::*;
+use kvm_pv::MSR_KVM_SYSTEM_TIME_NEW;
+use kvm_pv::error::KVM_ENOSYS;
 #[host]
 use std::{
     os::fd::AsRawFd,
@@ -27,11 +29,8 @@ const MMIO_EVENT: u64 = 4;
 const RDMSR: u64 = 5;
 const HYPERCALL: u64 = 6;
 const SELF_IPI: u64 = 7;
-/// An MSR that KVM keeps, and that no hardware is asked for: the PV clock's.
-const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
 /// A hypercall that is not there.
 const NO_HYPERCALL: u64 = 0x7fff_0000;
-const ENOSYS: u64 = -1000_i64 as u64;
 
 /// Cycles of `rounds` calls; `event` says whether it got what it should.
 fn timed(rounds: u64, mut event: impl FnMut(u64) -> bool) -> [u64; 2] {
@@ -68,7 +67,7 @@ fn causes_exits(g: &mut Guest) {
                 true
             }),
             RDMSR => timed(rounds, |_| rdmsr(MSR_KVM_SYSTEM_TIME_NEW) == 0),
-            HYPERCALL => timed(rounds, |_| hypercall.call(NO_HYPERCALL, [0; 4]) == Ok(ENOSYS)),
+            HYPERCALL => timed(rounds, |_| hypercall.call(NO_HYPERCALL, [0; 4]) == Ok(KVM_ENOSYS)),
             _ => sends_itself_interrupts(rounds),
         };
     }

@@ -1,17 +1,16 @@
 //! KVM_CAP_EXIT_HYPERCALL: hypercalls for userspace (api.rst 7.31; x86/hypercalls.rst,
 //! KVM_HC_MAP_GPA_RANGE).
 use crate::prelude::*;
+use kvm_pv::error::{KVM_EINVAL, KVM_ENOSYS, KVM_EPERM};
+use kvm_pv::{
+    KVM_HC_MAP_GPA_RANGE, KVM_HC_VAPIC_POLL_IRQ, KVM_MAP_GPA_RANGE_ENCRYPTED,
+    KVM_MAP_GPA_RANGE_PAGE_SZ_2M,
+};
 
-const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
-const KVM_HC_MAP_GPA_RANGE: u64 = 12;
-/// Negative results (include/uapi/linux/kvm_para.h).
-const EPERM: u64 = -1_i64 as u64;
-const EINVAL: u64 = -22_i64 as u64;
-const ENOSYS: u64 = -1000_i64 as u64;
 /// A range and its attributes: encrypted, 2 MiB pages.
 const GPA: u64 = 0x20_0000;
 const NPAGES: u64 = 0x1200;
-const ATTRIBUTES: u64 = 1 << 4 | 1;
+const ATTRIBUTES: u64 = KVM_MAP_GPA_RANGE_ENCRYPTED | KVM_MAP_GPA_RANGE_PAGE_SZ_2M;
 /// The number of the last page that an address can have.
 const LAST_PAGE: u64 = u64::MAX >> 12;
 
@@ -24,7 +23,7 @@ fn map(gpa: u64, npages: u64) -> Result<u64, Trap> {
 #[guest]
 fn maps_ranges(g: &mut Guest) {
     let enabled = g.arg(0) != 0;
-    let refused = if enabled { EINVAL } else { ENOSYS };
+    let refused = if enabled { KVM_EINVAL } else { KVM_ENOSYS };
     for (what, gpa, npages) in [
         ("an unaligned address", GPA + 1, 1),
         ("an address that is off by half a page", GPA + 0x800, 1),
@@ -40,14 +39,14 @@ fn maps_ranges(g: &mut Guest) {
         }
         check_eq!("the last page alone is a range", map(LAST_PAGE << 12, 1), Ok(0));
     } else {
-        check_eq!("not enabled, it is -KVM_ENOSYS", map(GPA, NPAGES), Ok(ENOSYS));
+        check_eq!("not enabled, it is -KVM_ENOSYS", map(GPA, NPAGES), Ok(KVM_ENOSYS));
     }
     let poll = Hypercall::of_this_cpu().call(KVM_HC_VAPIC_POLL_IRQ, [0; 4]);
     check_eq!("other hypercalls stay KVM's", poll, Ok(0));
 }
 
 /// What userspace answers, in turn.
-const RESULTS: [u64; 4] = [0, EINVAL, 0x1234_5678_9abc_def0, EPERM];
+const RESULTS: [u64; 4] = [0, KVM_EINVAL, 0x1234_5678_9abc_def0, KVM_EPERM];
 
 #[host]
 const CAP: u32 = bindings::KVM_CAP_EXIT_HYPERCALL;
@@ -117,7 +116,7 @@ extern "C" fn maps_from_ring_3(_: u64) -> u64 {
 
 #[guest]
 fn calls_from_ring_3(_: &mut Guest) {
-    check_eq!("ring 3 gets -KVM_EPERM", user::run(Rflags::empty(), maps_from_ring_3, 0), EPERM);
+    check_eq!("ring 3 gets -KVM_EPERM", user::run(Rflags::empty(), maps_from_ring_3, 0), KVM_EPERM);
 }
 
 /// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.

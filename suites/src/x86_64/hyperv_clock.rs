@@ -1,9 +1,11 @@
 //! Hyper-V's reference time: the counter MSR, the reference TSC page, and what KVM_SET_CLOCK does to
 //! both (Hyper-V TLFS, "Timers"; api.rst 4.29, 4.30).
 use crate::prelude::*;
-use hyperv::{ENABLE, ReferenceTsc, msr};
+#[host]
+use hyperv::cpuid::Features;
+use hyperv::msr::{self, LINUX, ReenlightenmentControl};
+use hyperv::{ENABLE, REFERENCE_TIME_HZ, read_reference_tsc};
 
-const GUEST_OS_ID: u64 = 0x8100_0000_0000_0001;
 /// Places for the page.
 const PAGE: u64 = layout::SCRATCH;
 const OTHER_PAGE: u64 = layout::SCRATCH + 0x1000;
@@ -15,16 +17,17 @@ const READS: u64 = 50;
 /// Units of 100 ns by which counter and page may differ where neither is read later than the other.
 const ROUNDING: u64 = 10;
 /// Values of the MSRs of re-enlightenment: enabled with a vector, and TSC accesses emulated.
-const REENLIGHTEN: u64 = 1 << 16 | 0xff;
-const EMULATE_TSC: u64 = 1;
+const REENLIGHTEN: u64 =
+    ReenlightenmentControl::new().with_vector(0xff).with_enabled(true).into_bits();
+const EMULATE_TSC: u64 = ENABLE;
 
 fn now() -> Option<u64> {
-    ReferenceTsc::read(PAGE).map(|page| page.time_at(rdtsc_ordered()))
+    read_reference_tsc(PAGE).map(|page| page.time_at(rdtsc_ordered()))
 }
 
 #[guest]
 fn keeps_a_page(g: &mut Guest) {
-    wrmsr(msr::GUEST_OS_ID, GUEST_OS_ID);
+    wrmsr(msr::GUEST_OS_ID, LINUX);
     wrmsr(msr::REFERENCE_TSC, PAGE | ENABLE);
     tells_the_time(g);
 }
@@ -33,11 +36,11 @@ fn keeps_a_page(g: &mut Guest) {
 #[guest]
 fn tells_the_time(g: &mut Guest) {
     loop {
-        let page = ReferenceTsc::read(PAGE).unwrap_or_default();
+        let page = read_reference_tsc(PAGE).unwrap_or_default();
         let time = now().unwrap_or_default();
         let count = rdmsr(msr::TIME_REF_COUNT);
         let after = now().unwrap_or_default();
-        let fields = [page.sequence.into(), page.scale, page.offset as u64];
+        let fields = [page.tsc_sequence.into(), page.tsc_scale, page.tsc_offset as u64];
         let answer = g.sync(1, &[fields[0], fields[1], fields[2], time, count, after]);
         match answer[0] {
             WRITE => wrmsr(answer[1] as u32, answer[2]),
@@ -53,7 +56,7 @@ const ERASE: u64 = 2;
 
 #[guest]
 fn reads_the_page(_: &mut Guest) {
-    wrmsr(msr::GUEST_OS_ID, GUEST_OS_ID);
+    wrmsr(msr::GUEST_OS_ID, LINUX);
     for page in [PAGE, OTHER_PAGE] {
         (0..512).for_each(|word| poke(page + 8 * word, 0_u64));
         BEHIND.iter().for_each(|offset| poke(page + offset, PATTERN));
@@ -64,19 +67,19 @@ fn reads_the_page(_: &mut Guest) {
     wrmsr(msr::REFERENCE_TSC, PAGE | ENABLE);
     let kept = rdmsr_safe(msr::REFERENCE_TSC);
     check_eq!("the MSR reads as written, enabled", kept, Ok(PAGE | ENABLE));
-    let Some(page) = ReferenceTsc::read(PAGE) else {
+    let Some(page) = read_reference_tsc(PAGE) else {
         guest_runtime::ucall::skip(format_args!("a master clock (host clocksource tsc)"));
     };
-    check!("the sequence is not the old value of all ones", page.sequence != u32::MAX);
-    check_eq!("the reserved word is 0", page.reserved, 0);
-    check!("the scale is not 0", page.scale != 0);
+    check!("the sequence is not the old value of all ones", page.tsc_sequence != u32::MAX);
+    check_eq!("the reserved word is 0", page.reserved1, 0);
+    check!("the scale is not 0", page.tsc_scale != 0);
     for offset in BEHIND {
         let behind: u64 = peek(PAGE + offset);
         check_eq!("memory behind the fields is left alone", behind, PATTERN);
     }
     // Units of 100 ns in which the TSC counts 2^32 ticks, by the page and by the frequency MSR.
-    let by_page = page.scale >> 32;
-    let by_msr = (10_000_000 << 32) / rdmsr(msr::TSC_FREQUENCY);
+    let by_page = page.tsc_scale >> 32;
+    let by_msr = (REFERENCE_TIME_HZ << 32) / rdmsr(msr::TSC_FREQUENCY);
     let off = by_page.abs_diff(by_msr);
     check!("the scale is the TSC's frequency to 0.1 %", off <= by_msr / 1000, "{by_page} {by_msr}");
     let mut before = now().unwrap_or_default();
@@ -98,10 +101,10 @@ fn reads_the_page(_: &mut Guest) {
     }
     wrmsr(msr::REFERENCE_TSC, OTHER_PAGE | ENABLE);
     poke(PAGE, [0_u64; 4]);
-    let moved = ReferenceTsc::read(OTHER_PAGE);
+    let moved = read_reference_tsc(OTHER_PAGE);
     check!("a page at another address is filled", moved.is_some());
     let there = moved.unwrap_or_default();
-    check_eq!("the scale is the same there", there.scale, page.scale);
+    check_eq!("the scale is the same there", there.tsc_scale, page.tsc_scale);
     check!("time goes on there", there.time_at(rdtsc_ordered()) >= before);
     check_eq!("the page at the old address is left alone", peek::<[u64; 4]>(PAGE), [0; 4]);
 }
@@ -121,10 +124,6 @@ const SLACK: u64 = 20_000_000;
 const HOUR: u64 = 3_600_000_000_000;
 #[host]
 const CENTURY: u64 = 1 << 61;
-#[host]
-const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
-#[host]
-const HV_ACCESS_REENLIGHTENMENT: u32 = 1 << 13;
 
 /// A vCPU with all of Hyper-V's features.
 #[host]
@@ -316,8 +315,8 @@ fn clock_of_zero_is_never_negative(t: &mut OneVm) -> TestResult {
 #[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
 fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
-    let features = t.vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.eax;
-    require!(features & HV_ACCESS_REENLIGHTENMENT != 0, "HV_ACCESS_REENLIGHTENMENT");
+    let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_REENLIGHTENMENT_CONTROLS);
+    require!(controls, "HV_ACCESS_REENLIGHTENMENT");
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(keeps_a_page))?;
     let before = ask_valid(&mut vcpu)?;
     vcpu.answer(&[WRITE, msr::REENLIGHTENMENT_CONTROL.into(), REENLIGHTEN]);
@@ -384,8 +383,8 @@ fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
 #[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
 fn counter_leaves_a_disabled_page(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
-    let features = t.vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.eax;
-    require!(features & HV_ACCESS_REENLIGHTENMENT != 0, "HV_ACCESS_REENLIGHTENMENT");
+    let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_REENLIGHTENMENT_CONTROLS);
+    require!(controls, "HV_ACCESS_REENLIGHTENMENT");
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(keeps_a_page))?;
     ask_valid(&mut vcpu)?;
     for (msr, value) in [

@@ -2,9 +2,11 @@
 //! (api.rst 5, KVM_EXIT_HYPERV_HCALL), but for events of connections with an eventfd (api.rst 4.112,
 //! KVM_HYPERV_EVENTFD).
 use crate::prelude::*;
-use hyperv::{FAST_WORDS, Hypercalls, code, control, status};
+use hyperv::msr::LINUX;
+use hyperv::{Control, FAST_WORDS, Hypercalls};
+#[host]
+use hyperv::{HvSignalEvent, code, status};
 
-const GUEST_OS_ID: u64 = 0x8100_0000_0000_0001;
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
 const READY: u64 = 1;
@@ -15,18 +17,16 @@ const LAST_CONNECTION: u32 = 0xff_ffff;
 /// [`INPUT_PAGE`]; tells the result.
 #[guest]
 fn calls(g: &mut Guest) {
-    let page = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let page = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     let mut result = [0, 0];
     loop {
         let [control, rdx, r8, word, ..] = g.sync(READY, &result);
         poke(INPUT_PAGE, word);
         let mut words = [0; FAST_WORDS];
         (words[0], words[1]) = (rdx, r8);
-        let done = if control & control::FAST != 0 {
-            page.fast(control, &words)
-        } else {
-            page.slow(control, rdx, r8)
-        };
+        let control = Control::from_bits(control);
+        let done =
+            if control.fast() { page.fast(control, &words) } else { page.slow(control, rdx, r8) };
         result = match done {
             Ok(value) => [value, 0],
             Err(trap) => [0, trap.vector.into()],
@@ -62,7 +62,7 @@ fn eventfd(vm: &Vm, connection: u32, fd: i32, flags: u32) -> Result<(), Errno> {
 #[host]
 #[derive(Clone, Copy, Debug, Default)]
 struct Input {
-    control: u64,
+    control: Control,
     rdx: u64,
     r8: u64,
     /// What memory holds at [`INPUT_PAGE`].
@@ -86,7 +86,7 @@ impl Caller {
 
     /// A call that KVM ends: its result, or the vector of a fault as an error.
     fn call(&mut self, input: Input) -> TestResult<Result<u64, u64>> {
-        self.0.answer(&[input.control, input.rdx, input.r8, input.word]);
+        self.0.answer(&[input.control.into_bits(), input.rdx, input.r8, input.word]);
         self.result()
     }
 
@@ -102,7 +102,7 @@ impl Caller {
 
     /// A call that userspace ends with `answer`: what it was told, and what the guest got.
     fn exits(&mut self, input: Input, answer: u64) -> TestResult<(HypervExit, Result<u64, u64>)> {
-        self.0.answer(&[input.control, input.rdx, input.r8, input.word]);
+        self.0.answer(&[input.control.into_bits(), input.rdx, input.r8, input.word]);
         let told = self.0.run_until_hyperv()?;
         self.0.complete_hyperv_hcall(answer);
         Ok((told, self.result()?))
@@ -110,41 +110,45 @@ impl Caller {
 }
 
 #[host]
+const POST_MESSAGE: Control = Control::of(code::POST_MESSAGE);
+#[host]
+const SIGNAL_EVENT: Control = Control::of(code::SIGNAL_EVENT);
+
+#[host]
 fn fast_signal(connection: u64) -> Input {
-    Input { control: code::SIGNAL_EVENT | control::FAST, rdx: connection, ..Input::default() }
+    Input { control: SIGNAL_EVENT.with_fast(true), rdx: connection, ..Input::default() }
 }
 
 #[host]
 fn slow_signal(connection: u64) -> Input {
-    Input { control: code::SIGNAL_EVENT, rdx: INPUT_PAGE, r8: 0, word: connection }
+    Input { control: SIGNAL_EVENT, rdx: INPUT_PAGE, r8: 0, word: connection }
 }
 
 #[host]
 const DONE: Result<u64, u64> = Ok(status::SUCCESS);
 #[host]
 const INVALID: Result<u64, u64> = Ok(status::INVALID_HYPERCALL_INPUT);
-#[host]
-const REP_COUNT: u64 = 1 << control::REP_COUNT_SHIFT;
-#[host]
-const REP_START: u64 = 1 << control::REP_START_SHIFT;
-#[host]
-const HEADER: u64 = 1 << control::VARIABLE_HEADER_SHIFT;
 
 /// A posted message exits with the input value and both input registers, and ends with userspace's
 /// result; malformed ones, and all without a SynIC, end in KVM.
 #[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
 fn messages_are_for_userspace(t: &mut OneVm) -> TestResult {
     let mut caller = Caller::new(&mut t.vm, true)?;
-    for (fast, answer) in [(0, status::SUCCESS), (control::FAST, 0x8765_4321_0000_0011)] {
-        let input = code::POST_MESSAGE | fast;
+    for (fast, answer) in [(false, status::SUCCESS), (true, 0x8765_4321_0000_0011)] {
+        let control = POST_MESSAGE.with_fast(fast);
+        let input = control.into_bits();
         let (rdx, r8) = (INPUT_PAGE + 0x100, 0x1234_5678_9abc_def0);
         let want = HypervExit::Hcall { input, params: [rdx, r8] };
-        let (told, got) = caller.exits(Input { control: input, rdx, r8, word: 0 }, answer)?;
+        let (told, got) = caller.exits(Input { control, rdx, r8, word: 0 }, answer)?;
         check_eq!("userspace is told the input of {input:#x}", told, want);
         check_eq!("the guest gets userspace's result of {input:#x}", got, Ok(answer));
     }
-    for change in [REP_COUNT, REP_START, HEADER] {
-        let control = code::POST_MESSAGE | change;
+    for control in [
+        POST_MESSAGE.with_rep_count(1),
+        POST_MESSAGE.with_rep_start_index(1),
+        POST_MESSAGE.with_variable_header_size(1),
+    ] {
+        let change = control.into_bits() ^ POST_MESSAGE.into_bits();
         let got = caller.call(Input { control, rdx: INPUT_PAGE, ..Input::default() })?;
         check_eq!("a message with {change:#x} in its control is refused", got, INVALID);
     }
@@ -156,7 +160,7 @@ fn messages_are_for_userspace(t: &mut OneVm) -> TestResult {
 fn without_a_synic_calls_end_in_kvm(t: &mut OneVm) -> TestResult {
     const CONNECTION: u32 = 3;
     let mut caller = Caller::new(&mut t.vm, false)?;
-    let post = Input { control: code::POST_MESSAGE, rdx: INPUT_PAGE, ..Input::default() };
+    let post = Input { control: POST_MESSAGE, rdx: INPUT_PAGE, ..Input::default() };
     check_eq!("a message is refused", caller.call(post)?, INVALID);
     check_eq!("an event is refused", caller.call(fast_signal(CONNECTION.into()))?, INVALID);
     let event = Event::new()?;
@@ -171,15 +175,15 @@ fn without_a_synic_calls_end_in_kvm(t: &mut OneVm) -> TestResult {
 #[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
 fn unknown_connections_are_for_userspace(t: &mut OneVm) -> TestResult {
     let mut caller = Caller::new(&mut t.vm, true)?;
-    const FLAG: u64 = 1 << 32;
+    const FLAG: u64 = HvSignalEvent::new().with_flag_number(1).into_bits();
     for (connection, answer) in [(0, status::SUCCESS), (7, status::INVALID_PORT_ID), (FLAG, 5)] {
         let (told, got) = caller.exits(fast_signal(connection), answer)?;
-        let input = code::SIGNAL_EVENT | control::FAST;
+        let input = SIGNAL_EVENT.with_fast(true).into_bits();
         let want = HypervExit::Hcall { input, params: [connection, 0] };
         check_eq!("userspace is told of connection {connection:#x}, fast", told, want);
         check_eq!("the result for {connection:#x} is userspace's, fast", got, Ok(answer));
         let (told, got) = caller.exits(slow_signal(connection), answer)?;
-        let want = HypervExit::Hcall { input: code::SIGNAL_EVENT, params: [INPUT_PAGE, 0] };
+        let want = HypervExit::Hcall { input: SIGNAL_EVENT.into_bits(), params: [INPUT_PAGE, 0] };
         check_eq!("userspace is told where {connection:#x} lies, slow", told, want);
         check_eq!("the result for {connection:#x} is userspace's, slow", got, Ok(answer));
     }
@@ -206,14 +210,14 @@ fn events_signal_their_eventfd(t: &mut OneVm) -> TestResult {
             check!("it signals the eventfd of {connection:#x} alone, once", right);
         }
     }
-    let changed =
-        |bits| Input { control: code::SIGNAL_EVENT | control::FAST | bits, ..Input::default() };
+    let fast = SIGNAL_EVENT.with_fast(true);
+    let changed = |control| Input { control, ..Input::default() };
     let misaligned = |by| Input { rdx: INPUT_PAGE + by, ..slow_signal(1) };
     const MISALIGNED: Result<u64, u64> = Ok(status::INVALID_ALIGNMENT);
     for (what, input, want) in [
-        ("a rep count", changed(REP_COUNT), INVALID),
-        ("a rep start", changed(REP_START), INVALID),
-        ("a header", changed(HEADER), INVALID),
+        ("a rep count", changed(fast.with_rep_count(1)), INVALID),
+        ("a rep start", changed(fast.with_rep_start_index(1)), INVALID),
+        ("a header", changed(fast.with_variable_header_size(1)), INVALID),
         ("reserved bit 24", fast_signal(1 | 1 << 24), INVALID),
         ("reserved bit 31", fast_signal(1 | 1 << 31), INVALID),
         ("reserved bit 48", fast_signal(1 | 1 << 48), INVALID),

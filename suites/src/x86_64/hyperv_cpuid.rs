@@ -4,44 +4,34 @@ use crate::prelude::*;
 
 #[host]
 use {
-    bindings::kvm_cpuid_entry2, request::x86::KVM_GET_SUPPORTED_HV_CPUID,
+    bindings::kvm_cpuid_entry2,
+    cpuid::HYPERVISOR_STEP,
+    hyperv::cpuid::{
+        ENLIGHTENED_VMCS_VERSIONS, Features, INTERFACE_SIGNATURE, Recommendations,
+        SYNDBG_SIGNATURE, leaf,
+    },
+    request::x86::KVM_GET_SUPPORTED_HV_CPUID,
     vm::arch::hyperv::supported_hyperv_cpuid,
 };
 
 #[host]
-const VENDOR_AND_MAX_FUNCTIONS: u32 = 0x4000_0000;
-#[host]
-const INTERFACE: u32 = 0x4000_0001;
-#[host]
-const FEATURES: u32 = 0x4000_0003;
-#[host]
-const ENLIGHTENMENT_INFO: u32 = 0x4000_0004;
-#[host]
-const IMPLEMENT_LIMITS: u32 = 0x4000_0005;
-#[host]
-const NESTED_FEATURES: u32 = 0x4000_000a;
-#[host]
-const SYNDBG_INTERFACE: u32 = 0x4000_0081;
-/// "Hv#1", and the same for the synthetic debugger.
-#[host]
-const HYPERV_SIGNATURE: u32 = u32::from_le_bytes(*b"Hv#1");
-#[host]
-const SYNDBG_SIGNATURE: u32 = u32::from_le_bytes(*b"VS#1");
-/// FEATURES.EDX: synthetic timers that interrupt directly. ENLIGHTENMENT_INFO.EAX: IPIs by hypercall,
-/// the Enlightened VMCS, and cores that are not shared.
-#[host]
-const STIMER_DIRECT_MODE: u32 = 1 << 19;
-#[host]
-const CLUSTER_IPI_RECOMMENDED: u32 = 1 << 10;
-#[host]
-const ENLIGHTENED_VMCS: u32 = 1 << 14;
-
-#[host]
-fn leaf(leaves: &[kvm_cpuid_entry2], function: u32) -> TestResult<kvm_cpuid_entry2> {
+fn find(leaves: &[kvm_cpuid_entry2], function: u32) -> TestResult<kvm_cpuid_entry2> {
     match leaves.iter().find(|entry| entry.function == function) {
         Some(entry) => Ok(*entry),
         None => fail!("no leaf {function:#x}"),
     }
+}
+
+#[host]
+fn features(leaves: &[kvm_cpuid_entry2]) -> TestResult<Features> {
+    let entry = find(leaves, leaf::FEATURES)?;
+    Ok(Features::from_cpuid([entry.eax, entry.ebx, entry.ecx, entry.edx]))
+}
+
+#[host]
+fn recommends(leaves: &[kvm_cpuid_entry2], what: Recommendations) -> TestResult<bool> {
+    let entry = find(leaves, leaf::ENLIGHTENMENT_INFO)?;
+    Ok(Recommendations::from_bits_retain(entry.eax).contains(what))
 }
 
 /// What every list must be.
@@ -49,30 +39,39 @@ fn leaf(leaves: &[kvm_cpuid_entry2], function: u32) -> TestResult<kvm_cpuid_entr
 fn is_sound(leaves: &[kvm_cpuid_entry2]) -> TestResult {
     check!("there are the leaves of the interface", leaves.len() >= 6, "{}", leaves.len());
     for entry in leaves {
-        let in_order = (VENDOR_AND_MAX_FUNCTIONS..0x4000_0100).contains(&entry.function);
+        let in_order = (leaf::VENDOR_AND_MAX_FUNCTIONS
+            ..leaf::VENDOR_AND_MAX_FUNCTIONS + HYPERVISOR_STEP)
+            .contains(&entry.function);
         check!("leaves are those of hypervisors", in_order, "{entry:x?}");
         let plain = entry.index == 0 && entry.flags == 0 && entry.padding == [0; 3];
         check!("index, flags and padding are 0", plain, "{entry:x?}");
         let twins = leaves.iter().filter(|other| other.function == entry.function).count();
         check_eq!("each leaf is there once", twins, 1);
     }
-    let vendor = leaf(leaves, VENDOR_AND_MAX_FUNCTIONS)?;
+    let vendor = find(leaves, leaf::VENDOR_AND_MAX_FUNCTIONS)?;
     let highest = leaves.iter().map(|entry| entry.function).max();
     check_eq!("the highest leaf is told", Some(vendor.eax), highest);
     let name: Vec<u8> =
         [vendor.ebx, vendor.ecx, vendor.edx].iter().flat_map(|r| r.to_le_bytes()).collect();
     check_eq!("the vendor is KVM", String::from_utf8_lossy(&name), "Linux KVM Hv");
-    check_eq!("the interface is Hyper-V's", leaf(leaves, INTERFACE)?.eax, HYPERV_SIGNATURE);
-    let limits = leaf(leaves, IMPLEMENT_LIMITS)?;
+    check_eq!(
+        "the interface is Hyper-V's",
+        find(leaves, leaf::INTERFACE)?.eax,
+        INTERFACE_SIGNATURE
+    );
+    let limits = find(leaves, leaf::IMPLEMENT_LIMITS)?;
     check!("there is a limit of virtual processors", limits.eax > 0, "{limits:x?}");
-    if let Ok(syndbg) = leaf(leaves, SYNDBG_INTERFACE) {
+    if let Ok(syndbg) = find(leaves, leaf::SYNDBG_INTERFACE) {
         check_eq!("the debugger's interface has its signature", syndbg.eax, SYNDBG_SIGNATURE);
     }
-    let features = leaf(leaves, FEATURES)?;
-    for (bit, what) in
-        [(1, "TIME_REF_COUNT"), (5, "hypercall MSRs"), (6, "VP_INDEX"), (9, "the reference TSC")]
-    {
-        check!("{what} is offered", features.eax >> bit & 1 != 0, "{features:x?}");
+    let features = features(leaves)?;
+    for (feature, what) in [
+        (Features::ACCESS_PARTITION_REFERENCE_COUNTER, "TIME_REF_COUNT"),
+        (Features::ACCESS_HYPERCALL_MSRS, "hypercall MSRs"),
+        (Features::ACCESS_VP_INDEX, "VP_INDEX"),
+        (Features::ACCESS_PARTITION_REFERENCE_TSC, "the reference TSC"),
+    ] {
+        check!("{what} is offered", features.contains(feature), "{features:?}");
     }
     Ok(())
 }
@@ -83,8 +82,8 @@ fn systems_leaves_are_sound(_: &mut HostOnly) -> TestResult {
     let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
     let leaves = supported_hyperv_cpuid(system).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     is_sound(&leaves)?;
-    let recommended = leaf(&leaves, ENLIGHTENMENT_INFO)?.eax;
-    check!("IPIs by hypercall are recommended", recommended & CLUSTER_IPI_RECOMMENDED != 0);
+    let ipis = recommends(&leaves, Recommendations::USE_SYNTHETIC_CLUSTER_IPI)?;
+    check!("IPIs by hypercall are recommended", ipis);
     Ok(())
 }
 
@@ -97,11 +96,11 @@ fn vcpus_leaves_follow_its_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestResul
     let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     is_sound(&leaves)?;
     let in_kernel = irqchip == Irqchip::Kernel;
-    let direct = leaf(&leaves, FEATURES)?.edx & STIMER_DIRECT_MODE != 0;
+    let direct = features(&leaves)?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
     check_eq!("direct synthetic timers need an in-kernel APIC", direct, in_kernel);
-    let recommended = leaf(&leaves, ENLIGHTENMENT_INFO)?.eax;
-    let evmcs = leaf(&leaves, NESTED_FEATURES).is_ok_and(|nested| nested.eax & 0xffff != 0);
-    let told = recommended & ENLIGHTENED_VMCS != 0;
+    let evmcs = find(&leaves, leaf::NESTED_FEATURES)
+        .is_ok_and(|nested| nested.eax & ENLIGHTENED_VMCS_VERSIONS != 0);
+    let told = recommends(&leaves, Recommendations::USE_ENLIGHTENED_VMCS)?;
     check_eq!("the Enlightened VMCS is recommended where it has a version", told, evmcs);
     Ok(())
 }
@@ -112,7 +111,7 @@ fn ipi_hypercalls_follow_the_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestRes
     let mut vm = Vm::new(VmShape { irqchip })?;
     let vcpu = vm.create_vcpu(0)?;
     let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
-    let ipis = leaf(&leaves, ENLIGHTENMENT_INFO)?.eax & CLUSTER_IPI_RECOMMENDED != 0;
+    let ipis = recommends(&leaves, Recommendations::USE_SYNTHETIC_CLUSTER_IPI)?;
     check_eq!("they are recommended with an in-kernel APIC only", ipis, irqchip == Irqchip::Kernel);
     Ok(())
 }

@@ -1,19 +1,19 @@
 //! Hyper-V's IPI hypercalls: HvCallSendSyntheticClusterIpi and its extended form interrupt exactly the
 //! virtual processors that they name (TLFS, "Interrupts").
 use crate::prelude::*;
-use hyperv::{FAST_WORDS, Hypercalls, code, control, status};
+#[host]
+use hyperv::cpuid::Features;
+use hyperv::msr::LINUX;
+use hyperv::{
+    Control, FAST_WORDS, HvSendIpi, HvSendIpiEx, HvVpSet, Hypercalls, Input, code, status,
+};
+#[host]
+use hyperv::{IPI_HIGH_VECTOR, IPI_LOW_VECTOR};
 
-const GUEST_OS_ID: u64 = 0x8100_0000_0000_0001;
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
-const GENERIC_SET_SPARSE_4K: u64 = 0;
-const GENERIC_SET_ALL: u64 = 1;
-/// Vectors that may be sent.
-const LOWEST: u64 = 0x10;
-const HIGHEST: u64 = 0xff;
-const VECTOR: u64 = 0x81;
+const VECTOR: u32 = 0x81;
 const READY: u64 = 1;
-const HEADER: u64 = 1 << control::VARIABLE_HEADER_SHIFT;
 
 #[guest]
 fn has_an_apic(g: &mut Guest) {
@@ -25,19 +25,18 @@ fn has_an_apic(g: &mut Guest) {
 #[guest]
 fn sends(g: &mut Guest) {
     Apic::enable();
-    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     let mut result = [0, 0];
     loop {
         let request = g.sync(READY, &result);
         let mut words = [0; FAST_WORDS];
         words.copy_from_slice(&request[2..2 + FAST_WORDS]);
+        let control = Control::from_bits(request[1]);
         let done = if request[0] != 0 {
-            calls.fast(request[1], &words)
+            calls.fast(control, &words)
         } else {
-            for (i, word) in words.iter().enumerate() {
-                poke(INPUT_PAGE + 8 * i as u64, *word);
-            }
-            calls.slow(request[1], request[2 + FAST_WORDS], 0)
+            poke(INPUT_PAGE, words);
+            calls.slow(control, request[2 + FAST_WORDS], 0)
         };
         result = match done {
             Ok(value) => [value, 0],
@@ -51,10 +50,6 @@ use bindings::{Msrs, kvm_msr_entry};
 
 #[host]
 const NR_VCPUS: u32 = 4;
-#[host]
-const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
-#[host]
-const HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE: u32 = 1 << 4;
 /// VP indices as KVM gives them, and in two banks of a sparse set.
 #[host]
 const ONE_BANK: [u64; 4] = [0, 1, 2, 3];
@@ -90,8 +85,9 @@ fn set_vp_index(vcpu: &Vcpu, index: u64) -> TestResult {
 impl Cluster {
     fn new(vm: &mut Vm, shape: Shape) -> TestResult<Self> {
         vm.offer_hyperv()?;
-        let xmm = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx & HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE;
-        require!(!shape.fast || xmm != 0, "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
+        let features = vm.hyperv_features()?;
+        let xmm = features.contains(Features::XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE);
+        require!(!shape.fast || xmm, "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
         let mut sender = vm.add_vcpu(0, guest_fn!(sends))?;
         let mut receivers = Vec::new();
         for vcpu in 1..NR_VCPUS {
@@ -104,15 +100,20 @@ impl Cluster {
         Ok(Self { sender, receivers, indices: shape.indices, fast: shape.fast })
     }
 
-    /// Makes a call with `words` of input: the result, or the vector of a fault.
-    fn call(&mut self, control: u64, words: &[u64]) -> TestResult<Result<u64, u64>> {
-        self.call_at(control, words, INPUT_PAGE)
+    /// Makes a call: the result, or the vector of a fault.
+    fn call(&mut self, control: Control, input: &Input) -> TestResult<Result<u64, u64>> {
+        self.call_at(control, input, INPUT_PAGE)
     }
 
-    fn call_at(&mut self, control: u64, words: &[u64], gpa: u64) -> TestResult<Result<u64, u64>> {
+    fn call_at(
+        &mut self,
+        control: Control,
+        input: &Input,
+        gpa: u64,
+    ) -> TestResult<Result<u64, u64>> {
         let mut request = [0; 3 + FAST_WORDS];
-        (request[0], request[1]) = (self.fast.into(), control);
-        request[2..2 + words.len()].copy_from_slice(words);
+        (request[0], request[1]) = (self.fast.into(), control.into_bits());
+        request[2..2 + FAST_WORDS].copy_from_slice(input.words());
         request[2 + FAST_WORDS] = gpa;
         self.sender.answer(&request);
         let [result, fault, ..] = self.sender.run_until_sync(READY)?;
@@ -120,7 +121,7 @@ impl Cluster {
     }
 
     /// Which vCPUs have `vector` pending, as a mask; takes it from them.
-    fn interrupted(&self, vector: u64) -> TestResult<u32> {
+    fn interrupted(&self, vector: u32) -> TestResult<u32> {
         let mut mask = 0;
         let all = std::iter::once(&self.sender).chain(&self.receivers);
         for (bit, vcpu) in all.enumerate() {
@@ -140,6 +141,19 @@ impl Cluster {
     }
 }
 
+/// An IPI to those in a mask.
+fn to_mask(vector: u32, processor_mask: u64) -> Input {
+    Input::of(&HvSendIpi { vector, processor_mask, ..HvSendIpi::default() })
+}
+
+/// An IPI to those in a set, whose banks follow.
+fn to_set(vector: u32, processor_set: HvVpSet) -> Input {
+    Input::of(&HvSendIpiEx { vector, processor_set, ..HvSendIpiEx::default() })
+}
+
+const SEND_IPI: Control = Control::of(code::SEND_IPI);
+const SEND_IPI_EX: Control = Control::of(code::SEND_IPI_EX);
+
 #[host]
 const SHAPES: [Shape; 4] = [
     Shape { fast: false, indices: ONE_BANK },
@@ -158,29 +172,31 @@ fn exactly_the_named_vcpus_are_interrupted(t: &mut OneVm, shape: Shape) -> TestR
     for mask in 0..1 << NR_VCPUS {
         let banks = cluster.banks(mask);
         if banks[1] == 0 {
-            let got = cluster.call(code::SEND_IPI, &[VECTOR, banks[0]])?;
+            let got = cluster.call(SEND_IPI, &to_mask(VECTOR, banks[0]))?;
             check_eq!("a mask of {mask:#b} is taken", got, DONE);
             let who = cluster.interrupted(VECTOR)?;
             check_eq!("a mask interrupts exactly {mask:#b}", who, mask);
         }
-        let valid = u64::from(banks[0] != 0) | u64::from(banks[1] != 0) << 1;
-        let mut words = vec![VECTOR, GENERIC_SET_SPARSE_4K, valid];
-        words.extend(banks.iter().filter(|bank| **bank != 0));
-        let header = u64::from(valid.count_ones()) << control::VARIABLE_HEADER_SHIFT;
-        let got = cluster.call(code::SEND_IPI_EX | header, &words)?;
+        let set = HvVpSet::sparse(&banks);
+        let used = banks.iter().filter(|bank| **bank != 0);
+        let input = used.fold(to_set(VECTOR, set), |input, bank| input.with(bank));
+        let got = cluster.call(SEND_IPI_EX.with_variable_header_size(set.nr_banks()), &input)?;
         check_eq!("a sparse set of {mask:#b} is taken", got, DONE);
         let who = cluster.interrupted(VECTOR)?;
         check_eq!("a sparse set interrupts exactly {mask:#b}", who, mask);
     }
-    let got = cluster.call(code::SEND_IPI_EX, &[VECTOR, GENERIC_SET_ALL, 0])?;
+    let got = cluster.call(SEND_IPI_EX, &to_set(VECTOR, HvVpSet::ALL))?;
     check_eq!("the set of all is taken", got, DONE);
     let all = (1 << NR_VCPUS) - 1;
     check_eq!("the set of all interrupts every vCPU", cluster.interrupted(VECTOR)?, all);
     let nobody = 1 << 63;
-    let got = cluster.call(code::SEND_IPI, &[VECTOR, nobody])?;
+    let got = cluster.call(SEND_IPI, &to_mask(VECTOR, nobody))?;
     check_eq!("a VP index that is not there is fine", got, DONE);
-    let got = cluster
-        .call(code::SEND_IPI_EX | HEADER, &[VECTOR, GENERIC_SET_SPARSE_4K, 1 << 63, u64::MAX])?;
+    let far = HvVpSet { format: HvVpSet::SPARSE_4K, valid_bank_mask: 1 << 63 };
+    let got = cluster.call(
+        SEND_IPI_EX.with_variable_header_size(far.nr_banks()),
+        &to_set(VECTOR, far).with(&u64::MAX),
+    )?;
     check_eq!("a bank that is not there is fine", got, DONE);
     check_eq!("and interrupts nobody", cluster.interrupted(VECTOR)?, 0);
     Ok(())
@@ -196,55 +212,57 @@ fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
     for (vector, want) in [
         (0, INVALID),
         (2, INVALID),
-        (LOWEST - 1, INVALID),
-        (LOWEST, DONE),
+        (IPI_LOW_VECTOR - 1, INVALID),
+        (IPI_LOW_VECTOR, DONE),
         (0x20, DONE),
-        (HIGHEST, DONE),
-        (HIGHEST + 1, INVALID),
-        (0x1_0000_0000 - 1, INVALID),
+        (IPI_HIGH_VECTOR, DONE),
+        (IPI_HIGH_VECTOR + 1, INVALID),
+        (u32::MAX, INVALID),
     ] {
-        let got = cluster.call(code::SEND_IPI, &[vector, everyone])?;
+        let got = cluster.call(SEND_IPI, &to_mask(vector, everyone))?;
         check_eq!("vector {vector:#x} ends as it must", got, want);
-        let ex = cluster.call(code::SEND_IPI_EX, &[vector, GENERIC_SET_ALL, 0])?;
+        let ex = cluster.call(SEND_IPI_EX, &to_set(vector, HvVpSet::ALL))?;
         check_eq!("vector {vector:#x} to the set of all ends as it must", ex, want);
         let who = u64::from(cluster.interrupted(vector)?);
         let expected = if want == DONE { everyone } else { 0 };
         check_eq!("vector {vector:#x} interrupts those that it must", who, expected);
     }
-    const REP: u64 = 1 << control::REP_COUNT_SHIFT;
-    const START: u64 = 1 << control::REP_START_SHIFT;
-    let mask = [VECTOR, everyone];
-    let sparse = [VECTOR, GENERIC_SET_SPARSE_4K, 1, everyone];
-    for (what, change) in [("rep count", REP), ("rep start", START)] {
-        let got = cluster.call(code::SEND_IPI | change, &mask)?;
+    let mask = to_mask(VECTOR, everyone);
+    let sparse = to_set(VECTOR, HvVpSet::sparse(&[everyone])).with(&everyone);
+    let to_sparse = SEND_IPI_EX.with_variable_header_size(1);
+    let with_rep_count: fn(Control) -> Control = |control| control.with_rep_count(1);
+    let with_rep_start: fn(Control) -> Control = |control| control.with_rep_start_index(1);
+    for (what, change) in [("rep count", with_rep_count), ("rep start", with_rep_start)] {
+        let got = cluster.call(change(SEND_IPI), &mask)?;
         check_eq!("an IPI by mask has no {what}", got, INVALID);
-        let got = cluster.call(code::SEND_IPI_EX | HEADER | change, &sparse)?;
+        let got = cluster.call(change(to_sparse), &sparse)?;
         check_eq!("an IPI by set has no {what}", got, INVALID);
     }
     check_eq!(
         "an IPI by mask has no header",
-        cluster.call(code::SEND_IPI | HEADER, &mask)?,
+        cluster.call(SEND_IPI.with_variable_header_size(1), &mask)?,
         INVALID
     );
-    let got = cluster.call(code::SEND_IPI_EX, &sparse)?;
+    let got = cluster.call(SEND_IPI_EX, &sparse)?;
     check_eq!("a header shorter than the set is refused", got, INVALID);
-    let got = cluster.call(code::SEND_IPI_EX | (2 * HEADER), &sparse)?;
+    let got = cluster.call(SEND_IPI_EX.with_variable_header_size(2), &sparse)?;
     check_eq!("a header longer than the set is refused", got, INVALID);
-    for bit in control::RESERVED {
-        let got = cluster.call(code::SEND_IPI | 1 << bit, &mask)?;
+    for bit in Control::RESERVED {
+        let got = cluster.call(SEND_IPI.with_bit(bit), &mask)?;
         check_eq!("reserved bit {bit} is refused", got, INVALID);
     }
     if shape.fast {
-        let got = cluster.call(code::SEND_IPI, &[VECTOR | 1 << 32, everyone])?;
+        let input = HvSendIpi { vector: VECTOR, reserved: 1, processor_mask: everyone };
+        let got = cluster.call(SEND_IPI, &Input::of(&input))?;
         check_eq!("reserved bits beside the vector are refused", got, INVALID);
     } else {
-        let got = cluster.call_at(code::SEND_IPI, &mask, layout::FREE)?;
+        let got = cluster.call_at(SEND_IPI, &mask, layout::FREE)?;
         check_eq!("input that is no memory is refused", got, INVALID);
-        let got = cluster.call_at(code::SEND_IPI_EX | HEADER, &sparse, layout::FREE)?;
+        let got = cluster.call_at(to_sparse, &sparse, layout::FREE)?;
         check_eq!("input with a set that is no memory is refused", got, INVALID);
     }
     check_eq!("what is refused interrupts nobody", cluster.interrupted(VECTOR)?, 0);
-    let got = cluster.call(code::SEND_IPI, &mask)?;
+    let got = cluster.call(SEND_IPI, &mask)?;
     check_eq!("the call works afterwards", got, DONE);
     check_eq!("and interrupts", u64::from(cluster.interrupted(VECTOR)?), everyone);
     Ok(())
@@ -260,13 +278,10 @@ fn without_an_apic_ipis_are_refused(t: &mut OneVm) -> TestResult {
 
 #[guest]
 fn sends_without_apic(_: &mut Guest) {
-    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
-    let mut words = [0; FAST_WORDS];
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     // Sets that name nobody: kernels that do not refuse must not look for an APIC that is not there.
-    (words[0], words[1]) = (VECTOR, 1 << 63);
-    let got = calls.fast(code::SEND_IPI, &words);
+    let got = calls.fast(SEND_IPI, to_mask(VECTOR, 1 << 63).words());
     check_eq!("an IPI is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
-    words[1] = GENERIC_SET_SPARSE_4K;
-    let got = calls.fast(code::SEND_IPI_EX, &words);
+    let got = calls.fast(SEND_IPI_EX, to_set(VECTOR, HvVpSet::sparse(&[])).words());
     check_eq!("an IPI to a set is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
 }

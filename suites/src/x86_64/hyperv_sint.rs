@@ -60,7 +60,7 @@ const GSI: u32 = 40;
 #[host]
 const SOURCE: u32 = 2;
 #[host]
-const LAST_SOURCE: u32 = 15;
+const LAST_SOURCE: u32 = sint::COUNT - 1;
 
 #[host]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,14 @@
 //! Hyper-V's synthetic timers: registers, and expiry by vector (TLFS, "Synthetic Timers").
 use crate::prelude::*;
-use hyperv::{ENABLE, msr, stimer};
+#[host]
+use hyperv::cpuid::Features;
+use hyperv::{ENABLE, REFERENCE_TIME_HZ, msr, stimer};
 use stimer::{AUTO_ENABLE, COUNT, DIRECT, LAZY, PERIODIC, SINT_SHIFT, VECTOR_SHIFT, config, count};
 
 const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
 /// Reference time counts 100 ns.
-const MS: u64 = 10_000;
+const MS: u64 = REFERENCE_TIME_HZ / 1000;
 const HOUR: u64 = 3_600_000 * MS;
 
 const DIRECT_VECTOR: u64 = DIRECT | (VECTOR as u64) << VECTOR_SHIFT;
@@ -90,11 +92,6 @@ fn sets_registers(_: &mut Guest) {
 #[host]
 use bindings::{KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2};
 
-#[host]
-const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
-#[host]
-const STIMER_DIRECT_MODE: u32 = 1 << 19;
-
 /// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
 #[host]
 fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
@@ -105,8 +102,8 @@ fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu>
 
 #[host]
 fn require_direct_mode(vm: &mut Vm) -> TestResult {
-    let features = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx;
-    require!(features & STIMER_DIRECT_MODE != 0, "HV_STIMER_DIRECT_MODE_AVAILABLE");
+    let direct = vm.hyperv_features()?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
+    require!(direct, "HV_STIMER_DIRECT_MODE_AVAILABLE");
     Ok(())
 }
 
@@ -225,7 +222,8 @@ fn direct_mode_is_a_feature(t: &mut OneVm, offered: bool) -> TestResult {
     t.vm.offer_hyperv()?;
     require_direct_mode(&mut t.vm)?;
     if !offered {
-        t.vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx &= !STIMER_DIRECT_MODE;
+        let features = t.vm.hyperv_features()?;
+        t.vm.set_hyperv_features(features - Features::DIRECT_SYNTHETIC_TIMERS)?;
     }
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(asks_for_direct_mode))?;
     vcpu.enable_cap(KVM_CAP_HYPERV_ENFORCE_CPUID, [1, 0, 0, 0])

@@ -1,7 +1,9 @@
 //! Messages of Hyper-V's synthetic timers: what they tell, what becomes of one whose slot is busy, and
 //! timers that tick or move to another vCPU (TLFS, "Synthetic Timers").
 use crate::prelude::*;
-use hyperv::{ENABLE, msr, sint, stimer};
+#[host]
+use hyperv::cpuid::Features;
+use hyperv::{ENABLE, REFERENCE_TIME_HZ, msr, sint, stimer};
 use stimer::{
     AUTO_ENABLE, COUNT, DIRECT, HVMSG_NONE, HVMSG_TIMER_EXPIRED, LAZY, MESSAGE_PENDING, Message,
     PAYLOAD_SIZE, PERIODIC, SINT_SHIFT, SLOT_SIZE, VECTOR_SHIFT, config, count,
@@ -10,7 +12,7 @@ use stimer::{
 const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
 /// Reference time counts 100 ns.
-const MS: u64 = 10_000;
+const MS: u64 = REFERENCE_TIME_HZ / 1000;
 const PATIENCE_MS: u64 = 200;
 const HOUR: u64 = 3_600_000 * MS;
 const READY: u64 = 1;
@@ -74,16 +76,16 @@ fn gets_messages(_: &mut Guest) {
             let after = now();
             let got: Message = peek(slot(source));
             let want = Message {
-                kind: HVMSG_TIMER_EXPIRED,
+                message_type: HVMSG_TIMER_EXPIRED,
                 payload_size: PAYLOAD_SIZE,
-                timer,
-                expiration: expiry,
-                delivery: got.delivery,
+                timer_index: timer,
+                expiration_time: expiry,
+                delivery_time: got.delivery_time,
                 ..Message::NONE
             };
             check_eq!("the message tells of timer {timer} and its expiry", got, want);
-            let delivered = (expiry..=after).contains(&got.delivery);
-            check!("it was delivered between expiry and now", delivered, "{}", got.delivery);
+            let delivered = (expiry..=after).contains(&got.delivery_time);
+            check!("it was delivered between expiry and now", delivered, "{}", got.delivery_time);
             let others = (0..u64::from(sint::COUNT)).filter(|s| *s != source);
             let empty = others.into_iter().all(|s| peek::<Message>(slot(s)) == Message::NONE);
             check!("no other slot has a message: timer {timer}", empty);
@@ -97,11 +99,6 @@ fn gets_messages(_: &mut Guest) {
 #[host]
 use bindings::KVM_CAP_HYPERV_SYNIC2;
 
-#[host]
-const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
-#[host]
-const STIMER_DIRECT_MODE: u32 = 1 << 19;
-
 /// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
 #[host]
 fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
@@ -112,8 +109,8 @@ fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu>
 
 #[host]
 fn require_direct_mode(vm: &mut Vm) -> TestResult {
-    let features = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx;
-    require!(features & STIMER_DIRECT_MODE != 0, "HV_STIMER_DIRECT_MODE_AVAILABLE");
+    let direct = vm.hyperv_features()?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
+    require!(direct, "HV_STIMER_DIRECT_MODE_AVAILABLE");
     Ok(())
 }
 
@@ -141,7 +138,8 @@ fn has_a_busy_slot(g: &mut Guest) {
         }
     };
     let timer = COUNT - 1;
-    let busy = Message { kind: HVMSG_OTHER, payload_size: 8, timer: 77, ..Message::NONE };
+    let busy =
+        Message { message_type: HVMSG_OTHER, payload_size: 8, timer_index: 77, ..Message::NONE };
     let address = slot(SOURCE);
     poke(address, busy);
     wrmsr(msr::SINT0 + SOURCE as u32, VECTOR.into());
@@ -158,9 +156,9 @@ fn has_a_busy_slot(g: &mut Guest) {
         // The host's own timer may be late.
         (0..PATIENCE_MS).any(|_| {
             pass(MS);
-            peek::<Message>(address).flags != 0
+            peek::<Message>(address).message_flags != 0
         });
-        let marked = Message { flags: MESSAGE_PENDING, ..busy };
+        let marked = Message { message_flags: MESSAGE_PENDING, ..busy };
         check_eq!("the slot keeps its message, marked", peek::<Message>(address), marked);
         check_eq!("nothing is told meanwhile", taken.load(SeqCst), before);
         check!("the timer is not done", is_enabled(timer));
@@ -174,8 +172,17 @@ fn has_a_busy_slot(g: &mut Guest) {
         wait(&taken, before + 1);
         let got: Message = peek(address);
         let want = (HVMSG_TIMER_EXPIRED, 0, timer, expiry);
-        check_eq!("then the message comes", (got.kind, got.flags, got.timer, got.expiration), want);
-        check!("delivered after the slot was freed", got.delivery >= freed, "{}", got.delivery);
+        check_eq!(
+            "then the message comes",
+            (got.message_type, got.message_flags, got.timer_index, got.expiration_time),
+            want
+        );
+        check!(
+            "delivered after the slot was freed",
+            got.delivery_time >= freed,
+            "{}",
+            got.delivery_time
+        );
         check!("now the timer is done", !is_enabled(timer));
         wrmsr(msr::EOM, 0);
         pass(MS);
@@ -205,14 +212,15 @@ fn misses_ticks(_: &mut Guest) {
         apic.eoi();
     };
     let address = slot(SOURCE);
-    let busy = Message { kind: HVMSG_OTHER, payload_size: 8, timer: 77, ..Message::NONE };
+    let busy =
+        Message { message_type: HVMSG_OTHER, payload_size: 8, timer_index: 77, ..Message::NONE };
     poke(address, busy);
     wrmsr(msr::SINT0 + SOURCE as u32, VECTOR.into());
     with_handler(VECTOR, on_tick, || {
         wrmsr(count(timer), PERIOD);
         wrmsr(config(timer), BY_MESSAGE | PERIODIC | ENABLE);
         pass(4 * PERIOD);
-        let kept = Message { flags: 0, ..peek(address) };
+        let kept = Message { message_flags: 0, ..peek(address) };
         check_eq!("a slot that is busy keeps its message", kept, busy);
         check_eq!("ticks that find no slot interrupt nobody", taken.load(SeqCst), 0);
         check!("the timer goes on", is_enabled(timer));
@@ -221,21 +229,26 @@ fn misses_ticks(_: &mut Guest) {
         wrmsr(msr::EOM, 0);
         wait(&taken, 1);
         let got: Message = peek(address);
-        check_eq!("a tick finds the slot that is free", got.kind, HVMSG_TIMER_EXPIRED);
-        check!("it is a new message", got.delivery >= freed, "{} before {freed}", got.delivery);
-        let regular = got.expiration <= got.delivery;
+        check_eq!("a tick finds the slot that is free", got.message_type, HVMSG_TIMER_EXPIRED);
+        check!(
+            "it is a new message",
+            got.delivery_time >= freed,
+            "{} before {freed}",
+            got.delivery_time
+        );
+        let regular = got.expiration_time <= got.delivery_time;
         check!(
             "which is delivered after it expired",
             regular,
             "{} > {}",
-            got.expiration,
-            got.delivery
+            got.expiration_time,
+            got.delivery_time
         );
         pass(4 * PERIOD);
         check_eq!(
             "the next ticks leave it alone",
-            peek::<Message>(address).expiration,
-            got.expiration
+            peek::<Message>(address).expiration_time,
+            got.expiration_time
         );
         check_eq!("and interrupt nobody", taken.load(SeqCst), 1);
     });
@@ -333,10 +346,10 @@ fn gets_timers(g: &mut Guest) {
         let got: Message = peek(slot(SOURCE));
         check_eq!(
             "the timer that moved expires as it was set",
-            (got.timer, got.expiration),
+            (got.timer_index, got.expiration_time),
             (0, expiry)
         );
-        check!("not before its time", now() >= expiry && got.delivery >= expiry);
+        check!("not before its time", now() >= expiry && got.delivery_time >= expiry);
         pass(2 * MS);
         check_eq!("no other timer expires", taken.load(SeqCst), 1);
         check!("the one that expired is done", !is_enabled(0));

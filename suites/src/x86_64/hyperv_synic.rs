@@ -2,16 +2,14 @@
 //! told of them, and the capability that makes them (api.rst 8, KVM_CAP_HYPERV_SYNIC and SYNIC2; TLFS,
 //! "Synthetic Interrupt Controller").
 use crate::prelude::*;
-use hyperv::{ENABLE, msr, sint};
+use hyperv::sint::{self, FIRST_VALID_VECTOR as LOWEST};
+use hyperv::{ENABLE, msr};
 
 const MESSAGE_PAGE: u64 = layout::SCRATCH + 0x2000;
 const EVENT_PAGE: u64 = layout::SCRATCH + 0x5000;
 const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 /// A bit of SIMP and SIEFP that is reserved, and to be preserved.
 const RESERVED: u64 = 1 << 5;
-const HV_SYNIC_VERSION: u64 = 1;
-/// The first vector that an interrupt can have.
-const LOWEST: u64 = 16;
 const READY: u64 = 1;
 
 fn outcome(index: u32, value: u64) -> Result<(), (u8, u32)> {
@@ -26,8 +24,8 @@ fn sources() -> impl Iterator<Item = u32> {
 
 #[guest]
 fn has_registers(_: &mut Guest) {
-    check_eq!("the version is 1", rdmsr(msr::SVERSION), HV_SYNIC_VERSION);
-    check_eq!("the version is read-only", outcome(msr::SVERSION, HV_SYNIC_VERSION), GP);
+    check_eq!("the version is 1", rdmsr(msr::SVERSION), msr::SYNIC_VERSION);
+    check_eq!("the version is read-only", outcome(msr::SVERSION, msr::SYNIC_VERSION), GP);
     check_eq!("at first there is no event page", rdmsr(msr::SIEFP), 0);
     check_eq!("at first there is no message page", rdmsr(msr::SIMP), 0);
     for index in sources() {
@@ -225,7 +223,7 @@ fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
     let with = vcpu_with_synic(&mut t.vm, 0, guest_fn!(has_registers), KVM_CAP_HYPERV_SYNIC2)?;
     let mut without = t.vm.add_vcpu(1, guest_fn!(has_no_synic))?;
     for index in all_msrs() {
-        let value = if index == msr::SVERSION { HV_SYNIC_VERSION } else { sint::MASKED };
+        let value = if index == msr::SVERSION { msr::SYNIC_VERSION } else { sint::MASKED };
         check!("userspace writes {index:#x} of a SynIC", with.set_msr(index, value)?);
         check!("userspace writes 0 to {index:#x} without one", without.set_msr(index, 0)?);
         check!("and no {value:#x} to {index:#x}", !without.set_msr(index, value)?);

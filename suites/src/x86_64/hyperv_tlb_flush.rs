@@ -7,9 +7,14 @@
 //! waits until each has read it `OBSERVATIONS` times. A vCPU that does not run ends in a timeout,
 //! never in a pass.
 use crate::prelude::*;
-use hyperv::{FAST_WORDS, Hypercalls, code, control, status};
+#[host]
+use hyperv::cpuid::Features;
+use hyperv::msr::LINUX;
+use hyperv::{
+    CallResult, Control, HvFlush, HvFlushEx, HvFlushFlags, HvGvaRange, HvVpSet, Hypercalls, Input,
+    code, status,
+};
 
-const GUEST_OS_ID: u64 = 0x8100_0000_0000_0001;
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
 /// What each worker reads, one of two pages; the sender is vCPU 0.
@@ -23,13 +28,6 @@ const OBSERVATIONS: u64 = 20;
 /// Reads in one phase after which a worker lets others have its CPU.
 const SPINS: u64 = 500;
 const YIELD_PORT: u16 = 0x90;
-
-/// HV_FLUSH_* flags.
-const ALL_PROCESSORS: u64 = 1 << 0;
-const ALL_VIRTUAL_ADDRESS_SPACES: u64 = 1 << 1;
-/// Formats of a set of virtual processors.
-const GENERIC_SET_SPARSE_4K: u64 = 0;
-const GENERIC_SET_ALL: u64 = 1;
 
 /// Value of the page that a worker must read in `phase`.
 const fn content(worker: u64, phase: u64) -> u64 {
@@ -145,72 +143,74 @@ impl Call {
     }
 }
 
-/// Words of a call's input, and the control value that goes with them.
-fn input(named: Named, flushed: Flushed, banks: [u64; 2]) -> (u64, [u64; FAST_WORDS]) {
-    let mut words = [0; FAST_WORDS];
-    let flags =
-        ALL_VIRTUAL_ADDRESS_SPACES | if named == Named::AllFlag { ALL_PROCESSORS } else { 0 };
-    words[1] = flags;
-    let mut used = 2;
-    let mut put = |word| {
-        words[used] = word;
-        used += 1;
+/// The same page as the only one, or the last, of a range.
+fn range(gva: u64, additional_pages: u16) -> HvGvaRange {
+    HvGvaRange::new()
+        .with_gva_page_number(gva / layout::PAGE_SIZE)
+        .with_additional_pages(additional_pages)
+}
+
+/// What a call flushes, as its flags say it.
+const FLAGS: HvFlushFlags = HvFlushFlags::ALL_VIRTUAL_ADDRESS_SPACES;
+
+/// Input of an extended call: the set, the banks that follow it, and whatever follows these.
+fn input_ex(processor_set: HvVpSet, banks: &[u64]) -> Input {
+    let header = HvFlushEx { flags: FLAGS, processor_set, ..HvFlushEx::default() };
+    banks.iter().fold(Input::of(&header), |input, bank| input.with(bank))
+}
+
+/// A call's input, and the control value that goes with it.
+fn input(named: Named, flushed: Flushed, banks: [u64; 2]) -> (Control, Input) {
+    let plain = HvFlush { flags: FLAGS, ..HvFlush::default() };
+    let (input, nr_banks) = match named {
+        Named::Mask => (Input::of(&HvFlush { processor_mask: banks[0], ..plain }), 0),
+        Named::AllFlag => {
+            (Input::of(&HvFlush { flags: FLAGS | HvFlushFlags::ALL_PROCESSORS, ..plain }), 0)
+        }
+        Named::Sparse => {
+            let set = HvVpSet::sparse(&banks);
+            let used = banks.iter().filter(|bank| **bank != 0);
+            (used.fold(input_ex(set, &[]), |input, bank| input.with(bank)), set.nr_banks())
+        }
+        Named::SetAll => (input_ex(HvVpSet::ALL, &[]), 0),
+        Named::SetAllWithBanks => {
+            let set = HvVpSet { valid_bank_mask: 0b101, ..HvVpSet::ALL };
+            (input_ex(set, &[0; 2]), set.nr_banks())
+        }
+    };
+    let list: &[HvGvaRange] = match flushed {
+        Flushed::Space => &[],
+        Flushed::Page => &[range(GVA, 0)],
+        Flushed::Range => &[range(GVA - 2 * layout::PAGE_SIZE, 2)],
+        Flushed::Several => &[
+            range(GVA + 16 * layout::PAGE_SIZE, 0),
+            range(GVA + 32 * layout::PAGE_SIZE, 1),
+            range(GVA, 0),
+        ],
     };
     let ex = !matches!(named, Named::Mask | Named::AllFlag);
-    let mut nr_banks = 0;
-    if ex {
-        let sparse = named == Named::Sparse;
-        put(if sparse { GENERIC_SET_SPARSE_4K } else { GENERIC_SET_ALL });
-        let valid = match named {
-            Named::Sparse => u64::from(banks[0] != 0) | u64::from(banks[1] != 0) << 1,
-            Named::SetAllWithBanks => 0b101,
-            _ => 0,
-        };
-        put(valid);
-        for bank in banks.into_iter().filter(|bank| sparse && *bank != 0) {
-            put(bank);
-        }
-        if named == Named::SetAllWithBanks {
-            put(0);
-            put(0);
-        }
-        nr_banks = u64::from(valid.count_ones());
-    } else {
-        put(if named == Named::Mask { banks[0] } else { 0 });
-    }
-    let entries: &[u64] = match flushed {
-        Flushed::Space => &[],
-        Flushed::Page => &[GVA],
-        // The low 12 bits are the number of further pages.
-        Flushed::Range => &[(GVA - 2 * layout::PAGE_SIZE) | 2],
-        Flushed::Several => &[GVA + (16 << 12), GVA + (32 << 12) + 1, GVA],
-    };
-    entries.iter().for_each(|entry| put(*entry));
     let code = match (flushed == Flushed::Space, ex) {
         (true, false) => code::FLUSH_VIRTUAL_ADDRESS_SPACE,
         (true, true) => code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX,
         (false, false) => code::FLUSH_VIRTUAL_ADDRESS_LIST,
         (false, true) => code::FLUSH_VIRTUAL_ADDRESS_LIST_EX,
     };
-    let reps = entries.len() as u64;
     let control =
-        code | nr_banks << control::VARIABLE_HEADER_SHIFT | reps << control::REP_COUNT_SHIFT;
-    (control, words)
+        Control::of(code).with_variable_header_size(nr_banks).with_rep_count(list.len() as u16);
+    (control, list.iter().fold(input, |input, range| input.with(&range.into_bits())))
 }
 
-fn call(
-    calls: Hypercalls,
-    fast: bool,
-    control: u64,
-    words: &[u64; FAST_WORDS],
-) -> Result<u64, Trap> {
+fn call(calls: Hypercalls, fast: bool, control: Control, input: &Input) -> Result<u64, Trap> {
     if fast {
-        return calls.fast(control, words);
+        return calls.fast(control, input.words());
     }
-    for (i, word) in words.iter().enumerate() {
-        poke(INPUT_PAGE + 8 * i as u64, *word);
-    }
+    poke(INPUT_PAGE, *input.words());
     calls.slow(control, INPUT_PAGE, 0)
+}
+
+/// What a call returns that has done all of `reps`.
+fn done(reps: u16) -> Result<u64, Trap> {
+    Ok(CallResult::new().with_reps_completed(reps).into_bits())
 }
 
 /// Waits until `worker` has read `OBSERVATIONS` times in its phase.
@@ -236,7 +236,7 @@ fn announce(worker: usize, phase: u64) {
 fn flushes(g: &mut Guest) {
     let fast = g.arg(0) != 0;
     let indices = [0, g.arg(1), g.arg(2)];
-    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     let workers = 1..=WORKERS as usize;
     for worker in workers.clone() {
         wait_until(|| {
@@ -248,7 +248,7 @@ fn flushes(g: &mut Guest) {
     let mut phase = 0;
     for Call { named, flushed, set, banks } in Call::all(indices) {
         let targets = || workers.clone().filter(|w| set >> w & 1 != 0);
-        let (control, words) = input(named, flushed, banks);
+        let (control, input) = input(named, flushed, banks);
         for _ in 0..ROUNDS {
             phase += 1;
             targets().for_each(observed);
@@ -257,12 +257,11 @@ fn flushes(g: &mut Guest) {
                 let entry = page(worker as u64, phase % 2) | Pte::DEFAULT.bits();
                 poke(ENTRY[worker].load(SeqCst), entry);
             }
-            let result = call(calls, fast, control, &words);
-            let completed = control >> control::REP_COUNT_SHIFT << 32;
+            let result = call(calls, fast, control, &input);
             check_eq!(
                 "{named:?} {flushed:?} succeeds for all its reps",
                 result,
-                Ok(status::SUCCESS | completed)
+                done(control.rep_count())
             );
             targets().for_each(|w| announce(w, phase));
             targets().for_each(observed);
@@ -286,11 +285,6 @@ const READY: u64 = 2;
 #[host]
 use bindings::{Msrs, kvm_msr_entry};
 
-#[host]
-const HYPERV_CPUID_FEATURES: u32 = 0x4000_0003;
-#[host]
-const HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE: u32 = 1 << 4;
-
 /// How input is given, and the workers' VP indices.
 #[host]
 #[derive(Clone, Copy)]
@@ -307,11 +301,9 @@ const TWO_BANKS: [u64; 2] = [2, 65];
 
 #[host]
 fn require_fast(vm: &mut Vm, fast: bool) -> TestResult {
-    let features = vm.cpuid_leaf(HYPERV_CPUID_FEATURES)?.edx;
-    require!(
-        !fast || features & HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE != 0,
-        "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE"
-    );
+    let features = vm.hyperv_features()?;
+    let xmm = features.contains(Features::XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE);
+    require!(!fast || xmm, "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
     Ok(())
 }
 
@@ -381,15 +373,15 @@ fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestRes
 fn flushes_when_told(g: &mut Guest) {
     let fast = g.arg(0) != 0;
     let indices = [0, g.arg(1), g.arg(2)];
-    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     loop {
         let [number, ..] = g.sync(READY, &[]);
         let Some(Call { named, flushed, banks, .. }) = Call::all(indices).nth(number as usize)
         else {
             return;
         };
-        let (control, words) = input(named, flushed, banks);
-        let result = call(calls, fast, control, &words).map(|result| result as u32);
+        let (control, input) = input(named, flushed, banks);
+        let result = call(calls, fast, control, &input).map(|result| result as u32);
         check_eq!(
             "{named:?} {flushed:?} succeeds",
             u64::from(result.unwrap_or(!0)),
@@ -450,49 +442,57 @@ fn flushed_vcpus_count_a_flush(t: &mut OneVm, shape: Shape) -> TestResult {
 #[guest]
 fn makes_invalid_calls(g: &mut Guest) {
     let fast = g.arg(0) != 0;
-    let calls = Hypercalls::enable(HYPERCALL_PAGE, GUEST_OS_ID);
+    let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     const INVALID: Result<u64, Trap> = Ok(status::INVALID_HYPERCALL_INPUT);
-    let try_with = |named, flushed, change: fn(u64) -> u64| {
-        let (control, words) = input(named, flushed, [1, 0]);
-        call(calls, fast, change(control), &words)
+    let try_with = |named, flushed, change: fn(Control) -> Control| {
+        let (control, input) = input(named, flushed, [1, 0]);
+        call(calls, fast, change(control), &input)
     };
-    const HEADER: u64 = 1 << control::VARIABLE_HEADER_SHIFT;
-    const REP: u64 = 1 << control::REP_COUNT_SHIFT;
-    const START: u64 = 1 << control::REP_START_SHIFT;
+    let wrong_header = |c: Control| c.with_variable_header_size(c.variable_header_size() ^ 1);
+    let larger_header = |c: Control| c.with_variable_header_size(c.variable_header_size() + 2);
     for named in [Named::Mask, Named::Sparse] {
         let space = |change| try_with(named, Flushed::Space, change);
         let list = |change| try_with(named, Flushed::Page, change);
         check_eq!("{named:?}: a flush of all addresses works", space(|c| c), Ok(status::SUCCESS));
-        check_eq!("{named:?}: a flush of all addresses has no reps", space(|c| c | REP), INVALID);
         check_eq!(
-            "{named:?}: a flush of all addresses has no start",
-            space(|c| c | START),
+            "{named:?}: a flush of all addresses has no reps",
+            space(|c| c.with_rep_count(1)),
             INVALID
         );
-        check_eq!("{named:?}: a list works", list(|c| c), Ok(status::SUCCESS | 1 << 32));
-        check_eq!("{named:?}: an empty list is refused", list(|c| c & !REP), INVALID);
-        check_eq!("{named:?}: a list starts at its start", list(|c| c | START), INVALID);
-        check_eq!("{named:?}: a wrong header size is refused", space(|c| c ^ HEADER), INVALID);
-        check_eq!("{named:?}: of a list too", list(|c| c ^ HEADER), INVALID);
-        check_eq!("{named:?}: a larger header too", space(|c| c + 2 * HEADER), INVALID);
-        for bit in control::RESERVED {
-            let (control, words) = input(named, Flushed::Space, [1, 0]);
-            let got = call(calls, fast, control | 1 << bit, &words);
+        check_eq!(
+            "{named:?}: a flush of all addresses has no start",
+            space(|c| c.with_rep_start_index(1)),
+            INVALID
+        );
+        check_eq!("{named:?}: a list works", list(|c| c), done(1));
+        check_eq!("{named:?}: an empty list is refused", list(|c| c.with_rep_count(0)), INVALID);
+        check_eq!(
+            "{named:?}: a list starts at its start",
+            list(|c| c.with_rep_start_index(1)),
+            INVALID
+        );
+        check_eq!("{named:?}: a wrong header size is refused", space(wrong_header), INVALID);
+        check_eq!("{named:?}: of a list too", list(wrong_header), INVALID);
+        check_eq!("{named:?}: a larger header too", space(larger_header), INVALID);
+        for bit in Control::RESERVED {
+            let (control, input) = input(named, Flushed::Space, [1, 0]);
+            let got = call(calls, fast, control.with_bit(bit), &input);
             check_eq!("{named:?}: reserved bit {bit} is refused", got, INVALID);
         }
     }
-    let (control, mut words) = input(Named::Sparse, Flushed::Space, [0, 0]);
-    check_eq!("an empty set is fine", call(calls, fast, control, &words), Ok(status::SUCCESS));
-    words[3] = 1 << 63;
-    let far = call(calls, fast, control | HEADER, &words);
+    let (control, empty) = input(Named::Sparse, Flushed::Space, [0, 0]);
+    check_eq!("an empty set is fine", call(calls, fast, control, &empty), Ok(status::SUCCESS));
+    let far = HvVpSet { format: HvVpSet::SPARSE_4K, valid_bank_mask: 1 << 63 };
+    let control = control.with_variable_header_size(far.nr_banks());
+    let far = call(calls, fast, control, &input_ex(far, &[]));
     check_eq!("a bank that no vCPU can be in is fine", far, Ok(status::SUCCESS));
     if fast {
         // 12 halves of XMM registers, one of which is the mask.
-        let list = |reps: u64| {
-            let (control, words) = input(Named::AllFlag, Flushed::Page, [0; 2]);
-            call(calls, true, control & !REP | reps << control::REP_COUNT_SHIFT, &words)
+        let list = |reps: u16| {
+            let (control, input) = input(Named::AllFlag, Flushed::Page, [0; 2]);
+            call(calls, true, control.with_rep_count(reps), &input)
         };
-        check_eq!("registers hold 11 entries", list(11), Ok(status::SUCCESS | 11 << 32));
+        check_eq!("registers hold 11 entries", list(11), done(11));
         check_eq!("not 12", list(12), INVALID);
     } else {
         let (control, _) = input(Named::Mask, Flushed::Space, [1, 0]);

@@ -1,17 +1,13 @@
 //! kvmclock: the clock page and wall clock of a guest, and the host's view of them (x86/msr.rst;
 //! api.rst 4.29, 4.30, 4.70).
 use crate::prelude::*;
+use kvm_pv::{
+    KVM_MSR_ENABLED as ENABLE, MSR_KVM_SYSTEM_TIME, MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_WALL_CLOCK,
+    MSR_KVM_WALL_CLOCK_NEW, PvclockFlags, PvclockVcpuTimeInfo,
+};
 
-const MSR_KVM_WALL_CLOCK: u32 = 0x11;
-const MSR_KVM_SYSTEM_TIME: u32 = 0x12;
-const MSR_KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
-const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
-const ENABLE: u64 = 1;
-/// Flags of the page.
-const PVCLOCK_TSC_STABLE_BIT: u8 = 1 << 0;
-const PVCLOCK_GUEST_STOPPED: u8 = 1 << 1;
 /// Where the flags are in the page.
-const FLAGS: u64 = 29;
+const FLAGS: u64 = core::mem::offset_of!(PvclockVcpuTimeInfo, flags) as u64;
 /// The clock pages of vCPU 0 and 1, and the wall clock.
 const PAGES: [u64; 2] = [layout::SCRATCH, layout::SCRATCH + 0x1000];
 const WALL: u64 = layout::SCRATCH + 0x2000;
@@ -22,7 +18,7 @@ const READS: u64 = 100;
 const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 
 fn now(page: u64) -> u64 {
-    PvClock::read(page).time_at(rdtsc_ordered())
+    read_clock(page).time_at(rdtsc_ordered())
 }
 
 /// Argument 0: the MSR.
@@ -39,7 +35,7 @@ fn reads_the_page(g: &mut Guest) {
     let version: u32 = peek(page);
     check!("the version is even outside of updates", version & 1 == 0, "{version}");
     check!("the version shows that KVM has filled the page", version != 0);
-    let clock = PvClock::read(page);
+    let clock = read_clock(page);
     let tsc = rdtsc_ordered();
     check!("the multiplier is not 0", clock.tsc_to_system_mul != 0);
     check!(
@@ -48,9 +44,9 @@ fn reads_the_page(g: &mut Guest) {
         "{clock:?}"
     );
     check!("the TSC of the page has passed", clock.tsc_timestamp <= tsc, "{clock:?}, TSC {tsc}");
-    let unknown = clock.flags & !(PVCLOCK_TSC_STABLE_BIT | PVCLOCK_GUEST_STOPPED);
+    let unknown = clock.flags & !bits!(PvclockFlags::{TSC_STABLE_BIT | GUEST_STOPPED});
     check_eq!("reserved flags are 0", unknown, 0);
-    check_eq!("the guest was not stopped", clock.flags & PVCLOCK_GUEST_STOPPED, 0);
+    check_eq!("the guest was not stopped", clock.flags & PvclockFlags::GUEST_STOPPED.bits(), 0);
     let mut before = now(page);
     for _ in 0..READS {
         let next = now(page);
@@ -83,13 +79,13 @@ fn tells_the_time(g: &mut Guest) {
     let page = PAGES[g.vcpu() as usize];
     wrmsr(MSR_KVM_SYSTEM_TIME_NEW, page | ENABLE);
     loop {
-        let clock = PvClock::read(page);
+        let clock = read_clock(page);
         let time = clock.time_at(rdtsc_ordered());
         let (mul, shift) = (clock.tsc_to_system_mul.into(), clock.tsc_shift as i64 as u64);
         let answer = g.sync(TIME, &[time, mul, shift, clock.flags.into(), clock.version.into()]);
         if answer[0] == CLEAR_STOPPED {
             let flags: u8 = peek(page + FLAGS);
-            poke(page + FLAGS, flags & !PVCLOCK_GUEST_STOPPED);
+            poke(page + FLAGS, flags & !PvclockFlags::GUEST_STOPPED.bits());
         }
     }
 }
@@ -298,8 +294,8 @@ fn moves_between_the_msrs(g: &mut Guest) {
         MSR_KVM_SYSTEM_TIME_NEW,
     ] {
         wrmsr(msr, page | ENABLE);
-        let clock = PvClock::read(page);
-        g.sync(msr.into(), &[(clock.flags & PVCLOCK_TSC_STABLE_BIT).into()]);
+        let clock = read_clock(page);
+        g.sync(msr.into(), &[(clock.flags & PvclockFlags::TSC_STABLE_BIT.bits()).into()]);
     }
 }
 
@@ -331,7 +327,7 @@ fn changing_the_msr_updates_the_master_clock(t: &mut OneVcpu) -> TestResult {
 fn stopped_guest_is_told(t: &mut OneVcpu) -> TestResult {
     let ctrl = |t: &OneVcpu| t.vcpu.fd().kvmclock_ctrl().map_err(|e| Errno::from_raw(e.errno()));
     check_eq!("KVM_KVMCLOCK_CTRL without a clock page is EINVAL", ctrl(t), Err(Errno::EINVAL));
-    let stopped = |told: &Told| told.flags & PVCLOCK_GUEST_STOPPED != 0;
+    let stopped = |told: &Told| told.flags & PvclockFlags::GUEST_STOPPED.bits() != 0;
     check!("the refused request sets no flag", !stopped(&ask(t)?));
     check_eq!("KVM_KVMCLOCK_CTRL with a clock page succeeds", ctrl(t), Ok(()));
     check!("the guest sees that it was stopped", stopped(&ask(t)?));
@@ -355,7 +351,7 @@ fn compares_clocks(g: &mut Guest) {
     let me = u64::from(g.vcpu());
     let page = PAGES[me as usize];
     wrmsr(MSR_KVM_SYSTEM_TIME_NEW, page | ENABLE);
-    g.sync(TIME, &[(peek::<u8>(page + FLAGS) & PVCLOCK_TSC_STABLE_BIT).into()]);
+    g.sync(TIME, &[(peek::<u8>(page + FLAGS) & PvclockFlags::TSC_STABLE_BIT.bits()).into()]);
     for round in 0..READS {
         wait_until(|| TURN.load(SeqCst) == 2 * round + me);
         let (seen, time) = (LATEST.load(SeqCst), now(page));

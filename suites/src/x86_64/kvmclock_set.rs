@@ -1,10 +1,10 @@
 //! The VM's clock as userspace takes and sets it: KVM_GET_CLOCK and KVM_SET_CLOCK with their flags (api.rst
 //! 4.29, 4.30), KVM_KVMCLOCK_CTRL (4.70) and the wall clock behind them. The clock page: `kvmclock`.
 use crate::prelude::*;
+use kvm_pv::{KVM_MSR_ENABLED as ENABLE, MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_WALL_CLOCK_NEW};
+#[host]
+use kvm_pv::{PvclockFlags, PvclockVcpuTimeInfo};
 
-const MSR_KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
-const MSR_KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
-const ENABLE: u64 = 1;
 /// The clock pages of vCPU 0 and 1, and the wall clock.
 const PAGES: [u64; 2] = [layout::SCRATCH, layout::SCRATCH + 0x1000];
 const WALL: u64 = layout::SCRATCH + 0x2000;
@@ -20,7 +20,7 @@ fn tells(g: &mut Guest) {
     let page = PAGES[g.vcpu() as usize];
     wrmsr(MSR_KVM_SYSTEM_TIME_NEW, page | ENABLE);
     loop {
-        let clock = PvClock::read(page);
+        let clock = read_clock(page);
         let [_, seconds, nanoseconds] = peek::<[u32; 3]>(WALL).map(u64::from);
         let (mul, shift) = (clock.tsc_to_system_mul.into(), clock.tsc_shift as i64 as u64);
         let wall = seconds * 1_000_000_000 + nanoseconds;
@@ -43,8 +43,6 @@ use {
     std::time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-#[host]
-const PVCLOCK_GUEST_STOPPED: u8 = 1 << 1;
 /// Nanoseconds by which clocks of one host may differ here, that are not read at the same time.
 #[host]
 const SLACK: u64 = 20_000_000;
@@ -62,16 +60,16 @@ const FLAGS: u32 = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TS
 
 /// The clock page that a vCPU told, and its wall clock.
 #[host]
-fn told(vcpu: &mut Vcpu, answer: u64) -> TestResult<(PvClock, u64)> {
+fn told(vcpu: &mut Vcpu, answer: u64) -> TestResult<(PvclockVcpuTimeInfo, u64)> {
     vcpu.answer(&[answer]);
     let [tsc_timestamp, system_time, mul, shift, flags, wall, ..] = vcpu.run_until_sync(TOLD)?;
-    let page = PvClock {
+    let page = PvclockVcpuTimeInfo {
         tsc_timestamp,
         system_time,
         tsc_to_system_mul: mul as u32,
         tsc_shift: shift as i8,
         flags: flags as u8,
-        ..PvClock::default()
+        ..PvclockVcpuTimeInfo::default()
     };
     Ok((page, wall))
 }
@@ -258,7 +256,7 @@ fn wall_clock_follows_the_clock(t: &mut OneVcpu) -> TestResult {
 fn stopped_vcpu_alone_is_told(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(tells))?;
     let ctrl = |vcpu: &Vcpu| vcpu.fd().kvmclock_ctrl().map_err(|e| Errno::from_raw(e.errno()));
-    let stopped = |page: PvClock| page.flags & PVCLOCK_GUEST_STOPPED != 0;
+    let stopped = |page: PvclockVcpuTimeInfo| page.flags & PvclockFlags::GUEST_STOPPED.bits() != 0;
     told(&mut t.vcpu, GO_ON)?;
     check_eq!("without a page on this vCPU it is EINVAL", ctrl(&second), Err(Errno::EINVAL));
     told(&mut second, GO_ON)?;

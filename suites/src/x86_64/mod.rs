@@ -75,10 +75,10 @@ pub mod prelude {
     pub use defs::x86::exception::vector;
     pub use defs::x86::paging::Pte;
     pub use defs::x86::rflags::Rflags;
-    pub use defs::x86::{cpuid, msr};
+    pub use defs::x86::{cpuid, kvm_pv, msr};
     pub use guest_runtime::arch::x86_64::apic::{self, Apic};
     pub use guest_runtime::arch::x86_64::cpu::*;
-    pub use guest_runtime::arch::x86_64::kvm::{Hypercall, PvClock};
+    pub use guest_runtime::arch::x86_64::kvm::{Hypercall, pv_features, read_clock};
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
     pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, user};

@@ -1,15 +1,10 @@
 //! Paravirtual end of interrupt: where KVM says so in a word of the guest's, clearing that word ends the
 //! interrupt without an access to the APIC (x86/msr.rst, MSR_KVM_PV_EOI_EN).
 use crate::prelude::*;
+use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KVM_PV_EOI_MASK, MSR_KVM_PV_EOI_EN};
 
-const MSR_KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
-const KVM_FEATURES: u32 = 0x4000_0001;
-const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
-const ENABLE: u64 = 1;
 const WORD: u64 = layout::SCRATCH + 0x44;
 const OTHER_WORD: u64 = layout::SCRATCH + 0x1000 - 4;
-/// The word's bit: the APIC need not be told.
-const NO_EOI_REQUIRED: u32 = 1;
 const PATTERN: u32 = 0x5a5a_5a5a;
 const VECTOR: u8 = 0x62;
 const HIGHER: u8 = 0x91;
@@ -17,7 +12,7 @@ const PIN: u32 = 21;
 const ROUNDS: u64 = 20;
 
 fn require_feature() {
-    if cpuid(KVM_FEATURES, 0)[0] & KVM_FEATURE_PV_EOI == 0 {
+    if !pv_features().contains(Features::PV_EOI) {
         guest_runtime::ucall::skip(format_args!("KVM_FEATURE_PV_EOI"));
     }
 }
@@ -32,7 +27,7 @@ fn enable() -> Apic {
 
 /// Ends the interrupt as a guest does: by the word if that may be, else by the APIC. Whether by the word.
 fn end(apic: Apic) -> bool {
-    let by_word = insn::xchg32(WORD, 0) & NO_EOI_REQUIRED != 0;
+    let by_word = insn::xchg32(WORD, 0) & KVM_PV_EOI_MASK != 0;
     if !by_word {
         apic.eoi();
     }
@@ -100,7 +95,7 @@ fn takes_interrupts(_: &mut Guest) {
             cli();
             let left = apic.bit(apic::reg::ISR, VECTOR) || apic.bit(apic::reg::IRR, VECTOR);
             check!("an interrupt that was ended is gone", !left);
-            check_eq!("and the word is clear", peek::<u32>(WORD) & NO_EOI_REQUIRED, 0);
+            check_eq!("and the word is clear", peek::<u32>(WORD) & KVM_PV_EOI_MASK, 0);
         }
     });
     check_eq!("each interrupt is taken once", taken, ROUNDS);
@@ -166,7 +161,7 @@ fn takes_levels(g: &mut Guest) {
         let word: u32 = peek(WORD);
         check_eq!(
             "a level-triggered interrupt must be ended in the APIC",
-            word & NO_EOI_REQUIRED,
+            word & KVM_PV_EOI_MASK,
             0
         );
         end(apic);

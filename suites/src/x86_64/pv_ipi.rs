@@ -1,11 +1,11 @@
 //! KVM's own hypercalls between vCPUs: KVM_HC_SEND_IPI, KVM_HC_KICK_CPU and KVM_HC_SCHED_YIELD
 //! (x86/hypercalls.rst).
 use crate::prelude::*;
+#[host]
+use kvm_pv::error::KVM_EINVAL;
+#[host]
+use kvm_pv::{KVM_HC_KICK_CPU, KVM_HC_SCHED_YIELD, KVM_HC_SEND_IPI};
 
-const KVM_HC_KICK_CPU: u64 = 5;
-const KVM_HC_SEND_IPI: u64 = 10;
-const KVM_HC_SCHED_YIELD: u64 = 11;
-const EINVAL: u64 = -22_i64 as u64;
 const VECTOR: u64 = 0x71;
 const READY: u64 = 1;
 
@@ -108,7 +108,7 @@ fn icr_of_ipis_is_checked(t: &mut OneVm) -> TestResult {
         ("a logical destination", VECTOR | u64::from(apic::ICR_LOGICAL)),
     ] {
         let result = group.call(KVM_HC_SEND_IPI, [0b1111, 0, 0, icr])?;
-        check_eq!("{what} is -KVM_EINVAL", result, EINVAL);
+        check_eq!("{what} is -KVM_EINVAL", result, KVM_EINVAL);
         check_eq!("{what} interrupts nobody", group.interrupted(VECTOR)?, 0);
     }
     for vector in [0x10, 0x20, 0xff] {

@@ -6,17 +6,15 @@
 //! behind it. Each change has a number, which is also what is in the page: what vCPU 1 reads tells which
 //! change it has seen.
 use crate::prelude::*;
+#[host]
+use kvm_pv::{Features, leaf};
+use kvm_pv::{KVM_MSR_ENABLED as ENABLE, KvmStealTime, MSR_KVM_STEAL_TIME, VcpuPreempted};
 
-const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
-const ENABLE: u64 = 1;
-const KVM_FEATURES: u32 = 0x4000_0001;
-const KVM_FEATURE_STEAL_TIME: u32 = 1 << 5;
-const KVM_FEATURE_PV_TLB_FLUSH: u32 = 1 << 9;
-/// Values of the structure's `preempted`, and where that and the version are.
-const KVM_VCPU_PREEMPTED: u8 = 1 << 0;
-const KVM_VCPU_FLUSH_TLB: u8 = 1 << 1;
+const KVM_VCPU_PREEMPTED: u8 = VcpuPreempted::PREEMPTED.bits();
+const KVM_VCPU_FLUSH_TLB: u8 = VcpuPreempted::FLUSH_TLB.bits();
 const FLAGGED: u8 = KVM_VCPU_PREEMPTED | KVM_VCPU_FLUSH_TLB;
-const PREEMPTED_OFFSET: u64 = 16;
+const PREEMPTED_OFFSET: u64 = core::mem::offset_of!(KvmStealTime, preempted) as u64;
+
 /// Places for vCPU 1's structure.
 const PLACES: [u64; 2] = [layout::SCRATCH + 0x40, layout::SCRATCH + 0x1080];
 /// What vCPU 1 reads, and the two pages that are behind it in turn.
@@ -118,11 +116,12 @@ struct Pair {
 /// Takes the feature out of CPUID, or skips where KVM has not got it.
 #[host]
 fn offer(vm: &mut Vm, flush: bool) -> TestResult {
-    let features = &mut vm.cpuid_leaf(KVM_FEATURES)?.eax;
-    require!(*features & KVM_FEATURE_STEAL_TIME != 0, "KVM_FEATURE_STEAL_TIME");
-    require!(*features & KVM_FEATURE_PV_TLB_FLUSH != 0, "KVM_FEATURE_PV_TLB_FLUSH");
+    let eax = &mut vm.cpuid_leaf(leaf::FEATURES)?.eax;
+    let features = Features::from_bits_retain(*eax);
+    require!(features.contains(Features::STEAL_TIME), "KVM_FEATURE_STEAL_TIME");
+    require!(features.contains(Features::PV_TLB_FLUSH), "KVM_FEATURE_PV_TLB_FLUSH");
     if !flush {
-        *features &= !KVM_FEATURE_PV_TLB_FLUSH;
+        *eax = (features - Features::PV_TLB_FLUSH).bits();
     }
     Ok(())
 }

@@ -1,19 +1,16 @@
 //! Steal time: the structure that KVM keeps for a vCPU of the time that it was kept waiting (x86/msr.rst,
 //! MSR_KVM_STEAL_TIME).
 use crate::prelude::*;
+use core::mem::offset_of;
+use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KvmStealTime, MSR_KVM_STEAL_TIME};
 
-const MSR_KVM_STEAL_TIME: u32 = 0x4b56_4d03;
-const ENABLE: u64 = 1;
-const KVM_FEATURES: u32 = 0x4000_0001;
-const KVM_FEATURE_STEAL_TIME: u32 = 1 << 5;
-/// The structure's fields: steal (8 bytes), version, flags (4 bytes), preempted (1 byte).
-const STEAL: u64 = 0;
-const VERSION: u64 = 8;
-const FLAGS: u64 = 12;
-const PREEMPTED: u64 = 16;
+const STEAL: u64 = offset_of!(KvmStealTime, steal) as u64;
+const VERSION: u64 = offset_of!(KvmStealTime, version) as u64;
+const FLAGS: u64 = offset_of!(KvmStealTime, flags) as u64;
+const PREEMPTED: u64 = offset_of!(KvmStealTime, preempted) as u64;
+const SIZE: u64 = size_of::<KvmStealTime>() as u64;
 /// Behind `preempted` up to the structure's size and alignment.
-const PADDING: core::ops::Range<u64> = 24..64;
-const SIZE: u64 = 64;
+const PADDING: core::ops::Range<u64> = PREEMPTED + 8..SIZE;
 /// Places for the structure: not at the start of a page, and at the end of one.
 const PLACE: u64 = layout::SCRATCH + 0x40;
 const OTHER: u64 = layout::SCRATCH + 0x2000 - SIZE;
@@ -22,7 +19,7 @@ const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 const READY: u64 = 1;
 
 fn require_feature() {
-    if cpuid(KVM_FEATURES, 0)[0] & KVM_FEATURE_STEAL_TIME == 0 {
+    if !pv_features().contains(Features::STEAL_TIME) {
         guest_runtime::ucall::skip(format_args!("KVM_FEATURE_STEAL_TIME"));
     }
 }

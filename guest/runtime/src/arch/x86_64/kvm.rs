@@ -1,8 +1,9 @@
-//! KVM's paravirtual interface: CPUID leaves, MSRs, hypercalls and the clock page
+//! KVM's paravirtual interface as a guest uses it: hypercalls and the clock page
 //! (Documentation/virt/kvm/x86/{cpuid,msr,hypercalls}.rst).
 #![expect(unsafe_code, reason = "hypercall instructions")]
 
 use defs::x86::cpuid::{leaf, vendor};
+use defs::x86::kvm_pv::{self, Features, PvclockVcpuTimeInfo};
 
 use super::cpu;
 use super::trap::{Trap, catching};
@@ -45,48 +46,27 @@ impl Hypercall {
     }
 }
 
-/// The clock page (`struct pvclock_vcpu_time_info`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-#[expect(missing_docs, reason = "msr.rst names and explains the fields")]
-pub struct PvClock {
-    pub version: u32,
-    pub pad0: u32,
-    pub tsc_timestamp: u64,
-    pub system_time: u64,
-    pub tsc_to_system_mul: u32,
-    pub tsc_shift: i8,
-    pub flags: u8,
-    pub pad: [u8; 2],
+/// The paravirtual features that CPUID shows.
+pub fn pv_features() -> Features {
+    Features::from_bits_retain(cpu::cpuid(kvm_pv::leaf::FEATURES, 0)[0])
 }
 
 /// Reads after which a page that KVM seems to be writing is given up: an update takes as long as two.
 const PATIENCE: u32 = 10_000;
 
-impl PvClock {
-    /// Reads the page at `gva` by the seqcount protocol.
-    ///
-    /// # Panics
-    /// The page is never consistent.
-    pub fn read(gva: u64) -> Self {
-        for _ in 0..PATIENCE {
-            let before: u32 = super::memory::peek(gva);
-            let clock: Self = super::memory::peek(gva);
-            let after: u32 = super::memory::peek(gva);
-            if before & 1 == 0 && before == after {
-                return Self { version: before, ..clock };
-            }
-            cpu::relax();
+/// Reads the clock page at `gva` by the seqcount protocol.
+///
+/// # Panics
+/// The page is never consistent.
+pub fn read_clock(gva: u64) -> PvclockVcpuTimeInfo {
+    for _ in 0..PATIENCE {
+        let before: u32 = super::memory::peek(gva);
+        let clock: PvclockVcpuTimeInfo = super::memory::peek(gva);
+        let after: u32 = super::memory::peek(gva);
+        if before & 1 == 0 && before == after {
+            return PvclockVcpuTimeInfo { version: before, ..clock };
         }
-        panic!("the clock page at {gva:#x} is never consistent");
+        cpu::relax();
     }
-
-    /// Nanoseconds at TSC value `tsc`.
-    pub fn time_at(&self, tsc: u64) -> u64 {
-        let delta = tsc.wrapping_sub(self.tsc_timestamp);
-        let delta =
-            if self.tsc_shift >= 0 { delta << self.tsc_shift } else { delta >> -self.tsc_shift };
-        let ns = (u128::from(delta) * u128::from(self.tsc_to_system_mul)) >> 32;
-        self.system_time.wrapping_add(ns as u64)
-    }
+    panic!("the clock page at {gva:#x} is never consistent");
 }

@@ -3,6 +3,8 @@
 
 use std::os::fd::AsRawFd;
 
+use defs::x86::cpuid::leaf::HYPERVISOR;
+use defs::x86::hyperv::cpuid::{Features, leaf};
 use kvm_bindings::{
     CpuId, KVM_EXIT_HYPERV, KVM_EXIT_HYPERV_HCALL, KVM_EXIT_HYPERV_SYNIC, KVM_MAX_CPUID_ENTRIES,
     kvm_cpuid_entry2,
@@ -13,8 +15,8 @@ use crate::failure::{Failure, TestResult};
 use crate::request::x86::KVM_GET_SUPPORTED_HV_CPUID;
 use crate::{Exit, Irqchip, System, Vcpu, Vm, VmShape, raw_ioctl};
 
-/// First and last leaf of hypervisors.
-const HYPERVISOR_LEAVES: std::ops::Range<u32> = 0x4000_0000..0x4000_1000;
+/// Leaves of hypervisors: those that any interface may have.
+const HYPERVISOR_LEAVES: std::ops::Range<u32> = HYPERVISOR..HYPERVISOR + 0x1000;
 /// 32-bit words of `struct kvm_cpuid2` before its entries, and of one entry.
 const HEADER_WORDS: usize = 2;
 const ENTRY_WORDS: usize = 10;
@@ -75,6 +77,27 @@ impl Vm {
         let all: Vec<_> = others.copied().chain(leaves).collect();
         *cpuid = CpuId::from_entries(&all)
             .map_err(|e| Failure::Error(format!("too many CPUID leaves: {e:?}")))?;
+        Ok(())
+    }
+
+    /// The features that vCPUs made from now on are offered.
+    ///
+    /// # Errors
+    ///
+    /// There is no such leaf: a skip.
+    pub fn hyperv_features(&mut self) -> TestResult<Features> {
+        let entry = self.cpuid_leaf(leaf::FEATURES)?;
+        Ok(Features::from_cpuid([entry.eax, entry.ebx, entry.ecx, entry.edx]))
+    }
+
+    /// Sets the features that vCPUs made from now on are offered.
+    ///
+    /// # Errors
+    ///
+    /// There is no such leaf: a skip.
+    pub fn set_hyperv_features(&mut self, features: Features) -> TestResult {
+        let entry = self.cpuid_leaf(leaf::FEATURES)?;
+        [entry.eax, entry.ebx, entry.ecx, entry.edx] = features.to_cpuid();
         Ok(())
     }
 
