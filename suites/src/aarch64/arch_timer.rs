@@ -22,7 +22,7 @@ fn timer_by_number(number: u64) -> Timer {
 #[guest]
 fn counts(g: &mut Guest) {
     let timer = timer_by_number(g.arg(0));
-    check!("CNTFRQ_EL0 is set", CNTFRQ_EL0.read() > 0);
+    check!("CNTFRQ_EL0 is not 0", CNTFRQ_EL0.read() > 0);
     let mut before = timer.count.read();
     let mut backwards = 0;
     for _ in 0..100 {
@@ -49,7 +49,7 @@ fn counts(g: &mut Guest) {
     let cval = timer.cval.read();
     let distance = |count: u64| count.wrapping_sub(1 << 31);
     check!(
-        "TVAL is signed",
+        "TVAL reads as a signed distance",
         cval.wrapping_sub(distance(low)) <= high - low,
         "CVAL {cval:#x}, counts {low:#x} and {high:#x}"
     );
@@ -95,20 +95,24 @@ fn fires(g: &mut Guest) {
         timer.ctl.write(CTL_ENABLE);
         wait_until(|| timer.ctl.read() & CTL_ISTATUS != 0);
         comes(|| fired.load(SeqCst) > 0);
-        check_eq!("the interrupt comes once", fired.load(SeqCst), 1);
-        check_eq!("it does not come early", early.load(SeqCst), 0);
+        check_eq!("the timer's interrupt comes exactly once", fired.load(SeqCst), 1);
+        check_eq!("the timer's interrupt does not come early", early.load(SeqCst), 0);
 
         timer.tval.write(JUST_NOW);
         spin_for(PATIENCE, || fired.load(SeqCst) > 1);
-        check_eq!("IMASK keeps it away", fired.load(SeqCst), 1);
+        check_eq!("IMASK holds back the timer's interrupt", fired.load(SeqCst), 1);
         timer.ctl.write(CTL_ENABLE);
         comes(|| fired.load(SeqCst) > 1);
-        check_eq!("clearing IMASK after the deadline brings it at once", fired.load(SeqCst), 2);
+        check_eq!(
+            "clearing IMASK after the deadline raises the interrupt at once",
+            fired.load(SeqCst),
+            2
+        );
 
         timer.ctl.write(0);
         timer.cval.write(0);
         spin_for(PATIENCE, || fired.load(SeqCst) > 2);
-        check_eq!("a timer that is off does not fire", fired.load(SeqCst), 2);
+        check_eq!("a disabled timer raises no interrupt", fired.load(SeqCst), 2);
 
         irq_disable();
         timer.cval.write(timer.count.read() + soon());
@@ -127,7 +131,7 @@ fn fires(g: &mut Guest) {
         );
         irq_disable();
     });
-    check_eq!("no other interrupt comes", other.load(SeqCst), 0);
+    check_eq!("no interrupt but the timer's comes", other.load(SeqCst), 0);
 }
 
 /// The timer's interrupt comes once, on time, and only when it may.
@@ -153,14 +157,14 @@ fn userspace_sets_the_virtual_count(t: &mut OneVcpu) -> TestResult {
     let before = t.vcpu.run_until_sync(1)?[0];
     let register = t.vcpu.get_reg(KVM_REG_ARM_TIMER_CNT).ioctl("KVM_GET_ONE_REG")?;
     check!(
-        "the register reads as the count",
+        "KVM_REG_ARM_TIMER_CNT reads as the virtual count",
         register >= before && register < FAR_AHEAD,
         "{register:#x}"
     );
     t.vcpu.set_reg(KVM_REG_ARM_TIMER_CNT, FAR_AHEAD).ioctl("KVM_SET_ONE_REG")?;
     let after = t.vcpu.run_until_sync(2)?[0];
     check!(
-        "the count goes on from what userspace set",
+        "the virtual count goes on from what userspace set",
         (FAR_AHEAD..FAR_AHEAD * 2).contains(&after),
         "{after:#x}"
     );

@@ -26,12 +26,12 @@ fn fires_elsewhere(_: &mut Guest) {
         }
         timer.cval.write(0);
         timer.ctl.write(CTL_ENABLE);
-        check!("the interrupt comes", comes(|| gic.get(gicd::ISPENDR, intid)));
+        check!("the timer's interrupt comes", comes(|| gic.get(gicd::ISPENDR, intid)));
         let acknowledged = gic.acknowledge();
-        check_eq!("it is the one that userspace chose", acknowledged, intid);
+        check_eq!("the timer's interrupt has the INTID that userspace chose", acknowledged, intid);
         timer.ctl.write(0);
         gic.end(acknowledged);
-        check_eq!("and no other comes", gic.acknowledge(), gic::SPURIOUS);
+        check_eq!("no interrupt but the timer's comes", gic.acknowledge(), gic::SPURIOUS);
     }
 }
 
@@ -43,20 +43,27 @@ fn userspace_chooses_the_interrupts(t: &mut OneVcpu) -> TestResult {
     let set =
         |vcpu: &Vcpu, attr: u32, intid: u32| vcpu.set_attr(KVM_ARM_VCPU_TIMER_CTRL, attr, intid);
     for (attr, own) in attributes.into_iter().zip(OTHER_PPIS) {
-        check!("the attribute is there", t.vcpu.has_attr(KVM_ARM_VCPU_TIMER_CTRL, attr));
+        check!(
+            "the timer's interrupt attribute exists",
+            t.vcpu.has_attr(KVM_ARM_VCPU_TIMER_CTRL, attr)
+        );
         for intid in [0, 15, 32, 1023, u32::MAX] {
             let got = set(&t.vcpu, attr, intid);
-            check!("what is no PPI is EINVAL", got == Err(Errno::EINVAL), "{intid}: {got:?}");
+            check!(
+                "an INTID that is no PPI is EINVAL",
+                got == Err(Errno::EINVAL),
+                "{intid}: {got:?}"
+            );
         }
         let nowhere = t.vcpu.set_attr_at(KVM_ARM_VCPU_TIMER_CTRL, attr, 0);
-        check_eq!("a number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-        check_eq!("a PPI is taken", set(&t.vcpu, attr, own), Ok(()));
+        check_eq!("an INTID at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+        check_eq!("a PPI is accepted before KVM_RUN", set(&t.vcpu, attr, own), Ok(()));
     }
     let unknown = t.vcpu.set_attr(KVM_ARM_VCPU_TIMER_CTRL, 77, 20_u32);
-    check_eq!("another attribute is ENXIO", unknown, Err(Errno::ENXIO));
+    check_eq!("another attribute of the group is ENXIO", unknown, Err(Errno::ENXIO));
     t.vcpu.run_until_done()?;
     for attr in attributes {
-        check_eq!("after KVM_RUN it is EBUSY", set(&t.vcpu, attr, 20), Err(Errno::EBUSY));
+        check_eq!("a PPI after KVM_RUN is EBUSY", set(&t.vcpu, attr, 20), Err(Errno::EBUSY));
     }
     Ok(())
 }
@@ -71,7 +78,11 @@ fn timers_do_not_share_an_interrupt(t: &mut OneVcpu) -> TestResult {
         t.vcpu.set_attr(KVM_ARM_VCPU_TIMER_CTRL, attr, 20_u32).ioctl("KVM_ARM_VCPU_TIMER_IRQ")?;
     }
     let run = t.vcpu.run_once()?;
-    check_eq!("KVM_RUN is EINVAL", run, Exit::RunFailed { errno: Errno::EINVAL as i32 });
+    check_eq!(
+        "KVM_RUN with both timers on one interrupt is EINVAL",
+        run,
+        Exit::RunFailed { errno: Errno::EINVAL as i32 }
+    );
     Ok(())
 }
 
@@ -101,19 +112,23 @@ fn one_offset_shifts_both_counters(t: &mut OneVcpu) -> TestResult {
         vm.raw(KVM_ARM_SET_COUNTER_OFFSET, &mut bytes).map(drop)
     };
     let before = t.vcpu.run_until_sync(1)?;
-    check_eq!("reserved bits are EINVAL", set(0, 1), Err(Errno::EINVAL));
-    check_eq!("an offset of 0 is taken", set(0, 0), Ok(()));
-    check_eq!("another one too", set(0_u64.wrapping_sub(SHIFT), 0), Ok(()));
-    check_eq!("a write to the count is taken", t.vcpu.set_reg(KVM_REG_ARM_TIMER_CNT, 5), Ok(()));
+    check_eq!("reserved bits of kvm_arm_counter_offset are EINVAL", set(0, 1), Err(Errno::EINVAL));
+    check_eq!("an offset of 0 is accepted", set(0, 0), Ok(()));
+    check_eq!("a second, different offset is accepted", set(0_u64.wrapping_sub(SHIFT), 0), Ok(()));
+    check_eq!(
+        "a write to the count after an offset is accepted",
+        t.vcpu.set_reg(KVM_REG_ARM_TIMER_CNT, 5),
+        Ok(())
+    );
     let after = t.vcpu.run_until_sync(2)?;
     check!(
-        "the virtual count is shifted, and not by the write",
+        "the virtual count has the offset, not the written value",
         after[0] > SHIFT,
         "{:#x}",
         after[0]
     );
-    check!("the physical count is shifted", after[1] > SHIFT + before[1], "{:#x}", after[1]);
-    check!("both are the same count", after[1].abs_diff(after[0]) < SHIFT, "{after:x?}");
+    check!("the physical count has the offset", after[1] > SHIFT + before[1], "{:#x}", after[1]);
+    check!("both counters have the same offset", after[1].abs_diff(after[0]) < SHIFT, "{after:x?}");
     t.vcpu.run_until_done()
 }
 
@@ -131,12 +146,15 @@ fn takes_over_a_timer(g: &mut Guest) {
     gic.set_priority(VIRTUAL.intid, 0xa0);
     gic.set_group(VIRTUAL.intid, u32::from(gic == GuestGic::V3));
     gic.set(gicd::ISENABLER, VIRTUAL.intid);
-    check_eq!("the compare value came along", VIRTUAL.cval.read(), g.arg(0));
+    check_eq!("the compare value is moved with the timer", VIRTUAL.cval.read(), g.arg(0));
     check!("the count goes on from where it was", VIRTUAL.count.read() >= g.arg(1));
-    check_eq!("the timer is on", VIRTUAL.ctl.read() & CTL_ENABLE, CTL_ENABLE);
-    check!("it comes", comes(|| gic.get(gicd::ISPENDR, VIRTUAL.intid)));
-    check!("not before its time", VIRTUAL.count.read() >= VIRTUAL.cval.read());
-    check_eq!("its interrupt can be taken", gic.acknowledge(), VIRTUAL.intid);
+    check_eq!("the moved timer is enabled", VIRTUAL.ctl.read() & CTL_ENABLE, CTL_ENABLE);
+    check!("the moved timer raises its interrupt", comes(|| gic.get(gicd::ISPENDR, VIRTUAL.intid)));
+    check!(
+        "the moved timer's interrupt does not come early",
+        VIRTUAL.count.read() >= VIRTUAL.cval.read()
+    );
+    check_eq!("the moved timer's interrupt can be acknowledged", gic.acknowledge(), VIRTUAL.intid);
 }
 
 /// A timer that runs moves to another VM: count, compare value and control.
@@ -152,7 +170,7 @@ fn running_timer_migrates(t: &mut OneVcpu) -> TestResult {
         values.push(t.vcpu.get_reg(id).ioctl("KVM_GET_ONE_REG of the timer")?);
     }
     check_eq!("userspace reads the guest's compare value", values[1], seen[0]);
-    check!("userspace reads the count", values[0] >= seen[1]);
+    check!("userspace reads the guest's count", values[0] >= seen[1]);
     let mut other = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
     let mut target = other.add_vcpu(0, guest_fn!(takes_over_a_timer))?;
     for (id, value) in ids.into_iter().zip(&values) {

@@ -41,10 +41,14 @@ fn runs_a_program(g: &mut Guest) {
     g.sync(1, &[]);
     let stop = user::run(&PROGRAM, [0, user::DATA, 0, 0]);
     check_eq!("the program runs to its end", stop.trap.vector, vector::SVC);
-    check_eq!("all its instructions have run once", [stop.x[0], stop.next], [77, 6]);
+    check_eq!(
+        "each instruction of the program has run exactly once",
+        [stop.x[0], stop.next],
+        [77, 6]
+    );
     g.sync(2, &[]);
     let stop = user::run(&PROGRAM, [0, user::DATA, 0, 0]);
-    check_eq!("it runs again", stop.next, 6);
+    check_eq!("the program runs a second time", stop.next, 6);
     check_eq!("the guest's own debug registers are as they were", mine.map(|r| r.read()), before);
 }
 
@@ -86,12 +90,20 @@ fn hardware_breakpoints_exit(t: &mut OneVcpu) -> TestResult {
     for _ in 0..2 {
         let exit = run_to_debug(vcpu)?;
         check_eq!("the breakpoint exits at its instruction", exit.1, AT_LOAD);
-        check_eq!("as a breakpoint", exit.0, vector::BREAKPOINT_LOWER);
+        check_eq!(
+            "the breakpoint's exit has its exception class",
+            exit.0,
+            vector::BREAKPOINT_LOWER
+        );
     }
-    check_eq!("the instruction has not run", vcpu.get_reg(core_reg::x(0)), Ok(0));
+    check_eq!("the instruction at the breakpoint has not run", vcpu.get_reg(core_reg::x(0)), Ok(0));
     with(vcpu, AT_STORE)?;
-    check_eq!("another one exits at its own", run_to_debug(vcpu)?.1, AT_STORE);
-    check_eq!("the instruction before it has run", vcpu.get_reg(core_reg::x(0)), Ok(77));
+    check_eq!("a second breakpoint exits at its own instruction", run_to_debug(vcpu)?.1, AT_STORE);
+    check_eq!(
+        "the instruction before the second breakpoint has run",
+        vcpu.get_reg(core_reg::x(0)),
+        Ok(77)
+    );
     debug(vcpu, 0, |_| ())?;
     vcpu.run_until_sync(2)?;
     vcpu.run_until_done()
@@ -113,8 +125,8 @@ fn watchpoints_exit(t: &mut OneVcpu, (kind, at): (u64, u64)) -> TestResult {
     })?;
     let exit = run_to_debug(vcpu)?;
     check_eq!("the watchpoint exits at the access", exit.1, at);
-    check_eq!("as a watchpoint", exit.0, vector::WATCHPOINT_LOWER);
-    check_eq!("with the address that was touched", exit.2, user::DATA);
+    check_eq!("the watchpoint's exit has its exception class", exit.0, vector::WATCHPOINT_LOWER);
+    check_eq!("the watchpoint's exit has the address that was accessed", exit.2, user::DATA);
     let far_off = debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW, |d| {
         d.arch.dbg_wvr[0] = user::DATA + 8;
         d.arch.dbg_wcr[0] = control::E | control::EL1_EL0 | kind | control::EIGHT_BYTES;
@@ -139,7 +151,7 @@ fn single_steps_exit(t: &mut OneVcpu) -> TestResult {
     for n in 1..PROGRAM.len() as u64 {
         let exit = run_to_debug(vcpu)?;
         check_eq!("each step is one instruction", exit.1, user::CODE + 4 * n);
-        check_eq!("and tells itself as one", exit.0, vector::SOFTWARE_STEP_LOWER);
+        check_eq!("a step's exit has its exception class", exit.0, vector::SOFTWARE_STEP_LOWER);
     }
     /// Synchronous exceptions from AArch64 at a lower level.
     const VECTOR: u64 = 0x400;
@@ -153,7 +165,7 @@ fn single_steps_exit(t: &mut OneVcpu) -> TestResult {
     );
     let next = run_to_debug(vcpu)?.1;
     check!(
-        "and the next goes on there",
+        "the step after SVC goes on in the vector",
         next.wrapping_sub(entered) < 0x80 && next != entered,
         "{next:#x}"
     );
@@ -177,16 +189,16 @@ fn software_breakpoints_exit(t: &mut OneVcpu) -> TestResult {
     let vcpu = &mut t.vcpu;
     debug(vcpu, KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP, |_| ())?;
     let (class, at, _) = run_to_debug(vcpu)?;
-    check_eq!("BRK is told as such", class, vector::BRK);
-    check_eq!("the program counter is at it", at, user::CODE + 4);
-    check_eq!("it exits again until it is skipped", run_to_debug(vcpu)?.1, at);
+    check_eq!("BRK's exit has its exception class", class, vector::BRK);
+    check_eq!("the program counter is at BRK", at, user::CODE + 4);
+    check_eq!("BRK exits again until userspace skips it", run_to_debug(vcpu)?.1, at);
     vcpu.set_reg(core_reg::PC, at + 4).ioctl("KVM_SET_ONE_REG of PC")?;
     let seen = vcpu.run_until_sync(1)?;
-    check_eq!("the guest goes on behind it", seen[..2], [u64::from(vector::SVC), 3]);
+    check_eq!("the guest goes on behind the skipped BRK", seen[..2], [u64::from(vector::SVC), 3]);
     debug(vcpu, 0, |_| ())?;
     let seen = vcpu.run_until_sync(2)?;
     check_eq!(
-        "without userspace it is the guest's exception",
+        "BRK is the guest's exception without KVM_GUESTDBG_USE_SW_BP",
         seen[..2],
         [u64::from(vector::BRK), 1]
     );
@@ -204,10 +216,14 @@ fn unknown_flags_are_refused(t: &mut OneVcpu) -> TestResult {
         let control = KVM_GUESTDBG_ENABLE | 1 << bit;
         let set = t.vcpu.fd().set_guest_debug(&kvm_guest_debug { control, ..Default::default() });
         let errno = set.map_err(|e| Errno::from_raw(e.errno()));
-        check!("an unknown flag is EINVAL", errno == Err(Errno::EINVAL), "bit {bit}: {errno:?}");
+        check!(
+            "an unknown flag of KVM_SET_GUEST_DEBUG is EINVAL",
+            errno == Err(Errno::EINVAL),
+            "bit {bit}: {errno:?}"
+        );
     }
     let debug = kvm_guest_debug { control: known, ..Default::default() };
-    check!("all known flags together are taken", t.vcpu.fd().set_guest_debug(&debug).is_ok());
+    check!("all known flags together are accepted", t.vcpu.fd().set_guest_debug(&debug).is_ok());
     Ok(())
 }
 

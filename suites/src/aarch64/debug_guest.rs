@@ -27,7 +27,7 @@ fn run() -> user::Stop {
 fn set_up() {
     OSLAR_EL1.write(0);
     MDSCR_EL1.write(MDSCR_MDE);
-    check_eq!("without breakpoints the program runs to its end", run().next, END);
+    check_eq!("the program runs to its end without breakpoints", run().next, END);
 }
 
 #[guest]
@@ -39,17 +39,21 @@ fn breaks_at_el0(_: &mut Guest) {
         control.write(control::E | control::EL0 | control::INSTRUCTION);
         let stop = run();
         check_eq!(
-            "a breakpoint is an exception of its class",
+            "a breakpoint has its exception class",
             stop.trap.vector,
             vector::BREAKPOINT_LOWER
         );
-        check_eq!("at its instruction", stop.next, at);
-        check_eq!("which has not run", stop.x[0], if at == AT_LOAD { 5 } else { 0 });
+        check_eq!("a breakpoint stops at its instruction", stop.next, at);
+        check_eq!(
+            "the instruction at a breakpoint has not run",
+            stop.x[0],
+            if at == AT_LOAD { 5 } else { 0 }
+        );
         MDSCR_EL1.write(0);
-        check_eq!("without MDE there is none", run().next, END);
+        check_eq!("no breakpoint stops EL0 without MDE", run().next, END);
         MDSCR_EL1.write(MDSCR_MDE);
         control.write(control::EL0 | control::INSTRUCTION);
-        check_eq!("without E there is none", run().next, END);
+        check_eq!("no breakpoint stops EL0 without E", run().next, END);
     }
 }
 
@@ -72,16 +76,16 @@ fn watches_el0(_: &mut Guest) {
             control.write(control::E | control::EL0 | kind | control::EIGHT_BYTES);
             let stop = run();
             check_eq!(
-                "a watchpoint is an exception of its class",
+                "a watchpoint has its exception class",
                 stop.trap.vector,
                 vector::WATCHPOINT_LOWER
             );
-            check_eq!("at the access that it watches", stop.next, at);
-            check_eq!("with the address", stop.trap.addr, user::DATA);
+            check_eq!("a watchpoint stops at the access that it watches", stop.next, at);
+            check_eq!("a watchpoint reports the accessed address", stop.trap.addr, user::DATA);
             let write = stop.trap.iss() & esr::WNR != 0;
-            check_eq!("and the direction", write, at == AT_STORE);
+            check_eq!("a watchpoint reports the direction of the access", write, at == AT_STORE);
             value.write(user::DATA + 8);
-            check_eq!("its neighbour is not watched", run().next, END);
+            check_eq!("an access beside the watched address is not stopped", run().next, END);
         }
         control.write(0);
     }
@@ -105,17 +109,17 @@ fn watches_itself(_: &mut Guest) {
     DBGWCR0_EL1.write(control::E | control::EL1_EL0 | control::STORE | control::EIGHT_BYTES);
     let handler = |frame: &mut TrapFrame| {
         hits.fetch_add(1, SeqCst);
-        check_eq!("the watchpoint tells its address", frame.trap().addr, layout::SCRATCH);
+        check_eq!("a watchpoint at EL1 reports its address", frame.trap().addr, layout::SCRATCH);
         DBGWCR0_EL1.write(0);
     };
     with_handler(vector::WATCHPOINT, handler, || {
         MDSCR_EL1.write(MDSCR_MDE | MDSCR_KDE);
         check_eq!("a watchpoint at EL1 waits while PSTATE.D is set", touch(), 0);
         debug_enable();
-        check_eq!("it comes when PSTATE.D is clear", touch(), 1);
+        check_eq!("a watchpoint at EL1 comes when PSTATE.D is clear", touch(), 1);
         DBGWCR0_EL1.write(control::E | control::EL1_EL0 | control::STORE | control::EIGHT_BYTES);
         MDSCR_EL1.write(MDSCR_MDE);
-        check_eq!("and not without KDE", touch(), 0);
+        check_eq!("no watchpoint at EL1 comes without KDE", touch(), 0);
         debug_disable();
     });
 }
@@ -132,18 +136,18 @@ fn steps_el0(_: &mut Guest) {
     MDSCR_EL1.write(MDSCR_SS);
     let step = user::Mode { step: true, ..Default::default() };
     let stop = user::run_in(step, &PROGRAM, [5, user::DATA, 0, 0]);
-    check_eq!("a step is an exception of its class", stop.trap.vector, vector::SOFTWARE_STEP_LOWER);
-    check_eq!("behind one instruction", stop.next, 1);
+    check_eq!("a step has its exception class", stop.trap.vector, vector::SOFTWARE_STEP_LOWER);
+    check_eq!("a step stops behind one instruction", stop.next, 1);
     let stop = run();
     check_eq!(
-        "without SPSR.SS it comes before the first instruction",
+        "a step without SPSR.SS stops before the first instruction",
         stop.trap.vector,
         vector::SOFTWARE_STEP_LOWER
     );
-    check_eq!("which has not run", stop.next, 0);
+    check_eq!("a step without SPSR.SS runs no instruction", stop.next, 0);
     MDSCR_EL1.write(0);
     let stop = user::run_in(step, &PROGRAM, [5, user::DATA, 0, 0]);
-    check_eq!("without MDSCR.SS there is none", stop.next, END);
+    check_eq!("no step stops EL0 without MDSCR.SS", stop.next, END);
 }
 
 /// The guest steps its EL0.
@@ -159,14 +163,18 @@ fn locks(g: &mut Guest) {
     DBGBCR0_EL1.write(control::E | control::EL0 | control::INSTRUCTION);
     OSLAR_EL1.write(1);
     check_eq!("OSLAR sets the OS lock", OSLSR_EL1.read() & OSLSR_OSLK, OSLSR_OSLK);
-    check_eq!("no breakpoint comes while it is set", run().next, END);
+    check_eq!("no breakpoint comes while the guest's OS lock is set", run().next, END);
     g.sync(1, &[]);
     OSLAR_EL1.write(0);
     check_eq!("OSLAR clears the OS lock", OSLSR_EL1.read() & OSLSR_OSLK, 0);
-    check_eq!("the breakpoint comes again", run().next, AT_LOAD);
+    check_eq!("the breakpoint comes after the OS lock is cleared", run().next, AT_LOAD);
     g.sync(2, &[]);
-    check_eq!("userspace sets the OS lock", OSLSR_EL1.read() & OSLSR_OSLK, OSLSR_OSLK);
-    check_eq!("no breakpoint comes while it is set by userspace", run().next, END);
+    check_eq!(
+        "the guest sees the OS lock that userspace set",
+        OSLSR_EL1.read() & OSLSR_OSLK,
+        OSLSR_OSLK
+    );
+    check_eq!("no breakpoint comes while userspace's OS lock is set", run().next, END);
 }
 
 /// The OS lock keeps debug exceptions away; userspace can save and restore it.
@@ -174,11 +182,11 @@ fn locks(g: &mut Guest) {
 fn os_lock_holds_exceptions(t: &mut OneVcpu) -> TestResult {
     let lock = |vcpu: &Vcpu| vcpu.get_sysreg(&OSLSR_EL1).map(|v| v & OSLSR_OSLK);
     t.vcpu.run_until_sync(1)?;
-    check_eq!("userspace sees the lock", lock(&t.vcpu), Ok(OSLSR_OSLK));
+    check_eq!("userspace reads the OS lock as set", lock(&t.vcpu), Ok(OSLSR_OSLK));
     t.vcpu.run_until_sync(2)?;
-    check_eq!("userspace sees it cleared", lock(&t.vcpu), Ok(0));
+    check_eq!("userspace reads the OS lock as cleared", lock(&t.vcpu), Ok(0));
     let value = t.vcpu.get_sysreg(&OSLSR_EL1).ioctl("KVM_GET_ONE_REG of OSLSR_EL1")?;
     let set = t.vcpu.set_sysreg(&OSLSR_EL1, value | OSLSR_OSLK);
-    check_eq!("userspace can set it", set, Ok(()));
+    check_eq!("userspace can set the OS lock", set, Ok(()));
     t.vcpu.run_until_done()
 }

@@ -13,10 +13,10 @@ fn el0(instruction: u32, x0: u64, x1: u64) -> Result<u64, u8> {
 fn runs_at_el0(_: &mut Guest) {
     let stop = user::run(&[NOP, SVC], [1, 2, 3, 4]);
     check_eq!("SVC at EL0 goes to EL1", stop.trap.vector, vector::SVC);
-    check_eq!("its return address is behind it", stop.next, 2);
-    check_eq!("registers arrive unchanged", stop.x, [1, 2, 3, 4]);
+    check_eq!("SVC returns to the instruction behind it", stop.next, 2);
+    check_eq!("EL0's registers arrive unchanged at EL1", stop.x, [1, 2, 3, 4]);
     let stop = user::run(&[COUNT_DOWN, AGAIN, SVC], [1000, 7, 0, 0]);
-    check_eq!("a loop runs to its end", stop.x, [0, 7, 0, 0]);
+    check_eq!("a loop at EL0 runs to its end", stop.x, [0, 7, 0, 0]);
     for (name, instruction, class) in [
         ("UDF", insn::UDF, vector::UNKNOWN),
         ("HVC", insn::HVC, vector::UNKNOWN),
@@ -25,8 +25,8 @@ fn runs_at_el0(_: &mut Guest) {
         ("ERET", insn::ERET, vector::UNKNOWN),
     ] {
         let stop = user::run(&[NOP, instruction, SVC], [0; 4]);
-        check_eq!("{name} at EL0 has its class", stop.trap.vector, class);
-        check_eq!("{name} is where it stops", stop.next, 1);
+        check_eq!("{name} at EL0 has its exception class", stop.trap.vector, class);
+        check_eq!("{name} at EL0 stops at its instruction", stop.next, 1);
     }
 }
 
@@ -46,17 +46,17 @@ fn reaches_for_registers(_: &mut Guest) {
     }
     TPIDR_EL0.write(77);
     TPIDRRO_EL0.write(78);
-    check_eq!("EL0 reads TPIDR_EL0", el0(insn::mrs(&TPIDR_EL0), 0, 0), Ok(77));
-    check_eq!("EL0 writes TPIDR_EL0", el0(insn::msr(&TPIDR_EL0), 79, 0), Ok(79));
-    check_eq!("EL1 sees it", TPIDR_EL0.read(), 79);
-    check_eq!("EL0 reads TPIDRRO_EL0", el0(insn::mrs(&TPIDRRO_EL0), 0, 0), Ok(78));
+    check_eq!("EL0 can read TPIDR_EL0", el0(insn::mrs(&TPIDR_EL0), 0, 0), Ok(77));
+    check_eq!("EL0 can write TPIDR_EL0", el0(insn::msr(&TPIDR_EL0), 79, 0), Ok(79));
+    check_eq!("EL1 reads the TPIDR_EL0 that EL0 wrote", TPIDR_EL0.read(), 79);
+    check_eq!("EL0 can read TPIDRRO_EL0", el0(insn::mrs(&TPIDRRO_EL0), 0, 0), Ok(78));
     check_eq!("EL0 cannot write TPIDRRO_EL0", el0(insn::msr(&TPIDRRO_EL0), 0, 0), undefined);
     let sctlr = SCTLR_EL1.read();
     check_eq!("EL0 reads CTR_EL0 with UCT", el0(insn::mrs(&CTR_EL0), 0, 0), Ok(CTR_EL0.read()));
     SCTLR_EL1.write(sctlr & !SCTLR_UCT);
-    check_eq!("CTR_EL0 traps without UCT", el0(insn::mrs(&CTR_EL0), 0, 0), Err(vector::SYS));
+    check_eq!("CTR_EL0 traps at EL0 without UCT", el0(insn::mrs(&CTR_EL0), 0, 0), Err(vector::SYS));
     SCTLR_EL1.write(sctlr);
-    check_eq!("DAIF traps without UMA", el0(insn::mrs(&DAIF), 0, 0), Err(vector::SYS));
+    check_eq!("DAIF traps at EL0 without UMA", el0(insn::mrs(&DAIF), 0, 0), Err(vector::SYS));
 }
 
 /// SCTLR_EL1.UCT.
@@ -74,14 +74,22 @@ fn reaches_for_memory(_: &mut Guest) {
     poke::<u64>(user::DATA_GPA, 41);
     check_eq!("EL0 loads from its page", el0(LOAD, 0, user::DATA), Ok(41));
     check_eq!("EL0 stores to its page", el0(STORE, 42, user::DATA), Ok(42));
-    check_eq!("EL1 sees the store", peek::<u64>(user::DATA_GPA), 42);
+    check_eq!("EL1 sees EL0's store", peek::<u64>(user::DATA_GPA), 42);
     for (name, instruction, write) in [("load", LOAD, 0), ("store", STORE, esr::WNR)] {
         let stop = user::run(&[instruction, SVC], [0, layout::SCRATCH, 0, 0]);
-        check_eq!("a {name} of EL1's page aborts", stop.trap.vector, vector::DATA_ABORT_LOWER);
-        check_eq!("a {name} of EL1's page tells its address", stop.trap.addr, layout::SCRATCH);
-        check_eq!("it is a permission fault", stop.trap.iss() & esr::FSC, esr::FSC_PERMISSION_L3);
-        check_eq!("a {name} is told as one", stop.trap.iss() & esr::WNR, write);
-        check_eq!("the {name} is where it stops", stop.next, 0);
+        check_eq!("EL0's {name} of EL1's page aborts", stop.trap.vector, vector::DATA_ABORT_LOWER);
+        check_eq!("the abort of EL0's {name} has its address", stop.trap.addr, layout::SCRATCH);
+        check_eq!(
+            "the abort of EL0's {name} is a permission fault",
+            stop.trap.iss() & esr::FSC,
+            esr::FSC_PERMISSION_L3
+        );
+        check_eq!(
+            "the abort of EL0's {name} has its kind of access",
+            stop.trap.iss() & esr::WNR,
+            write
+        );
+        check_eq!("EL0's {name} of EL1's page stops at its instruction", stop.next, 0);
     }
     let stop = user::run(&[STORE, SVC], [0, user::CODE, 0, 0]);
     check_eq!("a store to EL0's read-only page aborts", stop.trap.vector, vector::DATA_ABORT_LOWER);
@@ -117,17 +125,24 @@ fn reaches_for_timers(_: &mut Guest) {
     for (register, bit) in cases {
         let name = register.name;
         CNTKCTL_EL1.write(bit);
-        check!("EL0 reads {name} if CNTKCTL_EL1 lets it", el0(insn::mrs(&register), 0, 0).is_ok());
+        check!(
+            "EL0 reads {name} where CNTKCTL_EL1 allows it",
+            el0(insn::mrs(&register), 0, 0).is_ok()
+        );
         CNTKCTL_EL1.write(all & !bit);
-        check_eq!("{name} traps to EL1 if not", el0(insn::mrs(&register), 0, 0), Err(vector::SYS));
+        check_eq!(
+            "EL0's read of {name} traps where CNTKCTL_EL1 forbids it",
+            el0(insn::mrs(&register), 0, 0),
+            Err(vector::SYS)
+        );
     }
     CNTKCTL_EL1.write(cntkctl::EL0PTEN | cntkctl::EL0VTEN);
     for (name, timer) in [("virtual", timer::VIRTUAL), ("physical", timer::PHYSICAL)] {
         let far = timer.count.read() + (1 << 40);
-        check_eq!("EL0 sets the {name} timer", el0(insn::msr(&timer.cval), far, 0), Ok(far));
-        check_eq!("EL1 sees EL0's {name} timer", timer.cval.read(), far);
-        check!("EL0 starts the {name} timer", el0(insn::msr(&timer.ctl), CTL_ENABLE, 0).is_ok());
-        check_eq!("the {name} timer runs", timer.ctl.read(), CTL_ENABLE);
+        check_eq!("EL0 can set the {name} timer", el0(insn::msr(&timer.cval), far, 0), Ok(far));
+        check_eq!("EL1 reads EL0's {name} timer", timer.cval.read(), far);
+        check!("EL0 can start the {name} timer", el0(insn::msr(&timer.ctl), CTL_ENABLE, 0).is_ok());
+        check_eq!("EL0's {name} timer runs", timer.ctl.read(), CTL_ENABLE);
         timer.ctl.write(0);
     }
 }
@@ -148,12 +163,12 @@ fn reads_by_right(cases: &[(SysReg, u64)]) {
             let got = el0(insn::mrs(&register), 0, 0);
             if rights & right == 0 {
                 check!(
-                    "reading {name} without the right is refused",
+                    "EL0 cannot read {name} without its right",
                     got.is_err(),
                     "{right:#x} {got:x?}"
                 );
             } else {
-                check_eq!("EL0 with the right reads {name} as EL1 does", got, Ok(register.read()));
+                check_eq!("EL0 reads {name} as EL1 does with its right", got, Ok(register.read()));
             }
         }
     }
@@ -184,17 +199,17 @@ fn reaches_for_the_pmu(_: &mut Guest) {
     PMUSERENR_EL0.write(userenr::CR | userenr::ER | userenr::SW);
     for register in [PMCCNTR_EL0, PMEVCNTR0_EL0, PMCR_EL0] {
         let name = register.name;
-        check!("only EN lets EL0 write {name}", el0(insn::msr(&register), 0, 0).is_err());
+        check!("EL0 can write {name} with EN only", el0(insn::msr(&register), 0, 0).is_err());
     }
-    check_eq!("the refused writes left the cycle counter", PMCCNTR_EL0.read(), 6);
-    check_eq!("the refused writes left the event counter", PMEVCNTR0_EL0.read(), 5);
+    check_eq!("refused writes leave the cycle counter", PMCCNTR_EL0.read(), 6);
+    check_eq!("refused writes leave the event counter", PMEVCNTR0_EL0.read(), 5);
     PMCR_EL0.write(pmcr::LC | pmcr::E);
     PMUSERENR_EL0.write(userenr::EN);
-    check!("EL0 with EN stops the PMU", el0(insn::msr(&PMCR_EL0), pmcr::LC, 0).is_ok());
-    check_eq!("and it is stopped", PMCR_EL0.read() & pmcr::E, 0);
+    check!("EL0 with EN can stop the PMU", el0(insn::msr(&PMCR_EL0), pmcr::LC, 0).is_ok());
+    check_eq!("the PMU that EL0 stopped stands still", PMCR_EL0.read() & pmcr::E, 0);
     PMUSERENR_EL0.write(!0);
-    check!("EL0 reads PMUSERENR", el0(insn::mrs(&PMUSERENR_EL0), 0, 0).is_ok());
-    check!("EL0 cannot write PMUSERENR", el0(insn::msr(&PMUSERENR_EL0), 0, 0).is_err());
+    check!("EL0 can read PMUSERENR_EL0", el0(insn::mrs(&PMUSERENR_EL0), 0, 0).is_ok());
+    check!("EL0 cannot write PMUSERENR_EL0", el0(insn::msr(&PMUSERENR_EL0), 0, 0).is_err());
     let refused = el0(insn::mrs(&PMINTENSET_EL1), 0, 0);
     check_eq!("PMINTENSET_EL1 is undefined at EL0", refused, Err(vector::UNKNOWN));
 }
@@ -220,9 +235,13 @@ fn reaches_for_counters(_: &mut Guest) {
         PMUSERENR_EL0.write(right);
         let may = right & (userenr::EN | userenr::SW) != 0;
         let written = el0(insn::msr(&PMSWINC_EL0), 1, 0);
-        check_eq!("EL0 writes PMSWINC with EN or SW", written.is_ok(), may);
+        check_eq!("EL0 can write PMSWINC_EL0 with EN or SW", written.is_ok(), may);
         count += u64::from(may);
-        check_eq!("and the event counts then", PMEVCNTR0_EL0.read(), count);
+        check_eq!(
+            "EL0's software increment counts with EN or SW only",
+            PMEVCNTR0_EL0.read(),
+            count
+        );
     }
 }
 
@@ -239,7 +258,7 @@ fn is_refused_the_pmu(_: &mut Guest) {
     for register in [PMCR_EL0, PMCNTENSET_EL0, PMOVSCLR_EL0] {
         let name = register.name;
         let got = el0(insn::mrs(&register), 0, 0);
-        check!("EL0 does not read {name} without a right", got.is_err(), "{got:x?}");
+        check!("EL0 cannot read {name} without its right", got.is_err(), "{got:x?}");
         check_eq!("the refused read of {name} is a trapped access", got, Err(vector::SYS));
     }
 }
@@ -276,10 +295,10 @@ fn is_interrupted_at_el0(_: &mut Guest) {
         let mode = user::Mode { interrupts: true, ..Default::default() };
         let stop = user::run_in(mode, &[COUNT_DOWN, AGAIN, SVC], [!0, 9, 0, 0]);
         check_eq!("EL0 goes on after an interrupt", stop.trap.vector, vector::SVC);
-        check_eq!("with its registers", [stop.x[0], stop.x[1]], [0, 9]);
+        check_eq!("EL0 keeps its registers across an interrupt", [stop.x[0], stop.x[1]], [0, 9]);
     });
     check_eq!("the interrupt is taken at EL0", at_el0.load(SeqCst), 1);
-    check_eq!("and nowhere else", elsewhere.load(SeqCst), 0);
+    check_eq!("the interrupt is not taken elsewhere", elsewhere.load(SeqCst), 0);
 }
 
 /// EL0 is interrupted, and goes on.

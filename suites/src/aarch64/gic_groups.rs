@@ -61,10 +61,10 @@ fn takes_what_is_enabled(g: &mut Guest) {
             seen,
             one_of(group, SPI)
         );
-        check!("it is no longer pending", !gic.get(gicd::ISPENDR, SPI));
+        check!("an SPI that came is no longer pending", !gic.get(gicd::ISPENDR, SPI));
     } else {
         check_eq!("an SPI of a disabled group does not come", seen, NOTHING);
-        check!("it stays pending", gic.get(gicd::ISPENDR, SPI));
+        check!("an SPI of a disabled group stays pending", gic.get(gicd::ISPENDR, SPI));
     }
 }
 
@@ -115,15 +115,15 @@ fn enables_late(g: &mut Guest) {
     for enabled in order(number, group) {
         let seen = seen_with(gic, enabled, group, || gic.set_groups(enabled));
         if enabled & enable_bit(group) == 0 {
-            check_eq!("enabling the other group does not bring it", seen, NOTHING);
+            check_eq!("enabling the other group does not bring the pending SPI", seen, NOTHING);
         } else if delivered {
-            check_eq!("it does not come again", seen, NOTHING);
+            check_eq!("enabling the second group brings no SPI twice", seen, NOTHING);
         } else {
             check_eq!("enabling its own group brings the pending SPI", seen, one_of(group, SPI));
             delivered = true;
         }
     }
-    check!("it is no longer pending", !gic.get(gicd::ISPENDR, SPI));
+    check!("the SPI that came is no longer pending", !gic.get(gicd::ISPENDR, SPI));
 }
 
 /// An interrupt that became pending while its group was disabled comes when the group is enabled.
@@ -163,9 +163,9 @@ fn switches_off_and_on(g: &mut Guest) {
     gic.set_groups(0);
     let seen = interrupts_before_next_entry(gic, || {});
     check_eq!("a signalled SPI is taken back when its group is disabled", seen, NOTHING);
-    check!("it is pending still", gic.get(gicd::ISPENDR, SPI));
+    check!("an SPI whose group is disabled stays pending", gic.get(gicd::ISPENDR, SPI));
     let seen = interrupts_before(gic, group, || gic.set_groups(CTLR_GROUPS));
-    check_eq!("it comes when its group is enabled again", seen, one_of(group, SPI));
+    check_eq!("an SPI comes when its group is enabled again", seen, one_of(group, SPI));
 }
 
 /// Disabling a group holds back what is pending, and enabling it again lets it come.
@@ -186,11 +186,14 @@ fn masks_at_the_cpu_interface(g: &mut Guest) {
     gic.set_cpu_groups(enable_bit(other(group)));
     // No sentinel of the other group: the CPU interface need not look past its highest pending interrupt.
     let seen = interrupts_before_next_entry(gic, || gic.set(gicd::ISPENDR, SPI));
-    check_eq!("what the CPU interface has disabled does not come", seen, NOTHING);
-    check!("it stays pending", gic.get(gicd::ISPENDR, SPI));
+    check_eq!("an SPI whose CPU interface group is disabled does not come", seen, NOTHING);
+    check!(
+        "an SPI whose CPU interface group is disabled stays pending",
+        gic.get(gicd::ISPENDR, SPI)
+    );
     let enable = || gic.set_cpu_groups(enable_bit(group));
     let seen = interrupts_before(gic, group, enable);
-    check_eq!("enabling it there brings it, with the other one off", seen, one_of(group, SPI));
+    check_eq!("enabling the CPU interface's group alone brings the SPI", seen, one_of(group, SPI));
 }
 
 /// The CPU interface has an enable for each group too: ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1, and bits 0
@@ -232,13 +235,13 @@ fn interrupt_groups_are_writable(t: &mut OneVm, version: GicVersion) -> TestResu
 fn looks_for_a_secure_side(_: &mut Guest) {
     let gic = GuestGic::detect();
     let typer = gic::DIST.read(gicd::TYPER);
-    check_eq!("TYPER tells one security state", typer & gicd::TYPER_SECURITY_EXTN, 0);
+    check_eq!("GICD_TYPER reports one security state", typer & gicd::TYPER_SECURITY_EXTN, 0);
     if gic == GuestGic::V3 {
         for value in [0, gicd::CTLR_DS, !0] {
             gic::DIST.write(gicd::CTLR, value & !gicd::CTLR_GROUPS);
             let control = gic::DIST.read(gicd::CTLR);
-            check!("DS is RAO/WI", control & gicd::CTLR_DS != 0, "{control:#x}");
-            check!("ARE is RAO/WI", control & gicd::CTLR_ARE != 0, "{control:#x}");
+            check!("GICD_CTLR.DS is always set", control & gicd::CTLR_DS != 0, "{control:#x}");
+            check!("GICD_CTLR.ARE is always set", control & gicd::CTLR_ARE != 0, "{control:#x}");
         }
         gic::DIST.write_word(gicd::IGRPMODR, SPI, !0);
         check_eq!(
@@ -269,7 +272,7 @@ fn changes_the_group_of_a_pending_spi(g: &mut Guest) {
         "{seen:?}"
     );
     let seen = interrupts_before(gic, GROUP1, || gic.set(gicd::ISPENDR, SPI));
-    check_eq!("the next one comes as the new group does", seen, one_of(other(from), SPI));
+    check_eq!("the next SPI comes as the new group does", seen, one_of(other(from), SPI));
 }
 
 /// An interrupt whose group changes while it is pending is neither lost nor taken twice (IHI 0069,

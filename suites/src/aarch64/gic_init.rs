@@ -61,8 +61,8 @@ fn addresses_are_checked(t: &mut OneVm, version: GicVersion) -> TestResult {
             device.set_at(ADDR, attr, BAD_ADDRESS),
             Err(Errno::EFAULT)
         );
-        check_eq!("{name} at an aligned address is taken", set(address), Ok(()));
-        check_eq!("{name} has that address", device.get::<u64>(ADDR, attr), Ok(address));
+        check_eq!("{name} at an aligned address is accepted", set(address), Ok(()));
+        check_eq!("{name} reads back its address", device.get::<u64>(ADDR, attr), Ok(address));
         check_eq!(
             "a second address of {name} is EEXIST",
             set(address + (1 << 24)),
@@ -77,8 +77,12 @@ fn addresses_are_checked(t: &mut OneVm, version: GicVersion) -> TestResult {
             Err(Errno::ENXIO)
         );
     }
-    check_eq!("an address of nothing is ENXIO", device.has(ADDR, 99), Err(Errno::ENXIO));
-    check_eq!("and cannot be set", device.set(ADDR, 99, GICD), Err(Errno::ENXIO));
+    check_eq!("an unknown address type is ENXIO", device.has(ADDR, 99), Err(Errno::ENXIO));
+    check_eq!(
+        "an unknown address type cannot be set",
+        device.set(ADDR, 99, GICD),
+        Err(Errno::ENXIO)
+    );
     Ok(())
 }
 
@@ -93,21 +97,21 @@ fn number_of_interrupts_is_checked(t: &mut OneVm, version: GicVersion) -> TestRe
     for nr_irqs in [64, 96, 992, 1024] {
         let vm = Vm::new(VmShape::default())?;
         let gic = Gic::create(&vm, version)?;
-        check_eq!("{nr_irqs} interrupts are taken", gic.set_nr_irqs(nr_irqs), Ok(()));
+        check_eq!("{nr_irqs} interrupts are accepted", gic.set_nr_irqs(nr_irqs), Ok(()));
         check_eq!(
-            "{nr_irqs} interrupts read back",
+            "{nr_irqs} interrupts read back as set",
             gic.device().get::<u32>(NR_IRQS, 0),
             Ok(nr_irqs)
         );
     }
     let gic = Gic::create(&t.vm, version)?;
     check_eq!(
-        "a bad pointer is EFAULT",
+        "a number of interrupts at a bad pointer is EFAULT",
         gic.device().set_at(NR_IRQS, 0, BAD_ADDRESS),
         Err(Errno::EFAULT)
     );
     gic.set_nr_irqs(64).ioctl("KVM_DEV_ARM_VGIC_GRP_NR_IRQS")?;
-    check_eq!("a second number is EBUSY", gic.set_nr_irqs(64), Err(Errno::EBUSY));
+    check_eq!("a second number of interrupts is EBUSY", gic.set_nr_irqs(64), Err(Errno::EBUSY));
     Ok(())
 }
 
@@ -117,20 +121,32 @@ fn order_of_creation(t: &mut OneVm, version: GicVersion) -> TestResult {
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let gic = Gic::create(&t.vm, version)?;
     let second = Device::create(t.vm.fd(), version.device_type()).map(drop);
-    check_eq!("a second GIC is EEXIST", second, Err(Errno::EEXIST));
+    check_eq!("a second GIC of a VM is EEXIST", second, Err(Errno::EEXIST));
     let device = gic.device();
     let init = u64::from(KVM_DEV_ARM_VGIC_CTRL_INIT);
-    check_eq!("the GIC has CTRL_INIT", device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, init), Ok(()));
     check_eq!(
-        "a control that is none is ENXIO",
+        "the GIC has the attribute CTRL_INIT",
+        device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, init),
+        Ok(())
+    );
+    check_eq!(
+        "an unknown control of the GIC is ENXIO",
         device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, 99),
         Err(Errno::ENXIO)
     );
     let mut vcpu = t.vm.add_vcpu(0, guest)?;
-    check_eq!("CTRL_INIT is taken when there are vCPUs", gic.try_init(), Ok(()));
+    check_eq!("CTRL_INIT is accepted when there are vCPUs", gic.try_init(), Ok(()));
     check_eq!("a second CTRL_INIT changes nothing", gic.try_init(), Ok(()));
-    check_eq!("the number of interrupts is fixed then", gic.set_nr_irqs(64), Err(Errno::EBUSY));
-    check_eq!("it is 256 where none was set", device.get::<u32>(NR_IRQS, 0), Ok(256));
+    check_eq!(
+        "the number of interrupts is fixed after CTRL_INIT",
+        gic.set_nr_irqs(64),
+        Err(Errno::EBUSY)
+    );
+    check_eq!(
+        "the number of interrupts is 256 where none was set",
+        device.get::<u32>(NR_IRQS, 0),
+        Ok(256)
+    );
     let late = t.vm.fd().create_vcpu(1).map(drop).map_err(|e| Errno::from_raw(e.errno()));
     check_eq!("a vCPU after CTRL_INIT is EBUSY", late, Err(Errno::EBUSY));
     vcpu.run_until_done()
@@ -152,7 +168,11 @@ fn finds_both_regions(g: &mut Guest) {
             typer >> gicr::TYPER_AFFINITY_SHIFT,
             n as u64
         );
-        check!("it is the last of its region", typer & gicr::TYPER_LAST != 0, "{typer:#x}");
+        check!(
+            "a region's redistributor is the last of its region",
+            typer & gicr::TYPER_LAST != 0,
+            "{typer:#x}"
+        );
     }
 }
 
@@ -174,15 +194,27 @@ fn redistributor_regions(t: &mut OneVm) -> TestResult {
         set(region(0, FIRST, 0)),
         Err(Errno::EINVAL)
     );
-    check_eq!("flags are EINVAL", set(region(1, FIRST, 0) | 1 << 12), Err(Errno::EINVAL));
+    check_eq!(
+        "reserved flags of a region are EINVAL",
+        set(region(1, FIRST, 0) | 1 << 12),
+        Err(Errno::EINVAL)
+    );
     check_eq!(
         "a first region that is not number 0 is EINVAL",
         set(region(1, FIRST, 1)),
         Err(Errno::EINVAL)
     );
-    check_eq!("the first region is taken", set(region(1, FIRST, 0)), Ok(()));
-    check_eq!("its number cannot be used again", set(region(1, SECOND, 0)), Err(Errno::EINVAL));
-    check_eq!("a number cannot be left out", set(region(1, SECOND, 2)), Err(Errno::EINVAL));
+    check_eq!("the first region is accepted", set(region(1, FIRST, 0)), Ok(()));
+    check_eq!(
+        "a second region of the same number is EINVAL",
+        set(region(1, SECOND, 0)),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "a region that leaves out a number is EINVAL",
+        set(region(1, SECOND, 2)),
+        Err(Errno::EINVAL)
+    );
     check_eq!(
         "an overlapping region is EINVAL",
         set(region(1, FIRST + 0x1_0000, 1)),
@@ -198,11 +230,11 @@ fn redistributor_regions(t: &mut OneVm) -> TestResult {
         device.set(ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST.into(), SECOND),
         Err(Errno::EINVAL)
     );
-    check_eq!("the second region is taken", set(region(1, SECOND, 1)), Ok(()));
+    check_eq!("the second region is accepted", set(region(1, SECOND, 1)), Ok(()));
     let get = |index: u64| device.query::<u64>(ADDR, ATTR, index);
-    check_eq!("the first region reads back", get(0), Ok(region(1, FIRST, 0)));
-    check_eq!("the second region reads back", get(1), Ok(region(1, SECOND, 1)));
-    check_eq!("a region that is not there is ENOENT", get(2), Err(Errno::ENOENT));
+    check_eq!("the first region reads back as set", get(0), Ok(region(1, FIRST, 0)));
+    check_eq!("the second region reads back as set", get(1), Ok(region(1, SECOND, 1)));
+    check_eq!("a region that does not exist is ENOENT", get(2), Err(Errno::ENOENT));
     let mut vcpu = t.vm.add_vcpu(0, guest)?;
     let _other = t.vm.add_vcpu(1, guest)?;
     gic.init()?;

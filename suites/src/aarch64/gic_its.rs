@@ -71,44 +71,58 @@ fn invalidate() {
 #[guest]
 fn reads_what_the_its_tells(_: &mut Guest) {
     let typer = FRAME.read(gits::TYPER);
-    check!("TYPER.Physical tells LPIs", typer & gits::TYPER_PHYSICAL != 0, "{typer:#x}");
-    check!("TYPER tells enough bits of event ids", typer >> gits::TYPER_ID_BITS_SHIFT & 0x1f >= 8);
-    check!("TYPER tells bits of device ids", typer >> gits::TYPER_DEVBITS_SHIFT & 0x1f > 0);
-    check_eq!("redistributors are named by number", typer & gits::TYPER_PTA, 0);
-    check_eq!("PIDR2 tells a GICv3", FRAME.read(gits::PIDR2) >> 4 & 0xf, 3);
-    check_eq!("IIDR names Arm", FRAME.read(gits::IIDR) & 0xfff, 0x43b);
+    check!(
+        "GITS_TYPER.Physical reports physical LPIs",
+        typer & gits::TYPER_PHYSICAL != 0,
+        "{typer:#x}"
+    );
+    check!(
+        "GITS_TYPER reports enough bits of event ids",
+        typer >> gits::TYPER_ID_BITS_SHIFT & 0x1f >= 8
+    );
+    check!("GITS_TYPER reports bits of device ids", typer >> gits::TYPER_DEVBITS_SHIFT & 0x1f > 0);
+    check_eq!("GITS_TYPER.PTA says that redistributors go by number", typer & gits::TYPER_PTA, 0);
+    check_eq!("GITS_PIDR2 reports a GICv3", FRAME.read(gits::PIDR2) >> 4 & 0xf, 3);
+    check_eq!("GITS_IIDR names Arm as implementer", FRAME.read(gits::IIDR) & 0xfff, 0x43b);
     let control = FRAME.read(gits::CTLR);
-    check_eq!("it begins disabled", control & gits::CTLR_ENABLED, 0);
-    check!("it begins quiescent", control & gits::CTLR_QUIESCENT != 0);
+    check_eq!("a new ITS is disabled", control & gits::CTLR_ENABLED, 0);
+    check!("a new ITS is quiescent", control & gits::CTLR_QUIESCENT != 0);
     let typer32 = [0, 4].map(|half| u64::from(FRAME.read::<u32>(gits::TYPER.bytes(half))));
-    check_eq!("TYPER can be read in halves", typer32[1] << 32 | typer32[0], typer);
+    check_eq!("GITS_TYPER can be read in halves", typer32[1] << 32 | typer32[0], typer);
     FRAME.write(gits::TYPER, !typer);
-    check_eq!("TYPER is read-only", FRAME.read(gits::TYPER), typer);
+    check_eq!("GITS_TYPER is read-only for the guest", FRAME.read(gits::TYPER), typer);
     let iidr = FRAME.read(gits::IIDR);
     FRAME.write(gits::IIDR, !iidr);
-    check_eq!("IIDR is read-only", FRAME.read(gits::IIDR), iidr);
+    check_eq!("GITS_IIDR is read-only for the guest", FRAME.read(gits::IIDR), iidr);
     FRAME.write(gits::CREADR, 0x40);
-    check_eq!("CREADR is read-only", FRAME.read(gits::CREADR), 0);
+    check_eq!("GITS_CREADR is read-only for the guest", FRAME.read(gits::CREADR), 0);
 
     let of_type = |kind: u64| {
         let basers = (0..gits::NR_BASERS).map(|n| FRAME.read(gits::baser(n)));
         basers.filter(|baser| baser >> gits::BASER_TYPE_SHIFT & 7 == kind).count()
     };
-    check_eq!("one BASER is for devices", of_type(gits::BASER_TYPE_DEVICES), 1);
-    check_eq!("one BASER is for collections", of_type(gits::BASER_TYPE_COLLECTIONS), 1);
+    check_eq!("one GITS_BASER is for devices", of_type(gits::BASER_TYPE_DEVICES), 1);
+    check_eq!("one GITS_BASER is for collections", of_type(gits::BASER_TYPE_COLLECTIONS), 1);
     for n in 0..gits::NR_BASERS {
         let register = gits::baser(n);
         let before = FRAME.read(register);
-        check_eq!("no BASER is valid at first", before & gits::VALID, 0);
+        check_eq!("no GITS_BASER is valid at reset", before & gits::VALID, 0);
         FRAME.write(register, !gits::VALID);
         let fixed = 7 << gits::BASER_TYPE_SHIFT | 0x1f << gits::BASER_ENTRY_SIZE_SHIFT;
         let after = FRAME.read(register);
-        check_eq!("type and entry size of a BASER are read-only", after & fixed, before & fixed);
+        check_eq!(
+            "type and entry size of a GITS_BASER are read-only",
+            after & fixed,
+            before & fixed
+        );
         FRAME.write(register, before);
     }
-    check!("GICD_TYPER tells LPIs", gic::DIST.read(gicd::TYPER) & gicd::TYPER_LPIS != 0);
+    check!(
+        "GICD_TYPER reports LPIs with an ITS",
+        gic::DIST.read(gicd::TYPER) & gicd::TYPER_LPIS != 0
+    );
     let rdist = gic::redistributor().read(gicr::TYPER);
-    check!("GICR_TYPER tells LPIs", rdist & gicr::TYPER_PLPIS != 0, "{rdist:#x}");
+    check!("GICR_TYPER reports LPIs with an ITS", rdist & gicr::TYPER_PLPIS != 0, "{rdist:#x}");
 }
 
 /// GITS_TYPER, GITS_IIDR and GITS_BASERn describe the ITS.
@@ -120,22 +134,26 @@ fn its_describes_itself(t: &mut OneVm) -> TestResult {
 #[guest]
 fn writes_its_registers_while_enabled(_: &mut Guest) {
     FRAME.write(gits::CTLR, gits::CTLR_ENABLED);
-    check_eq!("it is not enabled without tables", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 0);
+    check_eq!(
+        "the ITS cannot be enabled without tables",
+        FRAME.read(gits::CTLR) & gits::CTLR_ENABLED,
+        0
+    );
     its::enable();
-    check_eq!("it is enabled with them", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 1);
+    check_eq!("the ITS can be enabled with tables", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 1);
     let before = [gits::CBASER, gits::baser(0), gits::baser(1)].map(|r| FRAME.read(r));
     for register in [gits::CBASER, gits::baser(0), gits::baser(1)] {
         FRAME.write(register, 0);
     }
     let after = [gits::CBASER, gits::baser(0), gits::baser(1)].map(|r| FRAME.read(r));
-    check_eq!("CBASER and BASERn keep their values while it is enabled", after, before);
+    check_eq!("CBASER and BASERn keep their values while enabled", after, before);
     Sync { vcpu: 0 }.send();
-    check!("it has taken a command", FRAME.read(gits::CREADR) != 0);
+    check!("an enabled ITS takes a command", FRAME.read(gits::CREADR) != 0);
     FRAME.write(gits::CTLR, 0);
-    check_eq!("it can be disabled", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 0);
-    check!("it is quiescent then", FRAME.read(gits::CTLR) & gits::CTLR_QUIESCENT != 0);
+    check_eq!("an enabled ITS can be disabled", FRAME.read(gits::CTLR) & gits::CTLR_ENABLED, 0);
+    check!("a disabled ITS is quiescent", FRAME.read(gits::CTLR) & gits::CTLR_QUIESCENT != 0);
     its::enable();
-    check_eq!("a new CBASER resets CREADR", FRAME.read(gits::CREADR), 0);
+    check_eq!("writing CBASER resets CREADR", FRAME.read(gits::CREADR), 0);
 }
 
 /// The tables of an enabled ITS stay where they are.
@@ -148,7 +166,7 @@ fn tables_are_fixed_while_enabled(t: &mut OneVm) -> TestResult {
 fn takes_lpis(_: &mut Guest) {
     let gic = set_up();
     map_two();
-    check_eq!("INT makes an LPI, which comes once", interrupts_during(gic, trigger), irq(LPI));
+    check_eq!("INT makes its LPI come exactly once", interrupts_during(gic, trigger), irq(LPI));
     let both = || {
         Int { device: DEVICE, event: OTHER_EVENT }.queue();
         Int { device: DEVICE, event: EVENT }.queue();
@@ -166,15 +184,15 @@ fn takes_lpis(_: &mut Guest) {
     for _ in 0..2 {
         trigger();
     }
-    check_eq!("two INTs before it is taken are one LPI", interrupts_during(gic, || {}), irq(LPI));
+    check_eq!("two INTs of a pending LPI are one LPI", interrupts_during(gic, || {}), irq(LPI));
 
     gic.set_groups(0);
     gic.set_groups(gicd::CTLR_GROUPS);
-    check_eq!("an LPI is of group 1", interrupts_before(gic, GROUP1, trigger), irq(LPI));
+    check_eq!("an LPI is in group 1", interrupts_before(gic, GROUP1, trigger), irq(LPI));
     let no_event = || Int { device: DEVICE, event: EVENT + 2 }.send();
-    check_eq!("an event without a mapping makes none", interrupts_during(gic, no_event), NOTHING);
+    check_eq!("an event without a mapping makes no LPI", interrupts_during(gic, no_event), NOTHING);
     let no_device = || Int { device: DEVICE + 1, event: EVENT }.send();
-    check_eq!("a device without a table makes none", interrupts_during(gic, no_device), NOTHING);
+    check_eq!("a device without a table makes no LPI", interrupts_during(gic, no_device), NOTHING);
 }
 
 /// INT makes the LPI that the event is mapped to pending.
@@ -192,8 +210,8 @@ fn changes_the_configuration(_: &mut Guest) {
     check_eq!("an LPI that is disabled does not come", interrupts_during(gic, trigger), NOTHING);
     its::configure(LPI, PRIORITY, LPI_ENABLED);
     let seen = interrupts_during(gic, invalidate);
-    check_eq!("it stayed pending, and comes when INV finds it enabled", seen, irq(LPI));
-    check_eq!("the next one comes at once", interrupts_during(gic, trigger), irq(LPI));
+    check_eq!("INV brings an LPI that is pending and now enabled", seen, irq(LPI));
+    check_eq!("an enabled LPI comes at once", interrupts_during(gic, trigger), irq(LPI));
 
     its::configure(LPI, PRIORITY, 0);
     its::configure(OTHER_LPI, PRIORITY, 0);
@@ -202,12 +220,12 @@ fn changes_the_configuration(_: &mut Guest) {
         trigger();
         Int { device: DEVICE, event: OTHER_EVENT }.send();
     });
-    check_eq!("INVALL finds all of a collection disabled", seen, NOTHING);
+    check_eq!("INVALL applies that a collection's LPIs are disabled", seen, NOTHING);
     its::configure(LPI, PRIORITY - 0x20, LPI_ENABLED);
     its::configure(OTHER_LPI, PRIORITY, LPI_ENABLED);
     let seen = interrupts_during(gic, || Invall { collection: COLLECTION }.send());
     check_eq!(
-        "INVALL brings all that it finds enabled",
+        "INVALL brings all LPIs that are now enabled",
         seen,
         came(&[Taken::Irq(LPI), Taken::Irq(OTHER_LPI)])
     );
@@ -227,16 +245,16 @@ fn invalidates_at_the_redistributor(_: &mut Guest) {
     its::configure(LPI, PRIORITY, 0);
     frame.write(gicr::INVLPIR, LPI.into());
     check_eq!("SYNCR is idle after INVLPIR", frame.read(gicr::SYNCR) & 1, 0);
-    check_eq!("INVLPIR finds an LPI disabled", interrupts_during(gic, trigger), NOTHING);
+    check_eq!("INVLPIR applies that an LPI is disabled", interrupts_during(gic, trigger), NOTHING);
     its::configure(LPI, PRIORITY, LPI_ENABLED);
     let seen = interrupts_during(gic, || frame.write(gicr::INVLPIR, LPI.into()));
-    check_eq!("INVLPIR finds it enabled", seen, irq(LPI));
+    check_eq!("INVLPIR applies that an LPI is enabled", seen, irq(LPI));
     its::configure(LPI, PRIORITY, 0);
     frame.write(gicr::INVALLR, 0);
-    check_eq!("INVALLR finds it disabled", interrupts_during(gic, trigger), NOTHING);
+    check_eq!("INVALLR applies that an LPI is disabled", interrupts_during(gic, trigger), NOTHING);
     its::configure(LPI, PRIORITY, LPI_ENABLED);
     let seen = interrupts_during(gic, || frame.write(gicr::INVALLR, 0));
-    check_eq!("INVALLR finds it enabled", seen, irq(LPI));
+    check_eq!("INVALLR applies that an LPI is enabled", seen, irq(LPI));
 }
 
 /// Where GICR_CTLR.IR says so, the redistributor invalidates by GICR_INVLPIR and GICR_INVALLR.
@@ -256,14 +274,18 @@ fn takes_mappings_away(_: &mut Guest) {
     trigger();
     Clear { device: DEVICE, event: EVENT }.send();
     check_eq!("CLEAR takes the pending state away", interrupts_during(gic, || {}), NOTHING);
-    check_eq!("the mapping is still there", interrupts_during(gic, trigger), irq(LPI));
+    check_eq!("CLEAR leaves the event's mapping", interrupts_during(gic, trigger), irq(LPI));
 
     trigger();
     Discard { device: DEVICE, event: EVENT }.send();
     check_eq!("DISCARD takes the pending state away", interrupts_during(gic, || {}), NOTHING);
     check_eq!("DISCARD takes the mapping away", interrupts_during(gic, trigger), NOTHING);
     let other = || Int { device: DEVICE, event: OTHER_EVENT }.send();
-    check_eq!("another event is still mapped", interrupts_during(gic, other), irq(OTHER_LPI));
+    check_eq!(
+        "DISCARD leaves the mapping of another event",
+        interrupts_during(gic, other),
+        irq(OTHER_LPI)
+    );
     Mapti { device: DEVICE, event: EVENT, lpi: LPI, collection: COLLECTION }.send();
     check_eq!("a discarded event can be mapped again", interrupts_during(gic, trigger), irq(LPI));
 
@@ -293,7 +315,7 @@ fn unmaps_a_collection(_: &mut Guest) {
         NOTHING
     );
     check_eq!(
-        "the ITS takes commands all the same",
+        "the ITS takes commands after an unmapped event",
         FRAME.read(gits::CREADR),
         FRAME.read(gits::CWRITER)
     );
@@ -310,7 +332,7 @@ fn unmaps_a_collection(_: &mut Guest) {
     Mapti { device: DEVICE, event: EVENT + 4, lpi: LPI + 4, collection: OTHER_COLLECTION }.send();
     let unmapped = || Int { device: DEVICE, event: EVENT + 4 }.send();
     check_eq!(
-        "a collection that was never mapped takes none",
+        "a collection that was never mapped takes no event",
         interrupts_during(gic, unmapped),
         NOTHING
     );
@@ -334,7 +356,11 @@ fn fills_the_queue(_: &mut Guest) {
         Int { device: DEVICE, event: EVENT }.queue();
         irq_disable();
         its::ring();
-        check_eq!("the last of a full queue is taken too", interrupts_during(gic, || {}), irq(LPI));
+        check_eq!(
+            "the last command of a full queue is taken",
+            interrupts_during(gic, || {}),
+            irq(LPI)
+        );
     }
     check_eq!("CREADR has reached CWRITER", FRAME.read(gits::CREADR), FRAME.read(gits::CWRITER));
 }
@@ -358,7 +384,7 @@ fn enables_lpis_late(_: &mut Guest) {
     check_eq!("no LPI comes while EnableLPIs is clear", interrupts_during(gic, trigger), NOTHING);
     let seen = interrupts_during(gic, || its::enable_lpis(0, false));
     check_eq!("EnableLPIs brings what the pending table holds", seen, irq(OTHER_LPI));
-    check_eq!("and lets others come", interrupts_during(gic, trigger), irq(LPI));
+    check_eq!("a new LPI comes after EnableLPIs is set", interrupts_during(gic, trigger), irq(LPI));
 }
 
 /// The redistributor reads the pending table when EnableLPIs is set (IHI 0069 GICR_CTLR).
@@ -380,13 +406,13 @@ fn takes_messages(g: &mut Guest) {
     let seen = interrupts_during(gic, || {
         g.sync(3, &[]);
     });
-    check_eq!("a message of another device or event makes none", seen, NOTHING);
+    check_eq!("a message of another device or event makes no LPI", seen, NOTHING);
     its::configure(LPI, PRIORITY, 0);
     invalidate();
     let seen = interrupts_during(gic, || {
         g.sync(4, &[]);
     });
-    check_eq!("a message for a disabled LPI makes none", seen, NOTHING);
+    check_eq!("a message for a disabled LPI makes no LPI", seen, NOTHING);
     FRAME.write(gits::CTLR, 0);
     g.sync(5, &[]);
 }
@@ -416,16 +442,16 @@ fn messages_from_userspace(t: &mut OneVm) -> TestResult {
         bench.vcpu().run_until_sync(stage)?;
         let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
         check!(
-            "a message that is delivered gives more than 0",
+            "a message that is delivered returns more than 0",
             result.is_ok_and(|n| n > 0),
             "{result:?}"
         );
     }
     bench.vcpu().run_until_sync(3)?;
     let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT + 2);
-    check_eq!("a message of an unmapped event gives 0", result, Ok(0));
+    check_eq!("a message of an unmapped event returns 0", result, Ok(0));
     let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE + 1, EVENT);
-    check_eq!("a message of an unmapped device gives 0", result, Ok(0));
+    check_eq!("a message of an unmapped device returns 0", result, Ok(0));
     let result = signal_msi(&t.vm, 0, DEVICE, OTHER_EVENT);
     check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
     bench.vcpu().run_until_sync(4)?;
@@ -448,7 +474,7 @@ fn takes_one_message(g: &mut Guest) {
     let seen = interrupts_during(gic, || {
         g.sync(2, &[]);
     });
-    check_eq!("a message without it does not come", seen, NOTHING);
+    check_eq!("a message without its device's id does not come", seen, NOTHING);
 }
 
 /// The device id is required, whether or not KVM remembers the translation (api.rst 4.70,

@@ -101,21 +101,41 @@ fn moves_an_event(_: &mut Guest) {
         map(1, COLLECTION, 0);
         let int = |event| Int { device: DEVICE, event }.send();
         let movi = |event, collection| Movi { device: DEVICE, event, collection }.send();
-        check_eq!("it comes to its first vCPU", interrupts_during(gic, || int(0)), irq(FIRST));
+        check_eq!(
+            "an event comes to its first vCPU",
+            interrupts_during(gic, || int(0)),
+            irq(FIRST)
+        );
         movi(0, OTHER_COLLECTION);
-        check_eq!("after MOVI it no longer comes here", interrupts_during(gic, || int(0)), NOTHING);
-        check_eq!("but to the other vCPU, once", taken_by_the_other(gic), 1);
+        check_eq!(
+            "an event that MOVI moved no longer comes here",
+            interrupts_during(gic, || int(0)),
+            NOTHING
+        );
+        check_eq!(
+            "an event that MOVI moved comes to the other vCPU once",
+            taken_by_the_other(gic),
+            1
+        );
 
         // Pending here, and held back by its configuration.
         int(1);
         movi(1, OTHER_COLLECTION);
         its::configure(FIRST + 1, PRIORITY, LPI_ENABLED);
         let enable = || Inv { device: DEVICE, event: 1 }.send();
-        check_eq!("a pending LPI moves away", interrupts_during(gic, enable), NOTHING);
-        check_eq!("and comes to the other vCPU, once", taken_by_the_other(gic), 2);
+        check_eq!(
+            "a pending LPI that MOVI moved no longer comes here",
+            interrupts_during(gic, enable),
+            NOTHING
+        );
+        check_eq!(
+            "a pending LPI that MOVI moved comes to the other vCPU once",
+            taken_by_the_other(gic),
+            2
+        );
         movi(0, COLLECTION);
         check_eq!("MOVI works in both directions", interrupts_during(gic, || int(0)), irq(FIRST));
-        check_eq!("the other vCPU has nothing more", taken_by_the_other(gic), 2);
+        check_eq!("no LPI is left at the other vCPU", taken_by_the_other(gic), 2);
     });
 }
 
@@ -139,17 +159,17 @@ fn moves_everything(_: &mut Guest) {
         }
         Movall { from: 0, to: 1 }.send();
         let seen = interrupts_during(gic, || {});
-        check_eq!("what MOVALL moved does not come here", seen, NOTHING);
+        check_eq!("LPIs that MOVALL moved do not come here", seen, NOTHING);
         while TOTAL.load(SeqCst) < MANY.into() {
             wfe();
         }
         check_eq!(
-            "all come to the other vCPU, and no more",
+            "all LPIs that MOVALL moved come to the other vCPU",
             taken_by_the_other(gic),
             u64::from(MANY)
         );
         let once = TAKEN.iter().filter(|taken| taken.load(SeqCst) == 1).count();
-        check_eq!("each comes once", once, MANY as usize);
+        check_eq!("each LPI that MOVALL moved comes exactly once", once, MANY as usize);
     });
 }
 
@@ -169,11 +189,15 @@ fn moves_a_collection(_: &mut Guest) {
         Mapc { collection: COLLECTION, vcpu: 1, valid: true }.send();
         let seen = interrupts_during(gic, || int(0));
         check_eq!("an event of a collection that moved no longer comes here", seen, NOTHING);
-        check_eq!("but to the vCPU that the collection has now", taken_by_the_other(gic), 1);
+        check_eq!(
+            "an event comes to the vCPU that its collection moved to",
+            taken_by_the_other(gic),
+            1
+        );
         its::configure(FIRST + 1, PRIORITY, LPI_ENABLED);
         Inv { device: DEVICE, event: 1 }.send();
         Movall { from: 0, to: 1 }.send();
-        check_eq!("and what was pending follows by MOVALL", taken_by_the_other(gic), 2);
+        check_eq!("MOVALL brings what was pending to the new vCPU", taken_by_the_other(gic), 2);
     });
 }
 

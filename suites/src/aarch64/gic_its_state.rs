@@ -53,7 +53,7 @@ fn goes_on_with_events(_: &mut Guest) {
     let seen = interrupts_during(gic, || {});
     let lpi = |n: usize| Taken::Irq(EVENTS[n].2);
     check!(
-        "the LPIs that were pending come, each once",
+        "each LPI that was pending comes exactly once",
         [came(&[lpi(1), lpi(2)]), came(&[lpi(2), lpi(1)])].contains(&seen),
         "{seen:?}"
     );
@@ -62,11 +62,11 @@ fn goes_on_with_events(_: &mut Guest) {
         check_eq!("an event that was mapped still makes its LPI", seen, irq(event.2));
     }
     let unmapped = interrupts_during(gic, || trigger((0, 3, 0)));
-    check_eq!("an event that was not mapped still makes none", unmapped, NOTHING);
+    check_eq!("an event that was not mapped makes no LPI", unmapped, NOTHING);
     its::configure(EVENTS[0].2, PRIORITY, 0);
     Inv { device: 0, event: 0 }.send();
     let seen = interrupts_during(gic, || trigger(EVENTS[0]));
-    check_eq!("commands go on behind those of before", seen, NOTHING);
+    check_eq!("the ITS takes commands behind those of before", seen, NOTHING);
 }
 
 /// GITS_CBASER first; GITS_CTLR, which enables it, comes behind the tables.
@@ -109,11 +109,15 @@ fn its_is_moved(t: &mut OneVm) -> TestResult {
     for ((name, register), value) in registers().into_iter().zip(&values) {
         // CWRITER behind CREADR, so that nothing is taken twice.
         moved.set_register(register, *value).ioctl(name)?;
-        check_eq!("GITS_{name} comes back", moved.register(register), Ok(*value));
+        check_eq!(
+            "GITS_{name} reads back as it was restored",
+            moved.register(register),
+            Ok(*value)
+        );
     }
     moved.control(KVM_DEV_ARM_ITS_RESTORE_TABLES).ioctl("KVM_DEV_ARM_ITS_RESTORE_TABLES")?;
     moved.set_register(gits::CTLR, control).ioctl("GITS_CTLR")?;
-    check_eq!("GITS_CTLR comes back", moved.register(gits::CTLR), Ok(control));
+    check_eq!("GITS_CTLR reads back as it was restored", moved.register(gits::CTLR), Ok(control));
     other.run()
 }
 
@@ -143,7 +147,10 @@ fn pending_tables_are_saved(t: &mut OneVm) -> TestResult {
     let (stale, bit) = its::pending_bit(0, EVENTS[0].2);
     ram.byte(stale as usize).store(bit, SeqCst);
     save_pending_tables(&bench)?;
-    check!("the first KiB stays as it was", (0..1024).all(|at| byte(at).load(SeqCst) == MARK));
+    check!(
+        "the pending table's first KiB stays as it was",
+        (0..1024).all(|at| byte(at).load(SeqCst) == MARK)
+    );
     for (n, (_, _, lpi)) in EVENTS.into_iter().enumerate() {
         let (at, bit) = its::pending_bit(0, lpi);
         let pending = ram.byte(at as usize).load(SeqCst) & bit != 0;
@@ -167,23 +174,26 @@ fn is_reset(g: &mut Guest) {
     };
     map();
     check_eq!(
-        "the event makes an LPI",
+        "the event makes its LPI before the reset",
         interrupts_during(gic, || trigger(EVENTS[0])),
         irq(EVENTS[0].2)
     );
     g.sync(1, &[]);
     check_eq!(
-        "the guest sees it disabled after the reset",
+        "the guest sees the ITS disabled after the reset",
         FRAME.read(gits::CTLR) & gits::CTLR_ENABLED,
         0
     );
-    check!("the guest sees it quiescent", FRAME.read(gits::CTLR) & gits::CTLR_QUIESCENT != 0);
+    check!(
+        "the guest sees the ITS quiescent after the reset",
+        FRAME.read(gits::CTLR) & gits::CTLR_QUIESCENT != 0
+    );
     its::enable();
     let seen = interrupts_during(gic, || trigger(EVENTS[0]));
-    check_eq!("the reset forgot the mapping", seen, NOTHING);
+    check_eq!("the reset removes the event's mapping", seen, NOTHING);
     map();
     let seen = interrupts_during(gic, || trigger(EVENTS[0]));
-    check_eq!("it can be mapped again", seen, irq(EVENTS[0].2));
+    check_eq!("the event can be mapped again after the reset", seen, irq(EVENTS[0].2));
 }
 
 /// KVM_DEV_ARM_ITS_CTRL_RESET: disabled, quiescent, no tables (arm-vgic-its.rst "ITS Reset State").
@@ -198,18 +208,18 @@ fn reset_forgets_everything(t: &mut OneVm) -> TestResult {
     for (name, register) in
         [("CBASER", gits::CBASER), ("CREADR", gits::CREADR), ("CWRITER", gits::CWRITER)]
     {
-        check_eq!("GITS_{name} is zero", its.register(register), Ok(0));
+        check_eq!("GITS_{name} is zero after the reset", its.register(register), Ok(0));
     }
     for n in 0..gits::NR_BASERS {
         let baser = its.register(gits::baser(n)).map(|baser| baser & gits::VALID);
-        check_eq!("no BASER is valid", baser, Ok(0));
+        check_eq!("no GITS_BASER is valid after the reset", baser, Ok(0));
     }
     check_eq!(
-        "GITS_CTLR is disabled and quiescent",
+        "GITS_CTLR is disabled and quiescent after the reset",
         its.register(gits::CTLR),
         Ok(gits::CTLR_QUIESCENT.into())
     );
-    check_eq!("GITS_IIDR stays", its.register(gits::IIDR), iidr);
+    check_eq!("GITS_IIDR stays after the reset", its.register(gits::IIDR), iidr);
     bench.run()
 }
 
@@ -248,16 +258,20 @@ fn its_accesses_are_refused(t: &mut OneVm) -> TestResult {
         device.set(ADDR, 2, layout::aarch64::ITS),
         Err(Errno::ENODEV)
     );
-    check_eq!("an aligned address is taken", set(layout::aarch64::ITS), Ok(()));
+    check_eq!("an aligned address is accepted", set(layout::aarch64::ITS), Ok(()));
     check_eq!(
         "a second address is EEXIST",
         set(layout::aarch64::ITS + (1 << 20)),
         Err(Errno::EEXIST)
     );
     its.init()?;
-    check_eq!("the ITS has GITS_CTLR", device.has(REGS, gits::CTLR.offset()), Ok(()));
-    check_eq!("the ITS has no register at 0x40", device.has(REGS, 0x40), Err(Errno::ENXIO));
-    check_eq!("and none can be read there", device.get::<u64>(REGS, 0x40), Err(Errno::ENXIO));
+    check_eq!("the attributes have GITS_CTLR", device.has(REGS, gits::CTLR.offset()), Ok(()));
+    check_eq!("the attributes have no register at 0x40", device.has(REGS, 0x40), Err(Errno::ENXIO));
+    check_eq!(
+        "reading a register at 0x40 is ENXIO",
+        device.get::<u64>(REGS, 0x40),
+        Err(Errno::ENXIO)
+    );
     check_eq!(
         "a misaligned register is EINVAL",
         device.get::<u64>(REGS, gits::CBASER.offset() + 4),
@@ -273,16 +287,20 @@ fn its_accesses_are_refused(t: &mut OneVm) -> TestResult {
         ("SAVE_TABLES", KVM_DEV_ARM_ITS_SAVE_TABLES),
         ("RESTORE_TABLES", KVM_DEV_ARM_ITS_RESTORE_TABLES),
     ] {
-        check_eq!("the ITS has {name}", device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, attr.into()), Ok(()));
+        check_eq!(
+            "the ITS has the control {name}",
+            device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, attr.into()),
+            Ok(())
+        );
     }
     check_eq!(
-        "a control that is none is ENXIO",
+        "an unknown control of the ITS is ENXIO",
         device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, 99),
         Err(Errno::ENXIO)
     );
     let iidr = its.register(gits::IIDR).ioctl("GITS_IIDR")?;
     check_eq!(
-        "another table layout is EINVAL",
+        "another table layout in GITS_IIDR is EINVAL",
         its.set_register(gits::IIDR, iidr | 0xf000),
         Err(Errno::EINVAL)
     );

@@ -18,24 +18,28 @@ fn reads_what_the_distributor_tells(g: &mut Guest) {
     let gic = GuestGic::detect();
     let (nr_irqs, nr_vcpus) = (g.arg(0) as u32, g.arg(1) as u32);
     let typer = DIST.read(TYPER);
-    check_eq!("TYPER tells as many interrupts as userspace chose", gic.nr_intids(), nr_irqs);
+    check_eq!("GICD_TYPER reports as many interrupts as userspace chose", gic.nr_intids(), nr_irqs);
     if gic == GuestGic::V2 {
         check_eq!(
-            "TYPER tells as many CPU interfaces as there are vCPUs",
+            "GICD_TYPER reports as many CPU interfaces as vCPUs",
             (typer >> TYPER_CPU_NUMBER_SHIFT & 7) + 1,
             nr_vcpus
         );
     } else {
-        check_eq!("TYPER tells no LPIs without an ITS", typer & TYPER_LPIS, 0);
+        check_eq!("GICD_TYPER reports no LPIs without an ITS", typer & TYPER_LPIS, 0);
         let id_bits = (typer >> 19 & 0x1f) + 1;
-        check!("TYPER tells enough bits for its INTIDs", 1 << id_bits >= nr_irqs, "{id_bits}");
+        check!(
+            "GICD_TYPER reports enough bits for its INTIDs",
+            1 << id_bits >= nr_irqs,
+            "{id_bits}"
+        );
     }
-    check_eq!("IIDR names Arm", DIST.read(IIDR) & IIDR_IMPLEMENTER, ARM);
+    check_eq!("GICD_IIDR names Arm as implementer", DIST.read(IIDR) & IIDR_IMPLEMENTER, ARM);
     for (name, register) in [("TYPER", TYPER), ("IIDR", IIDR)] {
         let value = DIST.read(register);
         for pattern in PATTERNS {
             DIST.write(register, pattern);
-            check_eq!("{name} is read-only", DIST.read(register), value);
+            check_eq!("the distributor's {name} is read-only", DIST.read(register), value);
         }
     }
 }
@@ -69,7 +73,7 @@ fn reads_the_version(_: &mut Guest) {
     let value = DIST.read(register);
     check_eq!("PIDR2.ArchRev is the architecture's version", value >> 4 & 0xf, version);
     DIST.write(register, !value);
-    check_eq!("PIDR2 is read-only", DIST.read(register), value);
+    check_eq!("the distributor's PIDR2 is read-only", DIST.read(register), value);
 }
 
 /// ICPIDR2.ArchRev of a GICv2 is 2 (IHI 0048 4.3.22), GICD_PIDR2.ArchRev of a GICv3 is 3 (IHI 0069
@@ -101,9 +105,9 @@ fn sets_and_clears_bits(g: &mut Guest) {
             );
             check_eq!("IC{name} reads as IS{name}", frame.read_word(clear, intid), pattern);
             frame.write_word(set, intid, 0);
-            check_eq!("a zero leaves IS{name} alone", frame.read_word(set, intid), pattern);
+            check_eq!("writing zero leaves IS{name} alone", frame.read_word(set, intid), pattern);
             frame.write_word(clear, intid, 0);
-            check_eq!("a zero leaves IC{name} alone", frame.read_word(clear, intid), pattern);
+            check_eq!("writing zero leaves IC{name} alone", frame.read_word(clear, intid), pattern);
             let highest = 1 << (31 - pattern.leading_zeros());
             frame.write_word(clear, intid, highest);
             check_eq!(
@@ -133,18 +137,18 @@ fn writes_priorities(g: &mut Guest) {
     let read = || frame.read_word(IPRIORITYR, intid);
     frame.write_word(IPRIORITYR, intid, !0);
     let bits = read();
-    check_eq!("all bytes have the same bits", bits, (bits & 0xff) * 0x0101_0101);
+    check_eq!("all bytes of IPRIORITYR have the same bits", bits, (bits & 0xff) * 0x0101_0101);
     check!("a priority has at least its 4 upper bits", bits & 0xf0 == 0xf0, "{bits:#x}");
     frame.write_word(IPRIORITYR, intid, 0);
-    check_eq!("they can be cleared", read(), 0);
+    check_eq!("all priorities can be cleared", read(), 0);
     frame.write_word(IPRIORITYR, intid, 0xff7f_bf3f);
-    check_eq!("they keep a pattern", read(), 0xff7f_bf3f & bits);
+    check_eq!("IPRIORITYR keeps a pattern", read(), 0xff7f_bf3f & bits);
     frame.set_byte(IPRIORITYR, intid + 2, 0);
-    check_eq!("a byte write changes that byte only", read(), 0xff00_bf3f & bits);
+    check_eq!("a byte write changes one byte of IPRIORITYR", read(), 0xff00_bf3f & bits);
     for byte in 0..4 {
         let want = read() >> (8 * byte) & 0xff;
         check_eq!(
-            "a byte read gives that byte",
+            "a byte read returns one byte of IPRIORITYR",
             u32::from(frame.byte(IPRIORITYR, intid + byte)),
             want
         );
@@ -175,7 +179,7 @@ fn configures_triggers(_: &mut Guest) {
     let sgis = gic.frame(0);
     for pattern in PATTERNS {
         sgis.write_word(ICFGR, 0, pattern);
-        check_eq!("SGIs are edge-triggered for good", sgis.read_word(ICFGR, 0) & EDGES, EDGES);
+        check_eq!("ICFGR of SGIs stays edge-triggered", sgis.read_word(ICFGR, 0) & EDGES, EDGES);
     }
 }
 
@@ -232,13 +236,13 @@ fn writes_targets(g: &mut Guest) {
     for intid in [32, 252] {
         let read = || DIST.read_word(ITARGETSR, intid);
         DIST.write_word(ITARGETSR, intid, !0);
-        check_eq!("bits of absent CPUs are zero", read(), everywhere);
+        check_eq!("bits of absent CPUs in ITARGETSR are zero", read(), everywhere);
         DIST.write_word(ITARGETSR, intid, 0x0103_020f);
         check_eq!("ITARGETSR keeps a pattern", read(), 0x0103_020f & everywhere);
         DIST.set_byte(ITARGETSR, intid + 1, 1);
-        check_eq!("a byte write changes that byte only", read(), 0x0103_010f & everywhere);
+        check_eq!("a byte write changes one byte of ITARGETSR", read(), 0x0103_010f & everywhere);
         check_eq!(
-            "a byte read gives that byte",
+            "a byte read returns one byte of ITARGETSR",
             u32::from(DIST.byte(ITARGETSR, intid + 2)),
             3 & present
         );
@@ -279,18 +283,18 @@ fn writes_routes(_: &mut Guest) {
             check_eq!("IROUTER keeps an affinity", DIST.read(register), affinity);
         }
         DIST.write::<u32>(register.bytes(0), 0x0003_0201);
-        check_eq!("the lower half can be written alone", DIST.read(register), 0x0003_0201);
+        check_eq!("IROUTER's lower half can be written alone", DIST.read(register), 0x0003_0201);
         DIST.write::<u32>(register.bytes(4), 0);
-        check_eq!("the upper half leaves the lower one", DIST.read(register), 0x0003_0201);
+        check_eq!("IROUTER's upper half leaves the lower one", DIST.read(register), 0x0003_0201);
         check_eq!(
-            "the lower half can be read alone",
+            "IROUTER's lower half can be read alone",
             DIST.read::<u32>(register.bytes(0)),
             0x0003_0201
         );
         DIST.write(register, IROUTER_ANY);
         let kept = DIST.read(register) & IROUTER_ANY != 0;
         let told = DIST.read(TYPER) & TYPER_NO_1N == 0;
-        check_eq!("IROUTER.Interrupt_Routing_Mode is there where TYPER.No1N is 0", kept, told);
+        check_eq!("IROUTER.Interrupt_Routing_Mode exists where TYPER.No1N is 0", kept, told);
     }
 }
 
@@ -306,28 +310,36 @@ fn walks_the_redistributors(g: &mut Guest) {
     for vcpu in 0..nr_vcpus {
         let frame = gic::redistributor_of(vcpu);
         let typer = frame.read(gicr::TYPER);
-        check_eq!("TYPER tells the affinity", typer >> gicr::TYPER_AFFINITY_SHIFT, vcpu);
         check_eq!(
-            "TYPER tells the processor number",
+            "GICR_TYPER reports the vCPU's affinity",
+            typer >> gicr::TYPER_AFFINITY_SHIFT,
+            vcpu
+        );
+        check_eq!(
+            "GICR_TYPER reports the vCPU's processor number",
             typer >> gicr::TYPER_PROCESSOR_SHIFT & 0xffff,
             vcpu
         );
         check_eq!(
-            "TYPER.Last is set in the last one only",
+            "GICR_TYPER.Last is set in the last redistributor only",
             typer & gicr::TYPER_LAST != 0,
             vcpu + 1 == nr_vcpus
         );
-        check_eq!("TYPER tells no LPIs without an ITS", typer & gicr::TYPER_PLPIS, 0);
+        check_eq!("GICR_TYPER reports no LPIs without an ITS", typer & gicr::TYPER_PLPIS, 0);
         let halves = [0, 4].map(|half| frame.read::<u32>(gicr::TYPER.bytes(half)));
         check_eq!(
-            "TYPER can be read in halves",
+            "GICR_TYPER can be read in halves",
             u64::from(halves[1]) << 32 | u64::from(halves[0]),
             typer
         );
         frame.write(gicr::TYPER, !typer);
-        check_eq!("TYPER is read-only", frame.read(gicr::TYPER), typer);
-        check_eq!("PIDR2 tells a GICv3", frame.read(gicr::PIDR2) >> 4 & 0xf, 3);
-        check_eq!("IIDR names Arm", frame.read(gicr::IIDR) & IIDR_IMPLEMENTER, ARM);
+        check_eq!("GICR_TYPER is read-only for the guest", frame.read(gicr::TYPER), typer);
+        check_eq!("GICR_PIDR2 reports a GICv3", frame.read(gicr::PIDR2) >> 4 & 0xf, 3);
+        check_eq!(
+            "GICR_IIDR names Arm as implementer",
+            frame.read(gicr::IIDR) & IIDR_IMPLEMENTER,
+            ARM
+        );
         frame.write(gicr::WAKER, 0);
         check_eq!(
             "a redistributor whose ProcessorSleep is cleared is awake",
@@ -359,12 +371,20 @@ fn writes_a_neighbours_private_interrupts(_: &mut Guest) {
     {
         let before = own.field(bank, INTID);
         neighbour.set_field(bank, INTID, value);
-        check_eq!("{name} of a neighbour takes a write", neighbour.field(bank, INTID), value);
-        check_eq!("{name} of this vCPU is not touched by it", own.field(bank, INTID), before);
+        check_eq!("{name} of a neighbour accepts a write", neighbour.field(bank, INTID), value);
+        check_eq!(
+            "{name} of this vCPU is not changed by its neighbour's",
+            own.field(bank, INTID),
+            before
+        );
     }
     neighbour.set_byte(IPRIORITYR, INTID, 0x40);
-    check_eq!("IPRIORITYR of a neighbour takes a write", neighbour.byte(IPRIORITYR, INTID), 0x40);
-    check_eq!("IPRIORITYR of this vCPU is not touched by it", own.byte(IPRIORITYR, INTID), 0);
+    check_eq!("IPRIORITYR of a neighbour accepts a write", neighbour.byte(IPRIORITYR, INTID), 0x40);
+    check_eq!(
+        "IPRIORITYR of this vCPU is not changed by its neighbour's",
+        own.byte(IPRIORITYR, INTID),
+        0
+    );
     for (name, bank) in [
         ("IGROUPR", IGROUPR),
         ("ISENABLER", ISENABLER),
@@ -394,24 +414,28 @@ fn private_registers_of_others(t: &mut OneVm) -> TestResult {
 #[guest]
 fn reads_the_cpu_interface(_: &mut Guest) {
     let iidr = CPU.read(gicc::IIDR);
-    check_eq!("IIDR tells a GICv2", iidr >> 16 & 0xf, 2);
+    check_eq!("GICC_IIDR reports a GICv2", iidr >> 16 & 0xf, 2);
     CPU.write(gicc::IIDR, !iidr);
-    check_eq!("IIDR is read-only", CPU.read(gicc::IIDR), iidr);
+    check_eq!("GICC_IIDR is read-only for the guest", CPU.read(gicc::IIDR), iidr);
     CPU.write(gicc::PMR, 0xff);
     let bits = CPU.read(gicc::PMR);
-    check!("PMR has at least its 4 upper bits", bits & 0xf0 == 0xf0, "{bits:#x}");
+    check!("GICC_PMR has at least its 4 upper bits", bits & 0xf0 == 0xf0, "{bits:#x}");
     for pattern in [0x50, 0xa0, 0] {
         CPU.write(gicc::PMR, pattern);
-        check_eq!("PMR keeps what is written", CPU.read(gicc::PMR), pattern & bits);
+        check_eq!("GICC_PMR keeps what is written", CPU.read(gicc::PMR), pattern & bits);
     }
     CPU.write(gicc::BPR, 5);
-    check_eq!("BPR keeps what is written", CPU.read(gicc::BPR), 5);
+    check_eq!("GICC_BPR keeps what is written", CPU.read(gicc::BPR), 5);
     for enabled in [0, 1, 2, 3] {
         CPU.write(gicc::CTLR, enabled);
-        check_eq!("CTLR keeps the group enables", CPU.read(gicc::CTLR) & 3, enabled);
+        check_eq!("GICC_CTLR keeps the group enables", CPU.read(gicc::CTLR) & 3, enabled);
     }
-    check_eq!("IAR is 1023 when nothing is pending", CPU.read(gicc::IAR), gic::SPURIOUS);
-    check_eq!("RPR is idle when nothing is active", CPU.read(gicc::RPR) & 0xff, gic::IDLE_PRIORITY);
+    check_eq!("GICC_IAR is 1023 when nothing is pending", CPU.read(gicc::IAR), gic::SPURIOUS);
+    check_eq!(
+        "GICC_RPR is idle when nothing is active",
+        CPU.read(gicc::RPR) & 0xff,
+        gic::IDLE_PRIORITY
+    );
 }
 
 /// The CPU interface of a GICv2 in guest-physical memory.

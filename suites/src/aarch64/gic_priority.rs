@@ -70,20 +70,28 @@ fn masks_priorities(_: &mut Guest) {
         gic.set_priority(LOW, priority);
         gic.set_priority_mask(priority);
         gic.set(gicd::ISPENDR, LOW);
-        check_eq!("a mask of its own priority holds it back", gic.acknowledge(), SPURIOUS);
-        check!("it stays pending", gic.get(gicd::ISPENDR, LOW));
+        check_eq!(
+            "PMR equal to an interrupt's priority holds it back",
+            gic.acknowledge(),
+            SPURIOUS
+        );
+        check!("an interrupt that PMR holds back stays pending", gic.get(gicd::ISPENDR, LOW));
         gic.set_priority_mask(priority + STEP);
-        check_eq!("a mask one step lower lets it come", gic.acknowledge(), LOW);
-        check_eq!("RPR is its priority", gic.running_priority(), u32::from(priority));
+        check_eq!("PMR one step lower lets the interrupt come", gic.acknowledge(), LOW);
+        check_eq!(
+            "RPR is the acknowledged interrupt's priority",
+            gic.running_priority(),
+            u32::from(priority)
+        );
         gic.end(LOW);
-        check_eq!("RPR is idle after its end", gic.running_priority(), IDLE_PRIORITY);
+        check_eq!("RPR is idle after the interrupt's end", gic.running_priority(), IDLE_PRIORITY);
     }
     gic.set_priority_mask(0);
     gic.set_priority(HIGH, 0);
     let seen = interrupts_before_next_entry(gic, || gic.set(gicd::ISPENDR, HIGH));
     check_eq!("a mask of 0 holds back even the highest", seen, NOTHING);
     let seen = interrupts_during(gic, || gic.set_priority_mask(0xff));
-    check_eq!("it comes when unmasked", seen, irq(HIGH));
+    check_eq!("the highest priority comes when unmasked", seen, irq(HIGH));
 }
 
 /// PMR holds back what is not above it.
@@ -99,29 +107,41 @@ fn nests_acknowledges(_: &mut Guest) {
     prepare_three(gic);
     let trigger = |spi| gic.set(gicd::ISPENDR, spi);
     trigger(MIDDLE);
-    check_eq!("the first comes", gic.acknowledge(), MIDDLE);
+    check_eq!("a first interrupt is acknowledged", gic.acknowledge(), MIDDLE);
     trigger(LOW);
     check_eq!("a lower priority does not preempt", gic.acknowledge(), SPURIOUS);
     trigger(HIGH);
-    check_eq!("a higher priority preempts", gic.acknowledge(), HIGH);
-    check_eq!("RPR is the higher priority", gic.running_priority(), u32::from(HIGH_PRIORITY));
+    check_eq!("a higher priority preempts a lower one", gic.acknowledge(), HIGH);
+    check_eq!(
+        "RPR is the higher priority after preemption",
+        gic.running_priority(),
+        u32::from(HIGH_PRIORITY)
+    );
     gic.end(HIGH);
-    check_eq!("its end brings RPR back", gic.running_priority(), u32::from(MIDDLE_PRIORITY));
-    check_eq!("the lower one still waits", gic.acknowledge(), SPURIOUS);
+    check_eq!(
+        "RPR returns to the preempted priority at the end",
+        gic.running_priority(),
+        u32::from(MIDDLE_PRIORITY)
+    );
+    check_eq!(
+        "a lower priority waits until all higher ones have ended",
+        gic.acknowledge(),
+        SPURIOUS
+    );
     gic.end(MIDDLE);
-    check_eq!("then the lower one comes", gic.acknowledge(), LOW);
+    check_eq!("the lower priority comes after the higher ones", gic.acknowledge(), LOW);
     trigger(MIDDLE);
-    check_eq!("and is preempted by the first", gic.acknowledge(), MIDDLE);
+    check_eq!("the lower priority is preempted when it is active", gic.acknowledge(), MIDDLE);
     gic.set_priority(HIGH, MIDDLE_PRIORITY);
     trigger(HIGH);
     check_eq!("an equal priority does not preempt", gic.acknowledge(), SPURIOUS);
     gic.end(MIDDLE);
-    check_eq!("the equal one comes after the end", gic.acknowledge(), HIGH);
+    check_eq!("an equal priority comes after the end", gic.acknowledge(), HIGH);
     gic.end(HIGH);
     gic.end(LOW);
     check_eq!("RPR is idle when all have ended", gic.running_priority(), IDLE_PRIORITY);
     for spi in [LOW, MIDDLE, HIGH] {
-        check!("none is active when all have ended", !gic.get(gicd::ISACTIVER, spi));
+        check!("no interrupt is active when all have ended", !gic.get(gicd::ISACTIVER, spi));
     }
 }
 
@@ -197,20 +217,20 @@ fn groups_priorities(_: &mut Guest) {
     prepare_three(gic);
     set_widest_binary_point(gic);
     gic.set(gicd::ISPENDR, LOW);
-    check_eq!("the lower one comes", gic.acknowledge(), LOW);
+    check_eq!("the lower priority is acknowledged first", gic.acknowledge(), LOW);
     gic.set(gicd::ISPENDR, MIDDLE);
-    check_eq!("a higher one of the same group priority waits", gic.acknowledge(), SPURIOUS);
+    check_eq!("a higher priority of the same group priority waits", gic.acknowledge(), SPURIOUS);
     gic.set(gicd::ISPENDR, HIGH);
-    check_eq!("one of a higher group priority preempts", gic.acknowledge(), HIGH);
+    check_eq!("a higher group priority preempts", gic.acknowledge(), HIGH);
     gic.end(HIGH);
     gic.end(LOW);
-    check_eq!("the one that waited comes", gic.acknowledge(), MIDDLE);
+    check_eq!("the interrupt that waited comes after the end", gic.acknowledge(), MIDDLE);
     gic.end(MIDDLE);
     gic.set(gicd::ISPENDR, LOW);
     gic.set(gicd::ISPENDR, MIDDLE);
     let seen = interrupts_during(gic, || {});
     check_eq!(
-        "pending ones of one group priority come by subpriority",
+        "pending interrupts of one group priority come by subpriority",
         seen,
         came(&[Taken::Irq(MIDDLE), Taken::Irq(LOW)])
     );
@@ -237,15 +257,19 @@ fn looks_at_the_highest_pending(_: &mut Guest) {
     prepare_three(gic);
     check_eq!("HPPIR is 1023 when nothing is pending", highest_pending(gic), SPURIOUS);
     gic.set(gicd::ISPENDR, LOW);
-    check_eq!("HPPIR tells the pending one", highest_pending(gic), LOW);
+    check_eq!("HPPIR reports the pending interrupt", highest_pending(gic), LOW);
     gic.set(gicd::ISPENDR, HIGH);
-    check_eq!("HPPIR tells the highest", highest_pending(gic), HIGH);
-    check_eq!("looking does not acknowledge", highest_pending(gic), HIGH);
-    check!("it is not active", !gic.get(gicd::ISACTIVER, HIGH));
-    check_eq!("the acknowledge tells the same", gic.acknowledge(), HIGH);
+    check_eq!("HPPIR reports the highest of two pending interrupts", highest_pending(gic), HIGH);
+    check_eq!("reading HPPIR leaves the interrupt pending", highest_pending(gic), HIGH);
+    check!("reading HPPIR does not activate the interrupt", !gic.get(gicd::ISACTIVER, HIGH));
+    check_eq!("the acknowledge returns what HPPIR reported", gic.acknowledge(), HIGH);
     gic.end(HIGH);
     gic.set(gicd::ICPENDR, LOW);
-    check_eq!("HPPIR is 1023 again when it is cleared", highest_pending(gic), SPURIOUS);
+    check_eq!(
+        "HPPIR is 1023 when the pending interrupts are cleared",
+        highest_pending(gic),
+        SPURIOUS
+    );
 }
 
 /// HPPIR tells what an acknowledge would, and changes nothing.

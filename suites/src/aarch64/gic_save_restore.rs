@@ -72,10 +72,10 @@ fn registers_come_back(t: &mut OneVm, version: GicVersion) -> TestResult {
     let (_vm, mut other) = restored(&saved, version, ControlIs::First, guest_fn!(finds_it_filled))?;
     let again = Saved::of(&other)?;
     for (name, ..) in KEPT {
-        check_eq!("{name} comes back", again.words(name), saved.words(name));
+        check_eq!("userspace reads back the restored {name}", again.words(name), saved.words(name));
     }
     let differences = saved.differences(&again);
-    check!("all the rest comes back", differences.is_empty(), "{differences:x?}");
+    check!("all other state reads back as restored", differences.is_empty(), "{differences:x?}");
     other.run()
 }
 
@@ -101,9 +101,9 @@ fn is_in_the_middle(g: &mut Guest) {
     gic.set_priority(ACTIVE, ACTIVE_PRIORITY);
     gic.set_priority(PREEMPTING, PREEMPTING_PRIORITY);
     gic.set(gicd::ISPENDR, ACTIVE);
-    check_eq!("the first is acknowledged", gic.acknowledge(), ACTIVE);
+    check_eq!("the first interrupt is acknowledged", gic.acknowledge(), ACTIVE);
     gic.set(gicd::ISPENDR, PREEMPTING);
-    check_eq!("the second preempts it", gic.acknowledge(), PREEMPTING);
+    check_eq!("the second interrupt preempts the first", gic.acknowledge(), PREEMPTING);
     gic.set(gicd::ISPENDR, PREEMPTING);
     gic.set(gicd::ISPENDR, EDGE);
     g.sync(1, &[]);
@@ -113,33 +113,41 @@ fn is_in_the_middle(g: &mut Guest) {
 fn goes_on_in_the_middle(g: &mut Guest) {
     let gic = GuestGic::detect();
     let state = |spi| (gic.get(gicd::ISPENDR, spi), gic.get(gicd::ISACTIVER, spi));
-    check_eq!("the active one is active", state(ACTIVE), (false, true));
-    check_eq!("the preempting one is active and pending", state(PREEMPTING), (true, true));
-    check_eq!("the edge is pending", state(EDGE), (true, false));
-    check_eq!("the level is pending", state(LEVEL), (true, false));
+    check_eq!("the active interrupt is active after the move", state(ACTIVE), (false, true));
+    check_eq!(
+        "the preempting interrupt is active and pending after the move",
+        state(PREEMPTING),
+        (true, true)
+    );
+    check_eq!("the edge is pending after the move", state(EDGE), (true, false));
+    check_eq!("the level is pending after the move", state(LEVEL), (true, false));
     let running = |priority: u8| (gic.running_priority(), u32::from(priority));
     let (got, want) = running(PREEMPTING_PRIORITY);
     check_eq!("the preempting priority is running", got, want);
-    check_eq!("nothing comes before its end", gic.acknowledge(), SPURIOUS);
+    check_eq!("no interrupt comes before the preempting one's end", gic.acknowledge(), SPURIOUS);
     gic.end(PREEMPTING);
-    check_eq!("it comes again after its end", gic.acknowledge(), PREEMPTING);
+    check_eq!("the preempting interrupt comes again after its end", gic.acknowledge(), PREEMPTING);
     gic.end(PREEMPTING);
     let (got, want) = running(ACTIVE_PRIORITY);
-    check_eq!("the active one's priority is running then", got, want);
-    check_eq!("lower ones wait for its end", gic.acknowledge(), SPURIOUS);
+    check_eq!("the active interrupt's priority runs after the preempting one's end", got, want);
+    check_eq!("lower priorities wait for the active interrupt's end", gic.acknowledge(), SPURIOUS);
     gic.end(ACTIVE);
-    check_eq!("nothing is running then", gic.running_priority(), gic::IDLE_PRIORITY);
-    check_eq!("the edge comes", gic.acknowledge(), EDGE);
+    check_eq!(
+        "no priority is running after the last end",
+        gic.running_priority(),
+        gic::IDLE_PRIORITY
+    );
+    check_eq!("the pending edge comes after the move", gic.acknowledge(), EDGE);
     gic.end(EDGE);
-    check_eq!("the edge is over", state(EDGE), (false, false));
-    check_eq!("the level comes", gic.acknowledge(), LEVEL);
+    check_eq!("the edge is inactive after its end", state(EDGE), (false, false));
+    check_eq!("the pending level comes after the move", gic.acknowledge(), LEVEL);
     gic.end(LEVEL);
     let again = spin_for(1000, || gic.acknowledge() == LEVEL);
     check!("the level comes again while it is high", again);
     g.sync(2, &[]);
     gic.end(LEVEL);
-    check_eq!("a level that fell is over", state(LEVEL), (false, false));
-    check_eq!("nothing is left", gic.acknowledge(), SPURIOUS);
+    check_eq!("a level that fell is inactive after its end", state(LEVEL), (false, false));
+    check_eq!("no interrupt is left after the last end", gic.acknowledge(), SPURIOUS);
 }
 
 /// A VM that is moved while interrupts are pending, active and both goes on as if nothing had happened.
@@ -202,7 +210,11 @@ fn cpu_interface_sysregs(t: &mut OneVm) -> TestResult {
     for (register, value, _) in SYSREGS {
         bench.gic.set_cpu_sysreg(0, &register, value).ioctl(register.name)?;
         let name = register.name;
-        check_eq!("{name} reads back", bench.gic.cpu_sysreg(0, &register), Ok(value));
+        check_eq!(
+            "CPU register {name} reads back as written",
+            bench.gic.cpu_sysreg(0, &register),
+            Ok(value)
+        );
     }
     let gic = &bench.gic;
     let control = gic.cpu_sysreg(0, &ICC_CTLR_EL1).ioctl("ICC_CTLR_EL1")?;
@@ -218,7 +230,11 @@ fn cpu_interface_sysregs(t: &mut OneVm) -> TestResult {
         gic.set_cpu_sysreg(0, &ICC_SRE_EL1, 0),
         Err(Errno::EINVAL)
     );
-    check_eq!("ICC_SRE_EL1.SRE is set", gic.cpu_sysreg(0, &ICC_SRE_EL1).map(|sre| sre & 1), Ok(1));
+    check_eq!(
+        "ICC_SRE_EL1.SRE is always set",
+        gic.cpu_sysreg(0, &ICC_SRE_EL1).map(|sre| sre & 1),
+        Ok(1)
+    );
     check_eq!(
         "a register of another unit is ENXIO",
         gic.cpu_sysreg(0, &MPIDR_EL1),
@@ -272,7 +288,7 @@ fn cpu_interface_registers(t: &mut OneVm) -> TestResult {
         bench.gic.set_cpu_register(0, register, value).ioctl("KVM_DEV_ARM_VGIC_GRP_CPU_REGS")?;
         let at = register.offset();
         check_eq!(
-            "the register at {at:#x} reads back",
+            "the CPU register at {at:#x} reads back as written",
             bench.gic.cpu_register(0, register),
             Ok(value)
         );
@@ -302,9 +318,9 @@ fn looks_at_the_latch(g: &mut Guest) {
         g.sync(stage, &[]);
         gic.get(gicd::ISPENDR, LEVEL)
     };
-    check!("the guest sees the level", pending_after(1));
+    check!("the guest sees the line's level as pending", pending_after(1));
     check!("the guest sees the latch when the level falls", pending_after(2));
-    check!("the guest sees neither when the latch is cleared", !pending_after(3));
+    check!("the guest sees neither latch nor level when cleared", !pending_after(3));
     check!("the guest sees the level that userspace restored", pending_after(4));
 }
 
@@ -320,24 +336,28 @@ fn latch_and_level_are_apart(t: &mut OneVm) -> TestResult {
     let mut bench = Bench::new(t, V3)?;
     bench.vcpu().run_until_sync(1)?;
     set_level(&t.vm, true)?;
-    check_eq!("ISPENDR does not show the level", bench.gic.dist(ispendr), Ok(0));
-    check_eq!("LEVEL_INFO shows it", bench.gic.line_levels(0, WORD), Ok(BIT));
+    check_eq!("ISPENDR does not show the line's level", bench.gic.dist(ispendr), Ok(0));
+    check_eq!("LEVEL_INFO shows the line's level", bench.gic.line_levels(0, WORD), Ok(BIT));
     bench.vcpu().run_until_sync(2)?;
     bench.gic.set_dist(ispendr, BIT).ioctl("ISPENDR")?;
     set_level(&t.vm, false)?;
-    check_eq!("ISPENDR shows the latch", bench.gic.dist(ispendr), Ok(BIT));
+    check_eq!("ISPENDR shows the pending latch", bench.gic.dist(ispendr), Ok(BIT));
     check_eq!("LEVEL_INFO shows that the line fell", bench.gic.line_levels(0, WORD), Ok(0));
-    check_eq!("ICPENDR reads as zero", bench.gic.dist(icpendr), Ok(0));
+    check_eq!("ICPENDR reads as zero for userspace", bench.gic.dist(icpendr), Ok(0));
     bench.gic.set_dist(icpendr, BIT).ioctl("ICPENDR")?;
-    check_eq!("ICPENDR ignores writes", bench.gic.dist(ispendr), Ok(BIT));
+    check_eq!("ICPENDR ignores writes of userspace", bench.gic.dist(ispendr), Ok(BIT));
     bench.vcpu().run_until_sync(3)?;
     bench.gic.set_dist(ispendr, 0).ioctl("ISPENDR")?;
     check_eq!("a zero in ISPENDR clears the latch", bench.gic.dist(ispendr), Ok(0));
     bench.vcpu().run_until_sync(4)?;
     bench.gic.set_line_levels(0, WORD, BIT).ioctl("LEVEL_INFO")?;
-    check_eq!("LEVEL_INFO reads back", bench.gic.line_levels(0, WORD), Ok(BIT));
-    check_eq!("SGIs have no level", bench.gic.set_line_levels(0, 0, 0xffff), Ok(()));
-    check_eq!("and read as zero", bench.gic.line_levels(0, 0).map(|l| l & 0xffff), Ok(0));
+    check_eq!("LEVEL_INFO reads back as written", bench.gic.line_levels(0, WORD), Ok(BIT));
+    check_eq!("LEVEL_INFO of SGIs ignores writes", bench.gic.set_line_levels(0, 0, 0xffff), Ok(()));
+    check_eq!(
+        "LEVEL_INFO of SGIs reads as zero",
+        bench.gic.line_levels(0, 0).map(|l| l & 0xffff),
+        Ok(0)
+    );
     check_eq!(
         "an INTID that is no multiple of 32 is EINVAL",
         bench.gic.line_levels(0, WORD + 1),
@@ -355,17 +375,21 @@ fn implementation_is_confirmed(t: &mut OneVm, version: GicVersion) -> TestResult
     let bench = Bench::new(t, version)?;
     let gic = &bench.gic;
     let iidr = gic.dist(gicd::IIDR.offset()).ioctl("GICD_IIDR")?;
-    check!("the revision has configurable groups", iidr >> 12 & 0xf >= 2, "{iidr:#x}");
-    check_eq!("KVM's own IIDR is taken", gic.set_dist(gicd::IIDR.offset(), iidr), Ok(()));
+    check!(
+        "the implementation's revision has configurable groups",
+        iidr >> 12 & 0xf >= 2,
+        "{iidr:#x}"
+    );
+    check_eq!("KVM's own IIDR is accepted", gic.set_dist(gicd::IIDR.offset(), iidr), Ok(()));
     for (what, other) in [
         ("implementer", iidr ^ 1),
         ("product", iidr ^ 1 << 24),
         ("revision", iidr & !0xf000 | 0xf000),
     ] {
         let result = gic.set_dist(gicd::IIDR.offset(), other);
-        check_eq!("another {what} is EINVAL", result, Err(Errno::EINVAL));
+        check_eq!("IIDR with another {what} is EINVAL", result, Err(Errno::EINVAL));
     }
-    check_eq!("IIDR stays as it was", gic.dist(gicd::IIDR.offset()), Ok(iidr));
+    check_eq!("a refused IIDR leaves the old one", gic.dist(gicd::IIDR.offset()), Ok(iidr));
     Ok(())
 }
 
@@ -380,7 +404,7 @@ fn gicv2_groups_need_the_revision(t: &mut OneVm) -> TestResult {
     let iidr = gic.dist(gicd::IIDR.offset()).ioctl("GICD_IIDR")?;
     gic.set_dist(gicd::IIDR.offset(), iidr).ioctl("GICD_IIDR")?;
     gic.set_dist(igroupr, 0xa5a5_5a5a).ioctl("GICD_IGROUPR")?;
-    check_eq!("IGROUPR takes writes after IIDR", gic.dist(igroupr), Ok(0xa5a5_5a5a));
+    check_eq!("IGROUPR accepts writes after IIDR", gic.dist(igroupr), Ok(0xa5a5_5a5a));
     Ok(())
 }
 
@@ -403,13 +427,17 @@ fn register_accesses_are_refused(t: &mut OneVm) -> TestResult {
         ("DIST_REGS", KVM_DEV_ARM_VGIC_GRP_DIST_REGS),
         ("REDIST_REGS", KVM_DEV_ARM_VGIC_GRP_REDIST_REGS),
     ] {
-        check_eq!("{name} has CTLR", device.has(group, 0), Ok(()));
+        check_eq!("the group {name} has the register CTLR", device.has(group, 0), Ok(()));
         check_eq!(
-            "{name} has no register there",
+            "the group {name} has no register at 0x5000",
             device.has(group, NO_REGISTER),
             Err(Errno::ENXIO)
         );
-        check_eq!("{name} has no misaligned register", device.has(group, 2), Err(Errno::ENXIO));
+        check_eq!(
+            "the group {name} has no misaligned register",
+            device.has(group, 2),
+            Err(Errno::ENXIO)
+        );
         check_eq!(
             "{name} from a bad address is EFAULT",
             device.set_at(group, gicd::CTLR.offset(), BAD_ADDRESS),
@@ -422,12 +450,12 @@ fn register_accesses_are_refused(t: &mut OneVm) -> TestResult {
         Err(Errno::EINVAL)
     );
     check_eq!(
-        "CPU_SYSREGS has ICC_PMR_EL1",
+        "CPU_SYSREGS has the register ICC_PMR_EL1",
         device.has(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, ICC_PMR_EL1.one_reg() & 0xffff),
         Ok(())
     );
     check_eq!(
-        "CPU_SYSREGS has no MPIDR_EL1",
+        "CPU_SYSREGS has no register MPIDR_EL1",
         device.has(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, MPIDR_EL1.one_reg() & 0xffff),
         Err(Errno::ENXIO)
     );
@@ -438,12 +466,16 @@ fn register_accesses_are_refused(t: &mut OneVm) -> TestResult {
         Err(Errno::ENXIO)
     );
     check_eq!(
-        "reading it is EINVAL",
+        "reading LEVEL_INFO of another kind is EINVAL",
         device.get::<u32>(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, OTHER_INFO | 32),
         Err(Errno::EINVAL)
     );
-    check_eq!("a group that is none is ENXIO", device.has(99, 0), Err(Errno::ENXIO));
-    check_eq!("and cannot be read", device.get::<u32>(99, 0), Err(Errno::ENXIO));
+    check_eq!("an unknown attribute group is ENXIO", device.has(99, 0), Err(Errno::ENXIO));
+    check_eq!(
+        "reading an unknown attribute group is ENXIO",
+        device.get::<u32>(99, 0),
+        Err(Errno::ENXIO)
+    );
     Ok(())
 }
 
@@ -464,7 +496,10 @@ fn running_vcpus_are_busy(t: &mut OneVm, version: GicVersion) -> TestResult {
     std::thread::scope(|scope| {
         let runs = vcpus.into_iter().map(|mut vcpu| scope.spawn(move || vcpu.run_until_done()));
         let runs = runs.collect::<Vec<_>>();
-        check!("the vCPU runs", eventually(|| running.load(SeqCst) == 1));
+        check!(
+            "the vCPU runs while its registers are read",
+            eventually(|| running.load(SeqCst) == 1)
+        );
         check_eq!(
             "reading a register is EBUSY while a vCPU runs",
             gic.dist(gicd::CTLR.offset()),

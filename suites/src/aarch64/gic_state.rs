@@ -32,13 +32,13 @@ fn takes_one_spi(g: &mut Guest) {
     gic.enable();
     prepare_irq(gic, spi);
     let trigger = || gic.set(gicd::ISPENDR, spi);
-    check_eq!("an SPI made pending comes once", interrupts_during(gic, trigger), irq(spi));
-    check_eq!("it is inactive then", state(gic, spi), INACTIVE);
+    check_eq!("an SPI made pending comes exactly once", interrupts_during(gic, trigger), irq(spi));
+    check_eq!("an SPI that came and ended is inactive", state(gic, spi), INACTIVE);
 
     gic.set(gicd::ICENABLER, spi);
-    check!("ICENABLER disables it", !gic.get(gicd::ISENABLER, spi));
+    check!("ICENABLER disables the SPI", !gic.get(gicd::ISENABLER, spi));
     check_eq!("a disabled SPI does not come", interrupts_during(gic, trigger), NOTHING);
-    check_eq!("it stays pending while disabled", state(gic, spi), PENDING);
+    check_eq!("a disabled SPI stays pending", state(gic, spi), PENDING);
     let enable = || gic.set(gicd::ISENABLER, spi);
     check_eq!("enabling brings the pending SPI", interrupts_during(gic, enable), irq(spi));
 
@@ -46,14 +46,18 @@ fn takes_one_spi(g: &mut Guest) {
     trigger();
     gic.set(gicd::ICPENDR, spi);
     check_eq!("ICPENDR takes the pending state away", state(gic, spi), INACTIVE);
-    check_eq!("what is no longer pending does not come", interrupts_during(gic, enable), NOTHING);
+    check_eq!("an SPI that ICPENDR cleared does not come", interrupts_during(gic, enable), NOTHING);
 
     gic.set(gicd::ISACTIVER, spi);
-    check_eq!("ISACTIVER makes it active", state(gic, spi), ACTIVE);
+    check_eq!("ISACTIVER makes the SPI active", state(gic, spi), ACTIVE);
     check_eq!("an active SPI does not come again", interrupts_during(gic, trigger), NOTHING);
-    check_eq!("it is active and pending", state(gic, spi), ACTIVE_AND_PENDING);
+    check_eq!(
+        "an active SPI made pending is active and pending",
+        state(gic, spi),
+        ACTIVE_AND_PENDING
+    );
     let deactivate = || gic.set(gicd::ICACTIVER, spi);
-    check_eq!("ICACTIVER lets it come", interrupts_during(gic, deactivate), irq(spi));
+    check_eq!("ICACTIVER lets the pending SPI come", interrupts_during(gic, deactivate), irq(spi));
 }
 
 /// An SPI comes exactly once, and only while it is enabled and not active.
@@ -71,32 +75,32 @@ fn walks_through_the_states_of_an_edge(_: &mut Guest) {
     gic.enable();
     prepare_irq(gic, SPI);
     let trigger = || gic.set(gicd::ISPENDR, SPI);
-    check_eq!("nothing to acknowledge is 1023", gic.acknowledge(), SPURIOUS);
-    check_eq!("it begins inactive", state(gic, SPI), INACTIVE);
+    check_eq!("an acknowledge without a pending interrupt is 1023", gic.acknowledge(), SPURIOUS);
+    check_eq!("the SPI is inactive at first", state(gic, SPI), INACTIVE);
     trigger();
-    check_eq!("an edge makes it pending", state(gic, SPI), PENDING);
-    check_eq!("the acknowledge tells it", gic.acknowledge(), SPI);
-    check_eq!("the acknowledge makes it active", state(gic, SPI), ACTIVE);
+    check_eq!("an edge makes the SPI pending", state(gic, SPI), PENDING);
+    check_eq!("the acknowledge returns the SPI", gic.acknowledge(), SPI);
+    check_eq!("the acknowledge makes the SPI active", state(gic, SPI), ACTIVE);
     trigger();
     trigger();
     check_eq!("edges while active make it active and pending", state(gic, SPI), ACTIVE_AND_PENDING);
-    check_eq!("it cannot be acknowledged while active", gic.acknowledge(), SPURIOUS);
+    check_eq!("an active SPI cannot be acknowledged", gic.acknowledge(), SPURIOUS);
     gic.end(SPI);
-    check_eq!("its end leaves it pending", state(gic, SPI), PENDING);
+    check_eq!("the end leaves an SPI pending whose edge came meanwhile", state(gic, SPI), PENDING);
     check_eq!("the edges while active are one interrupt", gic.acknowledge(), SPI);
-    check_eq!("which makes it active", state(gic, SPI), ACTIVE);
+    check_eq!("the second acknowledge makes the SPI active", state(gic, SPI), ACTIVE);
     gic.end(SPI);
-    check_eq!("its end makes it inactive", state(gic, SPI), INACTIVE);
-    check_eq!("and nothing is left", gic.acknowledge(), SPURIOUS);
+    check_eq!("the second end makes the SPI inactive", state(gic, SPI), INACTIVE);
+    check_eq!("no interrupt is left after the second end", gic.acknowledge(), SPURIOUS);
 
     trigger();
-    check_eq!("it is acknowledged again", gic.acknowledge(), SPI);
+    check_eq!("an SPI with a new edge is acknowledged again", gic.acknowledge(), SPI);
     trigger();
     gic.set(gicd::ICPENDR, SPI);
-    check_eq!("ICPENDR leaves it active", state(gic, SPI), ACTIVE);
+    check_eq!("ICPENDR leaves the SPI active", state(gic, SPI), ACTIVE);
     gic.set(gicd::ICENABLER, SPI);
     gic.end(SPI);
-    check_eq!("it ends although disabled", state(gic, SPI), INACTIVE);
+    check_eq!("an active SPI ends although it is disabled", state(gic, SPI), INACTIVE);
 }
 
 /// An edge-triggered interrupt remembers one edge while it is active.
@@ -139,22 +143,26 @@ fn walks_through_the_states_of_a_level(g: &mut Guest) {
     set_line(line::HIGH);
     check_eq!("a high level is pending", state(gic, SPI), PENDING);
     set_line(line::LOW);
-    check_eq!("it is no longer when the level falls", state(gic, SPI), INACTIVE);
+    check_eq!("an SPI is not pending after its level fell", state(gic, SPI), INACTIVE);
     check_eq!("a level that fell does not come", gic.acknowledge(), SPURIOUS);
 
     set_line(line::HIGH);
     gic.set(gicd::ICPENDR, SPI);
     check_eq!("ICPENDR does not silence a high level", state(gic, SPI), PENDING);
-    check_eq!("a high level comes", gic.acknowledge(), SPI);
-    check_eq!("it is active, and pending while high", state(gic, SPI), ACTIVE_AND_PENDING);
-    check_eq!("it cannot be acknowledged while active", gic.acknowledge(), SPURIOUS);
+    check_eq!("a high level is acknowledged", gic.acknowledge(), SPI);
+    check_eq!(
+        "a level is active, and pending while it is high",
+        state(gic, SPI),
+        ACTIVE_AND_PENDING
+    );
+    check_eq!("an active level cannot be acknowledged", gic.acknowledge(), SPURIOUS);
     gic.end(SPI);
     let again = spin_for(1000, || gic.acknowledge() == SPI);
     check!("a level that is still high comes again after its end", again);
     set_line(line::LOW);
-    check_eq!("it is active only when the level falls", state(gic, SPI), ACTIVE);
+    check_eq!("an active level is not pending after it fell", state(gic, SPI), ACTIVE);
     gic.end(SPI);
-    check_eq!("it ends", state(gic, SPI), INACTIVE);
+    check_eq!("a level that fell is inactive after its end", state(gic, SPI), INACTIVE);
     check_eq!("a level that fell while active does not come again", gic.acknowledge(), SPURIOUS);
 }
 
@@ -174,32 +182,32 @@ fn latches_a_level(g: &mut Guest) {
         g.sync(level, &[]);
     };
     gic.set(gicd::ISPENDR, SPI);
-    check_eq!("ISPENDR makes it pending at a low level", state(gic, SPI), PENDING);
+    check_eq!("ISPENDR makes the SPI pending at a low level", state(gic, SPI), PENDING);
     gic.set(gicd::ICPENDR, SPI);
-    check_eq!("ICPENDR takes that back", state(gic, SPI), INACTIVE);
+    check_eq!("ICPENDR takes the pending latch back", state(gic, SPI), INACTIVE);
 
     gic.set(gicd::ISPENDR, SPI);
     set_line(line::HIGH);
     set_line(line::LOW);
-    check_eq!("what ISPENDR set outlives the level", state(gic, SPI), PENDING);
-    check_eq!("it comes", gic.acknowledge(), SPI);
-    check_eq!("activation takes away what ISPENDR set", state(gic, SPI), ACTIVE);
+    check_eq!("the latch that ISPENDR set outlives the level", state(gic, SPI), PENDING);
+    check_eq!("an SPI that ISPENDR latched is acknowledged", gic.acknowledge(), SPI);
+    check_eq!("activation clears the latch that ISPENDR set", state(gic, SPI), ACTIVE);
     gic.end(SPI);
-    check_eq!("it ends", state(gic, SPI), INACTIVE);
-    check_eq!("it does not come again", gic.acknowledge(), SPURIOUS);
+    check_eq!("an SPI that ISPENDR latched ends inactive", state(gic, SPI), INACTIVE);
+    check_eq!("an SPI that ISPENDR latched comes only once", gic.acknowledge(), SPURIOUS);
 
     gic.set(gicd::ISPENDR, SPI);
-    check_eq!("it comes by ISPENDR again", gic.acknowledge(), SPI);
+    check_eq!("ISPENDR latches the SPI a second time", gic.acknowledge(), SPI);
     gic.set(gicd::ISPENDR, SPI);
     check_eq!(
-        "ISPENDR while active makes it active and pending",
+        "ISPENDR while active makes the SPI active and pending",
         state(gic, SPI),
         ACTIVE_AND_PENDING
     );
     gic.end(SPI);
-    check_eq!("what ISPENDR set while active outlives the end", state(gic, SPI), PENDING);
+    check_eq!("the latch that ISPENDR set while active outlives the end", state(gic, SPI), PENDING);
     let again = spin_for(1000, || gic.acknowledge() == SPI);
-    check!("and comes", again);
+    check!("the SPI latched while active is acknowledged again", again);
     gic.end(SPI);
 }
 
@@ -219,18 +227,18 @@ fn is_wired_to_an_edge(g: &mut Guest) {
         g.sync(level, &[]);
     };
     let seen = interrupts_during(gic, || set_line(line::HIGH));
-    check_eq!("a rising edge comes once", seen, irq(SPI));
+    check_eq!("a rising edge comes exactly once", seen, irq(SPI));
     let seen = interrupts_during(gic, || set_line(line::LOW));
-    check_eq!("a falling edge is none", seen, NOTHING);
+    check_eq!("a falling edge does not come", seen, NOTHING);
     let seen = interrupts_during(gic, || set_line(line::HIGH));
     check_eq!("the next rising edge comes again", seen, irq(SPI));
     set_line(line::LOW);
     gic.set(gicd::ICENABLER, SPI);
     set_line(line::HIGH);
     set_line(line::LOW);
-    check_eq!("an edge is remembered while disabled", state(gic, SPI), PENDING);
+    check_eq!("an edge is remembered while the SPI is disabled", state(gic, SPI), PENDING);
     let seen = interrupts_during(gic, || gic.set(gicd::ISENABLER, SPI));
-    check_eq!("and comes when enabled", seen, irq(SPI));
+    check_eq!("an edge from while the SPI was disabled comes when enabled", seen, irq(SPI));
 }
 
 /// `KVM_IRQ_LINE` drives the line of an edge-triggered SPI (api.rst 4.25).
@@ -246,14 +254,18 @@ fn ends_in_one_step(_: &mut Guest) {
     prepare_irq(gic, SPI);
     prepare_irq(gic, OTHER_SPI);
     gic.set(gicd::ISPENDR, SPI);
-    check_eq!("it is acknowledged", gic.acknowledge(), SPI);
-    check_eq!("its priority is the running one", gic.running_priority(), u32::from(PRIORITY));
+    check_eq!("the first SPI is acknowledged with EOImode 0", gic.acknowledge(), SPI);
+    check_eq!(
+        "the first SPI's priority is the running one",
+        gic.running_priority(),
+        u32::from(PRIORITY)
+    );
     gic.set(gicd::ISPENDR, OTHER_SPI);
-    check_eq!("another of its priority must wait", gic.acknowledge(), SPURIOUS);
+    check_eq!("an SPI of the same priority waits for the end", gic.acknowledge(), SPURIOUS);
     gic.end(SPI);
-    check_eq!("its end drops the priority", gic.running_priority(), gic::IDLE_PRIORITY);
-    check_eq!("its end deactivates it", state(gic, SPI), INACTIVE);
-    check_eq!("the other one comes", gic.acknowledge(), OTHER_SPI);
+    check_eq!("the end drops the running priority", gic.running_priority(), gic::IDLE_PRIORITY);
+    check_eq!("the end deactivates the SPI", state(gic, SPI), INACTIVE);
+    check_eq!("the SPI that waited comes after the end", gic.acknowledge(), OTHER_SPI);
     gic.end(OTHER_SPI);
 }
 
@@ -271,26 +283,30 @@ fn ends_in_two_steps(_: &mut Guest) {
     prepare_irq(gic, SPI);
     prepare_irq(gic, OTHER_SPI);
     gic.set(gicd::ISPENDR, SPI);
-    check_eq!("it is acknowledged", gic.acknowledge(), SPI);
+    check_eq!("the first SPI is acknowledged with EOImode 1", gic.acknowledge(), SPI);
     gic.end(SPI);
-    check_eq!("EOIR drops the priority", gic.running_priority(), gic::IDLE_PRIORITY);
-    check_eq!("EOIR leaves it active", state(gic, SPI), ACTIVE);
+    check_eq!("EOIR drops the running priority", gic.running_priority(), gic::IDLE_PRIORITY);
+    check_eq!("EOIR leaves the SPI active", state(gic, SPI), ACTIVE);
     gic.set(gicd::ISPENDR, SPI);
-    check_eq!("it does not come while active", gic.acknowledge(), SPURIOUS);
+    check_eq!("an SPI that is active does not come again", gic.acknowledge(), SPURIOUS);
     gic.set(gicd::ISPENDR, OTHER_SPI);
-    check_eq!("another of its priority comes after EOIR", gic.acknowledge(), OTHER_SPI);
+    check_eq!("a second SPI of the same priority comes after EOIR", gic.acknowledge(), OTHER_SPI);
     gic.end(OTHER_SPI);
-    check_eq!("both are active", (state(gic, SPI).1, state(gic, OTHER_SPI).1), (true, true));
+    check_eq!(
+        "both SPIs are active before DIR",
+        (state(gic, SPI).1, state(gic, OTHER_SPI).1),
+        (true, true)
+    );
     gic.deactivate(SPI);
-    check_eq!("DIR deactivates the first", state(gic, SPI), PENDING);
-    check_eq!("DIR leaves the second", state(gic, OTHER_SPI), ACTIVE);
+    check_eq!("DIR deactivates the first SPI", state(gic, SPI), PENDING);
+    check_eq!("DIR leaves the second SPI active", state(gic, OTHER_SPI), ACTIVE);
     let again = spin_for(1000, || gic.acknowledge() == SPI);
-    check!("what became pending while active comes after DIR", again);
+    check!("an SPI that became pending while active comes after DIR", again);
     gic.end(SPI);
     gic.deactivate(OTHER_SPI);
     gic.deactivate(SPI);
     check_eq!(
-        "DIR works in any order",
+        "DIR deactivates SPIs in any order",
         (state(gic, SPI), state(gic, OTHER_SPI)),
         (INACTIVE, INACTIVE)
     );
@@ -309,19 +325,19 @@ fn sets_private_interrupts_pending(_: &mut Guest) {
     prepare_irq(gic, PPI);
     prepare_irq(gic, SGI);
     let seen = interrupts_during(gic, || gic.set(gicd::ISPENDR, PPI));
-    check_eq!("a PPI made pending comes once", seen, irq(PPI));
+    check_eq!("a PPI made pending comes exactly once", seen, irq(PPI));
     gic.set(gicd::ICENABLER, PPI);
     let seen = interrupts_during(gic, || gic.set(gicd::ISPENDR, PPI));
     check_eq!("a disabled PPI does not come", seen, NOTHING);
-    check_eq!("it stays pending", state(gic, PPI), PENDING);
+    check_eq!("a disabled PPI stays pending", state(gic, PPI), PENDING);
     gic.set(gicd::ICPENDR, PPI);
-    check_eq!("ICPENDR takes that back", state(gic, PPI), INACTIVE);
+    check_eq!("ICPENDR takes the PPI's pending state back", state(gic, PPI), INACTIVE);
     let seen = interrupts_during(gic, || gic.set(gicd::ISPENDR, SGI));
     match gic {
         GuestGic::V2 => {
             check_eq!("bits of SGIs in ISPENDR are read-only in a GICv2", seen, NOTHING)
         }
-        GuestGic::V3 => check_eq!("an SGI made pending comes once", seen, irq(SGI)),
+        GuestGic::V3 => check_eq!("an SGI made pending comes exactly once", seen, irq(SGI)),
     };
 }
 

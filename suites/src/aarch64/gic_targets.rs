@@ -173,7 +173,7 @@ fn sends_sgis(_: &mut Guest) {
             check_eq!("an SGI comes once to each of {targets:#06b}", counts, once_each(targets));
             if gic == GuestGic::V2 {
                 let told = ACKNOWLEDGED[targets.trailing_zeros() as usize].load(SeqCst);
-                check_eq!("the acknowledge tells the sender, vCPU 0", told, u64::from(SGI));
+                check_eq!("the acknowledge returns the sender, vCPU 0", told, u64::from(SGI));
             }
         }
         let counts = sender.counts(|| gic.send_sgi_to_others(SGI));
@@ -214,7 +214,7 @@ fn uses_ppis_of_all(_: &mut Guest) {
                 once_each(0b0100)
             );
             let counts = sender.counts(|| of_vcpu_2.write_word(gicd::ISPENDR, SGI, 1 << SGI));
-            check_eq!("so does an SGI", counts, once_each(0b0100));
+            check_eq!("an SGI of a vCPU's frame comes to that vCPU", counts, once_each(0b0100));
         }
     });
 }
@@ -265,9 +265,9 @@ fn routes_to_nobody(_: &mut Guest) {
         }
         let counts = sender.counts(|| gic.set(gicd::ISPENDR, SPI));
         check_eq!("an SPI without a target comes to nobody", counts, once_each(0));
-        check!("it stays pending", gic.get(gicd::ISPENDR, SPI));
+        check!("an SPI without a target stays pending", gic.get(gicd::ISPENDR, SPI));
         let counts = sender.counts(|| gic.route(SPI, 3));
-        check_eq!("it comes to the target that it is given", counts, once_each(0b1000));
+        check_eq!("an SPI comes to the target that it is given", counts, once_each(0b1000));
     });
 }
 
@@ -284,20 +284,20 @@ fn collects_senders(_: &mut Guest) {
     set_up(gic);
     let senders = |bank| gic::DIST.byte(bank, SGI);
     gic::set_sgi_senders(gicd::SPENDSGIR, SGI, 0b1010);
-    check_eq!("SPENDSGIR adds senders", senders(gicd::SPENDSGIR), 0b1010);
-    check_eq!("CPENDSGIR reads the same", senders(gicd::CPENDSGIR), 0b1010);
-    check!("ISPENDR tells the SGI", gic.get(gicd::ISPENDR, SGI));
+    check_eq!("SPENDSGIR adds senders of an SGI", senders(gicd::SPENDSGIR), 0b1010);
+    check_eq!("CPENDSGIR reads the same senders", senders(gicd::CPENDSGIR), 0b1010);
+    check!("ISPENDR shows an SGI with senders", gic.get(gicd::ISPENDR, SGI));
     gic::set_sgi_senders(gicd::SPENDSGIR, SGI, 0b0001);
     gic::set_sgi_senders(gicd::CPENDSGIR, SGI, 0b1000);
-    check_eq!("CPENDSGIR takes senders away", senders(gicd::SPENDSGIR), 0b0011);
+    check_eq!("CPENDSGIR takes senders of an SGI away", senders(gicd::SPENDSGIR), 0b0011);
     let seen = interrupts_during(gic, || {});
     let from = |sender: u32| Taken::Irq(SGI | sender << 10);
     check_eq!("one SGI of two senders comes once from each", seen, came(&[from(0), from(1)]));
-    check_eq!("no sender is left", senders(gicd::SPENDSGIR), 0);
+    check_eq!("no sender is left after the SGI was taken", senders(gicd::SPENDSGIR), 0);
     gic::set_sgi_senders(gicd::SPENDSGIR, SGI, 0b0100);
     gic::set_sgi_senders(gicd::CPENDSGIR, SGI, 0xff);
-    check!("without senders it is not pending", !gic.get(gicd::ISPENDR, SGI));
-    check_eq!("and does not come", interrupts_during(gic, || {}), NOTHING);
+    check!("an SGI without senders is not pending", !gic.get(gicd::ISPENDR, SGI));
+    check_eq!("an SGI without senders does not come", interrupts_during(gic, || {}), NOTHING);
 }
 
 /// A GICv2 keeps an SGI of each sender (IHI 0048 GICD_SPENDSGIR, GICD_CPENDSGIR).

@@ -47,33 +47,49 @@ fn reads_through_large_pages(_: &mut Guest) {
     tables.with(|| {
         check_eq!("TCR_EL1.TG0 is the 64 KiB granule", TCR_EL1.read() >> 14 & 3, 1);
         for page in small_pages() {
-            check_eq!("each part of a page is itself", peek::<u64>(page + 8), number(page));
+            check_eq!(
+                "each part of a 64 KiB page has its own memory",
+                peek::<u64>(page + 8),
+                number(page)
+            );
         }
         for offset in (0..PAGE_SIZE).step_by(SMALL as usize) {
             let behind = number(MEMORY + PAGE_SIZE + offset);
-            check_eq!("an alias has the parts in order", peek::<u64>(ALIAS + offset + 8), behind);
+            check_eq!(
+                "an alias has the page's parts in order",
+                peek::<u64>(ALIAS + offset + 8),
+                behind
+            );
         }
         let last = ALIAS + PAGE_SIZE - 8;
         poke(last, 0x77_u64);
-        check_eq!("a write by the alias is there", peek::<u64>(MEMORY + 2 * PAGE_SIZE - 8), 0x77);
+        check_eq!(
+            "a write by the alias is in the page",
+            peek::<u64>(MEMORY + 2 * PAGE_SIZE - 8),
+            0x77
+        );
         let faults = |name: &str, access: Result<(), Trap>, address: u64, status: u64| {
             let Err(trap) = access else {
-                check!("{name} faults", false);
+                check!("a {name} faults as the tables say", false);
                 return;
             };
-            check_eq!("{name} is a data abort", trap.vector, vector::DATA_ABORT);
-            check_eq!("{name} tells its address", trap.addr, address);
-            check_eq!("{name} has its status", trap.iss() & esr::FSC, status);
+            check_eq!("a {name} is a data abort", trap.vector, vector::DATA_ABORT);
+            check_eq!("a {name} reports its address", trap.addr, address);
+            check_eq!("a {name} reports its fault status", trap.iss() & esr::FSC, status);
         };
         let hole = last + 8;
         let load = read_safe::<u64>(hole).map(drop);
         faults("a load behind the page", load, hole, esr::FSC_TRANSLATION_L3);
         let read_only = ALIAS + 2 * PAGE_SIZE + 5 * SMALL + 8;
-        check_eq!("a read-only page is read", peek::<u64>(read_only), number(MEMORY + 5 * SMALL));
+        check_eq!(
+            "a read-only page can be read",
+            peek::<u64>(read_only),
+            number(MEMORY + 5 * SMALL)
+        );
         let store = write_safe(read_only, 1_u64);
         faults("a store to a read-only page", store, read_only, esr::FSC_PERMISSION_L3);
     });
-    check_eq!("and back", peek::<u64>(MEMORY + 8), number(MEMORY));
+    check_eq!("a page can be mapped read-only and back", peek::<u64>(MEMORY + 8), number(MEMORY));
 }
 
 /// What the guest maps by pages of 64 KiB is what its tables say, whatever KVM's own pages are.
@@ -108,10 +124,10 @@ fn dirty_log_has_small_pages(t: &mut OneVcpu) -> TestResult {
     t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, MEMORY, 2 * PAGE_SIZE)?;
     t.vcpu.run_until_sync(READY)?;
     let before = t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG")?;
-    check_eq!("tables alone dirty nothing", before, [0_u64; 0]);
+    check_eq!("the guest's tables alone dirty nothing", before, [0_u64; 0]);
     t.vcpu.run_until_sync(WRITTEN)?;
     let dirty = t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG")?;
-    check_eq!("the log has the written parts", dirty, PARTS);
+    check_eq!("the log has exactly the written parts", dirty, PARTS);
     t.vcpu.run_until_done()
 }
 
@@ -125,7 +141,11 @@ fn rings_devices(_: &mut Guest) {
     tables.with(|| {
         for place in PLACES {
             mmio_write(ALIAS + place, place);
-            check_eq!("the answer arrives", mmio_read::<u64>(ALIAS + place), !place);
+            check_eq!(
+                "userspace's answer arrives in the guest",
+                mmio_read::<u64>(ALIAS + place),
+                !place
+            );
         }
     });
 }
@@ -137,7 +157,7 @@ fn mmio_exits_tell_the_address(t: &mut OneVcpu) -> TestResult {
     vcpu_with_granule(t)?;
     for place in PLACES {
         let mut stop = t.vcpu.run_until(Exit::mmio_write(DEVICE + place))?;
-        check_eq!("a store's data are those", stop.data(), place.to_le_bytes());
+        check_eq!("a store's data arrives in userspace", stop.data(), place.to_le_bytes());
         t.vcpu.run_until(Exit::mmio_read(DEVICE + place))?.set_data(&(!place).to_le_bytes());
     }
     t.vcpu.run_until_done()

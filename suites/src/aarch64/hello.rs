@@ -19,20 +19,24 @@ fn guest_functions_start_at_el1(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn traps(_: &mut Guest) {
     let trap = brk_safe().unwrap_err();
-    check_eq!("BRK has its class", trap.vector, vector::BRK);
+    check_eq!("BRK has its exception class", trap.vector, vector::BRK);
     check_eq!("BRK's immediate is in the syndrome", trap.iss() & 0xffff, 0x42);
-    check_eq!("UDF has the unknown class", udf_safe().unwrap_err().vector, vector::UNKNOWN);
+    check_eq!(
+        "UDF has the unknown exception class",
+        udf_safe().unwrap_err().vector,
+        vector::UNKNOWN
+    );
     let trap = read_safe::<u8>(8).unwrap_err();
     check_eq!("a load from null is a data abort", trap.vector, vector::DATA_ABORT);
     check_eq!("null is not mapped", trap.iss() & esr::FSC, esr::FSC_TRANSLATION_L3);
-    check_eq!("FAR_EL1 has the address", trap.addr, 8);
-    check!("the abort is a read", trap.iss() & esr::WNR == 0);
+    check_eq!("FAR_EL1 has the aborted address", trap.addr, 8);
+    check!("the abort of a load is a read", trap.iss() & esr::WNR == 0);
     let trap = write_safe::<u64>(16, 1).unwrap_err();
-    check!("a store to null is told as a write", trap.iss() & esr::WNR != 0);
+    check!("the abort of a store is a write", trap.iss() & esr::WNR != 0);
     let trap = HCR_EL2.read_safe().unwrap_err();
     check_eq!("a register of EL2 is undefined", trap.vector, vector::UNKNOWN);
     check_eq!(
-        "what may fault and does not gives its value",
+        "a register read that does not fault returns its value",
         MIDR_EL1.read_safe(),
         Ok(MIDR_EL1.read())
     );
@@ -84,8 +88,12 @@ fn maps(_: &mut Guest) {
     mmu::protect(GVA, mmu::Size::Small, mmu::flags::DEFAULT | mmu::flags::AP_READ_ONLY);
     check_eq!("a read-only page can be read", read_safe::<u64>(GVA), Ok(PROOF));
     let trap = write_safe(GVA, 0_u64).unwrap_err();
-    check_eq!("a store to it is a permission fault", trap.iss() & esr::FSC, esr::FSC_PERMISSION_L3);
-    check_eq!("the store changed nothing", peek::<u64>(layout::SCRATCH), PROOF);
+    check_eq!(
+        "a store to a read-only page is a permission fault",
+        trap.iss() & esr::FSC,
+        esr::FSC_PERMISSION_L3
+    );
+    check_eq!("a store that faulted changed nothing", peek::<u64>(layout::SCRATCH), PROOF);
     mmu::unmap(GVA, mmu::Size::Small);
     let trap = read_safe::<u64>(GVA).unwrap_err();
     check_eq!(

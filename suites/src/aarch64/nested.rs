@@ -34,30 +34,30 @@ fn vcpu_at_el2(t: &mut OneVm) -> TestResult<Vcpu> {
 #[guest]
 fn runs_at_el2(_: &mut Guest) {
     check_eq!("the guest function runs at EL2", CURRENTEL.read() >> 2, 2);
-    check_eq!("ID_AA64PFR0_EL1 tells of EL2", ID_AA64PFR0_EL1.read() >> 8 & 0xf, 1);
+    check_eq!("ID_AA64PFR0_EL1 reports that EL2 exists", ID_AA64PFR0_EL1.read() >> 8 & 0xf, 1);
     check_eq!(
         "HCR_EL2 has E2H and TGE",
         HCR_EL2.read() & (hcr::E2H | hcr::TGE),
         hcr::E2H | hcr::TGE
     );
-    check_eq!("with E2H SCTLR_EL1 is SCTLR_EL2", SCTLR_EL1.read(), SCTLR_EL2.read());
-    check_eq!("with E2H VBAR_EL1 is VBAR_EL2", VBAR_EL1.read(), VBAR_EL2.read());
+    check_eq!("SCTLR_EL1 is SCTLR_EL2 with E2H", SCTLR_EL1.read(), SCTLR_EL2.read());
+    check_eq!("VBAR_EL1 is VBAR_EL2 with E2H", VBAR_EL1.read(), VBAR_EL2.read());
     VBAR_EL12.write(0x1_2345_6000 & !0x7ff);
-    check_eq!("VBAR_EL12 is another register", VBAR_EL12.read(), 0x1_2345_6000);
-    check!("it is not this one", VBAR_EL1.read() != VBAR_EL12.read());
-    check_eq!("BRK at EL2 has its class", brk_safe().unwrap_err().vector, vector::BRK);
+    check_eq!("VBAR_EL12 is a register of its own", VBAR_EL12.read(), 0x1_2345_6000);
+    check!("VBAR_EL1 differs from VBAR_EL12", VBAR_EL1.read() != VBAR_EL12.read());
+    check_eq!("BRK at EL2 has its exception class", brk_safe().unwrap_err().vector, vector::BRK);
     check_eq!("UDF at EL2 is undefined", udf_safe().unwrap_err().vector, vector::UNKNOWN);
     let trap = read_safe::<u8>(8).unwrap_err();
     check_eq!("null is not mapped at EL2", trap.vector, vector::DATA_ABORT);
     check_eq!(
-        "SCR_EL3 is undefined",
+        "SCR_EL3 is undefined at EL2",
         SCR_EL3.read_safe().map_err(|t| t.vector),
         Err(vector::UNKNOWN)
     );
-    check!("PSCI is called by SMC", smc(psci::function::PSCI_VERSION, [0; 3])[0] as i64 > 0);
+    check!("PSCI can be called by SMC", smc(psci::function::PSCI_VERSION, [0; 3])[0] as i64 > 0);
     let el0 = user::run(&[insn::SVC], [1, 2, 3, 4]);
-    check_eq!("EL0 under EL2 comes back by SVC", el0.trap.vector, vector::SVC);
-    check_eq!("with its registers", el0.x, [1, 2, 3, 4]);
+    check_eq!("SVC brings EL0 back to EL2", el0.trap.vector, vector::SVC);
+    check_eq!("EL0's registers arrive unchanged at EL2", el0.x, [1, 2, 3, 4]);
 }
 
 /// A guest with KVM_ARM_VCPU_HAS_EL2 runs at EL2, and EL0 below it.
@@ -91,7 +91,7 @@ fn interrupts_itself(_: &mut Guest) {
             comes(|| taken.load(SeqCst) > 0);
             irq_disable();
         });
-        check_eq!("it is taken at EL2", taken.load(SeqCst), 1);
+        check_eq!("the timer's interrupt is taken at EL2", taken.load(SeqCst), 1);
     }
 }
 
@@ -111,7 +111,7 @@ fn runs_a_guest(_: &mut Guest) {
     SCTLR_EL12.write(SCTLR_RES1);
     let stop = el1(&[NOP, mrs(&CURRENTEL), HVC], [0, 5, 6, 7]);
     check_eq!("HVC of the nested guest comes to EL2", stop.trap.vector, HVC64);
-    check_eq!("its return address is behind it", stop.next, 3);
+    check_eq!("HVC returns to the instruction behind it", stop.next, 3);
     check_eq!("the nested guest ran at EL1", stop.x, [1 << 2, 5, 6, 7]);
     check_eq!("EL2 goes on at EL2", CURRENTEL.read() >> 2, 2);
     for (name, virtual_id, id, value) in [
@@ -128,10 +128,10 @@ fn runs_a_guest(_: &mut Guest) {
     }
     let stop = el1(&[msr(&VBAR_EL1), mrs(&VBAR_EL1), HVC], [0x7_7000, 0, 0, 0]);
     check_eq!("the nested guest has its own VBAR_EL1", stop.x[0], 0x7_7000);
-    check_eq!("EL2 sees it as VBAR_EL12", VBAR_EL12.read(), 0x7_7000);
+    check_eq!("EL2 sees the nested guest's VBAR_EL1 as VBAR_EL12", VBAR_EL12.read(), 0x7_7000);
     let stop = el1(&[msr(&TPIDR_EL1), HVC], [0x1234, 0, 0, 0]);
     check_eq!(
-        "a register of EL1 is written",
+        "the nested guest can write a register of EL1",
         [stop.trap.vector.into(), TPIDR_EL1.read()],
         [u64::from(HVC64), 0x1234]
     );
@@ -144,7 +144,7 @@ fn runs_a_guest(_: &mut Guest) {
         stop.x[0],
         1 << 2
     );
-    check!("not behind the access", stop.next != 2);
+    check!("the nested guest does not go on behind the undefined access", stop.next != 2);
 }
 
 /// A guest at EL2 runs a guest of its own at EL1, with registers of its own.
@@ -162,12 +162,12 @@ fn traps_a_guest(_: &mut Guest) {
     {
         HCR_EL2.write(plain | bit);
         let stop = el1(&[NOP, instruction, HVC], [SCTLR_RES1, 0, 0, 0]);
-        check_eq!("HCR_EL2.{name} traps to EL2", stop.trap.vector, class);
+        check_eq!("HCR_EL2.{name} traps the nested guest to EL2", stop.trap.vector, class);
         check_eq!("HCR_EL2.{name} traps at the instruction", stop.next, 1);
     }
     HCR_EL2.write(plain);
     let stop = el1(&[NOP, msr(&SCTLR_EL1), HVC], [SCTLR_RES1, 0, 0, 0]);
-    check_eq!("without TVM nothing traps", stop.trap.vector, HVC64);
+    check_eq!("no access traps without TVM", stop.trap.vector, HVC64);
 
     /// VTCR_EL2: 40 bits of address from level 1 on, 4 KiB granule, write-back, RES1.
     const VTCR: u64 = 24 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 31;
@@ -179,20 +179,20 @@ fn traps_a_guest(_: &mut Guest) {
     HCR_EL2.write(plain | hcr::VM);
     let stop = el1(&[NOP, HVC], [0; 4]);
     check_eq!(
-        "without stage 2 entries the first fetch aborts",
+        "the first fetch without stage 2 entries aborts",
         stop.trap.vector,
         vector::INSTRUCTION_ABORT_LOWER
     );
     check_eq!(
-        "as a translation fault of level 1",
+        "the first fetch's abort is a translation fault of level 1",
         stop.trap.iss() & esr::FSC,
         esr::FSC_TRANSLATION_L1
     );
-    check_eq!("before the first instruction", stop.next, 0);
+    check_eq!("the first fetch aborts before the first instruction", stop.next, 0);
     let page = layout::SCRATCH_END - layout::PAGE_SIZE;
-    check_eq!("HPFAR_EL2 has the page", HPFAR_EL2.read() >> 4 << 12, page);
+    check_eq!("HPFAR_EL2 has the aborted page", HPFAR_EL2.read() >> 4 << 12, page);
     HCR_EL2.write(plain);
-    check_eq!("without stage 2 it runs", el1(&[NOP, HVC], [0; 4]).trap.vector, HVC64);
+    check_eq!("the nested guest runs without stage 2", el1(&[NOP, HVC], [0; 4]).trap.vector, HVC64);
 }
 
 /// Traps and stage 2 of a guest hypervisor work on its guest.

@@ -27,12 +27,12 @@ fn reads_registers(_: &mut Guest) {
     let all = implemented();
     check_eq!("PMCR.P and C read as zero", PMCR_EL0.read() & (pmcr::P | pmcr::C), 0);
     check_eq!("PMCR.E reads as zero when cleared", PMCR_EL0.read() & pmcr::E, 0);
-    check_eq!("PMCR.LC keeps 1", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
+    check_eq!("PMCR.LC keeps the value 1", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
     let identity = PMCR_EL0.read() & !0xff;
     PMCR_EL0.write(!identity & !0xff | pmcr::LC);
     check_eq!("N, IDCODE and IMP of PMCR are read-only", PMCR_EL0.read(), identity | pmcr::LC);
     PMCR_EL0.write(pmcr::LC | pmcr::E);
-    check_eq!("PMCR.E keeps 1", PMCR_EL0.read() & pmcr::E, pmcr::E);
+    check_eq!("PMCR.E keeps the value 1", PMCR_EL0.read() & pmcr::E, pmcr::E);
     PMCR_EL0.write(pmcr::LC);
     for (name, set, clear) in [
         ("PMCNTENSET", PMCNTENSET_EL0, PMCNTENCLR_EL0),
@@ -122,9 +122,13 @@ fn configures_counters(_: &mut Guest) {
     PMCR_EL0.write(pmcr::LC | pmcr::E);
     pmu::instructions(1000);
     PMCR_EL0.write(pmcr::LC);
-    check_eq!("an event that PMCEID does not tell of is kept", PMEVTYPER0_EL0.read(), absent);
-    check_eq!("it does not count", PMEVCNTR0_EL0.read(), 0xdead_beef);
-    check_eq!("nor does it overflow", PMOVSCLR_EL0.read(), 0);
+    check_eq!("an event that PMCEID does not report is kept", PMEVTYPER0_EL0.read(), absent);
+    check_eq!(
+        "an event that PMCEID does not report does not count",
+        PMEVCNTR0_EL0.read(),
+        0xdead_beef
+    );
+    check_eq!("an event that PMCEID does not report does not overflow", PMOVSCLR_EL0.read(), 0);
 }
 
 /// Every counter has its value and its event, by number and by selection.
@@ -171,11 +175,14 @@ fn touches_absent_counters(_: &mut Guest) {
         check_eq!("writing PMEVTYPER30 is undefined without it", write(PMEVTYPER30_EL0), undefined);
     }
     PMSELR_EL0.write(SELECT_CYCLES);
-    check!("the cycle counter's filter is there", PMXEVTYPER_EL0.read_safe().is_ok());
+    check!(
+        "the cycle counter's filter exists beside absent counters",
+        PMXEVTYPER_EL0.read_safe().is_ok()
+    );
     PMCNTENSET_EL0.write(1 << n);
     check_eq!("an absent counter cannot be enabled", PMCNTENSET_EL0.read(), 0);
     PMSWINC_EL0.write(1 << n);
-    check_eq!("nor be incremented", PMOVSCLR_EL0.read(), 0);
+    check_eq!("an absent counter cannot be incremented", PMOVSCLR_EL0.read(), 0);
 }
 
 /// Accesses to counters from PMCR_EL0.N on are undefined: of what the ARM ARM allows (D13, "Accesses to
@@ -201,16 +208,16 @@ fn lc_is_res1(t: &mut OneVm) -> TestResult {
     vcpu.run_until_done()?;
     let value = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
     vcpu.set_sysreg(&PMCR_EL0, value & !pmcr::LC).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-    check_eq!("userspace cannot clear it", lc(&vcpu), Ok(pmcr::LC));
+    check_eq!("userspace cannot clear PMCR.LC", lc(&vcpu), Ok(pmcr::LC));
     Ok(())
 }
 
 #[guest]
 fn clears_lc_with_aarch32(_: &mut Guest) {
     PMCR_EL0.write(0);
-    check_eq!("PMCR.LC can be cleared", PMCR_EL0.read() & pmcr::LC, 0);
+    check_eq!("PMCR.LC can be cleared with AArch32", PMCR_EL0.read() & pmcr::LC, 0);
     PMCR_EL0.write(pmcr::LC);
-    check_eq!("PMCR.LC can be set", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
+    check_eq!("PMCR.LC can be set with AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
 }
 
 /// PMCR_EL0.LC is a bit like others where EL0 can run AArch32 code.
@@ -222,25 +229,25 @@ fn lc_is_writable_with_aarch32(t: &mut OneVm) -> TestResult {
 #[guest]
 fn tells_of_events(g: &mut Guest) {
     let version = g.arg(0);
-    check!("SW_INCR is offered", pmu::offers(event::SW_INCR));
-    check!("CPU_CYCLES is offered", pmu::offers(event::CPU_CYCLES));
-    check!("CHAIN is offered", pmu::offers(event::CHAIN));
+    check!("PMCEID offers the event SW_INCR", pmu::offers(event::SW_INCR));
+    check!("PMCEID offers the event CPU_CYCLES", pmu::offers(event::CPU_CYCLES));
+    check!("PMCEID offers the event CHAIN", pmu::offers(event::CHAIN));
     check!(
-        "INST_RETIRED or INST_SPEC is offered",
+        "PMCEID offers INST_RETIRED or INST_SPEC",
         pmu::offers(event::INST_RETIRED) || pmu::offers(event::INST_SPEC)
     );
     /// ID_AA64DFR0_EL1.PMUVer of PMUv3p1.
     const PMUV3P1: u64 = 4;
     if version >= PMUV3P1 {
-        check!("PMUv3p1 offers STALL_FRONTEND", pmu::offers(event::STALL_FRONTEND));
-        check!("PMUv3p1 offers STALL_BACKEND", pmu::offers(event::STALL_BACKEND));
+        check!("PMCEID of PMUv3p1 offers STALL_FRONTEND", pmu::offers(event::STALL_FRONTEND));
+        check!("PMCEID of PMUv3p1 offers STALL_BACKEND", pmu::offers(event::STALL_BACKEND));
     }
     for slot in [event::STALL_SLOT, event::STALL_SLOT_FRONTEND, event::STALL_SLOT_BACKEND] {
         // They count slots, whose number is in PMMIR_EL1, which guests see as zero.
-        check!("events of slots are not offered", !pmu::offers(slot));
+        check!("PMCEID offers no events of slots", !pmu::offers(slot));
     }
     if version > PMUV3P1 {
-        check_eq!("PMMIR tells no slots", PMMIR_EL1.read(), 0);
+        check_eq!("PMMIR_EL1 reports no slots", PMMIR_EL1.read(), 0);
     }
     g.sync(1, &[PMCEID0_EL0.read(), PMCEID1_EL0.read()]);
 }
@@ -255,7 +262,7 @@ fn required_events_are_offered(t: &mut OneVm) -> TestResult {
     let seen = vcpu.run_until_sync(1)?;
     for event in host_events().into_iter().filter(|&e| e < event::STALL_SLOT_BACKEND) {
         let offered = seen[event as usize / 32] >> (event % 32) & 1;
-        check!("an event of the host is offered", offered == 1, "event {event:#x}");
+        check!("PMCEID offers an event of the host", offered == 1, "event {event:#x}");
     }
     vcpu.run_until_done()
 }

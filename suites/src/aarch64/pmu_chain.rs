@@ -97,8 +97,8 @@ fn chains(g: &mut Guest) {
     pair.preset(0, 0);
     pair.run_shortly();
     check_eq!("CHAIN counts nothing while the even counter does not wrap", pair.odd(), 0);
-    check!("the even counter counts", pair.even() > 0);
-    check_eq!("no flag is set", pair.flags(), 0);
+    check!("the even counter counts by itself", pair.even() > 0);
+    check_eq!("no overflow flag is set before a wrap", pair.flags(), 0);
     for (before, after) in [(0, 1), (1, 2), (7, 8)] {
         pair.preset(WRAP - SOON, before);
         pair.run();
@@ -114,7 +114,7 @@ fn chains(g: &mut Guest) {
     pair.preset(WRAP - SOON, WRAP - 1);
     pair.run();
     check_eq!("the odd counter wraps at its width", pair.odd(), if wide { WRAP } else { 0 });
-    check_eq!("both flags are set when both wrap", pair.flags(), 0b11);
+    check_eq!("both flags are set when both counters wrap", pair.flags(), 0b11);
 }
 
 /// An overflow of the even counter counts as one CHAIN event, and sets the even counter's flag.
@@ -146,16 +146,20 @@ fn promotes(g: &mut Guest) {
     PMCNTENCLR_EL0.write(even_bit);
     pair.preset(WRAP - SOON, 0);
     pair.run_shortly();
-    check_eq!("with the odd counter alone enabled the even one stands", pair.even(), WRAP - SOON);
-    check_eq!("and the odd one too", pair.odd(), 0);
-    check_eq!("and nothing overflows", pair.flags(), 0);
+    check_eq!(
+        "the even counter stands while only the odd one is enabled",
+        pair.even(),
+        WRAP - SOON
+    );
+    check_eq!("the odd counter stands while the even one does", pair.odd(), 0);
+    check_eq!("no counter overflows while the even one stands", pair.flags(), 0);
 
     PMCNTENSET_EL0.write(even_bit);
     PMCNTENCLR_EL0.write(odd_bit);
     pair.preset(WRAP - SOON, 0);
     pair.run();
-    check_eq!("with the even counter alone enabled its flag is set", pair.flags(), 0b01);
-    check_eq!("and the odd one stands", pair.odd(), 0);
+    check_eq!("the even counter alone sets its flag", pair.flags(), 0b01);
+    check_eq!("the odd counter stands while only the even one is enabled", pair.odd(), 0);
 
     // From chained to unchained by PMCNTENCLR, with counts in between.
     PMCNTENSET_EL0.write(odd_bit);
@@ -166,8 +170,8 @@ fn promotes(g: &mut Guest) {
     check_eq!("disabling the odd counter keeps the even one's count", pair.even(), middle);
     pair.preset(WRAP - SOON, 0);
     pair.run();
-    check_eq!("once disabled the odd counter counts no more", pair.odd(), 0);
-    check_eq!("the even counter's flag is set all the same", pair.flags(), 0b01);
+    check_eq!("a disabled odd counter counts no overflow", pair.odd(), 0);
+    check_eq!("the even counter's flag is set beside a disabled odd one", pair.flags(), 0b01);
 
     // From unchained to chained by PMCNTENSET.
     pair.preset(0, 0);
@@ -177,22 +181,22 @@ fn promotes(g: &mut Guest) {
     check_eq!("enabling the odd counter keeps the even one's count", pair.even(), middle);
     pair.preset(WRAP - SOON, 0);
     pair.run();
-    check_eq!("once enabled the odd counter counts", pair.odd(), 1);
-    check_eq!("with the even counter's flag", pair.flags(), 0b01);
+    check_eq!("an enabled odd counter counts overflows", pair.odd(), 1);
+    check_eq!("the even counter's flag is set when the odd one counts", pair.flags(), 0b01);
 
     // From two counters to a chain by the event.
     let own_event = if pair.software { event::SW_INCR } else { event::CPU_CYCLES };
     pair.set_odd_event(own_event);
     pair.preset(0, 0);
     pair.run_shortly();
-    check!("two counters count each for itself", pair.even() > 0 && pair.odd() > 0);
+    check!("two counters without CHAIN count each for itself", pair.even() > 0 && pair.odd() > 0);
     let middle = pair.even();
     pair.set_odd_event(event::CHAIN);
     check_eq!("changing the odd counter's event keeps the even one's count", pair.even(), middle);
     pair.preset(WRAP - SOON, 0);
     pair.run();
-    check_eq!("after a change to CHAIN the odd counter counts overflows", pair.odd(), 1);
-    check_eq!("and the even counter's flag is set, alone", pair.flags(), 0b01);
+    check_eq!("an odd counter changed to CHAIN counts overflows", pair.odd(), 1);
+    check_eq!("the even counter's flag alone is set after a change to CHAIN", pair.flags(), 0b01);
 
     // And back.
     let middle = pair.odd();
@@ -202,11 +206,11 @@ fn promotes(g: &mut Guest) {
     pair.run();
     let odd = pair.odd();
     check!(
-        "after a change from CHAIN the odd counter counts its own event",
+        "an odd counter changed from CHAIN counts its own event",
         odd > WRAP / 2 && (!pair.software || odd == WRAP / 2 + BURST),
         "{odd:#x}"
     );
-    check_eq!("and the overflow is the even counter's alone", pair.flags(), 0b01);
+    check_eq!("the even counter's flag alone is set after a change from CHAIN", pair.flags(), 0b01);
 }
 
 /// Counters become a chain, and cease to be one, by enables and by events, and lose no count.
@@ -252,9 +256,9 @@ fn chains_at_64_bits(_: &mut Guest) {
     for even in [WRAP - SOON, 0_u64.wrapping_sub(SOON)] {
         PMEVCNTR0_EL0.write(even);
         (0..BURST).for_each(|_| PMSWINC_EL0.write(1));
-        check_eq!("with LP the counters are not chained", PMEVCNTR1_EL0.read(), 0);
+        check_eq!("counters with LP are not chained", PMEVCNTR1_EL0.read(), 0);
     }
-    check_eq!("the even counter's flag is set alone", PMOVSCLR_EL0.read(), 0b01);
+    check_eq!("the even counter's flag alone is set with LP", PMOVSCLR_EL0.read(), 0b01);
 }
 
 /// With PMCR_EL0.LP counters have 64 bits of their own, and CHAIN counts nothing.

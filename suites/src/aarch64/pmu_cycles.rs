@@ -26,12 +26,12 @@ fn counts_cycles(g: &mut Guest) {
         before = now;
     }
     check_eq!("the cycle counter counts up", stuck, 0);
-    check_eq!("it counts on from a value beyond 32 bits", before >> 32, 0x12);
+    check_eq!("the cycle counter counts on beyond 32 bits", before >> 32, 0x12);
     PMCR_EL0.write(lc);
     let stopped = PMCCNTR_EL0.read();
     pmu::instructions(100);
-    check_eq!("it stands still while PMCR.E is clear", PMCCNTR_EL0.read(), stopped);
-    check_eq!("nothing has wrapped", PMOVSCLR_EL0.read(), 0);
+    check_eq!("the cycle counter stands still while PMCR.E is clear", PMCCNTR_EL0.read(), stopped);
+    check_eq!("no counter has overflowed before the wrap", PMOVSCLR_EL0.read(), 0);
 
     PMCCNTR_EL0.write(WRAP - SOON);
     PMCR_EL0.write(lc | pmcr::E);
@@ -40,42 +40,50 @@ fn counts_cycles(g: &mut Guest) {
     PMCR_EL0.write(lc);
     let value = PMCCNTR_EL0.read();
     check!("the cycle counter is not cut off at 32 bits", value >= WRAP, "{value:#x}");
-    check!("it has not jumped", value >> 32 == 1, "{value:#x}");
+    check!("the cycle counter does not jump at bit 32", value >> 32 == 1, "{value:#x}");
     let overflow = PMOVSCLR_EL0.read();
     if lc == 0 {
-        check_eq!("without LC crossing bit 32 is an overflow", overflow, CYCLES);
+        check_eq!("crossing bit 32 is an overflow without LC", overflow, CYCLES);
         PMOVSCLR_EL0.write(!0);
         PMCCNTR_EL0.write(7 * WRAP - SOON);
         PMCR_EL0.write(lc | pmcr::E);
         comes(|| PMOVSCLR_EL0.read() & CYCLES != 0);
         PMCR_EL0.write(lc);
-        check_eq!("so is every further one", PMOVSCLR_EL0.read(), CYCLES);
-        check_eq!("and the counter goes on", PMCCNTR_EL0.read() >> 32, 7);
+        check_eq!(
+            "every further crossing of bit 32 is an overflow without LC",
+            PMOVSCLR_EL0.read(),
+            CYCLES
+        );
+        check_eq!(
+            "the cycle counter goes on beyond bit 32 without LC",
+            PMCCNTR_EL0.read() >> 32,
+            7
+        );
     } else {
-        check_eq!("with LC crossing bit 32 is no overflow", overflow, 0);
+        check_eq!("crossing bit 32 is no overflow with LC", overflow, 0);
         PMCCNTR_EL0.write(!0 - SOON);
         PMCR_EL0.write(lc | pmcr::E);
         comes(|| PMOVSCLR_EL0.read() & CYCLES != 0);
         PMCR_EL0.write(lc);
-        check_eq!("with LC crossing bit 64 is an overflow", PMOVSCLR_EL0.read(), CYCLES);
+        check_eq!("crossing bit 64 is an overflow with LC", PMOVSCLR_EL0.read(), CYCLES);
         let value = PMCCNTR_EL0.read();
-        check!("the counter wraps at 64 bits", value < WRAP, "{value:#x}");
+        check!("the cycle counter wraps at 64 bits", value < WRAP, "{value:#x}");
     }
     PMOVSCLR_EL0.write(!0);
     PMCR_EL0.write(lc | pmcr::C);
     check_eq!("PMCR.C clears the cycle counter", PMCCNTR_EL0.read(), 0);
-    check_eq!("which is no overflow", PMOVSCLR_EL0.read(), 0);
+    check_eq!("clearing the cycle counter is no overflow", PMOVSCLR_EL0.read(), 0);
     PMCNTENCLR_EL0.write(CYCLES);
     PMCR_EL0.write(lc | pmcr::E);
     pmu::instructions(100);
     check_eq!("a cycle counter that is not enabled stands still", PMCCNTR_EL0.read(), 0);
     PMCNTENSET_EL0.write(CYCLES);
     pmu::instructions(100);
-    check!("enabling it while PMCR.E is set starts it", PMCCNTR_EL0.read() > 0);
+    check!("enabling the cycle counter while PMCR.E is set starts it", PMCCNTR_EL0.read() > 0);
     PMCNTENCLR_EL0.write(CYCLES);
     let stopped = PMCCNTR_EL0.read();
     pmu::instructions(100);
-    check_eq!("disabling it stops it where it is", PMCCNTR_EL0.read(), stopped);
+    check_eq!("disabling the cycle counter stops it where it is", PMCCNTR_EL0.read(), stopped);
 }
 
 /// The cycle counter always has 64 bits; PMCR_EL0.LC only says which of them overflows.
@@ -128,7 +136,7 @@ fn exits_while_counting(g: &mut Guest) {
         check!("the counter goes on over exits to userspace", now > before, "{before:x} {now:x}");
         before = now;
     }
-    check_eq!("it has passed bit 32 and nothing more", before >> 32, 1);
+    check_eq!("the cycle counter has passed bit 32 once", before >> 32, 1);
 }
 
 /// What the counter has counted survives the vCPU's stay in userspace.

@@ -55,24 +55,24 @@ fn counts_software_events(g: &mut Guest) {
     check_eq!("the wrap sets that counter's overflow flag alone", PMOVSCLR_EL0.read(), 1);
     increment(0b010);
     check_eq!("a counter that PMSWINC does not name stands still", PMEVCNTR0_EL0.read(), wrapped);
-    check_eq!("the one that it names goes on", PMEVCNTR1_EL0.read(), 2 * BURST);
+    check_eq!("a counter that PMSWINC names counts", PMEVCNTR1_EL0.read(), 2 * BURST);
     PMOVSCLR_EL0.write(0b010);
     check_eq!("PMOVSCLR keeps flags that are not named", PMOVSCLR_EL0.read(), 1);
     PMOVSCLR_EL0.write(1);
-    check_eq!("PMOVSCLR clears the flag", PMOVSCLR_EL0.read(), 0);
+    check_eq!("PMOVSCLR clears the named flag", PMOVSCLR_EL0.read(), 0);
     PMSWINC_EL0.write(1 << 31 | 1 << 30);
     check_eq!("PMSWINC has no bit for the cycle counter", PMOVSCLR_EL0.read(), 0);
 
     if lp != 0 {
         PMEVCNTR0_EL0.write(WRAP - SOON);
         increment(1);
-        check_eq!("with LP a counter goes on past 32 bits", PMEVCNTR0_EL0.read(), WRAP + SOON);
-        check_eq!("with LP crossing bit 32 is no overflow", PMOVSCLR_EL0.read(), 0);
+        check_eq!("a counter with LP goes on past 32 bits", PMEVCNTR0_EL0.read(), WRAP + SOON);
+        check_eq!("crossing bit 32 is no overflow with LP", PMOVSCLR_EL0.read(), 0);
     } else if mask == !0 {
         PMEVCNTR0_EL0.write(!0 - SOON);
         increment(1);
-        check_eq!("without LP a wrap of 64 bits is one of 32 too", PMOVSCLR_EL0.read(), 1);
-        check_eq!("the counter is at its start", PMEVCNTR0_EL0.read(), BURST - SOON - 1);
+        check_eq!("a wrap of 64 bits is one of 32 bits without LP", PMOVSCLR_EL0.read(), 1);
+        check_eq!("a counter that wrapped is at its start", PMEVCNTR0_EL0.read(), BURST - SOON - 1);
     }
     PMEVTYPER0_EL0.write(event::CHAIN);
     let before = PMEVCNTR0_EL0.read();
@@ -100,7 +100,7 @@ fn software_increments_at_64_bits(t: &mut OneVm) -> TestResult {
 fn sets_lp(g: &mut Guest) {
     let wide = g.arg(0) != 0;
     PMCR_EL0.write(pmcr::LC | pmcr::LP);
-    check_eq!("PMCR.LP is there from PMUv3p5 on", PMCR_EL0.read() & pmcr::LP != 0, wide);
+    check_eq!("PMCR.LP exists from PMUv3p5 on", PMCR_EL0.read() & pmcr::LP != 0, wide);
     PMCR_EL0.write(pmcr::LC);
     check_eq!("PMCR.LP can be cleared", PMCR_EL0.read() & pmcr::LP, 0);
     pmu::need_counters(1);
@@ -130,10 +130,10 @@ fn counts_hardware_events(g: &mut Guest) {
     PMEVTYPER1_EL0.write(if retired { event::INST_RETIRED } else { event::CPU_CYCLES });
     PMEVCNTR0_EL0.write(start);
     PMEVCNTR1_EL0.write(0);
-    check_eq!("a preset reads back", PMEVCNTR0_EL0.read(), start & mask);
-    check_eq!("the other counter's too", PMEVCNTR1_EL0.read(), 0);
+    check_eq!("a preset counter reads as written", PMEVCNTR0_EL0.read(), start & mask);
+    check_eq!("a second preset counter reads as written", PMEVCNTR1_EL0.read(), 0);
     PMCNTENSET_EL0.write(0b11);
-    check_eq!("two counters are enabled", PMCNTENSET_EL0.read(), 0b11);
+    check_eq!("PMCNTENSET enables two counters", PMCNTENSET_EL0.read(), 0b11);
     PMCR_EL0.write(pmcr::LC | lp | pmcr::E);
     comes(|| {
         pmu::instructions(20);
@@ -142,9 +142,13 @@ fn counts_hardware_events(g: &mut Guest) {
     PMCR_EL0.write(pmcr::LC | lp);
     check_eq!("the counter that wraps sets its flag, and no other", PMOVSCLR_EL0.read(), 1);
     let value = PMEVCNTR0_EL0.read();
-    check!("it has wrapped", value.wrapping_sub(wrap & mask) < WRAP / 2, "{value:#x}");
+    check!(
+        "the counter that wraps goes on from zero",
+        value.wrapping_sub(wrap & mask) < WRAP / 2,
+        "{value:#x}"
+    );
     let count = PMEVCNTR1_EL0.read();
-    check!("the other counter has counted", count > 0);
+    check!("the counter that does not wrap has counted", count > 0);
     pmu::instructions(100);
     check_eq!("a stopped counter reads the same again", PMEVCNTR1_EL0.read(), count);
     if lp != 0 {
@@ -153,10 +157,18 @@ fn counts_hardware_events(g: &mut Guest) {
         PMCR_EL0.write(pmcr::LC | lp | pmcr::E);
         comes(|| PMEVCNTR0_EL0.read() > WRAP);
         PMCR_EL0.write(pmcr::LC | lp);
-        check_eq!("with LP the counter goes on past 32 bits", PMEVCNTR0_EL0.read() >> 32, 1);
-        check_eq!("with LP crossing bit 32 is no overflow", PMOVSCLR_EL0.read(), 0);
+        check_eq!(
+            "a hardware event's counter with LP goes on past 32 bits",
+            PMEVCNTR0_EL0.read() >> 32,
+            1
+        );
+        check_eq!(
+            "a hardware event's counter with LP overflows at 64 bits only",
+            PMOVSCLR_EL0.read(),
+            0
+        );
     } else if mask == !0 {
-        check_eq!("without LP the counter goes on past the wrap", value >> 32, 1);
+        check_eq!("a hardware event's counter without LP goes on past its wrap", value >> 32, 1);
     }
     PMCNTENCLR_EL0.write(0b01);
     PMEVCNTR0_EL0.write(3);
@@ -164,7 +176,7 @@ fn counts_hardware_events(g: &mut Guest) {
     PMCR_EL0.write(pmcr::LC | lp | pmcr::E);
     pmu::instructions(100);
     check_eq!("a counter that is not enabled stands still", PMEVCNTR0_EL0.read(), 3);
-    check!("the enabled one counts on from what was written", PMEVCNTR1_EL0.read() > 3);
+    check!("an enabled counter counts on from what was written", PMEVCNTR1_EL0.read() > 3);
 }
 
 /// CPU_CYCLES and INST_RETIRED (where it exists) count; a wrap sets the flag of its counter alone.
@@ -211,8 +223,8 @@ fn counts_memory_accesses(g: &mut Guest) {
     run(0);
     for counter in COUNTERS.into_iter().take(2) {
         let count = counter.read();
-        check!("every load counts", count >= LOADS - MARGIN, "{count}");
-        check!("little else does", count <= LOADS + MARGIN, "{count}");
+        check!("every load is a MEM_ACCESS event", count >= LOADS - MARGIN, "{count}");
+        check!("little but the loads is a MEM_ACCESS event", count <= LOADS + MARGIN, "{count}");
     }
     check_eq!("small counts do not overflow", PMOVSCLR_EL0.read(), 0);
     run(wrap.wrapping_sub(SOON));

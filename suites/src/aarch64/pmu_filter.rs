@@ -44,31 +44,31 @@ fn filters_levels(g: &mut Guest) {
     // The first run makes EL0's pages.
     count(counter);
     let (el1, el0) = count(counter);
-    check!("EL1 counts", el1 > 0);
-    check!("EL0 counts", el0 > 0);
+    check!("EL1 counts without a filter", el1 > 0);
+    check!("EL0 counts without a filter", el0 > 0);
     kind.write(event | filter::P);
-    check_eq!("P keeps its value", kind.read(), event | filter::P);
+    check_eq!("PMEVTYPER.P keeps its value", kind.read(), event | filter::P);
     let (el1, el0) = count(counter);
-    check_eq!("with P nothing counts at EL1", el1, 0);
-    check!("with P EL0 counts", el0 > 0);
+    check_eq!("EL1 does not count with P", el1, 0);
+    check!("EL0 counts with P", el0 > 0);
     kind.write(event | filter::U);
     let (el1, both) = count(counter);
-    check!("with U EL1 counts", el1 > 0);
+    check!("EL1 counts with U", el1 > 0);
     let (_, again) = count(counter);
     kind.write(event);
     let (_, unfiltered) = count(counter);
     // EL1 enters and leaves EL0 in every run, so that the rest is not zero.
     check!(
-        "with U EL0 does not count",
+        "EL0 does not count with U",
         both.min(again) < unfiltered,
         "{both} {again} {unfiltered}"
     );
     kind.write(event | filter::P | filter::U);
-    check_eq!("with both nothing counts anywhere", count(counter), (0, 0));
+    check_eq!("neither level counts with both P and U", count(counter), (0, 0));
     kind.write(event);
     let (el1, el0) = count(counter);
-    check!("without filters all counts again", el1 > 0 && el0 > 0);
-    check_eq!("nothing has overflowed", PMOVSCLR_EL0.read(), 0);
+    check!("both levels count again without filters", el1 > 0 && el0 > 0);
+    check_eq!("no counter has overflowed while filtered", PMOVSCLR_EL0.read(), 0);
 }
 
 /// P and U of PMEVTYPER<n>_EL0 and PMCCFILTR_EL0 leave out EL1 and EL0.
@@ -95,8 +95,8 @@ fn filters_software_events(_: &mut Guest) {
         PMEVCNTR0_EL0.read()
     };
     check_eq!("a software increment at EL1 counts", increment(0), 1);
-    check_eq!("with U too", increment(filter::U), 1);
-    check_eq!("with P it does not", increment(filter::P), 0);
+    check_eq!("a software increment at EL1 counts with U", increment(filter::U), 1);
+    check_eq!("a software increment at EL1 does not count with P", increment(filter::P), 0);
 }
 
 /// PMSWINC_EL0 written at EL1 is an event of EL1, and is left out like others (ARM ARM D13.7, "Events
@@ -140,11 +140,11 @@ fn counts_filtered_events(g: &mut Guest) {
     let (cycles, software, neighbours) = (g.arg(0) != 0, g.arg(1) != 0, g.arg(2) != 0);
     pmu::need_counters(2);
     pmu::reset();
-    check_eq!("PMCEID tells CPU_CYCLES if it is allowed", pmu::offers(event::CPU_CYCLES), cycles);
-    check_eq!("PMCEID tells SW_INCR if it is allowed", pmu::offers(event::SW_INCR), software);
+    check_eq!("PMCEID offers CPU_CYCLES if it is allowed", pmu::offers(event::CPU_CYCLES), cycles);
+    check_eq!("PMCEID offers SW_INCR if it is allowed", pmu::offers(event::SW_INCR), software);
     let others = (1..0x40).filter(|&e| e != event::CPU_CYCLES && e != event::CHAIN);
     check_eq!(
-        "PMCEID tells others if they are allowed",
+        "PMCEID offers other events if they are allowed",
         others.into_iter().any(pmu::offers),
         neighbours
     );
@@ -157,14 +157,14 @@ fn counts_filtered_events(g: &mut Guest) {
     PMCR_EL0.write(pmcr::LC);
     check_eq!("an event counts if it is allowed", PMEVCNTR0_EL0.read() > 0, cycles);
     check_eq!("the cycle counter counts if CPU_CYCLES is allowed", PMCCNTR_EL0.read() > 0, cycles);
-    check_eq!("SW_INCR counts in any case", PMEVCNTR1_EL0.read(), 1);
+    check_eq!("SW_INCR counts whatever the filter", PMEVCNTR1_EL0.read(), 1);
     PMEVTYPER0_EL0.write(event::SW_INCR);
     PMEVTYPER1_EL0.write(event::CHAIN);
     PMEVCNTR0_EL0.write(WRAP - 1);
     PMEVCNTR1_EL0.write(0);
     PMCR_EL0.write(pmcr::LC | pmcr::E);
     PMSWINC_EL0.write(0b01);
-    check_eq!("CHAIN counts in any case", PMEVCNTR1_EL0.read() & (WRAP - 1), 1);
+    check_eq!("CHAIN counts whatever the filter", PMEVCNTR1_EL0.read() & (WRAP - 1), 1);
 }
 
 /// The first filter decides what happens to events that no filter names; later ones add to it. SW_INCR
@@ -191,7 +191,7 @@ fn userspace_filters_events(
 ) -> TestResult {
     let mut vcpu = raw_vcpu(t)?;
     for &(base, n, action) in filters {
-        check_eq!("a filter is taken", set_filter(&vcpu, base, n, action), Ok(()));
+        check_eq!("an event filter is accepted", set_filter(&vcpu, base, n, action), Ok(()));
     }
     finish(&vcpu)?;
     vcpu.set_args(&allowed.map(u64::from));
@@ -214,21 +214,33 @@ fn bad_event_filters_are_refused(t: &mut OneVm) -> TestResult {
         ("one event behind the last", last, 2, allow),
         ("more events than there are", 2, last as u16, deny),
     ] {
-        check_eq!("{what} is EINVAL", set_filter(&vcpu, base, n, action), Err(Errno::EINVAL));
+        check_eq!(
+            "an event filter with {what} is EINVAL",
+            set_filter(&vcpu, base, n, action),
+            Err(Errno::EINVAL)
+        );
     }
     for action in [deny + 1, 0xff] {
         check_eq!(
-            "an unknown action is EINVAL",
+            "an unknown filter action is EINVAL",
             set_filter(&vcpu, 0, 1, action),
             Err(Errno::EINVAL)
         );
     }
     let nowhere = vcpu.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER, 0);
-    check_eq!("a filter at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("the last event can be named", set_filter(&vcpu, last, 1, deny), Ok(()));
+    check_eq!("an event filter at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+    check_eq!("a filter may name the last event", set_filter(&vcpu, last, 1, deny), Ok(()));
     finish(&vcpu)?;
-    check_eq!("after INIT a filter is EBUSY", set_filter(&vcpu, 0, 1, deny), Err(Errno::EBUSY));
+    check_eq!(
+        "an event filter after INIT is EBUSY",
+        set_filter(&vcpu, 0, 1, deny),
+        Err(Errno::EBUSY)
+    );
     vcpu.run_until_done()?;
-    check_eq!("after KVM_RUN too", set_filter(&vcpu, 0, 1, deny), Err(Errno::EBUSY));
+    check_eq!(
+        "an event filter after KVM_RUN is EBUSY",
+        set_filter(&vcpu, 0, 1, deny),
+        Err(Errno::EBUSY)
+    );
     Ok(())
 }

@@ -39,31 +39,39 @@ fn leaves(g: &mut Guest) {
 fn arrives(g: &mut Guest) {
     let (cycles, events, control) = (g.arg(0), g.arg(1), g.arg(2));
     check!("the cycle counter goes on from where it was", PMCCNTR_EL0.read() > cycles);
-    check!("it is not far off", PMCCNTR_EL0.read() < 2 * WRAP);
+    check!("the moved cycle counter is not far off", PMCCNTR_EL0.read() < 2 * WRAP);
     check!("an event counter goes on from where it was", PMEVCNTR2_EL0.read() > events);
-    check_eq!("PMCR came along", PMCR_EL0.read(), control);
-    check_eq!("a software counter came along", PMEVCNTR0_EL0.read() & (WRAP - 1), 0);
-    check_eq!("a chained counter came along", PMEVCNTR1_EL0.read(), 42);
-    check_eq!("events came along", PMEVTYPER1_EL0.read(), event::CHAIN);
-    check_eq!("the cycle counter's filter came along", PMCCFILTR_EL0.read(), pmu::filter::U);
-    check_eq!("enables came along", PMCNTENSET_EL0.read(), 0b111 | CYCLES);
-    check_eq!("interrupt enables came along", PMINTENSET_EL1.read(), PENDING | CYCLES);
-    check_eq!("the selection came along", PMSELR_EL0.read(), 2);
-    check_eq!("EL0's rights came along", PMUSERENR_EL0.read(), pmu::userenr::CR);
-    check_eq!("the overflow flag came along", PMOVSCLR_EL0.read(), PENDING);
+    check_eq!("PMCR is moved with the PMU", PMCR_EL0.read(), control);
+    check_eq!("a software counter is moved with the PMU", PMEVCNTR0_EL0.read() & (WRAP - 1), 0);
+    check_eq!("a chained counter is moved with the PMU", PMEVCNTR1_EL0.read(), 42);
+    check_eq!("the events are moved with the PMU", PMEVTYPER1_EL0.read(), event::CHAIN);
+    check_eq!(
+        "the cycle counter's filter is moved with the PMU",
+        PMCCFILTR_EL0.read(),
+        pmu::filter::U
+    );
+    check_eq!("the enables are moved with the PMU", PMCNTENSET_EL0.read(), 0b111 | CYCLES);
+    check_eq!(
+        "the interrupt enables are moved with the PMU",
+        PMINTENSET_EL1.read(),
+        PENDING | CYCLES
+    );
+    check_eq!("the selection is moved with the PMU", PMSELR_EL0.read(), 2);
+    check_eq!("EL0's rights are moved with the PMU", PMUSERENR_EL0.read(), pmu::userenr::CR);
+    check_eq!("the overflow flag is moved with the PMU", PMOVSCLR_EL0.read(), PENDING);
     let gic = GuestGic::detect();
     gic.enable();
     gic.set_priority(PMU_INTID, 0xa0);
     gic.set_group(PMU_INTID, u32::from(gic == GuestGic::V3));
     gic.set(gicd::ISENABLER, PMU_INTID);
     let acknowledged = gic.acknowledge();
-    check_eq!("its interrupt is pending", acknowledged, PMU_INTID);
+    check_eq!("the moved overflow's interrupt is pending", acknowledged, PMU_INTID);
     PMOVSCLR_EL0.write(!0);
     gic.end(acknowledged);
-    check_eq!("and no other", gic.acknowledge(), gic::SPURIOUS);
+    check_eq!("no interrupt but the PMU's is pending", gic.acknowledge(), gic::SPURIOUS);
     PMEVCNTR0_EL0.write(WRAP - 1);
     PMSWINC_EL0.write(1);
-    check_eq!("the chain works on", PMEVCNTR1_EL0.read(), 43);
+    check_eq!("the moved counters still form a chain", PMEVCNTR1_EL0.read(), 43);
 }
 
 /// Whether a register is one of the PMU.
@@ -115,12 +123,12 @@ fn pmu_state_migrates(t: &mut OneVm, pairs: Pairs) -> TestResult {
         [PMCR_EL0, PMCCNTR_EL0, PMEVCNTR2_EL0, PMEVTYPER2_EL0, PMOVSSET_EL0, PMUSERENR_EL0]
     {
         let name = register.name;
-        check!("{name} is in the list", value(register).is_some());
+        check!("{name} is in KVM_GET_REG_LIST", value(register).is_some());
     }
     let cycles = value(PMCCNTR_EL0).unwrap_or(0);
-    check!("the counter is saved with what it has counted", cycles > seen[0], "{cycles:#x}");
+    check!("the cycle counter is saved with what it has counted", cycles > seen[0], "{cycles:#x}");
     let events = value(PMEVCNTR2_EL0).unwrap_or(0);
-    check!("the event counter too", events > seen[1], "{events:#x}");
+    check!("the event counter is saved with what it has counted", events > seen[1], "{events:#x}");
 
     let other = VmShape { irqchip: Irqchip::Kernel };
     let mut other = OneVm { vm: Vm::new(other)?, guest: Some(guest_fn!(arrives)) };
@@ -150,11 +158,11 @@ fn pmu_state_migrates(t: &mut OneVm, pairs: Pairs) -> TestResult {
 fn reads_what_userspace_set(g: &mut Guest) {
     let all = pmu::implemented();
     g.sync(1, &[all]);
-    check_eq!("PMCNTENSET is what userspace set", PMCNTENSET_EL0.read(), all);
-    check_eq!("PMINTENSET is what userspace set", PMINTENSET_EL1.read(), all);
-    check_eq!("PMOVSSET is what userspace set", PMOVSSET_EL0.read(), all);
-    check_eq!("PMCCNTR is what userspace set", PMCCNTR_EL0.read(), 0x1_2345_6789);
-    check_eq!("PMUSERENR is what userspace set", PMUSERENR_EL0.read(), 5);
+    check_eq!("the guest reads userspace's PMCNTENSET", PMCNTENSET_EL0.read(), all);
+    check_eq!("the guest reads userspace's PMINTENSET", PMINTENSET_EL1.read(), all);
+    check_eq!("the guest reads userspace's PMOVSSET", PMOVSSET_EL0.read(), all);
+    check_eq!("the guest reads userspace's PMCCNTR", PMCCNTR_EL0.read(), 0x1_2345_6789);
+    check_eq!("the guest reads userspace's PMUSERENR", PMUSERENR_EL0.read(), 5);
     g.sync(2, &[]);
     check_eq!("PMCNTENSET loses what userspace cleared", PMCNTENSET_EL0.read(), 0);
     check_eq!("PMINTENSET loses what userspace cleared", PMINTENSET_EL1.read(), 0);
@@ -172,7 +180,7 @@ fn userspace_writes_whole_values(t: &mut OneVm) -> TestResult {
         vcpu.set_sysreg(&register, u64::MAX).ioctl("KVM_SET_ONE_REG")?;
         let name = register.name;
         check_eq!(
-            "{name} takes bits of counters that there are",
+            "{name} takes bits of implemented counters only",
             vcpu.get_sysreg(&register),
             Ok(all)
         );

@@ -39,7 +39,7 @@ impl Taken {
             body();
             irq_disable();
         });
-        check_eq!("no other interrupt comes", self.others.load(SeqCst), 0);
+        check_eq!("no interrupt but the PMU's comes", self.others.load(SeqCst), 0);
     }
 
     /// Overflows since the last call; waits for one.
@@ -72,25 +72,29 @@ fn overflows_by_software(_: &mut Guest) {
     taken.run(|| {
         wrap();
         check_eq!("an overflow does not interrupt while PMINTENSET is clear", taken.now(), 0);
-        check_eq!("its flag is set all the same", PMOVSCLR_EL0.read(), 1);
+        check_eq!("an overflow sets its flag while PMINTENSET is clear", PMOVSCLR_EL0.read(), 1);
         PMINTENSET_EL1.write(0b10);
-        check_eq!("nor while another counter's is set", taken.now(), 0);
+        check_eq!("no interrupt comes while only another counter's enable is set", taken.now(), 0);
         PMINTENSET_EL1.write(0b01);
-        check_eq!("PMINTENSET brings the interrupt of a flag that is set", taken.wait(), 1);
+        check_eq!("setting PMINTENSET brings the interrupt of a set flag", taken.wait(), 1);
         check_eq!("the handler sees the flag of its counter", taken.flags.swap(0, SeqCst), 1);
         for _ in 0..100 {
             wrap();
-            check_eq!("every overflow interrupts once", taken.wait(), 1);
+            check_eq!("every overflow interrupts exactly once", taken.wait(), 1);
         }
         PMEVCNTR1_EL0.write(WRAP - 1);
         PMSWINC_EL0.write(2);
-        check_eq!("another counter's overflow interrupts too", taken.wait(), 1);
+        check_eq!("a second counter's overflow interrupts too", taken.wait(), 1);
         taken.flags.store(0, SeqCst);
         PMEVCNTR0_EL0.write(WRAP - 1);
         PMEVCNTR1_EL0.write(WRAP - 1);
         PMSWINC_EL0.write(3);
         check_eq!("two overflows at once are one interrupt", taken.wait(), 1);
-        check_eq!("with both flags", taken.flags.swap(0, SeqCst), 0b11);
+        check_eq!(
+            "the handler sees both flags of two overflows",
+            taken.flags.swap(0, SeqCst),
+            0b11
+        );
         PMINTENCLR_EL1.write(0b01);
         wrap();
         check_eq!("PMINTENCLR stops the interrupts", taken.now(), 0);
@@ -103,7 +107,7 @@ fn overflows_by_software(_: &mut Guest) {
         PMOVSSET_EL0.write(0b01);
         check_eq!("no interrupt comes while PMCR.E is clear", taken.now(), 0);
         PMCR_EL0.write(pmcr::LC | pmcr::E);
-        check_eq!("it comes when PMCR.E is set", taken.wait(), 1);
+        check_eq!("the interrupt comes when PMCR.E is set", taken.wait(), 1);
     });
 }
 
@@ -137,14 +141,14 @@ fn keeps_the_level(_: &mut Guest) {
     let acknowledged = gic.acknowledge();
     PMOVSCLR_EL0.write(1);
     gic.end(acknowledged);
-    check!("clearing the flag takes the line back", !pending());
-    check_eq!("nothing is left to acknowledge", gic.acknowledge(), gic::SPURIOUS);
+    check!("clearing the flag lowers the interrupt line", !pending());
+    check_eq!("no interrupt is left to acknowledge", gic.acknowledge(), gic::SPURIOUS);
     PMOVSSET_EL0.write(1);
-    check!("setting it brings it back", comes(pending));
+    check!("setting the flag raises the line again", comes(pending));
     PMINTENCLR_EL1.write(1);
-    check!("clearing its enable takes it back", !pending());
+    check!("clearing the flag's enable lowers the line", !pending());
     PMINTENSET_EL1.write(1);
-    check!("and setting the enable brings it back", comes(pending));
+    check!("setting the flag's enable raises the line again", comes(pending));
 }
 
 /// The PMU's interrupt is level-sensitive.
@@ -181,17 +185,13 @@ fn counts_on_after_wraps(g: &mut Guest) {
     taken.run(|| {
         for _ in 0..WRAPS {
             counter.write(start);
-            if !check_eq!("a wrap interrupts", taken.wait(), 1) {
+            if !check_eq!("a wrap raises the PMU's interrupt", taken.wait(), 1) {
                 break;
             }
-            check_eq!("with its counter's flag", taken.flags.swap(0, SeqCst), bit);
+            check_eq!("a wrap sets its counter's flag alone", taken.flags.swap(0, SeqCst), bit);
             wait_until(|| (FURTHER..WRAP / 2).contains(&low()));
-            check_eq!(
-                "the next period is one of full length: no further interrupt",
-                taken.now(),
-                0
-            );
-            check_eq!("and no flag", PMOVSCLR_EL0.read(), 0);
+            check_eq!("no further interrupt comes within a whole period", taken.now(), 0);
+            check_eq!("no flag is set within a whole period", PMOVSCLR_EL0.read(), 0);
         }
         PMCR_EL0.write(lc);
     });
@@ -264,9 +264,17 @@ fn overflows_in_a_chain(g: &mut Guest) {
     };
     taken.run(|| {
         check_eq!("the even counter's overflow interrupts once", run(0), 1);
-        check_eq!("with its flag alone", taken.flags.swap(0, SeqCst), 0b01);
-        check_eq!("both overflows together interrupt once", run(WRAP - 1), 1);
-        check_eq!("with both flags", taken.flags.swap(0, SeqCst), 0b11);
+        check_eq!(
+            "the even counter's overflow sets its flag alone",
+            taken.flags.swap(0, SeqCst),
+            0b01
+        );
+        check_eq!("overflows of both chained counters interrupt once", run(WRAP - 1), 1);
+        check_eq!(
+            "overflows of both chained counters set both flags",
+            taken.flags.swap(0, SeqCst),
+            0b11
+        );
     });
 }
 

@@ -28,24 +28,36 @@ fn interrupt_is_set_once_and_for_all(t: &mut OneVm) -> TestResult {
     let first = vcpu(t, 0)?;
     let second = vcpu(t, 1)?;
     check!(
-        "the attribute is there",
+        "the PMU's interrupt attribute exists",
         first.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_IRQ)
     );
     for (what, intid) in
         [("an SGI", 0), ("the last SGI", 15), ("beyond SPIs", 1020), ("-1", u32::MAX)]
     {
-        check_eq!("{what} is EINVAL", first.set_pmu_irq(intid), Err(Errno::EINVAL));
+        check_eq!(
+            "the interrupt number of {what} is EINVAL",
+            first.set_pmu_irq(intid),
+            Err(Errno::EINVAL)
+        );
     }
     let nowhere = first.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_IRQ, 0);
-    check_eq!("a number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("a PPI is taken", first.set_pmu_irq(PMU_INTID), Ok(()));
-    check_eq!("setting it again is EBUSY", first.set_pmu_irq(PMU_INTID), Err(Errno::EBUSY));
+    check_eq!("an interrupt number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+    check_eq!("a PPI is accepted as interrupt", first.set_pmu_irq(PMU_INTID), Ok(()));
     check_eq!(
-        "another PPI for another vCPU is EINVAL",
+        "setting the interrupt again is EBUSY",
+        first.set_pmu_irq(PMU_INTID),
+        Err(Errno::EBUSY)
+    );
+    check_eq!(
+        "another PPI for the second vCPU is EINVAL",
         second.set_pmu_irq(PMU_INTID + 1),
         Err(Errno::EINVAL)
     );
-    check_eq!("the same PPI for another vCPU is taken", second.set_pmu_irq(PMU_INTID), Ok(()));
+    check_eq!(
+        "the same PPI for the second vCPU is accepted",
+        second.set_pmu_irq(PMU_INTID),
+        Ok(())
+    );
     Ok(())
 }
 
@@ -54,13 +66,13 @@ fn interrupt_is_set_once_and_for_all(t: &mut OneVm) -> TestResult {
 fn spis_are_not_shared(t: &mut OneVm) -> TestResult {
     let first = vcpu(t, 0)?;
     let second = vcpu(t, 1)?;
-    check_eq!("an SPI is taken", first.set_pmu_irq(40), Ok(()));
+    check_eq!("an SPI is accepted as interrupt", first.set_pmu_irq(40), Ok(()));
     check_eq!(
         "the same SPI for another vCPU is EINVAL",
         second.set_pmu_irq(40),
         Err(Errno::EINVAL)
     );
-    check_eq!("another SPI for another vCPU is taken", second.set_pmu_irq(41), Ok(()));
+    check_eq!("another SPI for another vCPU is accepted", second.set_pmu_irq(41), Ok(()));
     Ok(())
 }
 
@@ -70,16 +82,20 @@ fn spis_are_not_shared(t: &mut OneVm) -> TestResult {
 fn init_comes_last_and_once(t: &mut OneVm) -> TestResult {
     let mut vcpu = vcpu(t, 0)?;
     check!(
-        "the attribute is there",
+        "the attribute INIT exists",
         vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT)
     );
-    check_eq!("before the GIC's initialization it is ENODEV", vcpu.init_pmu(), Err(Errno::ENODEV));
+    check_eq!(
+        "INIT before the GIC's initialization is ENODEV",
+        vcpu.init_pmu(),
+        Err(Errno::ENODEV)
+    );
     t.vm.state().gic()?.init()?;
-    check_eq!("without an interrupt it is ENXIO", vcpu.init_pmu(), Err(Errno::ENXIO));
-    check_eq!("the interrupt is taken", vcpu.set_pmu_irq(PMU_INTID), Ok(()));
-    check_eq!("INIT is taken", vcpu.init_pmu(), Ok(()));
-    check_eq!("INIT again is EBUSY", vcpu.init_pmu(), Err(Errno::EBUSY));
-    check_eq!("the interrupt after it is EBUSY", vcpu.set_pmu_irq(PMU_INTID), Err(Errno::EBUSY));
+    check_eq!("INIT without an interrupt is ENXIO", vcpu.init_pmu(), Err(Errno::ENXIO));
+    check_eq!("an interrupt before INIT is accepted", vcpu.set_pmu_irq(PMU_INTID), Ok(()));
+    check_eq!("INIT with an interrupt is accepted", vcpu.init_pmu(), Ok(()));
+    check_eq!("a second INIT is EBUSY", vcpu.init_pmu(), Err(Errno::EBUSY));
+    check_eq!("an interrupt after INIT is EBUSY", vcpu.set_pmu_irq(PMU_INTID), Err(Errno::EBUSY));
     vcpu.run_until_done()
 }
 
@@ -98,22 +114,19 @@ fn interrupt_of_another_device_is_refused(t: &mut OneVm) -> TestResult {
     let mut vcpu = vcpu(t, 0)?;
     t.vm.state().gic()?.init()?;
     check_eq!(
-        "the virtual timer's number is taken",
+        "the virtual timer's interrupt number is accepted",
         vcpu.set_pmu_irq(timer::VIRTUAL.intid),
         Ok(())
     );
     // Whoever comes second is refused: the timers claim their interrupts at the first KVM_RUN.
-    match vcpu.init_pmu() {
+    let (refused, how) = match vcpu.init_pmu() {
         Ok(()) => {
             let run = vcpu.run_once()?;
-            let refused = matches!(run, Exit::RunFailed { .. });
-            check!("INIT or KVM_RUN refuses an interrupt that has an owner", refused, "{run:?}");
+            (matches!(run, Exit::RunFailed { .. }), format!("KVM_RUN: {run:?}"))
         }
-        Err(errno) => {
-            let name = "INIT or KVM_RUN refuses an interrupt that has an owner";
-            check!("{name}", errno == Errno::EEXIST, "{errno}");
-        }
-    }
+        Err(errno) => (errno == Errno::EEXIST, format!("INIT: {errno}")),
+    };
+    check!("INIT or KVM_RUN refuses an interrupt that has an owner", refused, "{how}");
     Ok(())
 }
 
@@ -127,10 +140,17 @@ fn vcpu_without_the_feature_has_no_pmu(t: &mut OneVcpu) -> TestResult {
         ("FILTER", KVM_ARM_VCPU_PMU_V3_FILTER),
         ("SET_PMU", KVM_ARM_VCPU_PMU_V3_SET_PMU),
     ] {
-        check!("{what} is not there", !vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, attr));
+        check!(
+            "the attribute {what} does not exist without a PMU",
+            !vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, attr)
+        );
     }
-    check_eq!("setting the interrupt is ENODEV", vcpu.set_pmu_irq(PMU_INTID), Err(Errno::ENODEV));
-    check_eq!("INIT is ENODEV", vcpu.init_pmu(), Err(Errno::ENODEV));
+    check_eq!(
+        "setting the interrupt without a PMU is ENODEV",
+        vcpu.set_pmu_irq(PMU_INTID),
+        Err(Errno::ENODEV)
+    );
+    check_eq!("INIT without a PMU is ENODEV", vcpu.init_pmu(), Err(Errno::ENODEV));
     t.vcpu.run_until_done()
 }
 
@@ -138,8 +158,12 @@ fn vcpu_without_the_feature_has_no_pmu(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(idles, requires(cap::ARM_PMU_V3))]
 fn pmu_works_without_a_gic(t: &mut OneVm) -> TestResult {
     let mut vcpu = vcpu(t, 0)?;
-    check_eq!("setting the interrupt is EINVAL", vcpu.set_pmu_irq(PMU_INTID), Err(Errno::EINVAL));
-    check_eq!("INIT is taken", vcpu.init_pmu(), Ok(()));
+    check_eq!(
+        "setting the interrupt without a GIC is EINVAL",
+        vcpu.set_pmu_irq(PMU_INTID),
+        Err(Errno::EINVAL)
+    );
+    check_eq!("INIT without a GIC is accepted", vcpu.init_pmu(), Ok(()));
     vcpu.run_until_done()
 }
 
@@ -148,9 +172,12 @@ fn pmu_works_without_a_gic(t: &mut OneVm) -> TestResult {
 fn unknown_attributes_are_refused(t: &mut OneVm) -> TestResult {
     let vcpu = vcpu(t, 0)?;
     const UNKNOWN: u32 = 77;
-    check!("it is not there", !vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, UNKNOWN));
+    check!(
+        "an unknown attribute does not exist",
+        !vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, UNKNOWN)
+    );
     let set = vcpu.set_attr(KVM_ARM_VCPU_PMU_V3_CTRL, UNKNOWN, 0_u32);
-    check_eq!("setting it is ENXIO", set, Err(Errno::ENXIO));
+    check_eq!("setting an unknown attribute is ENXIO", set, Err(Errno::ENXIO));
     Ok(())
 }
 
@@ -178,16 +205,20 @@ fn userspace_selects_a_pmu(t: &mut OneVm) -> TestResult {
     check_eq!("the type of another perf device is ENXIO", set(&first, 1), Err(Errno::ENXIO));
     let nowhere = first.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_PMU, 0);
     check_eq!("a type at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("the host's PMU is taken", set(&first, pmu), Ok(()));
-    check_eq!("it can be told again", set(&first, pmu), Ok(()));
+    check_eq!("the host's PMU is accepted", set(&first, pmu), Ok(()));
+    check_eq!("the host's PMU can be selected again", set(&first, pmu), Ok(()));
     t.vm.state().gic()?.init()?;
     for vcpu in [&first, &second] {
         vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
     }
     first.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
-    check_eq!("after INIT it is EBUSY", set(&first, pmu), Err(Errno::EBUSY));
+    check_eq!("selecting a PMU after INIT is EBUSY", set(&first, pmu), Err(Errno::EBUSY));
     first.run_until_done()?;
-    check_eq!("after KVM_RUN it is EBUSY for every vCPU", set(&second, pmu), Err(Errno::EBUSY));
+    check_eq!(
+        "selecting a PMU after KVM_RUN is EBUSY for every vCPU",
+        set(&second, pmu),
+        Err(Errno::EBUSY)
+    );
     Ok(())
 }
 
@@ -211,18 +242,22 @@ fn attribute_sets_the_number_of_counters(t: &mut OneVm, n: u32) -> TestResult {
     require!(all > n.into(), "{} event counters", n + 1);
     for beyond in [all as u32 + 1, 32, u32::MAX] {
         let got = set(&vcpu, beyond);
-        check!("more than the PMU has is EINVAL", got == Err(Errno::EINVAL), "{beyond}: {got:?}");
+        check!(
+            "more counters than the PMU has is EINVAL",
+            got == Err(Errno::EINVAL),
+            "{beyond}: {got:?}"
+        );
     }
     let attr = KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS;
     let nowhere = vcpu.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, attr, 0);
-    check_eq!("a number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("all that there are can be set", set(&vcpu, all as u32), Ok(()));
-    check_eq!("a smaller number too", set(&vcpu, n), Ok(()));
-    check_eq!("PMCR_EL0.N is that number", number(&vcpu), Ok(n.into()));
+    check_eq!("a number of counters at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+    check_eq!("the number of all counters can be set", set(&vcpu, all as u32), Ok(()));
+    check_eq!("a smaller number of counters can be set", set(&vcpu, n), Ok(()));
+    check_eq!("PMCR_EL0.N is the number that was set", number(&vcpu), Ok(n.into()));
     t.vm.state().gic()?.init()?;
     vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
     vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
-    check_eq!("after INIT it is EBUSY", set(&vcpu, n), Err(Errno::EBUSY));
+    check_eq!("the number of counters after INIT is EBUSY", set(&vcpu, n), Err(Errno::EBUSY));
     vcpu.set_args(&[n.into()]);
     vcpu.run_until_done()
 }
@@ -236,22 +271,22 @@ fn counts_what_it_has(g: &mut Guest) {
         [("PMCNTENSET", PMCNTENSET_EL0), ("PMINTENSET", PMINTENSET_EL1), ("PMOVSSET", PMOVSSET_EL0)]
     {
         set.write(!0);
-        check_eq!("{name} has bits of these only", set.read(), pmu::implemented());
+        check_eq!("{name} has bits of the chosen counters only", set.read(), pmu::implemented());
     }
     pmu::reset();
     for i in 0..n {
         pmu::selected_counter(i).write(i + 1);
-        check_eq!("counters below the number are there", PMXEVCNTR_EL0.read(), i + 1);
+        check_eq!("counters below the chosen number exist", PMXEVCNTR_EL0.read(), i + 1);
     }
     PMSELR_EL0.write(n);
     let read = PMXEVCNTR_EL0.read_safe().map_err(|t| t.vector);
-    check_eq!("the first counter above it is undefined", read, Err(vector::UNKNOWN));
+    check_eq!("the first counter above the chosen number is undefined", read, Err(vector::UNKNOWN));
     PMCR_EL0.write(pmcr::LC | 0x1f << pmcr::N_SHIFT);
-    check_eq!("the guest cannot change the number", pmu::nr_counters(), n);
+    check_eq!("the guest cannot change the number of counters", pmu::nr_counters(), n);
     PMCNTENSET_EL0.write(pmu::CYCLES);
     PMCR_EL0.write(pmcr::LC | pmcr::E);
     pmu::instructions(100);
-    check!("the cycle counter is there with any number", PMCCNTR_EL0.read() > 0);
+    check!("the cycle counter exists with any number of counters", PMCCNTR_EL0.read() > 0);
 }
 
 /// Before the first KVM_RUN userspace can lower PMCR_EL0.N; more than the host has is ignored, and so is
@@ -279,6 +314,6 @@ fn userspace_sets_the_number_of_counters(t: &mut OneVm, wanted: u64) -> TestResu
     vcpu.set_args(&[n]);
     vcpu.run_until_done()?;
     vcpu.set_sysreg(&PMCR_EL0, with(all)).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-    check_eq!("after KVM_RUN the number stays", number(&vcpu), Ok(n));
+    check_eq!("the number of counters stays after KVM_RUN", number(&vcpu), Ok(n));
     Ok(())
 }

@@ -45,7 +45,7 @@ fn asks(_: &mut Guest) {
     );
     if version >= 0x1_0000 {
         check_eq!(
-            "PSCI_FEATURES knows CPU_ON",
+            "PSCI_FEATURES reports CPU_ON as implemented",
             psci::call(PSCI_FEATURES, [CPU_ON.into(), 0, 0]),
             SUCCESS
         );
@@ -104,7 +104,7 @@ fn powered_on(g: &mut Guest) {
     if ARRIVED.fetch_add(1, SeqCst) == 0 {
         wait_until(|| ARRIVED.load(SeqCst) == 2);
         psci::call(CPU_OFF, [0; 3]);
-        check!("CPU_OFF does not return", false);
+        check!("CPU_OFF does not return to its caller", false);
     }
 }
 

@@ -46,23 +46,27 @@ fn asks_by_version(g: &mut Guest) {
         PSCI_FEATURES,
         SMCCC_VERSION,
     ] {
-        check!("PSCI_FEATURES knows what is mandatory", features(id) == SUCCESS, "{id:#x}");
+        check!("PSCI_FEATURES reports all mandatory functions", features(id) == SUCCESS, "{id:#x}");
     }
     let reset2 = if version >= V1_1 { SUCCESS } else { NOT_SUPPORTED };
     for id in [SYSTEM_RESET2, SYSTEM_RESET2 & !SMC64] {
-        check_eq!("PSCI_FEATURES knows SYSTEM_RESET2 from 1.1 on", features(id), reset2);
+        check_eq!("PSCI_FEATURES reports SYSTEM_RESET2 from 1.1 on", features(id), reset2);
     }
     check_eq!(
-        "without its capability SYSTEM_SUSPEND is not there",
+        "PSCI_FEATURES reports no SYSTEM_SUSPEND without its capability",
         features(SYSTEM_SUSPEND),
         NOT_SUPPORTED
     );
-    check_eq!("and is not answered", call(SYSTEM_SUSPEND, [0; 3]), NOT_SUPPORTED);
+    check_eq!(
+        "SYSTEM_SUSPEND without its capability is NOT_SUPPORTED",
+        call(SYSTEM_SUSPEND, [0; 3]),
+        NOT_SUPPORTED
+    );
     for id in [0x8400_001f, CPU_OFF | SMC64, 0x8600_0000] {
-        check!("PSCI_FEATURES knows nothing else", features(id) == NOT_SUPPORTED, "{id:#x}");
+        check!("PSCI_FEATURES reports no other function", features(id) == NOT_SUPPORTED, "{id:#x}");
     }
     check_eq!(
-        "a 64-bit id of a 32-bit function is not answered",
+        "a 64-bit id of a 32-bit function is NOT_SUPPORTED",
         call(CPU_OFF | SMC64, [0; 3]),
         NOT_SUPPORTED
     );
@@ -92,8 +96,16 @@ fn asks_by_version(g: &mut Guest) {
         call(AFFINITY_INFO_32, [JUNK | me, JUNK, JUNK]),
         0
     );
-    check_eq!("a 64-bit call does not", call(AFFINITY_INFO, [JUNK | me, 0, 0]), INVALID_PARAMETERS);
-    check_eq!("CPU_ON by a 32-bit call too", call(CPU_ON_32, [JUNK | me, JUNK, JUNK]), ALREADY_ON);
+    check_eq!(
+        "a 64-bit call uses high halves",
+        call(AFFINITY_INFO, [JUNK | me, 0, 0]),
+        INVALID_PARAMETERS
+    );
+    check_eq!(
+        "CPU_ON by a 32-bit call ignores high halves",
+        call(CPU_ON_32, [JUNK | me, JUNK, JUNK]),
+        ALREADY_ON
+    );
     for (level, answer) in [(1, 0), (2, 0), (3, 0), (4, INVALID_PARAMETERS)] {
         check!(
             "AFFINITY_INFO has levels 0 to 3",
@@ -111,12 +123,12 @@ const SMC64: u32 = 1 << 30;
 fn version_is_userspaces(t: &mut OneVcpu, version: u64) -> TestResult {
     let newest = t.vcpu.get_reg(fw(0)).ioctl("KVM_GET_ONE_REG of KVM_REG_ARM_PSCI_VERSION")?;
     require!(newest >= version, "PSCI {}.{}", version >> 16, version & 0xffff);
-    check_eq!("the version can be set", t.vcpu.set_reg(fw(0), version), Ok(()));
-    check_eq!("it reads back", t.vcpu.get_reg(fw(0)), Ok(version));
+    check_eq!("the PSCI version can be set", t.vcpu.set_reg(fw(0), version), Ok(()));
+    check_eq!("the PSCI version reads back as set", t.vcpu.get_reg(fw(0)), Ok(version));
     for unknown in [1, 3, 0x1_00ff, 0x2_0000, u64::MAX] {
         let set = t.vcpu.set_reg(fw(0), unknown);
         check!(
-            "a version that KVM has not got is EINVAL",
+            "an unknown PSCI version is EINVAL",
             set == Err(Errno::EINVAL),
             "{unknown:#x} {set:?}"
         );
@@ -127,8 +139,8 @@ fn version_is_userspaces(t: &mut OneVcpu, version: u64) -> TestResult {
 
 #[guest]
 fn asks_psci_0_1(_: &mut Guest) {
-    check_eq!("without PSCI 0.2 there is no PSCI_VERSION", hvc(PSCI_VERSION, [0; 3])[0], NONE);
-    check_eq!("nor SYSTEM_OFF", hvc(SYSTEM_OFF, [0; 3])[0], NONE);
+    check_eq!("PSCI 0.1 has no PSCI_VERSION", hvc(PSCI_VERSION, [0; 3])[0], NONE);
+    check_eq!("PSCI 0.1 has no SYSTEM_OFF", hvc(SYSTEM_OFF, [0; 3])[0], NONE);
 }
 
 /// A vCPU without KVM_ARM_VCPU_PSCI_0_2 has PSCI 0.1, which has no such functions (api.rst 4.82).
@@ -138,7 +150,7 @@ fn psci_0_1_has_no_version(t: &mut OneVm) -> TestResult {
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let mut vcpu = t.vm.add_vcpu(0, guest)?;
     let later = vcpu.set_reg(fw(0), V1_0);
-    check_eq!("a later version is EINVAL", later, Err(Errno::EINVAL));
+    check_eq!("a later version without PSCI 0.2 is EINVAL", later, Err(Errno::EINVAL));
     vcpu.run_until_done()
 }
 
@@ -159,7 +171,11 @@ fn suspends_itself(_: &mut Guest) {
         answer != SUCCESS || timer.ctl.read() & timer::CTL_ISTATUS != 0
     });
     check_eq!("CPU_SUSPEND returns SUCCESS when an interrupt is pending", answer, SUCCESS);
-    check_eq!("the interrupt waits for its taker", gic.acknowledge(), timer.intid);
+    check_eq!(
+        "the interrupt that ended CPU_SUSPEND is still pending",
+        gic.acknowledge(),
+        timer.intid
+    );
 }
 
 /// CPU_SUSPEND waits for an interrupt, masked or not, and keeps the state.
@@ -171,7 +187,7 @@ fn suspended_cpu_wakes_by_an_interrupt(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn ends_the_system(g: &mut Guest) {
     let answer = hvc(g.arg(0) as u32, [g.arg(1), 0, 0])[0] as i32;
-    check_eq!("the call failed if the guest runs on", answer, INTERNAL_FAILURE);
+    check_eq!("a system event's call fails if the guest runs on", answer, INTERNAL_FAILURE);
 }
 
 #[host]
@@ -205,27 +221,31 @@ fn system_events_stop_all(
     t.vcpu.set_args(&[id.into(), kind]);
     t.vcpu.run_until(Exit::SystemEvent { kind: event })?;
     if t.vm.check_extension(vm::bindings::KVM_CAP_SYSTEM_EVENT_DATA) > 0 {
-        check_eq!(
-            "the event's data tell which call it was",
-            t.vcpu.system_event_data(),
-            Some(flags.into())
-        );
+        check_eq!("the event's data name the call", t.vcpu.system_event_data(), Some(flags.into()));
     }
-    check_eq!("the caller is stopped", mp_state(&t.vcpu)?, KVM_MP_STATE_STOPPED);
-    check_eq!("the other vCPU is stopped", mp_state(&other)?, KVM_MP_STATE_STOPPED);
-    check_eq!("userspace can run it again", set_mp_state(&t.vcpu, KVM_MP_STATE_RUNNABLE), Ok(()));
+    check_eq!("the caller of a system event is stopped", mp_state(&t.vcpu)?, KVM_MP_STATE_STOPPED);
+    check_eq!(
+        "the other vCPU is stopped by a system event",
+        mp_state(&other)?,
+        KVM_MP_STATE_STOPPED
+    );
+    check_eq!(
+        "userspace can make a stopped vCPU runnable",
+        set_mp_state(&t.vcpu, KVM_MP_STATE_RUNNABLE),
+        Ok(())
+    );
     t.vcpu.run_until_done()
 }
 
 #[guest]
 fn suspends_the_system(_: &mut Guest) {
     check_eq!(
-        "PSCI_FEATURES knows SYSTEM_SUSPEND",
+        "PSCI_FEATURES reports SYSTEM_SUSPEND with its capability",
         call(PSCI_FEATURES, [SYSTEM_SUSPEND.into(), 0, 0]),
         SUCCESS
     );
     let answer = hvc(SYSTEM_SUSPEND, [0x1_2345_6000, 77, 0])[0];
-    check_eq!("the answer is userspace's", answer as i32, DENIED);
+    check_eq!("SYSTEM_SUSPEND returns userspace's answer", answer as i32, DENIED);
 }
 
 /// SYSTEM_SUSPEND is userspace's to carry out or to deny: it finds the call's registers as the guest set
@@ -233,15 +253,23 @@ fn suspends_the_system(_: &mut Guest) {
 #[kvm_test(suspends_the_system, requires(cap::ARM_SYSTEM_SUSPEND))]
 fn userspace_decides_on_suspend(t: &mut OneVcpu) -> TestResult {
     check_eq!(
-        "the capability can be enabled",
+        "KVM_CAP_ARM_SYSTEM_SUSPEND can be enabled",
         t.vm.enable_cap(KVM_CAP_ARM_SYSTEM_SUSPEND, [0; 4]),
         Ok(())
     );
     t.vcpu.run_until(Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_SUSPEND })?;
     for (n, want) in (0..3).zip([SYSTEM_SUSPEND.into(), 0x1_2345_6000, 77]) {
-        check_eq!("X{n} is the call's", t.vcpu.get_reg(core_reg::x(n)), Ok(want));
+        check_eq!(
+            "X{n} is as the caller of SYSTEM_SUSPEND set it",
+            t.vcpu.get_reg(core_reg::x(n)),
+            Ok(want)
+        );
     }
-    check_eq!("the caller is not stopped", mp_state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!(
+        "the caller of SYSTEM_SUSPEND is not stopped",
+        mp_state(&t.vcpu)?,
+        KVM_MP_STATE_RUNNABLE
+    );
     t.vcpu.set_reg(core_reg::x(0), DENIED as u64).ioctl("KVM_SET_ONE_REG of X0")?;
     t.vcpu.run_until_done()
 }
@@ -264,8 +292,8 @@ fn power_state_is_the_mp_state(t: &mut OneVcpu) -> TestResult {
     check_eq!("a running vCPU is RUNNABLE", mp_state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
     check_eq!("a vCPU that is off is STOPPED", mp_state(&other)?, KVM_MP_STATE_STOPPED);
     for state in [KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED] {
-        check_eq!("userspace can set both states", set_mp_state(&other, state), Ok(()));
-        check_eq!("and reads what it set", mp_state(&other)?, state);
+        check_eq!("userspace can set RUNNABLE and STOPPED", set_mp_state(&other, state), Ok(()));
+        check_eq!("userspace reads back the MP state that it set", mp_state(&other)?, state);
     }
     for state in [1, 2, 3, 4, 6, 7, 8, 9, u32::MAX] {
         let set = set_mp_state(&other, state);
@@ -275,8 +303,8 @@ fn power_state_is_the_mp_state(t: &mut OneVcpu) -> TestResult {
             "{state}: {set:?}"
         );
     }
-    check_eq!("a refused state changes nothing", mp_state(&other)?, KVM_MP_STATE_STOPPED);
+    check_eq!("a refused MP state changes nothing", mp_state(&other)?, KVM_MP_STATE_STOPPED);
     t.vcpu.run_until_sync(1)?;
-    check_eq!("CPU_ON makes it RUNNABLE", mp_state(&other)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("CPU_ON makes a stopped vCPU RUNNABLE", mp_state(&other)?, KVM_MP_STATE_RUNNABLE);
     t.vcpu.run_until_done()
 }

@@ -55,7 +55,7 @@ fn asks_for_nothing_known(_: &mut Guest) {
     }
     let smc_version = smc(function::VERSION, [0; 3])[0];
     check!(
-        "SMC gives what HVC gives, or NOT_SUPPORTED",
+        "SMC returns what HVC returns, or NOT_SUPPORTED",
         smc_version == version || smc_version == NOT_SUPPORTED,
         "{smc_version:#x}"
     );
@@ -95,7 +95,11 @@ fn workarounds_are_told_to_both(t: &mut OneVcpu) -> TestResult {
         let Ok(level) = t.vcpu.get_reg(fw(number)) else { continue };
         check!("workaround {number} has a level that is defined", level & 0xf < 4, "{level:#x}");
         let want = results[level as usize & 3];
-        check_eq!("the guest is told of workaround {number} as userspace is", seen as i64, want);
+        check_eq!(
+            "ARCH_FEATURES and userspace see one level of workaround {number}",
+            seen as i64,
+            want
+        );
         check_eq!(
             "the level of workaround {number} can be restored",
             t.vcpu.set_reg(fw(number), level),
@@ -134,7 +138,11 @@ fn draws_random_numbers(_: &mut Guest) {
     }
     check_eq!("TRNG is version 1.0", version, 0x1_0000);
     for id in [TRNG_VERSION, TRNG_FEATURES, TRNG_GET_UUID, TRNG_RND32, TRNG_RND64] {
-        check_eq!("TRNG_FEATURES knows its functions", hvc(TRNG_FEATURES, [id.into(), 0, 0])[0], 0);
+        check_eq!(
+            "TRNG_FEATURES reports its own functions",
+            hvc(TRNG_FEATURES, [id.into(), 0, 0])[0],
+            0
+        );
     }
     check_eq!(
         "TRNG_FEATURES of another function is NOT_SUPPORTED",
@@ -143,11 +151,15 @@ fn draws_random_numbers(_: &mut Guest) {
     );
     let uuid = hvc(TRNG_GET_UUID, [0; 3]);
     check!(
-        "TRNG_GET_UUID gives one",
+        "TRNG_GET_UUID returns a UUID",
         uuid[0] as u32 != !0 && uuid.iter().any(|&w| w != 0),
         "{uuid:x?}"
     );
-    check!("in words of 32 bits", uuid.iter().all(|&w| w >> 32 == 0), "{uuid:x?}");
+    check!(
+        "TRNG_GET_UUID returns words of 32 bits",
+        uuid.iter().all(|&w| w >> 32 == 0),
+        "{uuid:x?}"
+    );
 
     // Results come in X3, then X2, then X1, from the lowest bit on.
     for (id, width) in [(TRNG_RND32, 32), (TRNG_RND64, 64)] {
@@ -158,7 +170,7 @@ fn draws_random_numbers(_: &mut Guest) {
             for _ in 0..4 {
                 let drawn = hvc(id, [n, 0, 0]);
                 check!(
-                    "TRNG_RND gives up to three registers of bits",
+                    "TRNG_RND returns up to three registers of bits",
                     drawn[0] == 0,
                     "{id:#x} {n}"
                 );
@@ -176,17 +188,25 @@ fn draws_random_numbers(_: &mut Guest) {
         }
         check!("bits are drawn for every register", ones[..3].iter().all(|&w| w != 0), "{ones:x?}");
         let [first, second] = [hvc(id, [3 * width, 0, 0]), hvc(id, [3 * width, 0, 0])];
-        check!("two draws differ", first != second);
+        check!("two draws of TRNG_RND differ", first != second);
         for n in [3 * width + 1, u64::from(u32::MAX)] {
             let drawn = hvc(id, [n, 0, 0]);
             check!(
-                "more bits are INVALID_PARAMETERS",
+                "more than three registers of bits are INVALID_PARAMETERS",
                 drawn[0] == INVALID_PARAMETERS,
                 "{id:#x} {n}"
             );
-            check!("and no bits come", drawn[1..].iter().all(|&w| w == 0), "{drawn:x?}");
+            check!(
+                "a refused TRNG_RND returns no bits",
+                drawn[1..].iter().all(|&w| w == 0),
+                "{drawn:x?}"
+            );
         }
-        check_eq!("no bits at all are INVALID_PARAMETERS", hvc(id, [0; 3])[0], INVALID_PARAMETERS);
+        check_eq!(
+            "TRNG_RND of no bits is INVALID_PARAMETERS",
+            hvc(id, [0; 3])[0],
+            INVALID_PARAMETERS
+        );
     }
 }
 
@@ -205,9 +225,9 @@ fn asks_who_it_is(_: &mut Guest) {
     if uid[0] == NOT_SUPPORTED {
         guest_runtime::ucall::skip(format_args!("the vendor's hypervisor services"));
     }
-    check_eq!("the hypervisor is KVM", uid, UID);
+    check_eq!("the vendor's UID is KVM's", uid, UID);
     let features = hvc(VENDOR_HYP_FEATURES, [0; 3]);
-    check!("it lists the function that lists", features[0] & 1 == 1, "{features:x?}");
+    check!("the vendor's features list the call itself", features[0] & 1 == 1, "{features:x?}");
     if features[0] & 2 != 0 {
         for counter in [0, 1] {
             let count = if counter == 0 { CNTVCT_EL0 } else { CNTPCT_EL0 };
@@ -216,8 +236,8 @@ fn asks_who_it_is(_: &mut Guest) {
             let after = count.read();
             if time[0] != NOT_SUPPORTED {
                 let told = time[2] << 32 | time[3];
-                check!("PTP tells a count of its own time", (before..=after).contains(&told));
-                check!("and a time after 1970", time[0] << 32 | time[1] > 0);
+                check!("PTP returns a count of its own time", (before..=after).contains(&told));
+                check!("PTP returns a time after 1970", time[0] << 32 | time[1] > 0);
             }
         }
         let time = hvc(VENDOR_HYP_PTP, [7, 0, 0]);
@@ -241,7 +261,7 @@ fn tells_of_services(g: &mut Guest) {
         there(VENDOR_HYP_UID, [0; 3]),
         there(VENDOR_HYP_FEATURES, [0; 3]),
     ];
-    check_eq!("PSCI does not hang on a bitmap", hvc(0x8400_0000, [0; 3])[0] as i64 > 0, true);
+    check_eq!("PSCI does not depend on a bitmap", hvc(0x8400_0000, [0; 3])[0] as i64 > 0, true);
     g.sync(1, &services);
 }
 
@@ -258,26 +278,26 @@ fn bitmaps_take_services_away(t: &mut OneVcpu, keep: [bool; 3]) -> TestResult {
     let mut set = [0; 3];
     for ((n, keep), set) in (0_u16..).zip(keep).zip(&mut set) {
         let Ok(all) = vcpu.get_reg(fw_bitmap(n)) else { skip!("KVM_REG_ARM_FW_FEAT_BMAP") };
-        check!("bitmap {n} offers a service to begin with", all & 1 == 1, "{all:#x}");
+        check!("bitmap {n} offers a service at first", all & 1 == 1, "{all:#x}");
         *set = if keep { all } else { 0 };
         check_eq!("bitmap {n} can be set", vcpu.set_reg(fw_bitmap(n), *set), Ok(()));
-        check_eq!("bitmap {n} keeps it", vcpu.get_reg(fw_bitmap(n)), Ok(*set));
+        check_eq!("bitmap {n} reads back as set", vcpu.get_reg(fw_bitmap(n)), Ok(*set));
         let unknown = vcpu.set_reg(fw_bitmap(n), all | 1 << 63);
-        check_eq!("a service that bitmap {n} has not got is EINVAL", unknown, Err(Errno::EINVAL));
+        check_eq!("an unknown service in bitmap {n} is EINVAL", unknown, Err(Errno::EINVAL));
     }
     let seen = vcpu.run_until_sync(1)?;
     check_eq!("TRNG follows the standard bitmap", seen[0] != 0, keep[0]);
     check_eq!("stolen time follows the standard hypervisor bitmap", seen[1] != 0, keep[1]);
     check_eq!("the UID follows the vendor's bitmap", seen[2] != 0, keep[2]);
-    check_eq!("so does the list of features", seen[3] != 0, keep[2]);
+    check_eq!("the vendor's features follow the vendor's bitmap", seen[3] != 0, keep[2]);
     for (n, set) in (0_u16..).zip(set) {
         check_eq!(
-            "after KVM_RUN bitmap {n} takes its own value",
+            "bitmap {n} takes its own value after KVM_RUN",
             vcpu.set_reg(fw_bitmap(n), set),
             Ok(())
         );
         let other = vcpu.set_reg(fw_bitmap(n), set ^ 1);
-        check_eq!("after KVM_RUN another value of bitmap {n} is EBUSY", other, Err(Errno::EBUSY));
+        check_eq!("another value of bitmap {n} after KVM_RUN is EBUSY", other, Err(Errno::EBUSY));
     }
     vcpu.run_until_done()
 }
@@ -291,16 +311,24 @@ fn looks_for_stolen_time(g: &mut Guest) {
     let given = g.arg(0) != 0;
     let features = |id: u32| hvc(PV_TIME_FEATURES, [id.into(), 0, 0])[0];
     let want = if given { 0 } else { NOT_SUPPORTED };
-    check_eq!("PV_TIME_FEATURES knows PV_TIME_ST if there is a record", features(PV_TIME_ST), want);
     check_eq!(
-        "PV_TIME_FEATURES knows itself if there is a record",
+        "PV_TIME_FEATURES reports PV_TIME_ST if there is a record",
+        features(PV_TIME_ST),
+        want
+    );
+    check_eq!(
+        "PV_TIME_FEATURES reports itself if there is a record",
         features(PV_TIME_FEATURES),
         want
     );
-    check_eq!("PV_TIME_FEATURES knows nothing else", features(PV_TIME_ST + 1), NOT_SUPPORTED);
+    check_eq!(
+        "PV_TIME_FEATURES reports no other function",
+        features(PV_TIME_ST + 1),
+        NOT_SUPPORTED
+    );
     let record = hvc(PV_TIME_ST, [0; 3])[0];
     check_eq!(
-        "PV_TIME_ST gives the record's address",
+        "PV_TIME_ST returns the record's address",
         record,
         if given { STOLEN_TIME } else { NOT_SUPPORTED }
     );
@@ -309,7 +337,7 @@ fn looks_for_stolen_time(g: &mut Guest) {
         let before = peek::<u64>(STOLEN_TIME + 8);
         g.sync(1, &[]);
         let after = peek::<u64>(STOLEN_TIME + 8);
-        check!("stolen time does not go back", after >= before, "{before} {after}");
+        check!("stolen time never goes back", after >= before, "{before} {after}");
     }
 }
 
@@ -320,13 +348,13 @@ fn stolen_time_is_found(t: &mut OneVcpu, given: bool) -> TestResult {
     t.vm.ram().write(STOLEN_TIME, &[0xff; 64]);
     if given {
         check_eq!(
-            "an address that is not of 64 bytes is EINVAL",
+            "a record that is not aligned to 64 bytes is EINVAL",
             set(STOLEN_TIME + 32),
             Err(Errno::EINVAL)
         );
-        check_eq!("an address without memory is EINVAL", set(layout::FREE), Err(Errno::EINVAL));
-        check_eq!("an address is taken", set(STOLEN_TIME), Ok(()));
-        check_eq!("a second one is EEXIST", set(STOLEN_TIME), Err(Errno::EEXIST));
+        check_eq!("a record without memory is EINVAL", set(layout::FREE), Err(Errno::EINVAL));
+        check_eq!("a record in memory is accepted", set(STOLEN_TIME), Ok(()));
+        check_eq!("a second record is EEXIST", set(STOLEN_TIME), Err(Errno::EEXIST));
     }
     t.vcpu.set_args(&[given.into()]);
     if given {

@@ -48,14 +48,18 @@ fn calls(g: &mut Guest) {
 #[kvm_test(calls)]
 fn forwarded_calls_exit(t: &mut OneVcpu) -> TestResult {
     require_filter(&t.vm)?;
-    check_eq!("a range is forwarded", set_filter(&t.vm, BASE, COUNT, action::FWD_TO_USER), Ok(()));
+    check_eq!(
+        "a range can be forwarded",
+        set_filter(&t.vm, BASE, COUNT, action::FWD_TO_USER),
+        Ok(())
+    );
     for id in [BASE, BASE + COUNT - 1] {
         let vcpu = &mut t.vcpu;
         let call = Exit::Hypercall { nr: id.into(), args: [0; 6] };
         vcpu.run_until(ExitMatch::new(format!("KVM_EXIT_HYPERCALL of {id:#x}"), move |e| {
             matches!(e, Exit::Hypercall { .. }) && *e == call
         }))?;
-        check_eq!("HVC is told as such", vcpu.hypercall_flags(), Some(0));
+        check_eq!("a forwarded HVC is marked as HVC", vcpu.hypercall_flags(), Some(0));
         for (n, want) in (0..4).zip([id.into(), 7, 8, 9]) {
             check_eq!("userspace finds X{n} of the call", vcpu.get_reg(core_reg::x(n)), Ok(want));
         }
@@ -66,7 +70,7 @@ fn forwarded_calls_exit(t: &mut OneVcpu) -> TestResult {
     check_eq!("the first of the range has userspace's answer", answers[1], ANSWER);
     check_eq!("the last of the range has userspace's answer", answers[2], ANSWER);
     check_eq!("the call behind the range is KVM's", answers[3], NOT_SUPPORTED);
-    check!("PSCI is KVM's", answers[4] != NOT_SUPPORTED && answers[4] != ANSWER);
+    check!("PSCI_VERSION is still KVM's", answers[4] != NOT_SUPPORTED && answers[4] != ANSWER);
     t.vcpu.run_until_done()
 }
 
@@ -83,10 +87,14 @@ fn forwarded_smc_is_told(t: &mut OneVcpu) -> TestResult {
     set_filter(&t.vm, BASE, 1, action::FWD_TO_USER).ioctl("KVM_ARM_VM_SMCCC_FILTER")?;
     let call = Exit::Hypercall { nr: BASE.into(), args: [0; 6] };
     t.vcpu.run_until(call)?;
-    check_eq!("SMC is told as such", t.vcpu.hypercall_flags(), Some(KVM_HYPERCALL_EXIT_SMC.into()));
+    check_eq!(
+        "a forwarded SMC is marked as SMC",
+        t.vcpu.hypercall_flags(),
+        Some(KVM_HYPERCALL_EXIT_SMC.into())
+    );
     t.vcpu.set_reg(core_reg::x(0), ANSWER).ioctl("KVM_SET_ONE_REG of X0")?;
     let answer = t.vcpu.run_until_sync(1)?[0];
-    check_eq!("the guest has userspace's answer", answer, ANSWER);
+    check_eq!("the guest has userspace's answer to SMC", answer, ANSWER);
     t.vcpu.run_until_done()
 }
 
@@ -94,7 +102,11 @@ fn forwarded_smc_is_told(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(calls, params = [denied: (action::DENY, false), handled: (action::HANDLE, true)])]
 fn denied_calls_are_not_supported(t: &mut OneVcpu, (action, there): (u8, bool)) -> TestResult {
     require_filter(&t.vm)?;
-    check_eq!("one function is filtered", set_filter(&t.vm, PSCI_VERSION, 1, action), Ok(()));
+    check_eq!(
+        "a single function can be filtered",
+        set_filter(&t.vm, PSCI_VERSION, 1, action),
+        Ok(())
+    );
     let answers = t.vcpu.run_until_sync(1)?;
     check_eq!("PSCI_VERSION is there if it is not denied", answers[4] != NOT_SUPPORTED, there);
     t.vcpu.run_until_done()
@@ -114,7 +126,11 @@ fn bad_filters_are_refused(t: &mut OneVcpu) -> TestResult {
         ("action 3", BASE, 1, 3),
         ("action 255", BASE, 1, 255),
     ] {
-        check_eq!("{what} is EINVAL", set_filter(vm, base, n, action), Err(Errno::EINVAL));
+        check_eq!(
+            "a filter for {what} is EINVAL",
+            set_filter(vm, base, n, action),
+            Err(Errno::EINVAL)
+        );
     }
     for byte in [0, 14] {
         let mut filter =
@@ -132,9 +148,13 @@ fn bad_filters_are_refused(t: &mut OneVcpu) -> TestResult {
         ("the last 64-bit call of the architecture", 0xc000_ffff, 1),
         ("everything", 0, u32::MAX),
     ] {
-        check_eq!("{what} is EEXIST", set_filter(vm, base, n, deny), Err(Errno::EEXIST));
+        check_eq!(
+            "a filter for {what} is EEXIST",
+            set_filter(vm, base, n, deny),
+            Err(Errno::EEXIST)
+        );
     }
-    check_eq!("a range is taken", set_filter(vm, BASE, COUNT, deny), Ok(()));
+    check_eq!("a range of functions can be denied", set_filter(vm, BASE, COUNT, deny), Ok(()));
     for (what, base, n) in [
         ("the same range again", BASE, COUNT),
         ("its first function", BASE, 1),
@@ -142,13 +162,17 @@ fn bad_filters_are_refused(t: &mut OneVcpu) -> TestResult {
         ("a range into it", BASE - 1, 2),
         ("a range around it", BASE - 1, COUNT + 2),
     ] {
-        check_eq!("{what} is EEXIST", set_filter(vm, base, n, deny), Err(Errno::EEXIST));
+        check_eq!(
+            "a filter over {what} is EEXIST",
+            set_filter(vm, base, n, deny),
+            Err(Errno::EEXIST)
+        );
     }
-    check_eq!("the range before it is free", set_filter(vm, BASE - 1, 1, deny), Ok(()));
-    check_eq!("the range behind it is free", set_filter(vm, BASE + COUNT, 1, deny), Ok(()));
-    check_eq!("the last function of all is free", set_filter(vm, u32::MAX, 1, deny), Ok(()));
+    check_eq!("the range before a filter is free", set_filter(vm, BASE - 1, 1, deny), Ok(()));
+    check_eq!("the range behind a filter is free", set_filter(vm, BASE + COUNT, 1, deny), Ok(()));
+    check_eq!("the last function number is free", set_filter(vm, u32::MAX, 1, deny), Ok(()));
     t.vcpu.run_until_sync(1)?;
     let late = set_filter(&t.vm, BASE + COUNT + 1, 1, deny);
-    check_eq!("after KVM_RUN a filter is EBUSY", late, Err(Errno::EBUSY));
+    check_eq!("a filter after KVM_RUN is EBUSY", late, Err(Errno::EBUSY));
     t.vcpu.run_until_done()
 }

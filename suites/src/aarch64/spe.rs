@@ -27,13 +27,13 @@ const PMSVER_SHIFT: u64 = 32;
 #[guest]
 fn looks_for_spe(_: &mut Guest) {
     let version = ID_AA64DFR0_EL1.read() >> PMSVER_SHIFT & 0xf;
-    check_eq!("ID_AA64DFR0_EL1.PMSVer tells of no SPE", version, 0);
+    check_eq!("ID_AA64DFR0_EL1.PMSVer reports no SPE", version, 0);
     for register in SPE {
         let name = register.name;
         let read = register.read_safe().map_err(|t| t.vector);
-        check_eq!("reading {name} is undefined", read, Err(vector::UNKNOWN));
+        check_eq!("reading {name} is undefined without SPE", read, Err(vector::UNKNOWN));
         let written = register.write_safe(0).map_err(|t| t.vector);
-        check_eq!("writing {name} is undefined", written, Err(vector::UNKNOWN));
+        check_eq!("writing {name} is undefined without SPE", written, Err(vector::UNKNOWN));
     }
     let read = PMSCR_EL2.read_safe().map_err(|t| t.vector);
     check_eq!("PMSCR_EL2 is undefined at EL1", read, Err(vector::UNKNOWN));
@@ -63,12 +63,12 @@ fn idles(_: &mut Guest) {}
 #[kvm_test(idles)]
 fn userspace_cannot_conjure_it(t: &mut OneVcpu) -> TestResult {
     let before = t.vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    check_eq!("userspace reads PMSVer 0", before >> PMSVER_SHIFT & 0xf, 0);
+    check_eq!("userspace reads PMSVer as 0", before >> PMSVER_SHIFT & 0xf, 0);
     for version in 1..=5 {
         let set = t.vcpu.set_sysreg(&ID_AA64DFR0_EL1, before | version << PMSVER_SHIFT);
         check_eq!("PMSVer other than 0 is EINVAL", set, Err(Errno::EINVAL));
     }
-    check_eq!("PMSVer stays 0", t.vcpu.get_sysreg(&ID_AA64DFR0_EL1), Ok(before));
+    check_eq!("a refused PMSVer stays 0", t.vcpu.get_sysreg(&ID_AA64DFR0_EL1), Ok(before));
     let listed = super::sysreg::register_list(&t.vcpu)?;
     for register in SPE {
         let name = register.name;

@@ -78,43 +78,54 @@ fn set_up_has_an_order(t: &mut OneVm) -> TestResult {
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let second = t.vm.add_vcpu(1, guest)?;
     check!(
-        "the interrupt's attribute is there",
+        "the SPE interrupt attribute exists",
         first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ)
     );
-    check!("INIT is there", first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT));
+    check!(
+        "the SPE attribute INIT exists",
+        first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT)
+    );
     check_eq!("INIT before the interrupt is ENXIO", init(&first), Err(Errno::ENXIO));
     for intid in [0, 15, 32, u32::MAX] {
-        check_eq!("what is no PPI is EINVAL", set_irq(&first, intid), Err(Errno::EINVAL));
+        check_eq!("an INTID that is no PPI is EINVAL", set_irq(&first, intid), Err(Errno::EINVAL));
     }
     let nowhere = first.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, 0);
-    check_eq!("a number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("a PPI is taken", set_irq(&first, SPE_INTID), Ok(()));
-    check_eq!("setting it again is EBUSY", set_irq(&first, SPE_INTID), Err(Errno::EBUSY));
+    check_eq!("an INTID at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+    check_eq!("a PPI is accepted as interrupt", set_irq(&first, SPE_INTID), Ok(()));
     check_eq!(
-        "another PPI for another vCPU is EINVAL",
+        "setting the interrupt again is EBUSY",
+        set_irq(&first, SPE_INTID),
+        Err(Errno::EBUSY)
+    );
+    check_eq!(
+        "another PPI for the second vCPU is EINVAL",
         set_irq(&second, SPE_INTID + 1),
         Err(Errno::EINVAL)
     );
-    check_eq!("the same for another vCPU is taken", set_irq(&second, SPE_INTID), Ok(()));
+    check_eq!("the same PPI for the second vCPU is accepted", set_irq(&second, SPE_INTID), Ok(()));
     check_eq!("INIT before the GIC's initialization is ENODEV", init(&first), Err(Errno::ENODEV));
     t.vm.state().gic()?.init()?;
-    check_eq!("INIT is taken", init(&first), Ok(()));
-    check_eq!("INIT again is EBUSY", init(&first), Err(Errno::EBUSY));
+    check_eq!("INIT with an interrupt is accepted", init(&first), Ok(()));
+    check_eq!("a second INIT is EBUSY", init(&first), Err(Errno::EBUSY));
     Ok(())
 }
 
 #[guest]
 fn introspects(_: &mut Guest) {
     let version = ID_AA64DFR0_EL1.read() >> 32 & 0xf;
-    check!("PMSVer tells a version", (1..=5).contains(&version), "{version}");
+    check!("PMSVer reports a version", (1..=5).contains(&version), "{version}");
     let buffer = PMBIDR_EL1.read();
-    check_eq!("PMBIDR.P: the buffer belongs to EL1", buffer >> 4 & 1, 0);
+    check_eq!("PMBIDR.P gives the buffer to EL1", buffer >> 4 & 1, 0);
     check!("PMBIDR.Align is 2 KiB at most", buffer & 0xf <= 11, "{buffer:#x}");
     let id = PMSIDR_EL1.read();
     check!("PMSIDR.CountSize is 12 or 16 bits", matches!(id >> 16 & 0xf, 2 | 3), "{id:#x}");
     check!("PMSIDR.MaxSize is 16 to 2048 bytes", (4..=11).contains(&(id >> 12 & 0xf)), "{id:#x}");
-    check!("PMSIDR.Interval has a meaning", (id >> 8 & 0xf) <= 8 && id >> 8 & 0xf != 1, "{id:#x}");
-    check_eq!("all filters are there", id & 7, 7);
+    check!(
+        "PMSIDR.Interval is a defined value",
+        (id >> 8 & 0xf) <= 8 && id >> 8 & 0xf != 1,
+        "{id:#x}"
+    );
+    check_eq!("PMSIDR offers all filters", id & 7, 7);
     for register in [PMSCR_EL1, PMBLIMITR_EL1, PMBPTR_EL1, PMBSR_EL1] {
         let name = register.name;
         check_eq!("{name} is 0 after reset", register.read(), 0);
@@ -157,7 +168,7 @@ fn interrupt(work: impl Fn()) -> u64 {
     let status = AtomicU64::new(0);
     let handler = |_: &mut TrapFrame| {
         let acknowledged = gic.acknowledge();
-        check_eq!("the interrupt is the buffer's", acknowledged, SPE_INTID);
+        check_eq!("the acknowledged interrupt is the buffer's", acknowledged, SPE_INTID);
         status.store(PMBSR_EL1.read(), SeqCst);
         PMBSR_EL1.write(0);
         gic.end(acknowledged);
@@ -187,16 +198,16 @@ fn fills_the_buffer(_: &mut Guest) {
         PMBPTR_EL1.read() > BUFFER
     });
     stop();
-    check!("sampling advances PMBPTR", advanced);
-    check_eq!("without an event of the buffer", PMBSR_EL1.read() & pmbsr::S, 0);
+    check!("sampling advances the pointer PMBPTR_EL1", advanced);
+    check_eq!("sampling raises no event of the buffer", PMBSR_EL1.read() & pmbsr::S, 0);
     let written = (BUFFER..BUFFER + 64).step_by(8).any(|a| peek::<u64>(a) != 0);
-    check!("records are written", written);
+    check!("records are written to the buffer", written);
 
     start(BUFFER, BUFFER + layout::PAGE_SIZE);
     let status = interrupt(samples);
     stop();
     check_eq!(
-        "a full buffer interrupts, as that",
+        "a full buffer interrupts with its status",
         status & (pmbsr::S | 0x3f),
         pmbsr::S | pmbsr::BUFFER_FULL
     );
@@ -217,7 +228,7 @@ fn serves_the_interrupt(_: &mut Guest) {
             PMBSR_EL1.write(value);
         }
     });
-    check_eq!("PMBSR.S written by software interrupts, with what was written", status, value);
+    check_eq!("PMBSR.S written by software interrupts with what was written", status, value);
 }
 
 /// The interrupt follows PMBSR_EL1.S.
@@ -238,7 +249,7 @@ fn faults(_: &mut Guest) {
         status >> pmbsr::EC_SHIFT & 0x3f,
         pmbsr::EC_STAGE_1
     );
-    check_eq!("with S", status & pmbsr::S, pmbsr::S);
+    check_eq!("a fault of the buffer sets PMBSR.S", status & pmbsr::S, pmbsr::S);
     const NO_MEMORY: u64 = layout::FREE + (1 << 21);
     start(NO_MEMORY, NO_MEMORY + BUFFER_SIZE);
     let status = interrupt(samples);

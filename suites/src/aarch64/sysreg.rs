@@ -18,7 +18,7 @@ pub fn register_list(vcpu: &Vcpu) -> TestResult<Vec<u64>> {
     let refused = vcpu.raw(KVM_GET_REG_LIST, &mut count);
     check_eq!("KVM_GET_REG_LIST with too little room is E2BIG", refused, Err(Errno::E2BIG));
     let n = u64::from_ne_bytes(count) as usize;
-    check!("KVM_GET_REG_LIST then tells the number", n > 0);
+    check!("KVM_GET_REG_LIST with E2BIG returns the number", n > 0);
     let mut bytes = vec![0; 8 * (n + 1)];
     bytes[..8].copy_from_slice(&(n as u64).to_ne_bytes());
     vcpu.raw(KVM_GET_REG_LIST, &mut bytes).ioctl("KVM_GET_REG_LIST")?;
@@ -39,11 +39,11 @@ fn listed_registers_can_be_saved_and_restored(t: &mut OneVcpu) -> TestResult {
         let read = t.vcpu.fd().get_one_reg(id, &mut value);
         check!("a listed register can be read", read.is_ok(), "{id:#x}: {read:?}");
         let written = t.vcpu.fd().set_one_reg(id, &value);
-        check!("a listed register takes back its value", written.is_ok(), "{id:#x}: {written:?}");
+        check!("a listed register accepts its own value", written.is_ok(), "{id:#x}: {written:?}");
     }
     for register in [SCTLR_EL1, TTBR0_EL1, MPIDR_EL1, TPIDR_EL0, CNTKCTL_EL1] {
         let name = register.name;
-        check!("{name} is listed", unique.contains(&register.one_reg()));
+        check!("{name} is in KVM_GET_REG_LIST", unique.contains(&register.one_reg()));
     }
     t.vcpu.run_until_done()
 }
@@ -134,7 +134,7 @@ fn reads_ids(g: &mut Guest) {
         *value = register.read();
         let name = register.name;
         check!(
-            "{name} cannot be written",
+            "{name} is read-only for the guest",
             register.write_safe(0).is_err_and(|t| t.vector == vector::UNKNOWN)
         );
     }
@@ -145,12 +145,16 @@ fn reads_ids(g: &mut Guest) {
     for register in [HCR_EL2, VBAR_EL2, SCR_EL3, ZCR_EL1, PMCR_EL0, PMCCNTR_EL0] {
         let name = register.name;
         let trap = register.read_safe().map_err(|t| t.vector);
-        check_eq!("{name} is undefined where the guest has not got it", trap, Err(vector::UNKNOWN));
+        check_eq!("{name} is undefined where the guest lacks it", trap, Err(vector::UNKNOWN));
     }
     let pmu = ID_AA64DFR0_EL1.read() >> 8 & 0xf;
-    check!("ID_AA64DFR0_EL1 tells no PMU where none was asked for", pmu == 0 || pmu == 15, "{pmu}");
+    check!(
+        "ID_AA64DFR0_EL1 reports no PMU where none was asked for",
+        pmu == 0 || pmu == 15,
+        "{pmu}"
+    );
     check_eq!(
-        "ID_AA64PFR0_EL1 tells no SVE where none was asked for",
+        "ID_AA64PFR0_EL1 reports no SVE where none was asked for",
         ID_AA64PFR0_EL1.read() >> 32 & 0xf,
         0
     );

@@ -31,17 +31,21 @@ fn reads_ids(g: &mut Guest) {
 #[kvm_test(reads_ids, requires(cap::ARM_SUPPORTED_REG_MASK_RANGES))]
 fn masks_are_given_for_range_0(t: &mut OneVcpu) -> TestResult {
     let ranges = t.vm.check_extension(vm::bindings::KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES);
-    check_eq!("the capability tells of range 0", ranges & 1, 1);
-    check!("range 0 is given", t.vm.writable_masks(0, 0).is_ok());
-    check_eq!("range 1 is EINVAL", t.vm.writable_masks(1, 0).err(), Some(Errno::EINVAL));
-    check_eq!("reserved words are EINVAL", t.vm.writable_masks(0, 1).err(), Some(Errno::EINVAL));
+    check_eq!("the capability reports range 0", ranges & 1, 1);
+    check!("masks of range 0 are returned", t.vm.writable_masks(0, 0).is_ok());
+    check_eq!("masks of range 1 are EINVAL", t.vm.writable_masks(1, 0).err(), Some(Errno::EINVAL));
+    check_eq!(
+        "reserved words that are not 0 are EINVAL",
+        t.vm.writable_masks(0, 1).err(),
+        Some(Errno::EINVAL)
+    );
     let masks = t.vm.writable_masks(0, 0).ioctl("KVM_ARM_GET_REG_WRITABLE_MASKS")?;
-    check!("something is writable", masks.iter().any(|&mask| mask != 0));
-    check_eq!("MPIDR_EL1 is not", masks[feature_id(&MPIDR_EL1)], 0);
+    check!("at least one register is writable", masks.iter().any(|&mask| mask != 0));
+    check_eq!("MPIDR_EL1 is not writable", masks[feature_id(&MPIDR_EL1)], 0);
     for register in IDS {
         let name = register.name;
         let value = t.vcpu.get_sysreg(&register).ioctl("KVM_GET_ONE_REG")?;
-        check_eq!("{name} takes its own value", t.vcpu.set_sysreg(&register, value), Ok(()));
+        check_eq!("{name} accepts its own value", t.vcpu.set_sysreg(&register, value), Ok(()));
         let fixed = !masks[feature_id(&register)];
         // One field of four bits at a time: a change outside of the mask is refused.
         for shift in (0..64).step_by(4).filter(|shift| fixed >> shift & 0xf == 0xf) {
@@ -79,22 +83,22 @@ fn guest_reads_what_userspace_left(t: &mut OneVcpu) -> TestResult {
             }
         }
         let name = register.name;
-        check_eq!("{name} reads back", t.vcpu.get_sysreg(&register), Ok(*want));
+        check_eq!("{name} reads back as userspace set it", t.vcpu.get_sysreg(&register), Ok(*want));
     }
-    check!("some feature can be taken away", lowered > 0);
+    check!("at least one feature can be taken away", lowered > 0);
     let seen = t.vcpu.run_until_sync(1)?;
     for (((register, want), before), seen) in IDS.into_iter().zip(want).zip(all).zip(seen) {
         let name = register.name;
         check_eq!("the guest reads {name} as userspace left it", seen, want);
         check_eq!(
-            "after KVM_RUN {name} takes its own value",
+            "{name} accepts its own value after KVM_RUN",
             t.vcpu.set_sysreg(&register, want),
             Ok(())
         );
         if before != want {
             let set = t.vcpu.set_sysreg(&register, before);
             check_eq!(
-                "after KVM_RUN the value of before is EBUSY for {name}",
+                "{name} refuses its first value after KVM_RUN with EBUSY",
                 set,
                 Err(Errno::EBUSY)
             );
@@ -119,8 +123,8 @@ fn register_list_is_complete(t: &mut OneVcpu) -> TestResult {
     check!("X0 to X30 are listed", all(&mut (0..31).map(core_reg::x)));
     let core =
         [core_reg::SP_EL0, core_reg::PC, core_reg::PSTATE, core_reg::SP_EL1, core_reg::ELR_EL1];
-    check!("SP, PC, PSTATE and EL1's are listed", all(&mut core.into_iter()));
-    check!("five SPSRs are listed", all(&mut (0..5).map(|n| core_reg::SPSR_EL1 + 2 * n)));
+    check!("SP, PC, PSTATE and those of EL1 are listed", all(&mut core.into_iter()));
+    check!("all five SPSRs are listed", all(&mut (0..5).map(|n| core_reg::SPSR_EL1 + 2 * n)));
     check!("V0 to V31 are listed", all(&mut (0..32).map(|n| U128 | (FP + 4 * n))));
     check!("FPSR and FPCR are listed", all(&mut (0..2).map(|n| U32 | (FP + 128 + n))));
     check!("the PSCI version is listed", all(&mut std::iter::once(super::smccc::fw(0))));
@@ -155,7 +159,7 @@ fn register_list_is_complete(t: &mut OneVcpu) -> TestResult {
     ];
     for register in control {
         let name = register.name;
-        check!("{name} is listed", list.contains(&register.one_reg()));
+        check!("{name} is in KVM_GET_REG_LIST", list.contains(&register.one_reg()));
     }
     for register in [PMCR_EL0, ZCR_EL1, HCR_EL2] {
         let name = register.name;

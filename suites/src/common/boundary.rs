@@ -72,8 +72,8 @@ pub fn probe_end(
 fn check_end(what: &str, count: Count, got: Result<i32, Errno>, want: Result<i32, Errno>) {
     let name = count.name;
     match want {
-        Ok(_) => check_eq!("{what}: {name} is taken", got, want),
-        Err(errno) => check_eq!("{what}: {name} is {errno:?}", got, want),
+        Ok(_) => check_eq!("{what}: {name} is accepted", got, want),
+        Err(errno) => check_eq!("{what}: {name} is refused with {errno:?}", got, want),
     };
 }
 

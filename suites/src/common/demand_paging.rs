@@ -79,7 +79,11 @@ fn resolve(
     while let Some(address) = fault.next(stop)? {
         let address = address & !(PAGE - 1);
         let offset = address.wrapping_sub(memory.hva());
-        check!("faults are of the slot's memory", offset < memory.len() as u64, "{address:#x}");
+        check!(
+            "every fault lies in the slot's memory",
+            offset < memory.len() as u64,
+            "{address:#x}"
+        );
         if !delay.is_zero() {
             thread::sleep(delay);
         }
@@ -152,7 +156,7 @@ fn page_in(t: &mut HostOnly, mode: FaultMode, plan: &Plan) -> TestResult {
         }
         ended.map(|()| resolved)
     })?;
-    check_eq!("each page is asked for once", resolved, plan.all_pages());
+    check_eq!("each page is asked for exactly once", resolved, plan.all_pages());
     times.report("guest execution");
     times.report_rate("paging rate", "pages/s", plan.all_pages());
     times.report_rate("paging rate of a vCPU", "pages/s", plan.pages);

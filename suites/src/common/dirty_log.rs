@@ -238,8 +238,8 @@ fn clear_refuses_ranges_that_are_not_aligned(t: &mut OneVm) -> TestResult {
     let end = NR_PAGES as u32;
     check_eq!("the whole slot may be cleared", clear(0, end), Ok(()));
     check_eq!("the first 64 pages may be cleared", clear(0, 64), Ok(()));
-    check_eq!("from page 64 to the slot's end may be cleared", clear(64, end - 64), Ok(()));
-    check_eq!("no pages at all may be cleared", clear(64, 0), Ok(()));
+    check_eq!("pages from 64 to the slot's end may be cleared", clear(64, end - 64), Ok(()));
+    check_eq!("a clear of no pages is accepted", clear(64, 0), Ok(()));
     check_eq!("first_page 1 is EINVAL", clear(1, end - 1), Err(Errno::EINVAL));
     check_eq!("first_page 63 is EINVAL", clear(63, end - 63), Err(Errno::EINVAL));
     check_eq!("first_page 32 is EINVAL", clear(32, 64), Err(Errno::EINVAL));
@@ -279,7 +279,7 @@ fn manual_protect_clears_exactly_what_is_named(t: &mut OneVcpu) -> TestResult {
     manual_protect(&t.vm, options).ioctl("KVM_ENABLE_CAP")?;
     t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, BASE, NR_PAGES * PAGE)?;
     t.vcpu.run_until_sync(READY)?;
-    check_eq!("without INITIALLY_SET a new log is empty", dirty(t)?, NONE);
+    check_eq!("a new log is empty without INITIALLY_SET", dirty(t)?, NONE);
     write_pages(&mut t.vcpu, &[0, 1, 63, 64, 65, 99])?;
     check_eq!("the log has the written pages", dirty(t)?, vec![0, 1, 63, 64, 65, 99]);
     check_eq!("reading the log does not clear it", dirty(t)?, vec![0, 1, 63, 64, 65, 99]);
@@ -310,7 +310,7 @@ fn clear_works_without_manual_protect(t: &mut OneVcpu) -> TestResult {
     t.vm.clear_dirty_log(SLOT, 0, 64, &bitmap(64, [20])).ioctl("KVM_CLEAR_DIRTY_LOG")?;
     check_eq!("a clear before the log was read takes its page out", dirty(t)?, vec![70]);
     write_pages(&mut t.vcpu, &[20])?;
-    check_eq!("the page it took out is logged when written again", dirty(t)?, vec![20]);
+    check_eq!("a cleared page is logged when written again", dirty(t)?, vec![20]);
     finish(&mut t.vcpu)
 }
 
@@ -321,11 +321,11 @@ fn manual_protect_options_are_checked(t: &mut OneVm) -> TestResult {
     let offered = t.vm.check_extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) as u32;
     let (enable, initially_set) =
         (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_DIRTY_LOG_INITIALLY_SET);
-    check_eq!("MANUAL_PROTECT_ENABLE is offered", offered & enable, enable);
-    check_eq!("nothing unknown is offered", offered & !(enable | initially_set), 0);
-    check_eq!("MANUAL_PROTECT_ENABLE is taken", manual_protect(&t.vm, enable), Ok(()));
+    check_eq!("MANUAL_PROTECT_ENABLE is among the offered options", offered & enable, enable);
+    check_eq!("no unknown option is offered", offered & !(enable | initially_set), 0);
+    check_eq!("MANUAL_PROTECT_ENABLE can be switched on", manual_protect(&t.vm, enable), Ok(()));
     let all = manual_protect(&t.vm, offered);
-    check_eq!("every offered option is taken", all, Ok(()));
+    check_eq!("every offered option is accepted", all, Ok(()));
     let alone = manual_protect(&t.vm, initially_set);
     check_eq!("INITIALLY_SET alone is EINVAL", alone, Err(Errno::EINVAL));
     for bit in 2..32 {
@@ -351,13 +351,13 @@ fn initially_set_log_is_full(t: &mut OneVcpu) -> TestResult {
     let all: Vec<u64> = (0..NR_PAGES).collect();
     check_eq!("a new log has every page, and no bit behind the slot", dirty(t)?, all);
     t.vm.clear_dirty_log(SLOT, 0, NR_PAGES as u32, &[!0, !0]).ioctl("KVM_CLEAR_DIRTY_LOG")?;
-    check_eq!("it can be cleared as a whole", dirty(t)?, NONE);
+    check_eq!("a full log can be cleared as a whole", dirty(t)?, NONE);
     write_pages(&mut t.vcpu, &[0, 99])?;
-    check_eq!("after the first clear it has the written pages", dirty(t)?, vec![0, 99]);
+    check_eq!("the log has the pages written after the first clear", dirty(t)?, vec![0, 99]);
 
     t.vm.set_region(SLOT, 0, BASE, size, hva).ioctl("switch logging off")?;
     t.vm.set_region(SLOT, KVM_MEM_LOG_DIRTY_PAGES, BASE, size, hva).ioctl("on")?;
-    check_eq!("logging that is switched on on a live slot starts full", dirty(t)?, all);
+    check_eq!("logging switched on for a live slot starts full", dirty(t)?, all);
     finish(&mut t.vcpu)
 }
 
@@ -376,13 +376,13 @@ fn second_vcpu_writes_into_the_same_log(t: &mut OneVcpu) -> TestResult {
     check_eq!("a write of the second vCPU is logged", dirty(t)?, vec![40]);
     write_pages(&mut t.vcpu, &[41])?;
     write_pages(&mut second, &[42])?;
-    check_eq!("writes of both are in one log", dirty(t)?, vec![41, 42]);
+    check_eq!("one log has the writes of both vCPUs", dirty(t)?, vec![41, 42]);
     write_pages(&mut t.vcpu, &[43])?;
     dirty(t)?;
     write_pages(&mut second, &[43])?;
-    check_eq!("a page that the first vCPU wrote before is logged for the second", dirty(t)?, [43]);
+    check_eq!("a page of the first vCPU's is logged for the second", dirty(t)?, [43]);
     write_pages(&mut t.vcpu, &[43])?;
-    check_eq!("and for the first vCPU again", dirty(t)?, vec![43]);
+    check_eq!("a page of the second vCPU's is logged for the first", dirty(t)?, vec![43]);
     finish(&mut second)?;
     finish(&mut t.vcpu)
 }
@@ -449,7 +449,7 @@ fn concurrent_writes_are_never_lost(t: &mut OneVcpu, manual: bool) -> TestResult
     let lost: Vec<u64> = (0..RACE_PAGES)
         .filter(|p| copy[*p as usize] != vm.mapping(0).read_u64((p * PAGE) as usize))
         .collect();
-    check_eq!("no page's last write is missing from the log", lost, NONE);
+    check_eq!("the log misses no page's last write", lost, NONE);
     let last = vm.dirty_pages(SLOT, RACE_PAGES).ioctl("KVM_GET_DIRTY_LOG")?;
     check_eq!("the log is clean once it was read with the guest stopped", last, NONE);
     Ok(())

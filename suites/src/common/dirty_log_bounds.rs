@@ -77,17 +77,21 @@ fn get_dirty_log_wants_a_slot_that_logs(t: &mut OneVcpu) -> TestResult {
     add_slots(vm)?;
     vcpu.run_until_sync(READY)?;
     for page in [0, PAGES - 1] {
-        check_eq!("the guest writes", write(vcpu, GPA + page * PAGE, 1)?, Access::Written);
+        check_eq!(
+            "the guest writes to the slot",
+            write(vcpu, GPA + page * PAGE, 1)?,
+            Access::Written
+        );
     }
     for (what, slot, errno) in without_log(vm) {
-        check_eq!("{what} is {errno:?}", get(vm, slot, BITMAP).map(drop), Err(errno));
+        check_eq!("the log of {what} is {errno:?}", get(vm, slot, BITMAP).map(drop), Err(errno));
     }
     let log = get(vm, SLOT, BITMAP).ioctl("KVM_GET_DIRTY_LOG")?;
     let mut want = vec![0; BITMAP];
     (want[0], want[BITMAP - 1]) = (1, 0x80);
     check_eq!("the log has the pages that were written, and no others", log, want);
     let log = get(vm, SLOT, BITMAP).ioctl("KVM_GET_DIRTY_LOG")?;
-    check_eq!("the log starts anew", log, [0; BITMAP]);
+    check_eq!("a log that was read starts empty again", log, [0; BITMAP]);
     let short = get(vm, SLOT, BITMAP - 1).map(drop);
     check_eq!("a bitmap that is a byte short is EFAULT", short, Err(Errno::EFAULT));
     Ok(())
@@ -107,7 +111,11 @@ fn clear_dirty_log_wants_a_range_of_the_slot(t: &mut OneVcpu) -> TestResult {
     add_slots(vm)?;
     vcpu.run_until_sync(READY)?;
     for page in [0, WORD - 1, WORD, PAGES - 1] {
-        check_eq!("the guest writes", write(vcpu, GPA + page * PAGE, 1)?, Access::Written);
+        check_eq!(
+            "the guest writes to the slot",
+            write(vcpu, GPA + page * PAGE, 1)?,
+            Access::Written
+        );
     }
     let log = || get(vm, SLOT, BITMAP).ioctl("KVM_GET_DIRTY_LOG");
     let mut want = vec![0; BITMAP];
@@ -116,7 +124,7 @@ fn clear_dirty_log_wants_a_range_of_the_slot(t: &mut OneVcpu) -> TestResult {
     check_eq!("reading the log does not clear it", log()?, want);
 
     for (what, slot, errno) in without_log(vm) {
-        check_eq!("{what} is {errno:?}", clear(vm, slot, 0, 64), Err(errno));
+        check_eq!("clearing the log of {what} is {errno:?}", clear(vm, slot, 0, 64), Err(errno));
     }
     let bad = [
         ("a first page of 1", 1, 64),
@@ -136,16 +144,16 @@ fn clear_dirty_log_wants_a_range_of_the_slot(t: &mut OneVcpu) -> TestResult {
         ("a range whose sum wraps into the slot", 0_u64.wrapping_sub(WORD), ALL),
     ];
     for (what, first, nr) in bad {
-        check_eq!("{what} is EINVAL", clear(vm, SLOT, first, nr), Err(Errno::EINVAL));
-        check_eq!("{what} clears nothing", log()?, want);
+        check_eq!("a clear with {what} is EINVAL", clear(vm, SLOT, first, nr), Err(Errno::EINVAL));
+        check_eq!("a clear with {what} clears nothing", log()?, want);
     }
-    check_eq!("a range of no pages is taken", clear(vm, SLOT, 0, 0), Ok(()));
-    check_eq!("a range of no pages at the end is taken", clear(vm, SLOT, PAGES, 0), Ok(()));
+    check_eq!("a range of no pages is accepted", clear(vm, SLOT, 0, 0), Ok(()));
+    check_eq!("a range of no pages at the end is accepted", clear(vm, SLOT, PAGES, 0), Ok(()));
     check_eq!("a range of no pages clears nothing", log()?, want);
-    check_eq!("the second half is taken", clear(vm, SLOT, WORD, 64), Ok(()));
+    check_eq!("the slot's second half may be cleared", clear(vm, SLOT, WORD, 64), Ok(()));
     (want[8], want[BITMAP - 1]) = (0, 0);
     check_eq!("the second half, and nothing else, is cleared", log()?, want);
-    check_eq!("the whole slot is taken", clear(vm, SLOT, 0, ALL), Ok(()));
-    check_eq!("the whole slot is cleared", log()?, [0; BITMAP]);
+    check_eq!("the whole slot may be cleared", clear(vm, SLOT, 0, ALL), Ok(()));
+    check_eq!("a clear of the whole slot empties the log", log()?, [0; BITMAP]);
     Ok(())
 }

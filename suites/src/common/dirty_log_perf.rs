@@ -318,10 +318,18 @@ impl Bench {
                 !written.is_empty() || self.plan.percent == 0
             );
             let lost: Vec<_> = written.difference(&logged).take(4).collect();
-            check!("no written page is lost", lost.is_empty(), "round {round}: pages {lost:?}");
+            check!(
+                "the log misses no written page",
+                lost.is_empty(),
+                "round {round}: pages {lost:?}"
+            );
             if self.plan.is_exact() {
                 let extra: Vec<_> = logged.difference(&written).take(4).collect();
-                check!("no other page is logged", extra.is_empty(), "round {round}: {extra:?}");
+                check!(
+                    "the log has no page that was not written",
+                    extra.is_empty(),
+                    "round {round}: {extra:?}"
+                );
             }
         }
         let last = *rounds.end() + 1;
@@ -344,7 +352,7 @@ impl Bench {
         }
         let written = self.written(last).len() as u64;
         check!(
-            "the guest writes on without the log",
+            "the guest writes on without logging",
             self.plan.random || self.plan.percent < 100 || written == self.plan.all_pages()
         );
         for vcpu in &mut self.vcpus {

@@ -96,7 +96,7 @@ fn ring_size_rules(t: &mut OneVm) -> TestResult {
     let max = t.vm.check_extension(KVM_CAP_DIRTY_LOG_RING) as u64;
     let set = |bytes| enable(&t.vm, KVM_CAP_DIRTY_LOG_RING, bytes);
     check!("the largest size is a power of two", max.is_power_of_two(), "{max:#x}");
-    check!("the recommended 64 KiB are possible", max >= RING_BYTES, "{max:#x}");
+    check!("the recommended size of 64 KiB is possible", max >= RING_BYTES, "{max:#x}");
     check_eq!("a ring of 0 bytes is EINVAL", set(0), Err(Errno::EINVAL));
     check_eq!("a ring of one entry is EINVAL", set(ENTRY_BYTES), Err(Errno::EINVAL));
     check_eq!("a ring of half a page is EINVAL", set(PAGE / 2), Err(Errno::EINVAL));
@@ -114,10 +114,10 @@ fn ring_size_rules(t: &mut OneVm) -> TestResult {
     check_eq!("twice the largest size is E2BIG", set(max * 2), Err(Errno::E2BIG));
     let reset = t.vm.reset_dirty_rings();
     check_eq!("KVM_RESET_DIRTY_RINGS without rings is EINVAL", reset, Err(Errno::EINVAL));
-    check_eq!("64 KiB are taken after all those", set(RING_BYTES), Ok(()));
+    check_eq!("a ring of 64 KiB is accepted after the refused sizes", set(RING_BYTES), Ok(()));
     check_eq!("the same size a second time is EINVAL", set(RING_BYTES), Err(Errno::EINVAL));
-    check_eq!("another size is EINVAL", set(RING_BYTES * 2), Err(Errno::EINVAL));
-    check_eq!("without a vCPU there is nothing to reset", t.vm.reset_dirty_rings(), Ok(0));
+    check_eq!("a second, different size is EINVAL", set(RING_BYTES * 2), Err(Errno::EINVAL));
+    check_eq!("resetting the rings of no vCPU takes back nothing", t.vm.reset_dirty_rings(), Ok(0));
     Ok(())
 }
 
@@ -125,11 +125,19 @@ fn ring_size_rules(t: &mut OneVm) -> TestResult {
 #[kvm_test(requires(cap::DIRTY_LOG_RING))]
 fn largest_ring_is_taken(t: &mut OneVm) -> TestResult {
     let max = t.vm.check_extension(KVM_CAP_DIRTY_LOG_RING) as u64;
-    check_eq!("the largest size is taken", enable(&t.vm, KVM_CAP_DIRTY_LOG_RING, max), Ok(()));
+    check_eq!(
+        "the largest ring size is accepted",
+        enable(&t.vm, KVM_CAP_DIRTY_LOG_RING, max),
+        Ok(())
+    );
     let vcpu = t.vm.create_vcpu(0)?;
     let ring = DirtyRing::map(&vcpu, max).ioctl("mmap of the dirty ring")?;
     let last = ring.entries() - 1;
-    check_eq!("its last entry can be read, and is empty", ring.flags(last).load(SeqCst), 0);
+    check_eq!(
+        "the largest ring's last entry is readable and empty",
+        ring.flags(last).load(SeqCst),
+        0
+    );
     Ok(())
 }
 
@@ -167,12 +175,20 @@ fn entries_name_every_written_page(t: &mut OneVm) -> TestResult {
     check_eq!("the ring of a new vCPU is empty", ring.filled(), []);
     write_pages(&mut vcpu, 5, 6)?;
     check_eq!("a written page is one entry", ring.filled(), [DirtyGfn { slot: SLOT, offset: 5 }]);
-    check_eq!("its only flag is DIRTY", ring.flags(0).load(SeqCst), KVM_DIRTY_GFN_F_DIRTY);
+    check_eq!(
+        "DIRTY is the only flag of a new entry",
+        ring.flags(0).load(SeqCst),
+        KVM_DIRTY_GFN_F_DIRTY
+    );
     write_pages(&mut vcpu, 5, 6)?;
     check_eq!("the page written again is in the ring", pages(&ring.filled()), [5]);
     write_pages(&mut vcpu, 0, 2)?;
     write_pages(&mut vcpu, NR_PAGES - 1, NR_PAGES)?;
-    check_eq!("first and last page are entries", pages(&ring.filled()), [0, 1, 5, NR_PAGES - 1]);
+    check_eq!(
+        "the slot's first and last page are entries",
+        pages(&ring.filled()),
+        [0, 1, 5, NR_PAGES - 1]
+    );
 
     let collected = ring.collect(usize::MAX).len();
     let taken_back = t.vm.reset_dirty_rings();
@@ -195,11 +211,15 @@ fn reset_takes_back_collected_entries_only(t: &mut OneVm) -> TestResult {
     for page in [10, 20, 30] {
         write_pages(&mut vcpu, page, page + 1)?;
     }
-    check_eq!("without a collected entry a reset takes back 0", t.vm.reset_dirty_rings(), Ok(0));
+    check_eq!(
+        "a reset takes back nothing before an entry is collected",
+        t.vm.reset_dirty_rings(),
+        Ok(0)
+    );
     check_eq!("a reset leaves entries that were not collected", ring.filled().len(), 3);
     let first = pages(&ring.collect(2));
     check_eq!("two collected entries are taken back", t.vm.reset_dirty_rings(), Ok(2));
-    check_eq!("the third is still there", ring.filled().len(), 1);
+    check_eq!("the third entry is left in the ring", ring.filled().len(), 1);
     let third = pages(&ring.filled());
 
     for page in [10, 20, 30] {
@@ -211,7 +231,7 @@ fn reset_takes_back_collected_entries_only(t: &mut OneVm) -> TestResult {
     check_eq!("all three pages are in the ring", pages(&ring.filled()), [10, 20, 30]);
     check!("the entry left behind was for the third page", !first.contains(&third[0]));
     let rest = ring.collect(usize::MAX).len();
-    check_eq!("the rest is taken back", t.vm.reset_dirty_rings(), Ok(rest as i32));
+    check_eq!("a later reset takes back the rest", t.vm.reset_dirty_rings(), Ok(rest as i32));
     finish(&mut vcpu)
 }
 
@@ -234,7 +254,11 @@ fn reset_protects_every_page_again(t: &mut OneVm, order: &[u64]) -> TestResult {
         for page in order {
             write_pages(&mut vcpu, *page, page + 1)?;
         }
-        check_eq!("{round} writes: each page is told", pages(&ring.collect(usize::MAX)), want);
+        check_eq!(
+            "{round} writes: each page has its entry",
+            pages(&ring.collect(usize::MAX)),
+            want
+        );
         check!("{round} writes: a reset takes them back", t.vm.reset_dirty_rings().is_ok());
     }
     finish(&mut vcpu)
@@ -251,7 +275,7 @@ fn slots_without_logging_leave_no_entries(t: &mut OneVm) -> TestResult {
     check_eq!("writes with logging off are not in the ring", ring.filled(), []);
     set(KVM_MEM_LOG_DIRTY_PAGES).ioctl("switch logging on")?;
     write_pages(&mut vcpu, 1, 2)?;
-    check_eq!("writes with logging on again are", pages(&ring.filled()), [1]);
+    check_eq!("writes with logging on again are in the ring", pages(&ring.filled()), [1]);
 
     t.vm.set_region(SLOT, 0, 0, 0, 0).ioctl("delete the slot")?;
     ring.collect(usize::MAX);
@@ -272,10 +296,14 @@ fn every_vcpu_has_its_own_ring(t: &mut OneVm) -> TestResult {
         ringed_vcpu(&mut t.vm, 1, guest_fn!(second_writes), RING_BYTES)?;
     write_pages(&mut first, 1, 2)?;
     check_eq!("the first vCPU's write is in its ring", pages(&first_ring.filled()), [1]);
-    check_eq!("and not in the second's", second_ring.filled(), []);
+    check_eq!("the first vCPU's write is not in the second's ring", second_ring.filled(), []);
     write_pages(&mut second, 2, 5)?;
     check_eq!("the second vCPU's writes are in its ring", pages(&second_ring.filled()), [2, 3, 4]);
-    check_eq!("and not in the first's", pages(&first_ring.filled()), [1]);
+    check_eq!(
+        "the second vCPU's writes are not in the first's ring",
+        pages(&first_ring.filled()),
+        [1]
+    );
 
     second_ring.collect(usize::MAX);
     check_eq!("a reset counts the entries of one ring", t.vm.reset_dirty_rings(), Ok(3));
@@ -312,7 +340,7 @@ fn run_through_full_rings(
             };
             let again = again.exit();
             check_eq!("entering again with a full ring exits again", again, Exit::DirtyRingFull);
-            check_eq!("and no entry came in between", ring.filled().len(), before);
+            check_eq!("KVM_RUN with a full ring adds no entry", ring.filled().len(), before);
         }
         let entries = ring.collect(usize::MAX);
         check!("a full ring has entries", !entries.is_empty());
@@ -369,9 +397,9 @@ fn bitmap_ioctls_are_refused_with_rings(t: &mut OneVm) -> TestResult {
     enable(&t.vm, KVM_CAP_DIRTY_LOG_RING, RING_BYTES).ioctl("KVM_ENABLE_CAP")?;
     t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, BASE, NR_PAGES * PAGE)?;
     let get = t.vm.dirty_pages(SLOT, NR_PAGES);
-    check_eq!("KVM_GET_DIRTY_LOG is ENXIO", get, Err(Errno::ENXIO));
+    check_eq!("KVM_GET_DIRTY_LOG fails with ENXIO beside rings", get, Err(Errno::ENXIO));
     let clear = t.vm.clear_dirty_log(SLOT, 0, NR_PAGES as u32, &[0, 0]);
-    check_eq!("KVM_CLEAR_DIRTY_LOG is ENXIO", clear, Err(Errno::ENXIO));
+    check_eq!("KVM_CLEAR_DIRTY_LOG fails with ENXIO beside rings", clear, Err(Errno::ENXIO));
     Ok(())
 }
 
@@ -379,15 +407,15 @@ fn bitmap_ioctls_are_refused_with_rings(t: &mut OneVm) -> TestResult {
 #[kvm_test(writes, requires(cap::DIRTY_LOG_RING_ACQ_REL))]
 fn acquire_release_ring_logs_writes(t: &mut OneVm) -> TestResult {
     let max = t.vm.check_extension(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) as u64;
-    check!("its largest size is a power of two", max.is_power_of_two(), "{max:#x}");
+    check!("the largest ring size is a power of two", max.is_power_of_two(), "{max:#x}");
     let set = |bytes| enable(&t.vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, bytes);
     check_eq!("a ring of 0 bytes is EINVAL", set(0), Err(Errno::EINVAL));
-    check_eq!("64 KiB are taken", set(RING_BYTES), Ok(()));
-    check_eq!("a second size is EINVAL", set(RING_BYTES * 2), Err(Errno::EINVAL));
+    check_eq!("a ring of 64 KiB is accepted", set(RING_BYTES), Ok(()));
+    check_eq!("a second ring size is EINVAL", set(RING_BYTES * 2), Err(Errno::EINVAL));
     t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, BASE, NR_PAGES * PAGE)?;
     let (mut vcpu, mut ring) = ringed_vcpu(&mut t.vm, 0, guest_fn!(writes), RING_BYTES)?;
     write_pages(&mut vcpu, 98, 100)?;
-    check_eq!("written pages are entries", pages(&ring.collect(usize::MAX)), [98, 99]);
-    check_eq!("a reset takes them back", t.vm.reset_dirty_rings(), Ok(2));
+    check_eq!("written pages are entries of the ring", pages(&ring.collect(usize::MAX)), [98, 99]);
+    check_eq!("a reset takes back the written pages", t.vm.reset_dirty_rings(), Ok(2));
     finish(&mut vcpu)
 }

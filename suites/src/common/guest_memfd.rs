@@ -89,9 +89,9 @@ fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
     let memory = pages(2, 0)?;
     let good =
         Region { slot: SLOT, flags: 0, gpa: GPA, size: PAGE, hva: memory.hva(), offset: 0, fd: -1 };
-    check_eq!("a slot is added", set(vm, good), Ok(()));
+    check_eq!("KVM_SET_USER_MEMORY_REGION2 adds a slot", set(vm, good), Ok(()));
     let over = Region { slot: OTHER, ..good };
-    check_eq!("another over it is EEXIST", set(vm, over), Err(Errno::EEXIST));
+    check_eq!("a slot over an existing one is EEXIST", set(vm, over), Err(Errno::EEXIST));
     let bad = [
         ("GPA + 1", Region { gpa: GPA2 + 1, ..over }),
         ("size 1", Region { gpa: GPA2, size: 1, ..over }),
@@ -101,11 +101,19 @@ fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
         ("another size of an existing slot", Region { size: 2 * PAGE, ..good }),
     ];
     for (what, region) in bad {
-        check_eq!("{what} is EINVAL", set(vm, region), Err(Errno::EINVAL));
+        check_eq!(
+            "KVM_SET_USER_MEMORY_REGION2 with {what} is EINVAL",
+            set(vm, region),
+            Err(Errno::EINVAL)
+        );
     }
-    check_eq!("what was refused made no slot", delete(vm, OTHER), Err(Errno::EINVAL));
+    check_eq!("a refused region makes no slot", delete(vm, OTHER), Err(Errno::EINVAL));
     check_eq!("KVM_SET_USER_MEMORY_REGION deletes the slot", delete(vm, SLOT), Ok(()));
-    check_eq!("it is gone for both", set(vm, Region { size: 0, ..good }), Err(Errno::EINVAL));
+    check_eq!(
+        "a slot that one ioctl deleted is gone for the other",
+        set(vm, Region { size: 0, ..good }),
+        Err(Errno::EINVAL)
+    );
     let old = vm.set_region(SLOT, KVM_MEM_GUEST_MEMFD, GPA, PAGE, memory.hva());
     check_eq!("KVM_SET_USER_MEMORY_REGION has no guest_memfd", old, Err(Errno::EINVAL));
     Ok(())
@@ -127,7 +135,11 @@ fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
         ("2^64 - 1", u64::MAX),
     ];
     for (what, size) in sizes {
-        check_eq!("size {what} is EINVAL", create(vm, size, 0).map(drop), Err(Errno::EINVAL));
+        check_eq!(
+            "a guest_memfd of size {what} is EINVAL",
+            create(vm, size, 0).map(drop),
+            Err(Errno::EINVAL)
+        );
     }
     let flags = extension(vm, CAP_GUEST_MEMFD_FLAGS) as u64;
     for bit in (0..64).filter(|bit| flags >> bit & 1 == 0) {
@@ -138,7 +150,7 @@ fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
             "bit {bit}: {got:?}"
         );
     }
-    check_eq!("a page is taken", create(vm, PAGE, 0).map(drop), Ok(()));
+    check_eq!("a guest_memfd of one page is made", create(vm, PAGE, 0).map(drop), Ok(()));
     Ok(())
 }
 
@@ -189,17 +201,17 @@ fn guest_memfd_binding_is_checked(_: &mut HostOnly) -> TestResult {
         ),
     ];
     for (what, region) in bad {
-        check_eq!("{what} is EINVAL", set(vm, region), Err(Errno::EINVAL));
-        check_eq!("{what}, refused, makes no slot", delete(vm, SLOT), Err(Errno::EINVAL));
+        check_eq!("a region with {what} is EINVAL", set(vm, region), Err(Errno::EINVAL));
+        check_eq!("a region with {what} makes no slot", delete(vm, SLOT), Err(Errno::EINVAL));
     }
     let closed = set(vm, Region { fd: -1, ..good });
     check!(
-        "no file is EINVAL or EBADF",
+        "a closed descriptor as guest_memfd is EINVAL or EBADF",
         matches!(closed, Err(Errno::EINVAL | Errno::EBADF)),
         "{closed:?}"
     );
 
-    check_eq!("the first half is bound", set(vm, good), Ok(()));
+    check_eq!("the file's first half can be bound", set(vm, good), Ok(()));
     let second = Region { slot: OTHER, gpa: GPA2, ..good };
     for (what, offset) in [("same", 0), ("overlapping", PAGE)] {
         let got = set(vm, Region { offset, ..second });
@@ -207,13 +219,17 @@ fn guest_memfd_binding_is_checked(_: &mut HostOnly) -> TestResult {
         let refused = matches!(got, Err(Errno::EEXIST | Errno::EINVAL));
         check!("the {what} part for another slot is EEXIST or EINVAL", refused, "{got:?}");
     }
-    check_eq!("the second half is bound", set(vm, Region { offset: 2 * PAGE, ..second }), Ok(()));
+    check_eq!(
+        "the file's second half can be bound",
+        set(vm, Region { offset: 2 * PAGE, ..second }),
+        Ok(())
+    );
     let moved = set(vm, Region { gpa: GPA + 8 * PAGE, ..good });
     check_eq!("a slot with a guest_memfd cannot be changed", moved, Err(Errno::EINVAL));
-    check_eq!("it can be deleted", delete(vm, SLOT), Ok(()));
+    check_eq!("a slot with a guest_memfd can be deleted", delete(vm, SLOT), Ok(()));
     let got = set(vm, Region { offset: PAGE, ..good });
     let refused = matches!(got, Err(Errno::EEXIST | Errno::EINVAL));
     check!("a part whose last page backs another slot is EEXIST or EINVAL", refused, "{got:?}");
-    check_eq!("then its part is free again", set(vm, good), Ok(()));
+    check_eq!("a deleted slot's part of the file is free again", set(vm, good), Ok(()));
     Ok(())
 }

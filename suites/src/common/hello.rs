@@ -8,9 +8,9 @@ const STAGE: u64 = 3;
 #[guest]
 fn reports(g: &mut Guest) {
     log!("hello from vCPU {}", g.vcpu());
-    check_eq!("arguments arrive", [g.arg(0), g.arg(1)], [0, PROOF]);
+    check_eq!("the host's arguments arrive in the guest", [g.arg(0), g.arg(1)], [0, PROOF]);
     let answer = g.sync(STAGE, &[g.arg(1), !0]);
-    check_eq!("the host's answer arrives", answer[0], !PROOF);
+    check_eq!("the host's answer arrives in the guest", answer[0], !PROOF);
 }
 
 /// A guest function starts, and words pass in both directions.
@@ -18,7 +18,7 @@ fn reports(g: &mut Guest) {
 fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
     t.vcpu.set_args(&[0, PROOF]);
     let args = t.vcpu.run_until_sync(STAGE)?;
-    check_eq!("the guest's words arrive", args[..3], [PROOF, !0, 0]);
+    check_eq!("the guest's sync arguments arrive in the host", args[..3], [PROOF, !0, 0]);
     t.vcpu.answer(&[!PROOF]);
     t.vcpu.run_until_done()
 }
@@ -28,7 +28,7 @@ static TURN: AtomicU64 = AtomicU64::new(0);
 
 #[guest]
 fn first(g: &mut Guest) {
-    check_eq!("vCPU 0 is told its index", g.vcpu(), 0);
+    check_eq!("vCPU 0 is given its index", g.vcpu(), 0);
     TURN.store(1, SeqCst);
     wait_until(|| TURN.load(SeqCst) == 2);
 }
@@ -36,7 +36,7 @@ fn first(g: &mut Guest) {
 #[guest]
 fn second(g: &mut Guest) {
     wait_until(|| TURN.load(SeqCst) == 1);
-    check_eq!("vCPU 1 is told its index", g.vcpu(), 1);
+    check_eq!("vCPU 1 is given its index", g.vcpu(), 1);
     TURN.store(2, SeqCst);
 }
 

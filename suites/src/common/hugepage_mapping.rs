@@ -151,14 +151,14 @@ fn each_page_is_itself_whatever_the_alignment(t: &mut OneVcpu, backing: Backing)
         let (gpa, id) = (place.gpa(), hva_offset);
         let [wrong, first] = ask(&mut t.vcpu, READ_IDS, gpa, pages, id)?;
         check!(
-            "GPA + {gpa_offset}, HVA + {hva_offset} pages: each page is read as itself",
+            "GPA + {gpa_offset}, HVA + {hva_offset} pages: each page reads its own content",
             wrong == 0,
             "{wrong} pages wrong, the first is {first}"
         );
         ask(&mut t.vcpu, WRITE_IDS, gpa, pages, id)?;
         let lost = unwritten(&memory, id..id + pages);
         check!(
-            "GPA + {gpa_offset}, HVA + {hva_offset} pages: each page is written as itself",
+            "GPA + {gpa_offset}, HVA + {hva_offset} pages: each page takes its own write",
             lost.is_none(),
             "page {lost:?} of the memory was not written"
         );
@@ -257,7 +257,11 @@ fn slot_ends_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult
             let aligned = if place.hva_offset == offset { "aligned" } else { "half off" };
             place.set(&t.vm, 0, &memory).ioctl("KVM_SET_USER_MEMORY_REGION")?;
             let [wrong, _] = ask(&mut t.vcpu, READ_IDS, place.gpa(), pages, place.hva_offset)?;
-            check_eq!("{pages} pages from page {offset}, {aligned}: the slot is there", wrong, 0);
+            check_eq!(
+                "{pages} pages from page {offset}, {aligned}: the slot holds its pages",
+                wrong,
+                0
+            );
             for (side, gpa) in
                 [("behind", place.gpa() + pages * PAGE), ("before", place.gpa() - PAGE)]
             {
@@ -275,7 +279,7 @@ fn slot_ends_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult
                     _ => false,
                 };
                 check!(
-                    "{pages} pages from page {offset}, {aligned}: {side} it is no memory",
+                    "{pages} pages from page {offset}, {aligned}: there is no memory {side} it",
                     is_mmio
                 );
                 if is_mmio {
@@ -307,18 +311,26 @@ fn slots_meet_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResul
         t.vm.set_region(NEXT_SLOT, 0, from, rest * PAGE, hva).ioctl("set the upper slot")?;
         for pass in ["first", "second"] {
             let [wrong, _] = ask(&mut t.vcpu, READ_IDS, from, rest, OTHER_ID + border)?;
-            check_eq!("border at page {border}, {pass} pass: the upper slot is itself", wrong, 0);
+            check_eq!(
+                "border at page {border}, {pass} pass: the upper slot reads its own content",
+                wrong,
+                0
+            );
             let [wrong, _] = ask(&mut t.vcpu, READ_IDS, gpa, border, 0)?;
-            check_eq!("border at page {border}, {pass} pass: the lower slot is itself", wrong, 0);
+            check_eq!(
+                "border at page {border}, {pass} pass: the lower slot reads its own content",
+                wrong,
+                0
+            );
         }
         ask(&mut t.vcpu, WRITE_IDS, gpa, border, 0)?;
         check_eq!(
-            "border at page {border}: the lower slot is written",
+            "border at page {border}: the lower slot can be written",
             unwritten(&lower, 0..border),
             None
         );
         let spilled = lower.read_u64((border * PAGE + 8) as usize);
-        check_eq!("border at page {border}: no write goes beyond it", spilled, 0);
+        check_eq!("border at page {border}: no write crosses the border", spilled, 0);
         for slot in [SLOT, NEXT_SLOT] {
             t.vm.set_region(slot, 0, 0, 0, 0).ioctl("delete the slot")?;
         }
@@ -357,10 +369,14 @@ fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backin
         }
         place.set(&t.vm, 0, &memory).ioctl("switch logging off")?;
         let [wrong, first] = ask(&mut t.vcpu, READ_IDS, gpa, pages, 0)?;
-        check!("{round} time: without logging each page is itself", wrong == 0, "page {first}");
+        check!(
+            "{round} time: each page reads its own content without logging",
+            wrong == 0,
+            "page {first}"
+        );
         ask(&mut t.vcpu, WRITE_IDS, gpa, pages, 0)?;
         let lost = unwritten(&memory, 0..pages);
-        check_eq!("{round} time: without logging each page is written", lost, None);
+        check_eq!("{round} time: each page can be written without logging", lost, None);
     }
     finish(&mut t.vcpu)
 }
@@ -382,7 +398,7 @@ fn slot_logged_from_its_start_has_small_pages(t: &mut OneVcpu, backing: Backing)
     let dirty = t.vm.dirty_pages(SLOT, place.pages).ioctl("KVM_GET_DIRTY_LOG")?;
     check_eq!("exactly the written pages are logged", dirty, written);
     if let Some(large) = t.vm.stat("pages_2m") {
-        check_eq!("none is mapped by a huge page", large, 0);
+        check_eq!("a logged slot has no huge mapping", large, 0);
     }
     finish(&mut t.vcpu)
 }
@@ -407,8 +423,12 @@ fn huge_mappings_come_back_after_logging(t: &mut OneVcpu, backing: Backing) -> T
     };
     let before = touch(&t.vm, 0)?;
     require!(before.is_some(), "the statistic pages_2m");
-    check_eq!("the slot is mapped by huge pages", before, Some(HUGE_PAGES));
-    check_eq!("with logging it is not", touch(&t.vm, KVM_MEM_LOG_DIRTY_PAGES)?, Some(0));
-    check_eq!("after logging it is again", touch(&t.vm, 0)?, Some(HUGE_PAGES));
+    check_eq!("the slot is mapped by huge pages before logging", before, Some(HUGE_PAGES));
+    check_eq!(
+        "the slot has no huge mapping while it is logged",
+        touch(&t.vm, KVM_MEM_LOG_DIRTY_PAGES)?,
+        Some(0)
+    );
+    check_eq!("the slot is mapped by huge pages after logging", touch(&t.vm, 0)?, Some(HUGE_PAGES));
     finish(&mut t.vcpu)
 }

@@ -62,7 +62,7 @@ fn reads_all_pages(g: &mut Guest) {
         if after == step {
             let (page, seen) = wrong.unwrap_or_default();
             check!(
-                "each page reads as what the host has put there",
+                "each page reads what the host has put there",
                 wrong.is_none(),
                 "page {page} reads {seen:#x} in step {step}"
             );
@@ -213,14 +213,14 @@ fn one_page_is_taken_out_of_a_huge_page(t: &mut OneVcpu) -> TestResult {
     let pages = memory.len() as u64 / PAGE;
     t.vcpu.set_args(&[pages]);
     t.vcpu.run_until_sync(READY)?;
-    check_eq!("each page is itself", ask(&mut t.vcpu, &[LOAD_ALL])?, (0, 0));
+    check_eq!("each page has its own content at first", ask(&mut t.vcpu, &[LOAD_ALL])?, (0, 0));
     for page in [0, pages / 2, pages - 1] {
         memory.advise_part((page * PAGE) as usize, PAGE as usize, MmapAdvise::MADV_DONTNEED)?;
         let seen = ask(&mut t.vcpu, &[LOAD_ALL])?;
-        check_eq!("page {page} taken out: it alone is not itself", seen, (1, page));
+        check_eq!("page {page} taken out: no other page changes", seen, (1, page));
         memory.write((page * PAGE) as usize, &content(0, page).to_ne_bytes());
         let seen = ask(&mut t.vcpu, &[LOAD_ALL])?;
-        check_eq!("page {page} written again: each page is itself", seen, (0, 0));
+        check_eq!("page {page} written again: each page has its own content", seen, (0, 0));
     }
     t.vcpu.answer(&[0]);
     t.vcpu.run_until_done()
@@ -244,7 +244,7 @@ fn write_protected_page_refuses_writes(t: &mut OneVcpu, backing: Backing) -> Tes
         let protect = |prot| memory.protect((page * PAGE) as usize, PAGE as usize, prot);
         protect(ProtFlags::PROT_READ)?;
         let seen = ask(&mut t.vcpu, &[LOAD_ALL])?;
-        check_eq!("page {page} write-protected: reads go on", seen, (0, 0));
+        check_eq!("page {page} write-protected: it can still be read", seen, (0, 0));
         let neighbour = if page == 0 { 1 } else { page - 1 };
         ask(&mut t.vcpu, &[STORE, neighbour, VALUE + page])?;
         check_eq!(

@@ -54,21 +54,29 @@ fn overlapping_slots_are_eexist(t: &mut OneVcpu) -> TestResult {
         let got = vm.set_region(OTHER, 0, at(start), (end - start) * PAGE, wide.hva());
         check_eq!("a slot over {what} is EEXIST", got, Err(Errno::EEXIST));
         check_eq!(
-            "a slot over {what}, refused, is not there",
+            "a slot over {what}, refused, is not added",
             delete(vm, OTHER),
             Err(Errno::EINVAL)
         );
-        check_eq!("a slot over {what} leaves the old", read(vcpu, at(4))?, Access::Value(CONTENT));
         check_eq!(
-            "a slot over {what} leaves the old's end",
+            "a slot over {what}, refused, leaves the old slot",
+            read(vcpu, at(4))?,
+            Access::Value(CONTENT)
+        );
+        check_eq!(
+            "a slot over {what}, refused, leaves the old slot's end",
             read(vcpu, at(7))?,
             Access::Value(CONTENT + 3)
         );
     }
     for (what, page) in [("before", 3), ("behind", 8)] {
         let got = vm.set_region(OTHER, 0, at(page), PAGE, wide.hva());
-        check_eq!("a slot right {what} it is taken", got, Ok(()));
-        check_eq!("a slot right {what} it works", read(vcpu, at(page))?, Access::Value(0));
+        check_eq!("a slot right {what} another is accepted", got, Ok(()));
+        check_eq!(
+            "a slot right {what} another has its memory",
+            read(vcpu, at(page))?,
+            Access::Value(0)
+        );
         delete(vm, OTHER).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
     }
 
@@ -78,12 +86,12 @@ fn overlapping_slots_are_eexist(t: &mut OneVcpu) -> TestResult {
         let got = vm.set_region(OTHER, 0, at(page), 2 * PAGE, moving.hva());
         check_eq!("a move onto {what} is EEXIST", got, Err(Errno::EEXIST));
         check_eq!(
-            "a move onto {what} leaves the mover",
+            "a move onto {what} leaves the moved slot",
             read(vcpu, at(12))?,
             Access::Value(!CONTENT)
         );
         check_eq!(
-            "a move onto {what} leaves the other",
+            "a move onto {what} leaves the other slot",
             read(vcpu, at(4))?,
             Access::Value(CONTENT)
         );
@@ -122,10 +130,18 @@ fn misplaced_slots_are_einval(t: &mut OneVm) -> TestResult {
         ("userspace_addr that ends at 2^64", GPA, PAGE, LAST_PAGE),
     ];
     for (what, gpa, size, hva) in bad {
-        check_eq!("{what} is EINVAL", vm.set_region(OTHER, 0, gpa, size, hva), Err(Errno::EINVAL));
-        check_eq!("{what}, refused, makes no slot", delete(vm, OTHER), Err(Errno::EINVAL));
+        check_eq!(
+            "a region with {what} is EINVAL",
+            vm.set_region(OTHER, 0, gpa, size, hva),
+            Err(Errno::EINVAL)
+        );
+        check_eq!("a region with {what} makes no slot", delete(vm, OTHER), Err(Errno::EINVAL));
     }
-    check_eq!("the same in its place is taken", vm.set_region(OTHER, 0, GPA, PAGE, hva), Ok(()));
+    check_eq!(
+        "a region of one page in the same place is accepted",
+        vm.set_region(OTHER, 0, GPA, PAGE, hva),
+        Ok(())
+    );
     Ok(())
 }
 
@@ -157,8 +173,8 @@ fn unknown_flags_and_slot_ids_are_einval(t: &mut OneVm) -> TestResult {
         check_eq!("slot {what} is EINVAL", set(slot, 0), Err(Errno::EINVAL));
         check_eq!("deleting slot {what} is EINVAL", delete(vm, slot), Err(Errno::EINVAL));
     }
-    check_eq!("the last slot is taken", set(slots - 1, 0), Ok(()));
-    check_eq!("the last slot can be deleted", delete(vm, slots - 1), Ok(()));
+    check_eq!("the last slot number is accepted", set(slots - 1, 0), Ok(()));
+    check_eq!("the last slot number can be deleted", delete(vm, slots - 1), Ok(()));
     Ok(())
 }
 
@@ -176,10 +192,14 @@ fn address_spaces_do_not_overlap(t: &mut OneVm) -> TestResult {
             Ok(())
         );
         let got = set(space << 16 | OTHER);
-        check_eq!("the same range twice in one is EEXIST", got, Err(Errno::EEXIST));
+        check_eq!("the same range twice in one address space is EEXIST", got, Err(Errno::EEXIST));
     }
     for space in 0..spaces {
-        check_eq!("each is deleted for itself", delete(vm, space << 16 | SLOT), Ok(()));
+        check_eq!(
+            "a slot is deleted in its own address space only",
+            delete(vm, space << 16 | SLOT),
+            Ok(())
+        );
     }
     Ok(())
 }
@@ -207,15 +227,19 @@ fn existing_slot_keeps_its_size_and_memory(t: &mut OneVcpu) -> TestResult {
     ];
     for (what, flags, gpa, size, hva) in bad {
         let got = vm.set_region(SLOT, flags, gpa, size, hva);
-        check_eq!("{what} is EINVAL", got, Err(Errno::EINVAL));
-        check_eq!("{what} leaves the slot", read(vcpu, GPA)?, Access::Value(CONTENT));
+        check_eq!("an existing slot cannot change: {what} is EINVAL", got, Err(Errno::EINVAL));
         check_eq!(
-            "{what} leaves the slot's end",
+            "a refused change leaves the slot: {what}",
+            read(vcpu, GPA)?,
+            Access::Value(CONTENT)
+        );
+        check_eq!(
+            "a refused change leaves the slot's end: {what}",
             read(vcpu, GPA + PAGE)?,
             Access::Value(CONTENT + 1)
         );
         check_eq!(
-            "{what} leaves what is behind the slot",
+            "a refused change leaves what is behind the slot: {what}",
             read(vcpu, GPA + 2 * PAGE)?,
             Access::MmioRead
         );
@@ -227,15 +251,27 @@ fn existing_slot_keeps_its_size_and_memory(t: &mut OneVcpu) -> TestResult {
         ("no dirty logging", 0),
     ];
     for (what, flags) in good {
-        check_eq!("{what} is taken", vm.set_region(SLOT, flags, GPA, 2 * PAGE, hva), Ok(()));
-        check_eq!("{what} leaves the content", read(vcpu, GPA)?, Access::Value(CONTENT));
+        check_eq!(
+            "an existing slot can change: {what} is accepted",
+            vm.set_region(SLOT, flags, GPA, 2 * PAGE, hva),
+            Ok(())
+        );
+        check_eq!(
+            "an accepted change leaves the slot's content: {what}",
+            read(vcpu, GPA)?,
+            Access::Value(CONTENT)
+        );
     }
-    check_eq!("a slot can be deleted", delete(vm, SLOT), Ok(()));
-    check_eq!("once", delete(vm, SLOT), Err(Errno::EINVAL));
-    check_eq!("then it is gone", read(vcpu, GPA)?, Access::MmioRead);
+    check_eq!("an existing slot can be deleted", delete(vm, SLOT), Ok(()));
+    check_eq!("deleting a slot twice is EINVAL", delete(vm, SLOT), Err(Errno::EINVAL));
+    check_eq!("a deleted slot's memory is unreachable", read(vcpu, GPA)?, Access::MmioRead);
     let bigger = vm.set_region(SLOT, 0, GPA, 4 * PAGE, hva);
-    check_eq!("and can be added with another size", bigger, Ok(()));
-    check_eq!("which then is there", read(vcpu, GPA + 3 * PAGE)?, Access::Value(CONTENT + 3));
+    check_eq!("a deleted slot can be added with another size", bigger, Ok(()));
+    check_eq!(
+        "a slot added with another size has all its memory",
+        read(vcpu, GPA + 3 * PAGE)?,
+        Access::Value(CONTENT + 3)
+    );
     Ok(())
 }
 
@@ -281,18 +317,18 @@ fn fill_slots(t: &mut OneVcpu, slots: Vec<u64>) -> TestResult {
         let seen = read(vcpu, gpa(slot))?;
         check_eq!("every slot holds its own memory", seen, Access::Value(CONTENT + slot));
     }
+    check_eq!("a read between two slots is MMIO", read(vcpu, gpa(last) - PAGE)?, Access::MmioRead);
     check_eq!(
-        "between two slots there is nothing",
-        read(vcpu, gpa(last) - PAGE)?,
-        Access::MmioRead
-    );
-    check_eq!(
-        "behind the last slot there is nothing",
+        "a read behind the last slot is MMIO",
         read(vcpu, gpa(last) + PAGE)?,
         Access::MmioRead
     );
     delete(vm, middle as u32).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
-    check_eq!("one of them can be deleted", read(vcpu, gpa(middle))?, Access::MmioRead);
-    check_eq!("the last stays", read(vcpu, gpa(last))?, Access::Value(CONTENT + last));
+    check_eq!("one of all slots can be deleted", read(vcpu, gpa(middle))?, Access::MmioRead);
+    check_eq!(
+        "deleting one slot leaves the last",
+        read(vcpu, gpa(last))?,
+        Access::Value(CONTENT + last)
+    );
     Ok(())
 }

@@ -119,10 +119,10 @@ fn map_use_unmap(t: &mut OneVcpu, plan: &Plan) -> TestResult {
             ask(&mut t.vcpu, WRITE, GPA, plan.pages, round)?;
             Ok(wrong)
         })?;
-        check_eq!("the guest reads what it wrote, in every slot", wrong, 0);
+        check_eq!("the guest reads in every slot what it wrote", wrong, 0);
         let lost = (0..plan.pages)
             .find(|page| memory.read_u64((page * PAGE) as usize) != content(round, *page));
-        check_eq!("what it wrote is in the slots' memory", lost, None);
+        check_eq!("the slots' memory holds what the guest wrote", lost, None);
         if round % 2 == 1 {
             unmap.measure(|| memory.advise(MmapAdvise::MADV_DONTNEED))?;
         } else {
@@ -134,7 +134,7 @@ fn map_use_unmap(t: &mut OneVcpu, plan: &Plan) -> TestResult {
             })?;
         }
         let wrong = ask(&mut t.vcpu, READ, GPA, plan.pages, 0)?;
-        check_eq!("what the host discarded is gone for the guest", wrong, 0);
+        check_eq!("the guest reads zeroes where the host discarded memory", wrong, 0);
         memory.advise(MmapAdvise::MADV_DONTNEED)?;
     }
     map.report("map");
@@ -186,7 +186,7 @@ fn move_slot(t: &mut OneVcpu, plan: &Plan, active: bool) -> TestResult {
                         other => fail!("{other:x?} while a slot moves"),
                     },
                     Next::Sync([_, wrong, ..]) => {
-                        check_eq!("the guest's memory is itself while a slot moves", wrong, 0);
+                        check_eq!("the guest reads its memory while a slot moves", wrong, 0);
                         break;
                     }
                     Next::Done => fail!("the guest is done"),
@@ -199,7 +199,7 @@ fn move_slot(t: &mut OneVcpu, plan: &Plan, active: bool) -> TestResult {
     })?;
     check!("the guest ran while the slot moved", moved > 0);
     let wrong = ask(&mut t.vcpu, READ, GPA, plan.pages, 1)?;
-    check_eq!("after all moves each page is where and what it was", wrong, 0);
+    check_eq!("each page is readable where it was moved to", wrong, 0);
     times.report("move away and back");
     finish(t)
 }

@@ -104,36 +104,60 @@ fn slot_is_created_moved_and_deleted(t: &mut OneVcpu) -> TestResult {
     const ELSEWHERE: u64 = GPA + 16 * PAGE;
     let OneVcpu { vcpu, vm } = t;
     vcpu.run_until_sync(READY)?;
-    check_eq!("without a slot, a read is MMIO", read(vcpu, GPA)?, Access::MmioRead);
-    check_eq!("without a slot, a write is MMIO", write(vcpu, GPA, NEW)?, Access::MmioWrite(NEW));
+    check_eq!("a read without a slot is MMIO", read(vcpu, GPA)?, Access::MmioRead);
+    check_eq!("a write without a slot is MMIO", write(vcpu, GPA, NEW)?, Access::MmioWrite(NEW));
 
     let memory = pages(2, OLD)?;
     let set = |gpa, size| vm.set_region(SLOT, 0, gpa, size, memory.hva());
     set(GPA, 2 * PAGE).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     check_eq!("the guest reads what the host wrote", read(vcpu, GPA)?, Access::Value(OLD));
-    check_eq!("the guest reads the second page", read(vcpu, GPA + PAGE)?, Access::Value(OLD + 1));
-    check_eq!("before the slot there is nothing", read(vcpu, GPA - 8)?, Access::MmioRead);
-    check_eq!("behind the slot there is nothing", read(vcpu, GPA + 2 * PAGE)?, Access::MmioRead);
-    check_eq!("a write goes to memory", write(vcpu, GPA, NEW)?, Access::Written);
+    check_eq!(
+        "the guest reads the slot's second page",
+        read(vcpu, GPA + PAGE)?,
+        Access::Value(OLD + 1)
+    );
+    check_eq!("a read in front of the slot is MMIO", read(vcpu, GPA - 8)?, Access::MmioRead);
+    check_eq!("a read behind the slot is MMIO", read(vcpu, GPA + 2 * PAGE)?, Access::MmioRead);
+    check_eq!("a write to the slot goes to memory", write(vcpu, GPA, NEW)?, Access::Written);
     check_eq!("the host reads what the guest wrote", memory.read_u64(0), NEW);
 
     set(ELSEWHERE, 2 * PAGE).ioctl("KVM_SET_USER_MEMORY_REGION (move)")?;
-    check_eq!("a moved slot is gone from its old place", read(vcpu, GPA)?, Access::MmioRead);
+    check_eq!("a read of a moved slot's old place is MMIO", read(vcpu, GPA)?, Access::MmioRead);
     check_eq!(
-        "a moved slot is gone for writes too",
+        "a write to a moved slot's old place is MMIO",
         write(vcpu, GPA, OLD)?,
         Access::MmioWrite(OLD)
     );
-    check_eq!("a moved slot is at its new place", read(vcpu, ELSEWHERE)?, Access::Value(NEW));
-    check_eq!("all of it", read(vcpu, ELSEWHERE + PAGE)?, Access::Value(OLD + 1));
+    check_eq!(
+        "a moved slot's first page is at its new place",
+        read(vcpu, ELSEWHERE)?,
+        Access::Value(NEW)
+    );
+    check_eq!(
+        "a moved slot's last page is at its new place",
+        read(vcpu, ELSEWHERE + PAGE)?,
+        Access::Value(OLD + 1)
+    );
     set(ELSEWHERE + PAGE, 2 * PAGE).ioctl("KVM_SET_USER_MEMORY_REGION (move by a page)")?;
     check_eq!("a slot can be moved onto itself", read(vcpu, ELSEWHERE + PAGE)?, Access::Value(NEW));
-    check_eq!("its old first page is gone", read(vcpu, ELSEWHERE)?, Access::MmioRead);
-    check_eq!("its pages follow", read(vcpu, ELSEWHERE + 2 * PAGE)?, Access::Value(OLD + 1));
+    check_eq!(
+        "a slot moved onto itself leaves its old first page",
+        read(vcpu, ELSEWHERE)?,
+        Access::MmioRead
+    );
+    check_eq!(
+        "a slot moved onto itself has its pages in order",
+        read(vcpu, ELSEWHERE + 2 * PAGE)?,
+        Access::Value(OLD + 1)
+    );
 
     set(ELSEWHERE + PAGE, 0).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
-    check_eq!("a deleted slot is gone", read(vcpu, ELSEWHERE + PAGE)?, Access::MmioRead);
-    check_eq!("all of a deleted slot is gone", read(vcpu, ELSEWHERE + 2 * PAGE)?, Access::MmioRead);
+    check_eq!("a read of a deleted slot is MMIO", read(vcpu, ELSEWHERE + PAGE)?, Access::MmioRead);
+    check_eq!(
+        "a read of a deleted slot's last page is MMIO",
+        read(vcpu, ELSEWHERE + 2 * PAGE)?,
+        Access::MmioRead
+    );
     check_eq!("a deleted slot's memory keeps its content", memory.read_u64(0), NEW);
     Ok(())
 }
@@ -160,17 +184,29 @@ fn new_backing_shows_on_every_vcpu(t: &mut OneVcpu) -> TestResult {
             read(&mut second, GPA)?,
             Access::Value(content)
         );
-        check_eq!("the first vCPU writes", write(vcpu, GPA, content ^ round)?, Access::Written);
+        check_eq!(
+            "the first vCPU writes to the new memory",
+            write(vcpu, GPA, content ^ round)?,
+            Access::Written
+        );
         let seen = read(&mut second, GPA)?;
         check_eq!(
             "the second vCPU reads what the first wrote",
             seen,
             Access::Value(content ^ round)
         );
-        check_eq!("so does the host", memory.read_u64(0), content ^ round);
+        check_eq!("the host reads what the first vCPU wrote", memory.read_u64(0), content ^ round);
         set(0, memory)?;
-        check_eq!("the first vCPU sees the slot go", read(vcpu, GPA)?, Access::MmioRead);
-        check_eq!("the second vCPU sees the slot go", read(&mut second, GPA)?, Access::MmioRead);
+        check_eq!(
+            "the first vCPU's read of the deleted slot is MMIO",
+            read(vcpu, GPA)?,
+            Access::MmioRead
+        );
+        check_eq!(
+            "the second vCPU's read of the deleted slot is MMIO",
+            read(&mut second, GPA)?,
+            Access::MmioRead
+        );
     }
     Ok(())
 }
@@ -191,26 +227,38 @@ fn read_only_slot_reads_memory_and_exits_on_writes(t: &mut OneVcpu, flags: u32) 
         write(vcpu, GPA + PAGE, NEW)?,
         Access::MmioWrite(NEW)
     );
-    check_eq!("the guest reads memory", read(vcpu, GPA)?, Access::Value(OLD));
+    check_eq!("the guest reads a read-only slot's memory", read(vcpu, GPA)?, Access::Value(OLD));
     check_eq!(
         "a write to a page that was read is MMIO",
         write(vcpu, GPA, NEW)?,
         Access::MmioWrite(NEW)
     );
-    check_eq!("memory stays", [memory.read_u64(0), memory.read_u64(PAGE as usize)], [OLD, OLD + 1]);
-    check_eq!("the guest reads the old value", read(vcpu, GPA)?, Access::Value(OLD));
+    check_eq!(
+        "writes leave a read-only slot's memory unchanged",
+        [memory.read_u64(0), memory.read_u64(PAGE as usize)],
+        [OLD, OLD + 1]
+    );
+    check_eq!(
+        "the guest reads the old value after its writes",
+        read(vcpu, GPA)?,
+        Access::Value(OLD)
+    );
     memory.write(0, &NEW.to_ne_bytes());
-    check_eq!("the guest reads what the host writes", read(vcpu, GPA)?, Access::Value(NEW));
+    check_eq!(
+        "the guest reads what the host writes to a read-only slot",
+        read(vcpu, GPA)?,
+        Access::Value(NEW)
+    );
 
     vm.set_region(SLOT, flags, GPA, 0, memory.hva())
         .ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
     vm.set_region(SLOT, 0, GPA, 2 * PAGE, memory.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     check_eq!(
-        "added again without the flag, writes go to memory",
+        "a slot added again without KVM_MEM_READONLY is writable",
         write(vcpu, GPA, OLD)?,
         Access::Written
     );
-    check_eq!("and the host reads them", memory.read_u64(0), OLD);
+    check_eq!("the host reads what the guest wrote to the writable slot", memory.read_u64(0), OLD);
     Ok(())
 }
 
@@ -223,12 +271,28 @@ fn slots_can_share_memory(t: &mut OneVcpu) -> TestResult {
     vm.set_region(SLOT, 0, GPA, PAGE, memory.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     vm.set_region(SLOT + 1, 0, TWIN, PAGE, memory.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     vcpu.run_until_sync(READY)?;
-    check_eq!("the twin reads the same", read(vcpu, TWIN)?, Access::Value(OLD));
-    check_eq!("a write through one slot", write(vcpu, GPA, NEW)?, Access::Written);
-    check_eq!("is read through the other", read(vcpu, TWIN)?, Access::Value(NEW));
+    check_eq!(
+        "a second slot on the same memory reads the same",
+        read(vcpu, TWIN)?,
+        Access::Value(OLD)
+    );
+    check_eq!("a write through one of two slots is done", write(vcpu, GPA, NEW)?, Access::Written);
+    check_eq!(
+        "a write through one slot is read through the other",
+        read(vcpu, TWIN)?,
+        Access::Value(NEW)
+    );
     vm.set_region(SLOT, 0, GPA, 0, 0).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
-    check_eq!("the deleted slot is gone", read(vcpu, GPA)?, Access::MmioRead);
-    check_eq!("the twin stays", read(vcpu, TWIN)?, Access::Value(NEW));
+    check_eq!(
+        "a deleted slot is gone although another has its memory",
+        read(vcpu, GPA)?,
+        Access::MmioRead
+    );
+    check_eq!(
+        "deleting one slot leaves the other on the same memory",
+        read(vcpu, TWIN)?,
+        Access::Value(NEW)
+    );
     Ok(())
 }
 
@@ -245,12 +309,20 @@ fn access_across_two_slots_takes_from_both(t: &mut OneVcpu) -> TestResult {
     vm.set_region(SLOT + 1, 0, BORDER, PAGE, high.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     vcpu.run_until_sync(READY)?;
     let whole = u64::from_ne_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
-    check_eq!("a read takes half of each", read(vcpu, BORDER - 4)?, Access::Value(whole));
-    check_eq!("a write across the border", write(vcpu, BORDER - 4, !whole)?, Access::Written);
+    check_eq!(
+        "a read across two slots takes half of each",
+        read(vcpu, BORDER - 4)?,
+        Access::Value(whole)
+    );
+    check_eq!(
+        "a write across two slots is done",
+        write(vcpu, BORDER - 4, !whole)?,
+        Access::Written
+    );
     let mut halves = [0; 8];
     low.read(PAGE as usize - 4, &mut halves[..4]);
     high.read(0, &mut halves[4..]);
-    check_eq!("puts half into each", u64::from_ne_bytes(halves), !whole);
+    check_eq!("a write across two slots puts half into each", u64::from_ne_bytes(halves), !whole);
     Ok(())
 }
 
@@ -267,7 +339,7 @@ fn inaccessible_backing_is_efault(t: &mut OneVcpu) -> TestResult {
     taken.ioctl("KVM_SET_USER_MEMORY_REGION")?;
     vcpu.run_until_sync(READY)?;
     let good = u64::from_ne_bytes([0x77; 8]);
-    check_eq!("the accessible page is read", read(vcpu, GPA)?, Access::Value(good));
+    check_eq!("the accessible page can be read", read(vcpu, GPA)?, Access::Value(good));
     vcpu.answer(&[READ, GPA + PAGE]);
     for attempt in ["first", "second"] {
         let exit = vcpu.run_once()?;
@@ -291,6 +363,6 @@ fn inaccessible_backing_is_efault(t: &mut OneVcpu) -> TestResult {
     vm.set_region(SLOT, 0, GPA, 0, 0).ioctl("KVM_SET_USER_MEMORY_REGION (delete)")?;
     vm.set_region(SLOT, 0, GPA + PAGE, PAGE, other.hva()).ioctl("KVM_SET_USER_MEMORY_REGION")?;
     let seen = vcpu.run_until_sync(READY)?[0];
-    check_eq!("over good memory the access goes on", seen, NEW);
+    check_eq!("an access goes on once its memory is accessible", seen, NEW);
     Ok(())
 }

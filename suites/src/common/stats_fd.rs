@@ -95,14 +95,14 @@ impl Stats {
     }
 
     fn check_layout(&self) -> TestResult {
-        check_eq!("the header's flags are 0", self.flags, 0);
-        check!("names have a size", self.name_size > 0);
-        check!("there are statistics", !self.descs.is_empty());
-        check!("the id lies behind the header", self.id_offset >= HEADER);
+        check_eq!("the statistics header has no flags", self.flags, 0);
+        check!("names of statistics have a size", self.name_size > 0);
+        check!("at least one statistic is described", !self.descs.is_empty());
+        check!("the statistics' id lies behind the header", self.id_offset >= HEADER);
         let id = Self::bytes(&self.file, self.id_offset, self.name_size)?;
         let id = String::from_utf8_lossy(&id).trim_end_matches('\0').to_owned();
         let process = format!("kvm-{}", std::process::id());
-        check!("the id names the process", id.starts_with(&process), "{id}");
+        check!("the statistics' id names the process", id.starts_with(&process), "{id}");
 
         let mut names = HashSet::new();
         let mut taken = HashSet::new();
@@ -110,18 +110,30 @@ impl Stats {
             let name = d.name();
             check!("every name ends in a zero", d.name.contains(&0), "{:?}", d.name);
             check!(
-                "every name is there once",
+                "every name of a statistic is there once",
                 !name.is_empty() && names.insert(name.clone()),
                 "{name}"
             );
             let kind = d.field(KVM_STATS_TYPE_MASK);
-            check!("every type is known", kind <= KVM_STATS_TYPE_MAX, "{name}: {kind}");
+            check!(
+                "every statistic has a known type",
+                kind <= KVM_STATS_TYPE_MAX,
+                "{name}: {kind}"
+            );
             let unit = d.field(KVM_STATS_UNIT_MASK);
-            check!("every unit is known", unit <= KVM_STATS_UNIT_MAX, "{name}: {unit:#x}");
+            check!(
+                "every statistic has a known unit",
+                unit <= KVM_STATS_UNIT_MAX,
+                "{name}: {unit:#x}"
+            );
             let base = d.field(KVM_STATS_BASE_MASK);
-            check!("every base is known", base <= KVM_STATS_BASE_POW2, "{name}: {base:#x}");
+            check!(
+                "every statistic has a known base",
+                base <= KVM_STATS_BASE_POW2,
+                "{name}: {base:#x}"
+            );
             let known = KVM_STATS_TYPE_MASK | KVM_STATS_UNIT_MASK | KVM_STATS_BASE_MASK;
-            check_eq!("no other flag is set", d.field(!known), 0);
+            check_eq!("no unknown flag of a statistic is set", d.field(!known), 0);
 
             // Bytes count up in KiB and MiB, seconds down in ms and ns; a number has no scale.
             let fits = match unit {
@@ -131,14 +143,14 @@ impl Stats {
                 _ => true,
             };
             check!(
-                "every scale fits its unit",
+                "every statistic's scale fits its unit",
                 fits,
                 "{name}: unit {unit:#x} exponent {}",
                 d.exponent
             );
             let histogram = matches!(kind, KVM_STATS_TYPE_LINEAR_HIST | KVM_STATS_TYPE_LOG_HIST);
             check!(
-                "what is no histogram is one value",
+                "a statistic that is no histogram is one value",
                 histogram || d.size == 1,
                 "{name}: {}",
                 d.size
@@ -151,13 +163,13 @@ impl Stats {
                 "{name}: {}",
                 d.bucket_size
             );
-            check_eq!("values are aligned", d.offset % 8, 0);
+            check_eq!("values of statistics are aligned to 8 bytes", d.offset % 8, 0);
             let apart = (0..u32::from(d.size)).all(|i| taken.insert(d.offset + 8 * i));
-            check!("values do not overlap", apart, "{name} at {:#x}", d.offset);
+            check!("values of statistics do not overlap", apart, "{name} at {:#x}", d.offset);
         }
         let ends = self.id_offset + self.name_size;
         check!(
-            "id and data do not overlap",
+            "the statistics' id and data do not overlap",
             self.data_offset >= ends || self.id_offset >= self.data_offset + self.data_size()
         );
         Ok(())
@@ -176,11 +188,11 @@ impl Stats {
             Self::bytes(&self.file, HEADER / 2, HEADER / 2)?,
         ];
         check_eq!("the header is the same in two reads", halves.concat(), whole);
-        check_eq!("a read of no bytes gives none", read(0, 0), Ok(0));
+        check_eq!("a read of no bytes returns nothing", read(0, 0), Ok(0));
         check_eq!("a read across the end stops there", read(end - 8, 64), Ok(8));
-        check_eq!("a read at the end gives nothing", read(end, 8), Ok(0));
-        check_eq!("a read behind the end gives nothing", read(end + 4096, 8), Ok(0));
-        check_eq!("a read at 2^62 gives nothing", read(1 << 62, 8), Ok(0));
+        check_eq!("a read at the statistics' end returns nothing", read(end, 8), Ok(0));
+        check_eq!("a read behind the statistics' end returns nothing", read(end + 4096, 8), Ok(0));
+        check_eq!("a read at 2^62 returns nothing", read(1 << 62, 8), Ok(0));
         let write = self.file.write_at(&[0; 8], self.data_offset).map_err(|e| e.raw_os_error());
         check!("statistics cannot be written", write.is_err(), "{write:?}");
         Ok(())
@@ -218,15 +230,15 @@ fn statistics_count_what_the_vcpu_does(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(1)?;
     let first = stats.exits()?;
     check!("a run counts an exit", first > fresh, "{fresh}, then {first}");
-    check_eq!("both descriptors of a vCPU tell the same", twin.exits()?, first);
-    check_eq!("without a run nothing is counted", stats.exits()?, first);
+    check_eq!("both descriptors of a vCPU have the same count", twin.exits()?, first);
+    check_eq!("nothing is counted while the vCPU does not run", stats.exits()?, first);
     t.vcpu.run_until_sync(2)?;
-    check!("another run counts another exit", twin.exits()? > first);
+    check!("another run of the vCPU counts another exit", twin.exits()? > first);
     check_eq!("a vCPU that did not run has no exits", idle.exits()?, 0);
     let before = stats.exits()?;
     other.run_until_sync(1)?;
-    check!("once it runs it counts its own", idle.exits()? > 0);
-    check_eq!("which the first does not count", stats.exits()?, before);
+    check!("the second vCPU counts its own exits", idle.exits()? > 0);
+    check_eq!("the second vCPU's exits are not counted for the first", stats.exits()?, before);
     Ok(())
 }
 

@@ -79,7 +79,7 @@ fn unknown_extension_is_zero(t: &mut OneVm) -> TestResult {
 fn vcpu_limits_are_consistent(t: &mut OneVm) -> TestResult {
     let limit = |cap| -> TestResult<i64> {
         let (system, vm) = (system()?.check_extension(cap), t.vm.check_extension(cap));
-        check_eq!("/dev/kvm and a VM tell the same limits", i64::from(vm), system);
+        check_eq!("/dev/kvm and a VM report the same limits", i64::from(vm), system);
         Ok(system)
     };
     let recommended = limit(bindings::KVM_CAP_NR_VCPUS)?;
@@ -90,8 +90,8 @@ fn vcpu_limits_are_consistent(t: &mut OneVm) -> TestResult {
         recommended <= most,
         "{recommended} of {most}"
     );
-    check!("there are ids for every vCPU", ids >= most, "{ids} for {most}");
-    check!("a vCPU is recommended", recommended > 0);
+    check!("there are at least as many vCPU ids as vCPUs", ids >= most, "{ids} for {most}");
+    check!("at least one vCPU is recommended", recommended > 0);
     Ok(())
 }
 
@@ -108,7 +108,7 @@ fn unknown_vm_type_is_einval(_: &mut HostOnly) -> TestResult {
         raw_ioctl_fd_value(system, u64::MAX),
         Some(Errno::EINVAL)
     );
-    check_eq!("VM type 0 is taken", raw_ioctl_fd_value(system, 0), None);
+    check_eq!("VM type 0 is accepted", raw_ioctl_fd_value(system, 0), None);
     Ok(())
 }
 
@@ -125,10 +125,10 @@ fn raw_ioctl_fd_value(system: &System, kind: u64) -> Option<Errno> {
 fn vcpu_ids_are_unique_and_below_their_limit(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     let ids = vm.check_extension(bindings::KVM_CAP_MAX_VCPU_ID) as u64;
-    check_eq!("id 0 is taken", create_vcpu(vm, 0), Ok(()));
-    check_eq!("the last id is taken", create_vcpu(vm, ids - 1), Ok(()));
+    check_eq!("vCPU id 0 is accepted", create_vcpu(vm, 0), Ok(()));
+    check_eq!("the last vCPU id is accepted", create_vcpu(vm, ids - 1), Ok(()));
     for (what, id) in [("0", 0), ("of the last", ids - 1)] {
-        check_eq!("id {what} again is EEXIST", create_vcpu(vm, id), Err(Errno::EEXIST));
+        check_eq!("vCPU id {what} again is EEXIST", create_vcpu(vm, id), Err(Errno::EEXIST));
     }
     let beyond = [
         ("KVM_CAP_MAX_VCPU_ID", ids),
@@ -140,9 +140,9 @@ fn vcpu_ids_are_unique_and_below_their_limit(t: &mut OneVm) -> TestResult {
         ("2^64 - 1", u64::MAX),
     ];
     for (what, id) in beyond {
-        check_eq!("id {what} is EINVAL", create_vcpu(vm, id), Err(Errno::EINVAL));
+        check_eq!("vCPU id {what} is EINVAL", create_vcpu(vm, id), Err(Errno::EINVAL));
     }
-    check_eq!("ids in between are still free", create_vcpu(vm, 2), Ok(()));
+    check_eq!("vCPU ids in between are still free", create_vcpu(vm, 2), Ok(()));
     Ok(())
 }
 
@@ -156,7 +156,7 @@ fn vcpus_up_to_the_limit(t: &mut OneVm) -> TestResult {
     check_eq!("KVM_CAP_MAX_VCPUS vCPUs can be made", made as u64, most);
     require!(ids > most, "a vCPU id behind KVM_CAP_MAX_VCPUS");
     check_eq!("one vCPU more is EINVAL", create_vcpu(vm, most), Err(Errno::EINVAL));
-    check_eq!("one vCPU more is EINVAL, by any id", create_vcpu(vm, ids - 1), Err(Errno::EINVAL));
+    check_eq!("one vCPU more is EINVAL with any id", create_vcpu(vm, ids - 1), Err(Errno::EINVAL));
     Ok(())
 }
 
@@ -241,22 +241,30 @@ fn signal_mask_has_one_length(t: &mut OneVcpu) -> TestResult {
     raise(Signal::SIGUSR2).map_err(|e| Failure::Error(e.to_string()))?;
 
     let vcpu = &mut t.vcpu;
-    check_eq!("a mask that blocks nothing is taken", set(vcpu, SIGSET, NONE), Ok(0));
-    check_eq!("a signal that it does not block ends KVM_RUN", vcpu.run_once()?, Exit::Intr);
+    check_eq!("a signal mask that blocks nothing is accepted", set(vcpu, SIGSET, NONE), Ok(0));
+    check_eq!("a signal that the mask does not block ends KVM_RUN", vcpu.run_once()?, Exit::Intr);
     for len in [0, 1, SIGSET - 1, SIGSET + 1, 128, 1 << 31, u32::MAX] {
-        check_eq!("a mask of {len} bytes is EINVAL", set(vcpu, len, ALL), Err(Errno::EINVAL));
         check_eq!(
-            "a mask of {len} bytes, refused, leaves the old one",
+            "a signal mask of {len} bytes is EINVAL",
+            set(vcpu, len, ALL),
+            Err(Errno::EINVAL)
+        );
+        check_eq!(
+            "a signal mask of {len} bytes, refused, leaves the old one",
             vcpu.run_once()?,
             Exit::Intr
         );
     }
-    check_eq!("a mask that blocks everything is taken", set(vcpu, SIGSET, ALL), Ok(0));
+    check_eq!("a signal mask that blocks everything is accepted", set(vcpu, SIGSET, ALL), Ok(0));
     vcpu.run_until_sync(1)?;
-    check_eq!("a mask that blocks nothing is taken again", set(vcpu, SIGSET, NONE), Ok(0));
-    check_eq!("it ends KVM_RUN again", vcpu.run_once()?, Exit::Intr);
+    check_eq!(
+        "a signal mask that blocks nothing is accepted again",
+        set(vcpu, SIGSET, NONE),
+        Ok(0)
+    );
+    check_eq!("an unblocked signal ends KVM_RUN again", vcpu.run_once()?, Exit::Intr);
     let got = raw_ioctl_value(vcpu, KVM_SET_SIGNAL_MASK, 0);
-    check_eq!("no mask is taken", got, Ok(0));
+    check_eq!("KVM_SET_SIGNAL_MASK without a mask is accepted", got, Ok(0));
     // The thread's own mask blocks the signal.
     vcpu.run_until_done()
 }

@@ -37,9 +37,9 @@ fn set_mode(resource: u64, flags: u64, address: u64, extension: u64) -> i64 {
 #[guest]
 fn sets_without_leave(_: &mut Guest) {
     let got = set_mode(SET_DAWR1, 0, layout::SCRATCH, DAWRX_KERNEL | DAWRX_DW);
-    check_eq!("without the capability enabled, DAWR1 is H_FUNCTION", got, H_FUNCTION);
+    check_eq!("DAWR1 without its capability is H_FUNCTION", got, H_FUNCTION);
     let got = set_mode(SET_DAWR0, 0, 0, 0);
-    check_eq!("DAWR0 needs no leave", got, H_SUCCESS);
+    check_eq!("DAWR0 needs no capability", got, H_SUCCESS);
 }
 
 /// H_SET_MODE of DAWR1 is H_FUNCTION until userspace has enabled KVM_CAP_PPC_DAWR1.
@@ -54,13 +54,13 @@ fn sets(g: &mut Guest) {
     let resource = g.arg(0);
     const GOOD: u64 = DAWRX_KERNEL | DAWRX_WTI | DAWRX_DR | DAWRX_DW;
     let got = set_mode(resource, 1, layout::SCRATCH, GOOD);
-    check_eq!("flags are H_UNSUPPORTED_FLAG_START", got, H_UNSUPPORTED_FLAG_START);
+    check_eq!("reserved flags are H_UNSUPPORTED_FLAG_START", got, H_UNSUPPORTED_FLAG_START);
     let got = set_mode(resource, 0, layout::SCRATCH, GOOD | DAWRX_HYP);
     check_eq!("a match in hypervisor state is H_P4", got, H_P4);
     let got = set_mode(resource, 0, layout::SCRATCH, GOOD);
-    check_eq!("a good watchpoint is H_SUCCESS", got, H_SUCCESS);
+    check_eq!("a valid watchpoint is H_SUCCESS", got, H_SUCCESS);
     g.sync(1, &[layout::SCRATCH, GOOD]);
-    check_eq!("taking it away is H_SUCCESS", set_mode(resource, 0, 0, 0), H_SUCCESS);
+    check_eq!("clearing a watchpoint is H_SUCCESS", set_mode(resource, 0, 0, 0), H_SUCCESS);
     g.sync(2, &[]);
 }
 
@@ -77,10 +77,10 @@ fn set_mode_sets_the_watchpoint(
     t.vcpu.set_args(&[resource]);
     let set = t.vcpu.run_until_sync(1)?;
     let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
-    check_eq!("userspace reads what the guest set", got, [Ok(set[0]), Ok(set[1])]);
+    check_eq!("userspace reads the watchpoint that the guest set", got, [Ok(set[0]), Ok(set[1])]);
     t.vcpu.run_until_sync(2)?;
     let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
-    check_eq!("userspace reads that it is gone", got, [Ok(0), Ok(0)]);
+    check_eq!("userspace reads that the watchpoint is cleared", got, [Ok(0), Ok(0)]);
     t.vcpu.run_until_done()
 }
 
@@ -101,7 +101,7 @@ fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
         t.vcpu.set_reg(id, value).ioctl("KVM_SET_ONE_REG")?;
     }
     for (id, value) in registers {
-        check_eq!("register {id:x} is what was set", t.vcpu.get_reg(id), Ok(value));
+        check_eq!("register {id:x} reads as it was set", t.vcpu.get_reg(id), Ok(value));
     }
     t.vcpu.run_until_done()
 }
@@ -127,10 +127,10 @@ fn watches(g: &mut Guest) {
             poke(WATCHED, 1_u64);
         },
     );
-    check_eq!("one store matches", hits, 1);
-    check_eq!("DSISR says that a watchpoint matched", dsisr & DSISR_MATCH, DSISR_MATCH);
+    check_eq!("exactly one store matches the watchpoint", hits, 1);
+    check_eq!("DSISR reports that a watchpoint matched", dsisr & DSISR_MATCH, DSISR_MATCH);
     check_eq!("DAR is the store's address", dar, WATCHED);
-    check_eq!("it can be taken away", set_mode(resource, 0, 0, 0), H_SUCCESS);
+    check_eq!("a watchpoint that matched can be cleared", set_mode(resource, 0, 0, 0), H_SUCCESS);
     poke(WATCHED, 2_u64);
 }
 

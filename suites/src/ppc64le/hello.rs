@@ -24,18 +24,18 @@ fn guest_functions_start_in_supervisor_state(t: &mut OneVcpu) -> TestResult {
 fn traps(_: &mut Guest) {
     let trap = trap_safe().unwrap_err();
     check_eq!("TRAP is a program interrupt", trap.vector, vector::PROGRAM);
-    check!("its reason is a trap", trap.srr1 & SRR1_TRAP != 0, "{:#x}", trap.srr1);
+    check!("TRAP's SRR1 names a trap", trap.srr1 & SRR1_TRAP != 0, "{:#x}", trap.srr1);
     let trap = zero_instruction_safe().unwrap_err();
     check_eq!("an instruction of zeroes is a program interrupt", trap.vector, vector::PROGRAM);
     check!(
-        "its reason is an illegal instruction",
+        "SRR1 of an instruction of zeroes names an illegal instruction",
         trap.srr1 & SRR1_ILLEGAL != 0,
         "{:#x}",
         trap.srr1
     );
-    check_eq!("a store into memory is taken", write_safe(layout::SCRATCH, PROOF), Ok(()));
+    check_eq!("a store into memory is done", write_safe(layout::SCRATCH, PROOF), Ok(()));
     check_eq!(
-        "what may fault and does not gives its value",
+        "a load that does not fault returns its value",
         read_safe::<u64>(layout::SCRATCH),
         Ok(PROOF)
     );
@@ -80,9 +80,13 @@ fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn accesses(_: &mut Guest) {
     poke(layout::FREE, PROOF);
-    check_eq!("a read gets what userspace gives", peek::<u64>(layout::FREE + 8), !PROOF);
+    check_eq!("a 64-bit read gets what userspace returns", peek::<u64>(layout::FREE + 8), !PROOF);
     poke(layout::FREE + 16, 0x5a_u8);
-    check_eq!("a word gets what userspace gives", peek::<u32>(layout::FREE + 24), 0x89ab_cdef);
+    check_eq!(
+        "a 32-bit read gets what userspace returns",
+        peek::<u32>(layout::FREE + 24),
+        0x89ab_cdef
+    );
 }
 
 /// api.rst 5 (KVM_EXIT_MMIO): where there is no memory, loads and stores are userspace's.

@@ -33,7 +33,7 @@ fn traps(_: &mut Guest) {
     );
     let trap = read_safe::<u8>(8).unwrap_err();
     check_eq!("a load from null is a load page fault", trap.vector, vector::LOAD_PAGE);
-    check_eq!("stval has the address", trap.stval, 8);
+    check_eq!("stval has the load's address", trap.stval, 8);
     let trap = write_safe::<u64>(16, 1).unwrap_err();
     check_eq!("a store to null is a store page fault", trap.vector, vector::STORE_PAGE);
     check_eq!("stval has the store's address", trap.stval, 16);
@@ -41,13 +41,13 @@ fn traps(_: &mut Guest) {
         [("mstatus", csr::mstatus::read_safe()), ("hstatus", csr::hstatus::read_safe())]
     {
         check_eq!(
-            "reading {register} is illegal",
+            "reading {register} is an illegal instruction",
             trap.map_err(|trap| trap.vector),
             Err(vector::ILLEGAL_INSTRUCTION)
         );
     }
     check_eq!(
-        "what may fault and does not gives its value",
+        "a register read that does not fault returns its value",
         csr::satp::read_safe(),
         Ok(csr::satp::read())
     );
@@ -106,8 +106,8 @@ fn maps(_: &mut Guest) {
     mmu::protect(GVA, mmu::Size::Small, READ_ONLY);
     check_eq!("a read-only page can be read", read_safe::<u64>(GVA), Ok(PROOF));
     let trap = write_safe(GVA, 0_u64).unwrap_err();
-    check_eq!("a store to it is a store page fault", trap.vector, vector::STORE_PAGE);
-    check_eq!("the store changed nothing", peek::<u64>(layout::SCRATCH), PROOF);
+    check_eq!("a store to a read-only page is a store page fault", trap.vector, vector::STORE_PAGE);
+    check_eq!("a store that faulted changed nothing", peek::<u64>(layout::SCRATCH), PROOF);
     mmu::unmap(GVA, mmu::Size::Small);
     let trap = read_safe::<u64>(GVA).unwrap_err();
     check_eq!("an unmapped page is a load page fault", trap.vector, vector::LOAD_PAGE);

@@ -19,12 +19,16 @@ fn base(function: u64, argument: u64) -> Ret {
 
 #[guest]
 fn asks(g: &mut Guest) {
-    check_eq!("the specification's version is told", base(GET_SPEC_VERSION, 0).error, 0);
+    check_eq!(
+        "sbi_get_spec_version returns the specification's version",
+        base(GET_SPEC_VERSION, 0).error,
+        0
+    );
     let major = base(GET_SPEC_VERSION, 0).value >> 24;
-    check!("it has extensions, so it is 0.2 or later", base(GET_SPEC_VERSION, 0).value >= 2);
-    check!("the reserved bit is 0", major < 0x80, "{major:#x}");
+    check!("the specification's version is 0.2 or later", base(GET_SPEC_VERSION, 0).value >= 2);
+    check!("bit 31 of the specification's version is 0", major < 0x80, "{major:#x}");
     let kvm = Ret { error: error::SUCCESS, value: IMPL_KVM };
-    check_eq!("the implementation is KVM", base(GET_IMPL_ID, 0), kvm);
+    check_eq!("the implementation's id is KVM's", base(GET_IMPL_ID, 0), kvm);
     for (name, id) in [
         ("BASE", extension::BASE),
         ("TIME", extension::TIME),
@@ -34,12 +38,16 @@ fn asks(g: &mut Guest) {
         ("SRST", extension::SRST),
     ] {
         let probe = base(PROBE_EXTENSION, id);
-        check!("extension {name} is there", probe.error == 0 && probe.value != 0, "{probe:?}");
+        check!(
+            "sbi_probe_extension finds the extension {name}",
+            probe.error == 0 && probe.value != 0,
+            "{probe:?}"
+        );
     }
     let probe = base(PROBE_EXTENSION, UNKNOWN_EXTENSION);
-    check_eq!("an unknown extension is not there", probe, Ret { error: 0, value: 0 });
+    check_eq!("sbi_probe_extension finds no unknown extension", probe, Ret { error: 0, value: 0 });
     let got = sbi::call(UNKNOWN_EXTENSION, 0, [0; 6]).error;
-    check_eq!("a call of it is ERR_NOT_SUPPORTED", got, error::ERR_NOT_SUPPORTED);
+    check_eq!("a call of an unknown extension is ERR_NOT_SUPPORTED", got, error::ERR_NOT_SUPPORTED);
     let got = base(0xffff, 0).error;
     check_eq!("an unknown function is ERR_NOT_SUPPORTED", got, error::ERR_NOT_SUPPORTED);
     check_eq!("mvendorid is what userspace sees", base(GET_MVENDORID, 0).value, g.arg(0));
@@ -84,14 +92,14 @@ fn sets_timer(_: &mut Guest) {
         },
         || {
             with_interrupts(STI, || {
-                check_eq!("the timer is set", set_timer(due), error::SUCCESS);
+                check_eq!("sbi_set_timer accepts a time", set_timer(due), error::SUCCESS);
                 wait_until(|| fired.load(SeqCst) != 0);
             });
         },
     );
     let at = fired.load(SeqCst);
-    check!("the interrupt comes when it is due, not before", at >= due, "{at} before {due}");
-    check_eq!("a new time takes the interrupt away", csr::sip::read() & STI, 0);
+    check!("the timer interrupt comes when it is due, not before", at >= due, "{at} before {due}");
+    check_eq!("a new time clears the pending timer interrupt", csr::sip::read() & STI, 0);
 }
 
 /// sbi_set_timer: the timer interrupt comes when the counter has reached the time.
@@ -104,7 +112,7 @@ fn timer_interrupts_when_due(t: &mut OneVcpu) -> TestResult {
 fn sends_to_itself(_: &mut Guest) {
     let send = |mask: u64, base: u64| sbi::call(extension::IPI, 0, [mask, base, 0, 0, 0, 0]).error;
     let taken = AtomicU64::new(0);
-    check_eq!("before there is none", csr::sip::read() & SSI, 0);
+    check_eq!("no software interrupt is pending before the call", csr::sip::read() & SSI, 0);
     with_handler(
         vector::SOFTWARE_INTERRUPT,
         |_| {
@@ -113,15 +121,15 @@ fn sends_to_itself(_: &mut Guest) {
         },
         || {
             with_interrupts(SSI, || {
-                check_eq!("a hart of the mask is taken", send(1, 0), error::SUCCESS);
+                check_eq!("an IPI to a hart of the mask succeeds", send(1, 0), error::SUCCESS);
                 wait_until(|| taken.load(SeqCst) == 1);
-                check_eq!("all harts are taken", send(0, sbi::ALL_HARTS), error::SUCCESS);
+                check_eq!("an IPI to all harts succeeds", send(0, sbi::ALL_HARTS), error::SUCCESS);
                 wait_until(|| taken.load(SeqCst) == 2);
             });
         },
     );
-    check_eq!("one interrupt for each call", taken.load(SeqCst), 2);
-    check_eq!("a cleared one is gone", csr::sip::read() & SSI, 0);
+    check_eq!("each call is one software interrupt", taken.load(SeqCst), 2);
+    check_eq!("a cleared software interrupt is not taken again", csr::sip::read() & SSI, 0);
 }
 
 /// sbi_send_ipi: a software interrupt for every hart of the mask.
@@ -143,7 +151,11 @@ fn asks_for_status(_: &mut Guest) {
     let got = hsm(HART_GET_STATUS, 9).error;
     check_eq!("the status of no hart is ERR_INVALID_PARAM", got, error::ERR_INVALID_PARAM);
     let got = hsm(HART_START, 0).error;
-    check_eq!("one that runs is ERR_ALREADY_AVAILABLE", got, error::ERR_ALREADY_AVAILABLE);
+    check_eq!(
+        "starting a hart that runs is ERR_ALREADY_AVAILABLE",
+        got,
+        error::ERR_ALREADY_AVAILABLE
+    );
     let got = hsm(HART_START, 9).error;
     check_eq!("starting no hart is ERR_INVALID_PARAM", got, error::ERR_INVALID_PARAM);
 }
@@ -158,7 +170,7 @@ fn hart_states_are_told(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn resets(g: &mut Guest) {
     sbi::call(extension::SRST, 0, [g.arg(0), 0, 0, 0, 0, 0]);
-    check!("sbi_system_reset does not return", false);
+    check!("sbi_system_reset does not return to its caller", false);
 }
 
 /// sbi_system_reset is userspace's: KVM_EXIT_SYSTEM_EVENT says whether to stop or to start again.
@@ -180,7 +192,7 @@ fn calls_userspace(g: &mut Guest) {
     let got = sbi::call(g.arg(0), 5, [1, 2, 3, 4, 5, 6]);
     check_eq!("a0 and a1 are what userspace answers", got, Ret { error: -77, value: 99 });
     let got = sbi::call(g.arg(0), 6, [0; 6]).error;
-    check_eq!("without an answer it is ERR_NOT_SUPPORTED", got, error::ERR_NOT_SUPPORTED);
+    check_eq!("a call without an answer is ERR_NOT_SUPPORTED", got, error::ERR_NOT_SUPPORTED);
 }
 
 /// api.rst 5 (KVM_EXIT_RISCV_SBI): calls in the experimental and the vendors' range are userspace's.

@@ -42,9 +42,9 @@ fn traps(_: &mut Guest) {
     check_eq!("a load behind memory is an addressing exception", trap.vector, vector::ADDRESSING);
     let trap = write_safe::<u64>(layout::FREE, 1).unwrap_err();
     check_eq!("a store behind memory is an addressing exception", trap.vector, vector::ADDRESSING);
-    check_eq!("a store into memory is taken", write_safe(layout::SCRATCH, PROOF), Ok(()));
+    check_eq!("a store into memory is done", write_safe(layout::SCRATCH, PROOF), Ok(()));
     check_eq!(
-        "what may fault and does not gives its value",
+        "a load that does not fault returns its value",
         read_safe::<u64>(layout::SCRATCH),
         Ok(PROOF)
     );
@@ -71,7 +71,7 @@ fn handles(_: &mut Guest) {
                 vector::SVC,
                 |frame| {
                     inner += 1;
-                    check_eq!("SVC has its code", frame.svc_code, 42);
+                    check_eq!("SVC has its interruption code", frame.svc_code, 42);
                 },
                 svc,
             );

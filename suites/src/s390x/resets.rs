@@ -11,7 +11,7 @@ const READY: u64 = 1;
 #[guest]
 fn waits(g: &mut Guest) {
     g.sync(READY, &[]);
-    check_eq!("the guest goes on as if nothing was", g.arg(0), 7);
+    check_eq!("the guest goes on where it was set", g.arg(0), 7);
 }
 
 /// What a vCPU's registers are, as the ioctls tell.
@@ -136,11 +136,15 @@ fn reset(vcpu: &mut Vcpu, request: u64) -> TestResult<(Registers, Registers)> {
     vcpu.run_until_sync(READY)?;
     let before = Registers::dirty(vcpu)?;
     inject_emergency(vcpu)?;
-    check_eq!("an emergency signal is pending before", pending(vcpu), Ok(IRQ as i32));
-    check_eq!("the reset is taken", raw_ioctl_value(vcpu, request, 0), Ok(0));
+    check_eq!("an emergency signal is pending before the reset", pending(vcpu), Ok(IRQ as i32));
+    check_eq!("the reset ioctl succeeds", raw_ioctl_value(vcpu, request, 0), Ok(0));
     let after = Registers::read(vcpu)?;
-    check_eq!("no interrupt is pending any more", pending(vcpu), Ok(0));
-    check_eq!("the page-fault token is invalid", after.pfault_token, PFAULT_TOKEN_INVALID);
+    check_eq!("no interrupt is pending after the reset", pending(vcpu), Ok(0));
+    check_eq!(
+        "the page-fault token is invalid after the reset",
+        after.pfault_token,
+        PFAULT_TOKEN_INVALID
+    );
     Ok((before, after))
 }
 
@@ -160,7 +164,7 @@ fn check_initial(vcpu: &mut Vcpu, after: &Registers) {
     check_eq!("the program parameter is 0", after.program_parameter, 0);
     check_eq!("the breaking-event address is 1", after.breaking_event, 1);
     let run = vcpu.kvm_run();
-    check_eq!("the PSW is 0", [run.psw_mask, run.psw_addr], [0, 0]);
+    check_eq!("the PSW is 0 after the reset", [run.psw_mask, run.psw_addr], [0, 0]);
 }
 
 /// A normal reset takes pending interrupts and the page-fault token away, and leaves every register.

@@ -100,9 +100,9 @@ impl Pages {
     /// A fault was told: its token. Makes room for the next.
     pub fn told(&self, frame: &TrapFrame) -> u32 {
         let (flags, token) = (self.flags(), frame.trap().addr);
-        check_eq!("the fault says that a page is not present", flags, PAGE_NOT_PRESENT);
+        check_eq!("the fault's flags say that a page is not present", flags, PAGE_NOT_PRESENT);
         check!(
-            "CR2 is a token of 32 bits",
+            "CR2 holds a token of 32 bits",
             token != 0 && token < u64::from(WAKE_ALL),
             "{token:#x}"
         );
@@ -176,7 +176,7 @@ impl Absent {
         let (running, ended) = mpsc::channel::<()>();
         thread::scope(|scope| {
             let watcher = scope.spawn(move || -> TestResult {
-                check_eq!("page {index} is asked for", self.asked()?, index);
+                check_eq!("the vCPU asks for page {index}", self.asked()?, index);
                 match ended.recv_timeout(PATIENCE) {
                     Err(RecvTimeoutError::Timeout) => self.supply(index),
                     _ => Ok(()),

@@ -21,7 +21,7 @@ fn touches_a_page(g: &mut Guest) {
     };
     with_handler(VECTOR, on_ready, || {
         pages.enable(TOLD | bits);
-        check_eq!("enabling wakes everybody, once", pages.ready(), (1, WAKE_ALL));
+        check_eq!("enabling wakes all waiters exactly once", pages.ready(), (1, WAKE_ALL));
         let faults = AtomicU64::new(0);
         let on_fault = |frame: &mut TrapFrame| {
             faults.fetch_add(1, SeqCst);
@@ -29,11 +29,11 @@ fn touches_a_page(g: &mut Guest) {
             sync(NOT_PRESENT, &[token.into()]);
             sti();
             cli();
-            check_eq!("while it is absent nothing is ready", pages.ready(), (1, WAKE_ALL));
-            check_eq!("and no token is there", pages.token(), 0);
+            check_eq!("nothing is ready while the page is absent", pages.ready(), (1, WAKE_ALL));
+            check_eq!("no token is written while the page is absent", pages.token(), 0);
             sync(READY, &[]);
             pages.wait(2);
-            check_eq!("the page is told as ready by its token", pages.ready(), (2, token));
+            check_eq!("a ready page is announced by its fault's token", pages.ready(), (2, token));
         };
         let read = with_handler(vector::PF, on_fault, || {
             if in_ring_3 {
@@ -44,13 +44,13 @@ fn touches_a_page(g: &mut Guest) {
             cli();
             read
         });
-        check_eq!("then the page can be read", read, content(INDEX));
-        check_eq!("it was told once", faults.load(SeqCst), 1);
-        check_eq!("and was ready once", pages.ready().0, 2);
-        check_eq!("no flag is left", pages.flags(), 0);
+        check_eq!("the page can be read once it is ready", read, content(INDEX));
+        check_eq!("the guest takes exactly one fault for the page", faults.load(SeqCst), 1);
+        check_eq!("the page is announced as ready exactly once", pages.ready().0, 2);
+        check_eq!("no flag is left after the page is ready", pages.flags(), 0);
         for offset in PADDING.step_by(8) {
             let padding = peek::<u64>(pages.area + offset);
-            check_eq!("the rest of the structure is left alone", padding, !0);
+            check_eq!("the padding of the structure is left alone", padding, !0);
         }
     });
 }
@@ -89,7 +89,7 @@ fn each_vcpu_waits_for_itself(t: &mut OneVm) -> TestResult {
         tokens.push(absent.told(&mut vcpu, INDEX)?);
         vcpus.push(vcpu);
     }
-    check!("both vCPUs have tokens of their own", tokens[0] != tokens[1], "{tokens:x?}");
+    check!("each vCPU is given a token of its own", tokens[0] != tokens[1], "{tokens:x?}");
     for vcpu in &mut vcpus {
         vcpu.run_until_sync(READY)?;
     }
@@ -121,13 +121,13 @@ fn cannot_be_told(g: &mut Guest) {
             cli();
             read
         });
-        check_eq!("the access waits for the page", read, content(INDEX));
+        check_eq!("the access waits until the page is there", read, content(INDEX));
         sti();
         cli();
-        check_eq!("no fault is told", faults.load(SeqCst), 0);
-        check_eq!("no flag is set", pages.flags(), 0);
-        check_eq!("nothing is ready", pages.ready(), before);
-        check_eq!("there is no token", pages.token(), 0);
+        check_eq!("the guest takes no asynchronous page fault", faults.load(SeqCst), 0);
+        check_eq!("no flag is set while the access waits", pages.flags(), 0);
+        check_eq!("no page is announced as ready", pages.ready(), before);
+        check_eq!("no token is left in the structure", pages.token(), 0);
     });
 }
 
@@ -142,7 +142,7 @@ fn otherwise_the_access_waits(t: &mut OneVm, (bits, interrupts): (u64, bool)) ->
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(cannot_be_told))?;
     vcpu.set_args(&[bits, interrupts.into()]);
     absent.meanwhile(&mut vcpu, || {
-        check_eq!("the page is asked for", absent.asked()?, INDEX);
+        check_eq!("the vCPU asks for the absent page", absent.asked()?, INDEX);
         thread::sleep(MOMENT);
         absent.supply(INDEX)
     })
@@ -159,16 +159,20 @@ fn tries_again(_: &mut Guest) {
     let token = AtomicU64::new(0);
     let on_fault = |frame: &mut TrapFrame| {
         let told = pages.told(frame).into();
-        check_eq!("a page is told once, however often it is tried", token.swap(told, SeqCst), 0);
+        check_eq!(
+            "a page is reported once, however often it is tried",
+            token.swap(told, SeqCst),
+            0
+        );
         sync(NOT_PRESENT, &[told]);
     };
     with_handler(VECTOR, on_ready, || {
         pages.enable(TOLD);
         let read = with_handler(vector::PF, on_fault, || user::run(Rflags::IF, reads, page(INDEX)));
-        check_eq!("the access is done when the page is there", read, content(INDEX));
+        check_eq!("a repeated access is done when the page is there", read, content(INDEX));
         pages.wait(2);
         let ready = (2, token.load(SeqCst) as u32);
-        check_eq!("which is told too", pages.ready(), ready);
+        check_eq!("a page that was tried again is announced as ready", pages.ready(), ready);
     });
 }
 
@@ -191,17 +195,21 @@ fn waits_for_two(_: &mut Guest) {
     let pages = Pages::new(AREA);
     let on_second = |frame: &mut TrapFrame, first: u32| {
         let second = pages.told(frame);
-        check!("pages have tokens of their own", first != second, "{first:#x} and {second:#x}");
+        check!(
+            "two absent pages have different tokens",
+            first != second,
+            "{first:#x} and {second:#x}"
+        );
         sync(NOT_PRESENT, &[0]);
         wait_until(|| pages.token() != 0);
-        check_eq!("the page that came first is told first", pages.token(), second);
+        check_eq!("the page that came first is announced first", pages.token(), second);
         sync(READY, &[]);
-        check_eq!("the other one does not take its place", pages.token(), second);
+        check_eq!("the later page does not overwrite the first's token", pages.token(), second);
         pages.wait(2);
-        check_eq!("its interrupt is taken once", pages.ready(), (2, second));
+        check_eq!("the first page's interrupt is taken exactly once", pages.ready(), (2, second));
         pages.acknowledge();
         pages.wait(3);
-        check_eq!("the other one comes after ACK", pages.ready(), (3, first));
+        check_eq!("the later page is announced after the ACK", pages.ready(), (3, first));
         pages.acknowledge();
     };
     let on_first = |frame: &mut TrapFrame| {
@@ -221,7 +229,7 @@ fn waits_for_two(_: &mut Guest) {
         |_| pages.take(),
         || {
             pages.enable(ON);
-            check_eq!("enabling wakes everybody", pages.ready(), (1, WAKE_ALL));
+            check_eq!("enabling wakes all waiters exactly once", pages.ready(), (1, WAKE_ALL));
             pages.acknowledge();
             let read: u64 = with_handler(vector::PF, on_first, || {
                 sti();
@@ -230,7 +238,7 @@ fn waits_for_two(_: &mut Guest) {
                 read
             });
             check_eq!("the first page can be read", read, content(0));
-            check_eq!("both were ready once", pages.ready().0, 3);
+            check_eq!("each page is announced as ready exactly once", pages.ready().0, 3);
         },
     );
 }

@@ -15,38 +15,62 @@ fn write(index: u32, value: u64) -> Option<(u8, u32)> {
 fn sets_msrs(_: &mut Guest) {
     Apic::enable();
     for index in [MSR_KVM_ASYNC_PF_EN, MSR_KVM_ASYNC_PF_INT, MSR_KVM_ASYNC_PF_ACK] {
-        check_eq!("at first {index:#x} is 0", rdmsr(index), 0);
+        check_eq!("MSR {index:#x} is 0 at reset", rdmsr(index), 0);
     }
     for vector in [0, 0x20, 0x7f, 0x80, 0xff] {
-        check_eq!("vector {vector:#x} is taken", write(MSR_KVM_ASYNC_PF_INT, vector), None);
-        check_eq!("vector {vector:#x} is kept", rdmsr(MSR_KVM_ASYNC_PF_INT), vector);
+        check_eq!("vector {vector:#x} is accepted", write(MSR_KVM_ASYNC_PF_INT, vector), None);
+        check_eq!("vector {vector:#x} reads as written", rdmsr(MSR_KVM_ASYNC_PF_INT), vector);
     }
     for bit in [8, 9, 31, 32, 63] {
         let got = write(MSR_KVM_ASYNC_PF_INT, 1 << bit | u64::from(VECTOR));
         check_eq!("bit {bit} beside the vector is #GP", got, GP);
-        check_eq!("the vector stays, bit {bit}", rdmsr(MSR_KVM_ASYNC_PF_INT), 0xff);
+        check_eq!("a refused bit {bit} leaves the vector", rdmsr(MSR_KVM_ASYNC_PF_INT), 0xff);
     }
     for value in [1, 0, u64::MAX] {
-        check_eq!("an ACK of {value:#x} is taken", write(MSR_KVM_ASYNC_PF_ACK, value), None);
+        check_eq!("an ACK of {value:#x} is accepted", write(MSR_KVM_ASYNC_PF_ACK, value), None);
         check_eq!("the ACK reads as 0 after {value:#x}", rdmsr(MSR_KVM_ASYNC_PF_ACK), 0);
     }
     poke(AREA - 8, !0_u64);
     poke(AREA, [0_u64; 8]);
     for bit in [4, 5] {
         let got = write(MSR_KVM_ASYNC_PF_EN, AREA | 1 << bit | ON);
-        check_eq!("reserved bit {bit} is #GP", got, GP);
-        check_eq!("what bit {bit} spoils changes nothing", rdmsr(MSR_KVM_ASYNC_PF_EN), 0);
+        check_eq!("reserved bit {bit} of MSR_KVM_ASYNC_PF_EN is #GP", got, GP);
+        check_eq!(
+            "reserved bit {bit} leaves MSR_KVM_ASYNC_PF_EN unchanged",
+            rdmsr(MSR_KVM_ASYNC_PF_EN),
+            0
+        );
     }
     for off in [ON & !ENABLED, SEND_ALWAYS, DELIVERY_AS_INT] {
-        check_eq!("{off:#x} is taken, disabled", write(MSR_KVM_ASYNC_PF_EN, AREA | off), None);
-        check_eq!("{off:#x} is kept", rdmsr(MSR_KVM_ASYNC_PF_EN), AREA | off);
-        check_eq!("disabled by {off:#x}, nobody is woken", peek::<u32>(AREA + TOKEN), 0);
+        check_eq!(
+            "flags {off:#x} that do not enable are accepted",
+            write(MSR_KVM_ASYNC_PF_EN, AREA | off),
+            None
+        );
+        check_eq!(
+            "flags {off:#x} that do not enable read as written",
+            rdmsr(MSR_KVM_ASYNC_PF_EN),
+            AREA | off
+        );
+        check_eq!("flags {off:#x} that do not enable wake nobody", peek::<u32>(AREA + TOKEN), 0);
     }
-    check_eq!("disabled, any place will do", write(MSR_KVM_ASYNC_PF_EN, NOWHERE), None);
-    check_eq!("what is no memory is #GP", write(MSR_KVM_ASYNC_PF_EN, NOWHERE | ON), GP);
-    check_eq!("what its place spoils changes nothing", rdmsr(MSR_KVM_ASYNC_PF_EN), NOWHERE);
-    check_eq!("it can be enabled", write(MSR_KVM_ASYNC_PF_EN, AREA | ON), None);
-    check_eq!("enabled, it reads as written", rdmsr(MSR_KVM_ASYNC_PF_EN), AREA | ON);
+    check_eq!("any address is accepted while disabled", write(MSR_KVM_ASYNC_PF_EN, NOWHERE), None);
+    check_eq!(
+        "enabling on an address without memory is #GP",
+        write(MSR_KVM_ASYNC_PF_EN, NOWHERE | ON),
+        GP
+    );
+    check_eq!(
+        "a refused address leaves MSR_KVM_ASYNC_PF_EN unchanged",
+        rdmsr(MSR_KVM_ASYNC_PF_EN),
+        NOWHERE
+    );
+    check_eq!("enabling on memory is accepted", write(MSR_KVM_ASYNC_PF_EN, AREA | ON), None);
+    check_eq!(
+        "MSR_KVM_ASYNC_PF_EN reads as written when enabled",
+        rdmsr(MSR_KVM_ASYNC_PF_EN),
+        AREA | ON
+    );
     check_eq!("nothing in front of the structure changes", peek::<u64>(AREA - 8), !0);
 }
 
@@ -65,12 +89,28 @@ fn registers_are_as_documented(t: &mut OneVm) -> TestResult {
 
 #[guest]
 fn has_no_apic(_: &mut Guest) {
-    check_eq!("it cannot be enabled", write(MSR_KVM_ASYNC_PF_EN, AREA | ON), GP);
-    check_eq!("nor given a place", write(MSR_KVM_ASYNC_PF_EN, AREA), GP);
-    check_eq!("but disabled", write(MSR_KVM_ASYNC_PF_EN, 0), None);
-    check_eq!("it reads as disabled", rdmsr(MSR_KVM_ASYNC_PF_EN), 0);
-    check_eq!("there is no vector", write(MSR_KVM_ASYNC_PF_INT, VECTOR.into()), GP);
-    check_eq!("the vector reads as 0", rdmsr(MSR_KVM_ASYNC_PF_INT), 0);
+    check_eq!(
+        "enabling without an in-kernel APIC is #GP",
+        write(MSR_KVM_ASYNC_PF_EN, AREA | ON),
+        GP
+    );
+    check_eq!("an address without an in-kernel APIC is #GP", write(MSR_KVM_ASYNC_PF_EN, AREA), GP);
+    check_eq!(
+        "disabling without an in-kernel APIC is accepted",
+        write(MSR_KVM_ASYNC_PF_EN, 0),
+        None
+    );
+    check_eq!(
+        "MSR_KVM_ASYNC_PF_EN reads as disabled without an APIC",
+        rdmsr(MSR_KVM_ASYNC_PF_EN),
+        0
+    );
+    check_eq!(
+        "a vector without an in-kernel APIC is #GP",
+        write(MSR_KVM_ASYNC_PF_INT, VECTOR.into()),
+        GP
+    );
+    check_eq!("the vector reads as 0 without an APIC", rdmsr(MSR_KVM_ASYNC_PF_INT), 0);
 }
 
 /// Without a local APIC in the kernel pages could not be told as ready: nothing can be enabled.
@@ -86,14 +126,14 @@ fn has_its_apic_off(g: &mut Guest) {
     wrmsr(MSR_KVM_ASYNC_PF_INT, VECTOR.into());
     wrmsr(MSR_KVM_ASYNC_PF_EN, AREA | ON);
     g.sync(READY, &[]);
-    check_eq!("with its APIC off nobody is woken", pages.token(), 0);
+    check_eq!("nobody is woken while the APIC is off", pages.token(), 0);
     with_handler(
         VECTOR,
         |_| pages.take(),
         || {
             Apic::enable();
             pages.wait(1);
-            check_eq!("everybody is woken once it is on", pages.ready(), (1, WAKE_ALL));
+            check_eq!("all waiters are woken when the APIC is on", pages.ready(), (1, WAKE_ALL));
         },
     );
 }
@@ -126,15 +166,15 @@ fn gives_up_waiting(_: &mut Guest) {
     };
     with_handler(VECTOR, on_ready, || {
         pages.enable(ON);
-        check_eq!("enabling wakes everybody", pages.ready(), (1, WAKE_ALL));
+        check_eq!("enabling wakes all waiters exactly once", pages.ready(), (1, WAKE_ALL));
         let read = with_handler(vector::PF, on_fault, || user::run(Rflags::IF, reads, page(0)));
-        check_eq!("the page can be read", read, content(0));
+        check_eq!("the page can be read although the guest gave up", read, content(0));
         sti();
         cli();
-        check_eq!("but is not told", pages.ready(), (1, WAKE_ALL));
-        check_eq!("nor is its token there", pages.token(), 0);
+        check_eq!("a page is not announced after disabling", pages.ready(), (1, WAKE_ALL));
+        check_eq!("a page's token is not written after disabling", pages.token(), 0);
         pages.enable(ON);
-        check_eq!("enabled again, everybody is woken", pages.ready(), (2, WAKE_ALL));
+        check_eq!("all waiters are woken when enabled again", pages.ready(), (2, WAKE_ALL));
     });
 }
 
@@ -147,7 +187,10 @@ fn disabling_forgets_what_is_outstanding(t: &mut OneVm) -> TestResult {
     let giving_up = t.vm.shared(shared_static!(GIVING_UP));
     absent.told(&mut vcpu, 0)?;
     absent.meanwhile(&mut vcpu, || {
-        check!("the guest gives up", eventually(|| giving_up.load(SeqCst) != 0));
+        check!(
+            "the guest disables while a page is outstanding",
+            eventually(|| giving_up.load(SeqCst) != 0)
+        );
         // Enough for the one instruction that is left.
         thread::sleep(Duration::from_millis(20));
         absent.supply(0)
@@ -172,10 +215,18 @@ fn gets_enabled(g: &mut Guest) {
     with_handler(VECTOR, on_ready, || {
         g.sync(READY, &[]);
         pages.wait(1);
-        check_eq!("whoever waited elsewhere is woken here", pages.ready(), (1, WAKE_ALL));
-        check_eq!("the guest sees the vector", rdmsr(MSR_KVM_ASYNC_PF_INT), u64::from(VECTOR));
+        check_eq!("waiters of another vCPU are woken on this one", pages.ready(), (1, WAKE_ALL));
+        check_eq!(
+            "the guest reads the vector that userspace wrote",
+            rdmsr(MSR_KVM_ASYNC_PF_INT),
+            u64::from(VECTOR)
+        );
         let want = (AREA + AREA_SIZE) | ON;
-        check_eq!("the guest sees that it is enabled", rdmsr(MSR_KVM_ASYNC_PF_EN), want);
+        check_eq!(
+            "the guest reads the address and flags that userspace wrote",
+            rdmsr(MSR_KVM_ASYNC_PF_EN),
+            want
+        );
     });
 }
 
@@ -186,9 +237,9 @@ fn msrs_move_to_another_vcpu(t: &mut OneVm) -> TestResult {
     let mut from = t.vm.add_vcpu(0, guest_fn!(is_enabled))?;
     from.run_until_sync(READY)?;
     let vector = from.msr(MSR_KVM_ASYNC_PF_INT)?;
-    check_eq!("userspace reads the vector", vector, Some(VECTOR.into()));
+    check_eq!("userspace reads the guest's vector", vector, Some(VECTOR.into()));
     let enabled = from.msr(MSR_KVM_ASYNC_PF_EN)?;
-    check_eq!("userspace reads that it is enabled", enabled, Some(AREA | ON));
+    check_eq!("userspace reads the guest's address and flags", enabled, Some(AREA | ON));
     let mut to = t.vm.add_vcpu(1, guest_fn!(gets_enabled))?;
     to.run_until_sync(READY)?;
     let moved = |index, value| to.set_msr(index, value);
@@ -202,7 +253,13 @@ fn msrs_move_to_another_vcpu(t: &mut OneVm) -> TestResult {
         let refused = !moved(MSR_KVM_ASYNC_PF_EN, AREA | 1 << bit | ON)?;
         check!("userspace's reserved bit {bit} is refused", refused);
     }
-    check!("userspace writes the vector", moved(MSR_KVM_ASYNC_PF_INT, VECTOR.into())?);
-    check!("userspace enables", moved(MSR_KVM_ASYNC_PF_EN, (AREA + AREA_SIZE) | ON)?);
+    check!(
+        "userspace's write of the vector is accepted",
+        moved(MSR_KVM_ASYNC_PF_INT, VECTOR.into())?
+    );
+    check!(
+        "userspace's write of address and flags is accepted",
+        moved(MSR_KVM_ASYNC_PF_EN, (AREA + AREA_SIZE) | ON)?
+    );
     to.run_until_done()
 }

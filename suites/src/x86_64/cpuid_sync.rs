@@ -28,11 +28,11 @@ fn looks_at_cpuid(g: &mut Guest) {
             CR4 => write_cr4(with(read_cr4(), on)),
             msr => wrmsr(msr, with(rdmsr(msr), on)),
         }
-        check_eq!("CPUID follows what the guest sets", shows(), on);
+        check_eq!("CPUID follows the bit that the guest sets", shows(), on);
     }
     for _ in 0..4 {
         let [on, ..] = g.sync(READY, &[]);
-        check_eq!("CPUID follows what userspace sets", shows(), on != 0);
+        check_eq!("CPUID follows the bit that userspace sets", shows(), on != 0);
     }
 }
 
@@ -91,7 +91,7 @@ fn set(vcpu: &Vcpu, register: u32, bit: u64, on: bool) -> TestResult {
         vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
         msrs.as_mut_slice()[0].data = with(msrs.as_slice()[0].data);
         let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        check_eq!("userspace may set it", taken, 1);
+        check_eq!("userspace may set the bit that CPUID follows", taken, 1);
         return Ok(());
     }
     let mut sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
@@ -146,7 +146,7 @@ fn faults(result: Result<(), Trap>, vector: u8) -> bool {
 fn tries_xsetbv(g: &mut Guest) {
     write_cr4(read_cr4() & !Cr4::OSXSAVE.bits());
     check!(
-        "without CR4.OSXSAVE XSETBV is #UD",
+        "XSETBV without CR4.OSXSAVE is #UD",
         faults(xsetbv_safe(0, Xcr0::X87.bits()), vector::UD)
     );
     write_cr4(read_cr4() | Cr4::OSXSAVE.bits());
@@ -177,7 +177,7 @@ fn tries_xsetbv(g: &mut Guest) {
     }
     g.sync(READY, &[]);
     for value in [bits!(Xcr0::{X87 | SSE}), bits!(Xcr0::{X87}), supported()] {
-        check_eq!("what is legal is taken", xsetbv_safe(0, value), Ok(()));
+        check_eq!("a legal value of XCR0 is accepted", xsetbv_safe(0, value), Ok(()));
     }
     g.sync(READY, &[supported()]);
 }
@@ -190,9 +190,9 @@ fn xsetbv_takes_whole_features(t: &mut OneVcpu) -> TestResult {
         Ok(t.vcpu.fd().get_xcrs().ioctl("KVM_GET_XCRS")?.xcrs[0].value)
     };
     t.vcpu.run_until_sync(READY)?;
-    check_eq!("what was refused is not taken", xcr0(t)?, Xcr0::X87.bits());
+    check_eq!("a refused XSETBV leaves XCR0 unchanged", xcr0(t)?, Xcr0::X87.bits());
     let [all, ..] = t.vcpu.run_until_sync(READY)?;
-    check_eq!("userspace sees what was taken", xcr0(t)?, all);
+    check_eq!("userspace reads the XCR0 that the guest wrote", xcr0(t)?, all);
     t.vcpu.run_until_done()
 }
 
@@ -212,16 +212,16 @@ fn sizes(xcr0: u64) -> [u32; 2] {
 fn compares_sizes(_: &mut Guest) {
     write_cr4(read_cr4() | Cr4::OSXSAVE.bits());
     let [_, _, most, _] = cpuid(leaf::XSAVE, 0);
-    check_eq!("ECX is the size of all that there is", most, sizes(supported())[0]);
+    check_eq!("ECX is the size of all XSAVE components", most, sizes(supported())[0]);
     let x87 = Xcr0::X87.bits();
     let avx = bits!(Xcr0::{X87 | SSE | AVX}) & supported();
     for xcr0 in [x87, bits!(Xcr0::{X87 | SSE}), avx, supported(), x87] {
-        check_eq!("XSETBV takes what CPUID offers", xsetbv_safe(0, xcr0), Ok(()));
+        check_eq!("XSETBV accepts what CPUID offers", xsetbv_safe(0, xcr0), Ok(()));
         let [_, enabled, still, _] = cpuid(leaf::XSAVE, 0);
         check_eq!("ECX does not follow XCR0", still, most);
         check_eq!("EBX is the size of what XCR0 enables", enabled, sizes(xcr0)[0]);
         let compacted = cpuid(leaf::XSAVE, 1)[1];
-        check_eq!("with XSAVEC, so is EBX of subleaf 1", compacted, sizes(xcr0)[1]);
+        check_eq!("EBX of subleaf 1 is the compacted size of XCR0", compacted, sizes(xcr0)[1]);
     }
 }
 

@@ -59,11 +59,11 @@ fn guest_and_userspace_see_the_same_debug_registers(t: &mut OneVcpu) -> TestResu
 fn debug_registers_start_as_after_reset(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let regs = get(&vcpu)?;
-    check_eq!("DR0 to DR3 are 0", regs.db, [0; 4]);
-    check_eq!("DR6 has its fixed bits only", regs.dr6, Dr6::FIXED.bits());
-    check_eq!("DR7 has its fixed bit only", regs.dr7, Dr7::FIXED.bits());
-    check_eq!("flags are 0", regs.flags, 0);
-    check_eq!("reserved fields are 0", regs.reserved, [0; 9]);
+    check_eq!("DR0 to DR3 are 0 after reset", regs.db, [0; 4]);
+    check_eq!("DR6 has only its fixed bits after reset", regs.dr6, Dr6::FIXED.bits());
+    check_eq!("DR7 has only its fixed bit after reset", regs.dr7, Dr7::FIXED.bits());
+    check_eq!("flags of kvm_debugregs are 0 after reset", regs.flags, 0);
+    check_eq!("reserved fields of kvm_debugregs are 0", regs.reserved, [0; 9]);
     Ok(())
 }
 
@@ -80,17 +80,17 @@ fn debug_registers_round_trip_or_are_refused(t: &mut OneVm) -> TestResult {
     };
     set(&vcpu, &ones).ioctl("KVM_SET_DEBUGREGS")?;
     let got = get(&vcpu)?;
-    check_eq!("all-ones breakpoint addresses come back", got.db, ones.db);
-    check_eq!("DR6 comes back", got.dr6, ones.dr6);
-    check_eq!("DR7 comes back", got.dr7, ones.dr7);
+    check_eq!("all-ones breakpoint addresses are kept", got.db, ones.db);
+    check_eq!("DR6's settable bits are kept", got.dr6, ones.dr6);
+    check_eq!("DR7's settable bits are kept", got.dr7, ones.dr7);
     let own = kvm_debugregs { db: [1, 2, 3, 4], ..ones };
     set(&vcpu, &own).ioctl("KVM_SET_DEBUGREGS")?;
-    check_eq!("a value of its own in each comes back", get(&vcpu)?.db, own.db);
+    check_eq!("each breakpoint register keeps a value of its own", get(&vcpu)?.db, own.db);
 
     let before = get(&vcpu)?;
     for bit in 0..64 {
         let bad = kvm_debugregs { db: [9; 4], flags: 1 << bit, ..own };
-        check_eq!("a flag is EINVAL", set(&vcpu, &bad), Err(Errno::EINVAL));
+        check_eq!("any flag of kvm_debugregs is EINVAL", set(&vcpu, &bad), Err(Errno::EINVAL));
     }
     for bit in 32..64 {
         let bad = kvm_debugregs { db: [9; 4], dr6: own.dr6 | 1 << bit, ..own };
@@ -99,6 +99,6 @@ fn debug_registers_round_trip_or_are_refused(t: &mut OneVm) -> TestResult {
         check_eq!("a bit in DR7's high half is EINVAL", set(&vcpu, &bad), Err(Errno::EINVAL));
     }
     let after = get(&vcpu)?;
-    check_eq!("refused values change nothing", after, before);
+    check_eq!("refused debug registers change nothing", after, before);
     Ok(())
 }

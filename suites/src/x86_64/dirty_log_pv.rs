@@ -34,13 +34,29 @@ fn straddles_pages(g: &mut Guest) {
     let edge = BASE + 4 * PAGE;
     (0..NR_PAGES).for_each(|page| poke(BASE + page * PAGE, 1_u8));
     g.sync(1, &[]);
-    check_eq!("a straddling store works", write_safe(edge - 1, 0x1122_u16), Ok(()));
+    check_eq!(
+        "a 16-bit store that straddles two pages is done",
+        write_safe(edge - 1, 0x1122_u16),
+        Ok(())
+    );
     g.sync(2, &[]);
-    check_eq!("four bytes, three on the first page", write_safe(edge - 3, 1_u32), Ok(()));
+    check_eq!(
+        "a 32-bit store that straddles two pages is done",
+        write_safe(edge - 3, 1_u32),
+        Ok(())
+    );
     g.sync(3, &[]);
-    check_eq!("eight bytes, one on the first page", write_safe(edge - 1, 1_u64), Ok(()));
+    check_eq!(
+        "a 64-bit store that straddles two pages is done",
+        write_safe(edge - 1, 1_u64),
+        Ok(())
+    );
     g.sync(4, &[]);
-    check_eq!("a straddling load works", read_safe::<u64>(edge - 4), Ok(0x0100_0100));
+    check_eq!(
+        "a load that straddles two pages is done",
+        read_safe::<u64>(edge - 4),
+        Ok(0x0100_0100)
+    );
     g.sync(5, &[]);
 }
 
@@ -55,7 +71,7 @@ fn straddling_stores_dirty_both_pages(t: &mut OneVcpu) -> TestResult {
         check_eq!("a straddling store of {what} dirties both pages", dirty(t)?, [3, 4]);
     }
     t.vcpu.run_until_sync(5)?;
-    check_eq!("a straddling load dirties neither", dirty(t)?, NONE);
+    check_eq!("a straddling load dirties neither page", dirty(t)?, NONE);
     t.vcpu.run_until_done()
 }
 
@@ -82,7 +98,7 @@ fn emulated_moves_from_mmio_are_logged(t: &mut OneVcpu) -> TestResult {
     let landed = |offset| t.vm.mapping(0).read_u64(offset as usize);
     let bytes = u64::from_ne_bytes([0x77; 8]);
     check_eq!(
-        "the bytes are where they should be",
+        "moved bytes arrive in both pages",
         [landed(2 * PAGE), landed(6 * PAGE - 4)],
         [bytes; 2]
     );
@@ -107,7 +123,7 @@ fn port_strings_are_logged(t: &mut OneVcpu) -> TestResult {
     }
     check_eq!("the pages where the bytes landed are dirty", dirty(t)?, [3, 8, 9]);
     let landed = t.vm.mapping(0).read_u64((3 * PAGE) as usize) as u32;
-    check_eq!("the bytes are where they should be", landed, 0x6666_6666);
+    check_eq!("string input arrives in both pages", landed, 0x6666_6666);
     Ok(())
 }
 

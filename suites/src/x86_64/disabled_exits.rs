@@ -96,7 +96,7 @@ fn interrupt_wakes_a_vcpu_from_hlt(t: &mut OneVm, disabled: Disabled) -> TestRes
             }
             std::thread::sleep(MOMENT);
             let early = taken.load(SeqCst);
-            check_eq!("nothing is taken before its interrupt is sent", early, round - 1);
+            check_eq!("no interrupt is taken before it is sent", early, round - 1);
             let msi = kvm_msi {
                 address_lo: apic::XAPIC_BASE as u32,
                 data: VECTOR.into(),
@@ -107,10 +107,10 @@ fn interrupt_wakes_a_vcpu_from_hlt(t: &mut OneVm, disabled: Disabled) -> TestRes
         }
         guest.join().expect("the vCPU's thread")
     })?;
-    check_eq!("every interrupt is taken", taken.load(SeqCst), ROUNDS);
+    check_eq!("the guest takes every interrupt that was sent", taken.load(SeqCst), ROUNDS);
     if let Some(halts) = vcpu.stat("halt_exits") {
         let want = if disabled == Disabled::None { ROUNDS } else { 0 };
-        check_eq!("KVM counts the halts that exit", halts, want);
+        check_eq!("KVM counts exactly the halts that exit", halts, want);
     }
     Ok(())
 }
@@ -125,9 +125,9 @@ fn waits_for_a_store(g: &mut Guest) {
     sti();
     for _ in 0..3 {
         let monitor = insn::monitor_safe(LINE).err().map(|trap| trap.vector);
-        check_eq!("MONITOR faults or not", monitor, want);
+        check_eq!("MONITOR faults only where the quirk and CPUID say so", monitor, want);
         let mwait = insn::mwait_safe().err().map(|trap| trap.vector);
-        check_eq!("MWAIT faults or not", mwait, want);
+        check_eq!("MWAIT faults only where the quirk and CPUID say so", mwait, want);
     }
 }
 const NO_FAULT: u64 = u64::MAX;

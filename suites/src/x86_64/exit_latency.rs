@@ -144,17 +144,13 @@ fn measure(t: &mut OneVcpu, name: &str, kind: u64, rounds: u64) -> TestResult {
     let mut cycles = Vec::new();
     for _ in 0..SAMPLES {
         let [sample, wrong, exits] = one_loop(&mut t.vcpu)?;
-        check_eq!("the guest gets what it should, each time", wrong, 0);
+        check_eq!("the guest reads the expected value each time", wrong, 0);
         let to_userspace = if matches!(kind, PIO | MMIO) { rounds } else { 0 };
-        check_eq!(
-            "each access of a device in userspace is one exit to it, nothing else is",
-            exits,
-            to_userspace
-        );
+        check_eq!("exactly the accesses of a userspace device exit", exits, to_userspace);
         let events = [port.count(), device.count()];
         let expected = [PIO_EVENT, MMIO_EVENT].map(|event| if kind == event { rounds } else { 0 });
         check_eq!("each access of an ioeventfd is one event", events, expected);
-        check!("time passes", sample > 0);
+        check!("the guest's clock advances during the loop", sample > 0);
         cycles.push(sample as f64 / rounds as f64);
     }
     record::samples(name, "cycles", &cycles);
@@ -249,7 +245,7 @@ fn ping_pong(t: &mut OneVm, rounds: u64) -> TestResult {
             let [sample, taken] = thread
                 .join()
                 .unwrap_or_else(|_| Err(Failure::Error("a vCPU's thread panicked".into())))?;
-            check_eq!("each IPI is taken once", taken, rounds);
+            check_eq!("each IPI is taken exactly once", taken, rounds);
             cycles.push(sample as f64 / rounds as f64);
         }
         Ok(())
@@ -389,8 +385,8 @@ fn timer_to_handler(t: &mut OneVcpu, rounds: u64) -> TestResult {
         let micros = cycles as f64 * 1e3 / khz;
         // The guest's TSC and the host's clock may differ by what an oscillator does.
         let shot = f64::from(SHOT) / 1e3 * 0.99;
-        check!("no shot comes before its time", micros >= shot, "{micros} us");
-        check_eq!("after a shot the timer stands at 0", left, 0);
+        check!("no timer interrupt comes before its time", micros >= shot, "{micros} us");
+        check_eq!("the timer's count is 0 after its shot", left, 0);
         late.push(micros - f64::from(SHOT) / 1e3);
     }
     record::samples("timer to the guest's handler, beyond its time", "us", &late);

@@ -25,8 +25,8 @@ fn every_access_exits_exactly_once(t: &mut OneVcpu) -> TestResult {
     while let Some(mut stop) = t.vcpu.run_until_exit()? {
         seen.push(stop.data().iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)));
     }
-    check_eq!("there are as many exits as accesses", seen.len() as u64, ACCESSES);
-    check!("they come in program order", seen.iter().copied().eq(0..ACCESSES));
+    check_eq!("each access exits exactly once", seen.len() as u64, ACCESSES);
+    check!("the exits come in program order", seen.iter().copied().eq(0..ACCESSES));
     Ok(())
 }
 
@@ -39,9 +39,9 @@ fn runs_what_kvm_completes(_: &mut Guest) {
     invlpg(0);
     let efer = rdmsr(msr::IA32_EFER);
     wrmsr(msr::IA32_EFER, efer);
-    check!("the TSC runs", rdtsc() != rdtsc());
+    check!("two reads of the TSC differ", rdtsc() != rdtsc());
     check_eq!(
-        "UD2 is the guest's own trap",
+        "UD2 raises #UD in the guest",
         ud2_safe().map_err(|trap| trap.vector),
         Err(vector::UD)
     );
@@ -51,7 +51,7 @@ fn runs_what_kvm_completes(_: &mut Guest) {
 #[kvm_test(runs_what_kvm_completes)]
 fn what_kvm_completes_does_not_exit(t: &mut OneVcpu) -> TestResult {
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    check_eq!("there is no exit", exit, None);
+    check_eq!("the guest finishes without an exit to userspace", exit, None);
     Ok(())
 }
 
@@ -64,8 +64,8 @@ fn reads_cpuid(_: &mut Guest) {
     check_eq!("EAX to EDX are what userspace set", cpuid(CPUID_LEAF, 0), CPUID_VALUE);
     check_eq!("an insignificant subleaf is ignored", cpuid(CPUID_LEAF, 5), CPUID_VALUE);
     let subleaf = CPUID_VALUE.map(|register| !register);
-    check_eq!("a significant subleaf is told apart", cpuid(CPUID_LEAF + 1, 3), subleaf);
-    check_eq!("a subleaf that was not set is 0", cpuid(CPUID_LEAF + 1, 4), [0; 4]);
+    check_eq!("a significant subleaf has its own values", cpuid(CPUID_LEAF + 1, 3), subleaf);
+    check_eq!("a subleaf that was not set reads as 0", cpuid(CPUID_LEAF + 1, 4), [0; 4]);
     check_eq!(
         "CPUID clears the upper halves",
         insn::cpuid_raw(CPUID_LEAF),
@@ -150,7 +150,7 @@ fn halts_until_interrupted(_: &mut Guest) {
     with_handler(VECTOR, count, || {
         apic.ipi(0, u32::from(VECTOR) | apic::ICR_SELF);
         sti_hlt();
-        check_eq!("an interrupt that is pending ends HLT", WOKEN.load(SeqCst), 1);
+        check_eq!("a pending interrupt ends HLT at once", WOKEN.load(SeqCst), 1);
         cli();
         outb(MARK, 0);
         sti_hlt();
@@ -181,8 +181,12 @@ fn hlt_sleeps_with_irqchip(t: &mut OneVcpu) -> TestResult {
         vcpu.run_until_done()?;
         let (woken_early, sent) =
             waker.join().map_err(|_| Failure::Error("the waker panicked".into()))??;
-        check_eq!("the guest sleeps until then", woken_early, 1);
-        check!("the interrupt was delivered", sent > 0, "KVM_SIGNAL_MSI returned {sent}");
+        check_eq!("the guest sleeps in HLT until its interrupt", woken_early, 1);
+        check!(
+            "the MSI is delivered to the sleeping vCPU",
+            sent > 0,
+            "KVM_SIGNAL_MSI returned {sent}"
+        );
         Ok(())
     })
 }
@@ -196,7 +200,7 @@ fn triple_faults(_: &mut Guest) {
 #[kvm_test(triple_faults)]
 fn triple_fault_exits_with_shutdown(t: &mut OneVcpu) -> TestResult {
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    check_eq!("a triple fault is a shutdown", exit, Some(Exit::Shutdown));
+    check_eq!("a triple fault is KVM_EXIT_SHUTDOWN", exit, Some(Exit::Shutdown));
     Ok(())
 }
 
@@ -204,7 +208,7 @@ fn triple_fault_exits_with_shutdown(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(triple_faults, irqchip, requires(cap::IRQCHIP))]
 fn triple_fault_exits_with_shutdown_with_irqchip(t: &mut OneVcpu) -> TestResult {
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    check_eq!("a triple fault is a shutdown", exit, Some(Exit::Shutdown));
+    check_eq!("a triple fault is KVM_EXIT_SHUTDOWN", exit, Some(Exit::Shutdown));
     Ok(())
 }
 
@@ -215,19 +219,23 @@ fn pending_triple_fault_is_delivered(t: &mut OneVcpu) -> TestResult {
     const FLAG: u32 = bindings::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
     t.vcpu.set_args(&[1]);
     let mut events = t.vcpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS")?;
-    check_eq!("the flag is clear while the capability is off", events.flags & FLAG, 0);
+    check_eq!("the triple fault flag is clear without the capability", events.flags & FLAG, 0);
     events.flags = FLAG;
     events.triple_fault.pending = 1;
     let refused = t.vcpu.fd().set_vcpu_events(&events).map_err(|e| Errno::from_raw(e.errno()));
-    check_eq!("the flag is EINVAL while the capability is off", refused, Err(Errno::EINVAL));
+    check_eq!(
+        "the triple fault flag is EINVAL without the capability",
+        refused,
+        Err(Errno::EINVAL)
+    );
     t.vm.enable_cap(bindings::KVM_CAP_X86_TRIPLE_FAULT_EVENT, [1, 0, 0, 0])
         .ioctl("KVM_ENABLE_CAP")?;
     t.vcpu.fd().set_vcpu_events(&events).ioctl("KVM_SET_VCPU_EVENTS")?;
     let events = t.vcpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS")?;
-    check_eq!("the flag is set while the capability is on", events.flags & FLAG, FLAG);
-    check_eq!("the triple fault is pending", events.triple_fault.pending, 1);
+    check_eq!("the triple fault flag is set with the capability", events.flags & FLAG, FLAG);
+    check_eq!("the injected triple fault reads as pending", events.triple_fault.pending, 1);
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    check_eq!("it is a shutdown", exit, Some(Exit::Shutdown));
+    check_eq!("a pending triple fault exits with KVM_EXIT_SHUTDOWN", exit, Some(Exit::Shutdown));
     Ok(())
 }
 
@@ -248,13 +256,13 @@ fn reads_ports(_: &mut Guest) {
 fn immediate_exit_keeps_the_guest_out(t: &mut OneVcpu) -> TestResult {
     let before = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
     t.vcpu.set_immediate_exit(true);
-    check_eq!("KVM_RUN fails with EINTR", t.vcpu.run_once()?, Exit::Intr);
-    check_eq!("KVM_RUN fails again: the flag stays", t.vcpu.run_once()?, Exit::Intr);
+    check_eq!("KVM_RUN with immediate_exit fails with EINTR", t.vcpu.run_once()?, Exit::Intr);
+    check_eq!("immediate_exit stays set until userspace clears it", t.vcpu.run_once()?, Exit::Intr);
     let after = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    check_eq!("no register changed", after, before);
+    check_eq!("KVM_RUN with immediate_exit changes no register", after, before);
     t.vcpu.set_immediate_exit(false);
     let mark = Exit::Io { direction: IoDirection::Out, size: 1, port: MARK, count: 1 };
-    check_eq!("without the flag the guest runs", t.vcpu.run_once()?, mark);
+    check_eq!("the guest runs after immediate_exit is cleared", t.vcpu.run_once()?, mark);
     Ok(())
 }
 
@@ -268,9 +276,9 @@ fn immediate_exit_completes_pending_operations(t: &mut OneVcpu) -> TestResult {
     t.vcpu.set_immediate_exit(true);
     check_eq!("KVM_RUN with a pending IN fails with EINTR", t.vcpu.run_once()?, Exit::Intr);
     let regs = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    check_eq!("IN has put its value into AL", regs.rax & 0xff, 0x5a);
+    check_eq!("the completed IN has put its value into AL", regs.rax & 0xff, 0x5a);
     check!(
-        "RIP is behind IN",
+        "RIP is behind the completed IN",
         regs.rip > pending.rip && regs.rip <= pending.rip + 2,
         "{:x} → {:x}",
         pending.rip,
@@ -282,7 +290,13 @@ fn immediate_exit_completes_pending_operations(t: &mut OneVcpu) -> TestResult {
     t.vcpu.set_immediate_exit(true);
     check_eq!("KVM_RUN with a pending load fails with EINTR", t.vcpu.run_once()?, Exit::Intr);
     let regs = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    check!("RIP is behind the load", regs.rip > pending.rip, "{:x} → {:x}", pending.rip, regs.rip);
+    check!(
+        "RIP is behind the completed load",
+        regs.rip > pending.rip,
+        "{:x} → {:x}",
+        pending.rip,
+        regs.rip
+    );
     t.vcpu.set_immediate_exit(false);
     t.vcpu.run_until_done()
 }
@@ -328,18 +342,22 @@ fn emulation_failure(t: &mut OneVcpu, case: EmulationFailure) -> TestResult {
     if case.ring_3 && !case.exit_on_failure {
         let exit = t.vcpu.run_until_exit()?.map(|mut stop| (stop.exit(), stop.data().to_vec()));
         let mark = Exit::Io { direction: IoDirection::Out, size: 1, port: MARK, count: 1 };
-        check_eq!("ring 3 gets #UD", exit, Some((mark, vec![vector::UD])));
+        check_eq!("a failed emulation in ring 3 is #UD", exit, Some((mark, vec![vector::UD])));
         return Ok(());
     }
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
     let Some(Exit::InternalError(error)) = exit else {
         fail!("{exit:x?} instead of an internal error")
     };
-    check_eq!("the suberror is EMULATION", error.suberror, bindings::KVM_INTERNAL_ERROR_EMULATION);
+    check_eq!(
+        "the internal error has the suberror EMULATION",
+        error.suberror,
+        bindings::KVM_INTERNAL_ERROR_EMULATION
+    );
     let mut regs = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
     let mut code = [0; insn::FLD32.len()];
     t.vm.ram().read(regs.rip, &mut code);
-    check_eq!("RIP is at the instruction", code, insn::FLD32);
+    check_eq!("RIP is at the instruction that was not emulated", code, insn::FLD32);
     if case.exit_on_failure {
         let bytes = error.insn_bytes().unwrap_or_default();
         check!(
@@ -372,7 +390,7 @@ fn fetching_from_mmio_is_an_internal_error(t: &mut OneVcpu) -> TestResult {
     let want = Some(bindings::KVM_INTERNAL_ERROR_EMULATION);
     check!("the exit is an internal error of suberror EMULATION", suberror == want, "{exit:x?}");
     let rip = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?.rip;
-    check_eq!("RIP is where nothing can be fetched", rip, DEVICE);
+    check_eq!("RIP is the address that cannot be fetched from", rip, DEVICE);
     Ok(())
 }
 
@@ -398,14 +416,14 @@ fn kvm_run_shows_interrupt_state(t: &mut OneVcpu) -> TestResult {
     let apic_base = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?.apic_base;
     let run = t.vcpu.kvm_run();
     check_eq!("if_flag is 0 after CLI", run.if_flag, 0);
-    check_eq!("nothing can be injected then", run.ready_for_interrupt_injection, 0);
-    check_eq!("cr8 is the guest's CR8", run.cr8, LOW_PRIORITY);
-    check_eq!("apic_base is IA32_APIC_BASE", run.apic_base, apic_base);
+    check_eq!("nothing can be injected while IF is clear", run.ready_for_interrupt_injection, 0);
+    check_eq!("kvm_run's cr8 is the guest's CR8", run.cr8, LOW_PRIORITY);
+    check_eq!("kvm_run's apic_base is IA32_APIC_BASE", run.apic_base, apic_base);
     run.cr8 = HIGH_PRIORITY;
     t.vcpu.run_until(Exit::io_out(MARK))?;
     let run = t.vcpu.kvm_run();
     check_eq!("if_flag is 1 after STI", run.if_flag, 1);
-    check_eq!("cr8 is what userspace wrote", run.cr8, HIGH_PRIORITY);
+    check_eq!("kvm_run's cr8 keeps what userspace wrote", run.cr8, HIGH_PRIORITY);
     run.cr8 = 1 << 4;
     let refused = Exit::RunFailed { errno: Errno::EINVAL as i32 };
     check_eq!("a reserved bit in cr8 makes KVM_RUN fail with EINVAL", t.vcpu.run_once()?, refused);
@@ -427,7 +445,7 @@ fn opens_its_interrupt_window(_: &mut Guest) {
             cli();
         },
     );
-    check_eq!("the interrupt is taken once", woken, 1);
+    check_eq!("the injected interrupt is taken exactly once", woken, 1);
 }
 
 /// With `request_interrupt_window` set KVM_RUN returns as soon as the guest can take an interrupt, and
@@ -438,14 +456,18 @@ fn interrupt_window_is_told(t: &mut OneVcpu) -> TestResult {
     t.vcpu.kvm_run().request_interrupt_window = 1;
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
     let mark = Exit::Io { direction: IoDirection::Out, size: 1, port: MARK, count: 1 };
-    check_eq!("there is no window while IF is clear", exit, Some(mark));
+    check_eq!("no interrupt window opens while IF is clear", exit, Some(mark));
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    if !check_eq!("STI opens the window", exit, Some(Exit::IrqWindowOpen)) {
+    if !check_eq!("STI opens the interrupt window", exit, Some(Exit::IrqWindowOpen)) {
         return Ok(());
     }
     let run = t.vcpu.kvm_run();
-    check_eq!("an interrupt can be injected then", run.ready_for_interrupt_injection, 1);
-    check_eq!("if_flag is set then", run.if_flag, 1);
+    check_eq!(
+        "an interrupt can be injected in an open window",
+        run.ready_for_interrupt_injection,
+        1
+    );
+    check_eq!("if_flag is set in an open window", run.if_flag, 1);
     run.request_interrupt_window = 0;
     t.vcpu.interrupt(VECTOR.into()).ioctl("KVM_INTERRUPT")?;
     t.vcpu.run_until_done()
@@ -463,6 +485,10 @@ fn interrupt_vectors_have_one_byte(t: &mut OneVcpu) -> TestResult {
 /// KVM_INTERRUPT is not for VMs with a PIC in the kernel (api.rst 4.16).
 #[kvm_test(reads_ports, irqchip, requires(cap::IRQCHIP))]
 fn interrupt_is_enxio_with_irqchip(t: &mut OneVcpu) -> TestResult {
-    check_eq!("KVM_INTERRUPT is ENXIO", t.vcpu.interrupt(VECTOR.into()), Err(Errno::ENXIO));
+    check_eq!(
+        "KVM_INTERRUPT fails with ENXIO beside a PIC",
+        t.vcpu.interrupt(VECTOR.into()),
+        Err(Errno::ENXIO)
+    );
     Ok(())
 }

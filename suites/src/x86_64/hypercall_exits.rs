@@ -31,18 +31,22 @@ fn maps_ranges(g: &mut Guest) {
         ("more pages than there are addresses", GPA, u64::MAX),
         ("a range that wraps", LAST_PAGE << 12, LAST_PAGE.wrapping_neg()),
     ] {
-        check_eq!("{what} never reaches userspace", map(gpa, npages), Ok(refused));
+        check_eq!("a hypercall with {what} never reaches userspace", map(gpa, npages), Ok(refused));
     }
     if enabled {
         for result in RESULTS {
             check_eq!("the guest gets {result:#x} from userspace", map(GPA, NPAGES), Ok(result));
         }
-        check_eq!("the last page alone is a range", map(LAST_PAGE << 12, 1), Ok(0));
+        check_eq!("the last page alone is a valid range", map(LAST_PAGE << 12, 1), Ok(0));
     } else {
-        check_eq!("not enabled, it is -KVM_ENOSYS", map(GPA, NPAGES), Ok(KVM_ENOSYS));
+        check_eq!(
+            "a hypercall that is not enabled is -KVM_ENOSYS",
+            map(GPA, NPAGES),
+            Ok(KVM_ENOSYS)
+        );
     }
     let poll = Hypercall::of_this_cpu().call(KVM_HC_VAPIC_POLL_IRQ, [0; 4]);
-    check_eq!("other hypercalls stay KVM's", poll, Ok(0));
+    check_eq!("other hypercalls are still completed by KVM", poll, Ok(0));
 }
 
 /// What userspace answers, in turn.
@@ -67,21 +71,21 @@ fn enabled_hypercall_exits(t: &mut OneVcpu) -> TestResult {
         let Exit::Hypercall { nr, args } = stop.exit() else {
             fail!("{:x?} instead of a hypercall", stop.exit());
         };
-        check_eq!("the exit tells the hypercall", nr, KVM_HC_MAP_GPA_RANGE);
+        check_eq!("the exit reports the hypercall's number", nr, KVM_HC_MAP_GPA_RANGE);
         let (gpa, npages, result) = match RESULTS.get(exits) {
             Some(result) => (GPA, NPAGES, *result),
             None => (LAST_PAGE << 12, 1, 0),
         };
         check_eq!(
-            "the exit tells address, pages and attributes",
+            "the exit reports address, pages and attributes",
             args[..3],
             [gpa, npages, ATTRIBUTES]
         );
         let flags = stop.complete_hypercall(result);
-        check_eq!("the exit tells long mode and nothing else", flags, LONG_MODE);
+        check_eq!("the exit reports long mode and no other flag", flags, LONG_MODE);
         exits += 1;
     }
-    check_eq!("each valid call exits once", exits, RESULTS.len() + 1);
+    check_eq!("each valid call exits exactly once", exits, RESULTS.len() + 1);
     Ok(())
 }
 
@@ -99,14 +103,22 @@ fn disabled_hypercall_does_not_exit(t: &mut OneVcpu, before: bool) -> TestResult
 #[kvm_test(requires(cap::EXIT_HYPERCALL))]
 fn unknown_hypercalls_are_refused(t: &mut OneVm) -> TestResult {
     let known = t.vm.check_extension(CAP) as u32;
-    check_eq!("KVM_HC_MAP_GPA_RANGE is the one that can", u64::from(known), MAP_GPA_RANGE);
+    check_eq!("KVM_HC_MAP_GPA_RANGE alone can be enabled", u64::from(known), MAP_GPA_RANGE);
     for bit in [0, 1, 11, 13, 31, 32, 63] {
         let refused = t.vm.enable_cap(CAP, [1 << bit, 0, 0, 0]);
-        check_eq!("hypercall {bit} cannot: EINVAL", refused, Err(Errno::EINVAL));
+        check_eq!("enabling hypercall {bit} is EINVAL", refused, Err(Errno::EINVAL));
         let refused = t.vm.enable_cap(CAP, [1 << bit | MAP_GPA_RANGE, 0, 0, 0]);
-        check_eq!("nor beside one that can ({bit}): EINVAL", refused, Err(Errno::EINVAL));
+        check_eq!(
+            "enabling hypercall {bit} beside a valid one is EINVAL",
+            refused,
+            Err(Errno::EINVAL)
+        );
     }
-    check_eq!("the one that can is taken", t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]), Ok(()));
+    check_eq!(
+        "KVM_HC_MAP_GPA_RANGE can be enabled",
+        t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]),
+        Ok(())
+    );
     Ok(())
 }
 
@@ -116,7 +128,11 @@ extern "C" fn maps_from_ring_3(_: u64) -> u64 {
 
 #[guest]
 fn calls_from_ring_3(_: &mut Guest) {
-    check_eq!("ring 3 gets -KVM_EPERM", user::run(Rflags::empty(), maps_from_ring_3, 0), KVM_EPERM);
+    check_eq!(
+        "a hypercall from ring 3 is -KVM_EPERM",
+        user::run(Rflags::empty(), maps_from_ring_3, 0),
+        KVM_EPERM
+    );
 }
 
 /// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.

@@ -62,20 +62,24 @@ fn reads_the_page(_: &mut Guest) {
         BEHIND.iter().for_each(|offset| poke(page + offset, PATTERN));
     }
     wrmsr(msr::REFERENCE_TSC, PAGE);
-    check_eq!("the MSR reads as written, disabled", rdmsr_safe(msr::REFERENCE_TSC), Ok(PAGE));
-    check_eq!("without the enable bit the page is left alone", peek::<[u64; 4]>(PAGE), [0; 4]);
+    check_eq!(
+        "HV_X64_MSR_REFERENCE_TSC reads as written, disabled",
+        rdmsr_safe(msr::REFERENCE_TSC),
+        Ok(PAGE)
+    );
+    check_eq!("the page is left alone without the enable bit", peek::<[u64; 4]>(PAGE), [0; 4]);
     wrmsr(msr::REFERENCE_TSC, PAGE | ENABLE);
     let kept = rdmsr_safe(msr::REFERENCE_TSC);
-    check_eq!("the MSR reads as written, enabled", kept, Ok(PAGE | ENABLE));
+    check_eq!("HV_X64_MSR_REFERENCE_TSC reads as written, enabled", kept, Ok(PAGE | ENABLE));
     let Some(page) = read_reference_tsc(PAGE) else {
         guest_runtime::ucall::skip(format_args!("a master clock (host clocksource tsc)"));
     };
-    check!("the sequence is not the old value of all ones", page.tsc_sequence != u32::MAX);
-    check_eq!("the reserved word is 0", page.reserved1, 0);
-    check!("the scale is not 0", page.tsc_scale != 0);
+    check!("the page's sequence is not the old value of all ones", page.tsc_sequence != u32::MAX);
+    check_eq!("the page's reserved word is 0", page.reserved1, 0);
+    check!("the page's scale is not 0", page.tsc_scale != 0);
     for offset in BEHIND {
         let behind: u64 = peek(PAGE + offset);
-        check_eq!("memory behind the fields is left alone", behind, PATTERN);
+        check_eq!("memory behind the page's fields is left alone", behind, PATTERN);
     }
     // Units of 100 ns in which the TSC counts 2^32 ticks, by the page and by the frequency MSR.
     let by_page = page.tsc_scale >> 32;
@@ -104,8 +108,8 @@ fn reads_the_page(_: &mut Guest) {
     let moved = read_reference_tsc(OTHER_PAGE);
     check!("a page at another address is filled", moved.is_some());
     let there = moved.unwrap_or_default();
-    check_eq!("the scale is the same there", there.tsc_scale, page.tsc_scale);
-    check!("time goes on there", there.time_at(rdtsc_ordered()) >= before);
+    check_eq!("the scale is the same at another address", there.tsc_scale, page.tsc_scale);
+    check!("time goes on at another address", there.time_at(rdtsc_ordered()) >= before);
     check_eq!("the page at the old address is left alone", peek::<[u64; 4]>(PAGE), [0; 4]);
 }
 
@@ -207,11 +211,11 @@ fn frequencies_are_the_vcpus(t: &mut OneVm) -> TestResult {
     let khz = vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ")?;
     for read_only in [msr::TSC_FREQUENCY, msr::TIME_REF_COUNT] {
         let taken = set_msr(&vcpu, read_only, 1)?;
-        check_eq!("userspace's write of {read_only:#x} is taken, and ignored", taken, 1);
+        check_eq!("userspace's write of {read_only:#x} is accepted, and ignored", taken, 1);
     }
     let [tsc, apic, ..] = vcpu.run_until_sync(1)?;
-    check_eq!("TSC_FREQUENCY is KVM_GET_TSC_KHZ", tsc, u64::from(khz) * 1000);
-    check_eq!("the APIC bus has 1 GHz", apic, 1_000_000_000);
+    check_eq!("HV_X64_MSR_TSC_FREQUENCY is KVM_GET_TSC_KHZ in Hz", tsc, u64::from(khz) * 1000);
+    check_eq!("HV_X64_MSR_APIC_FREQUENCY is 1 GHz", apic, 1_000_000_000);
     vcpu.run_until_done()
 }
 
@@ -227,11 +231,11 @@ fn time_passes_as_on_the_host(t: &mut OneVm) -> TestResult {
     let second = ask_valid(&mut vcpu)?;
     let most = outer.elapsed().as_nanos() as f64 * 1.01;
     let passed = second.time.saturating_sub(first.time) as f64;
-    check!("no less time passes in the page", passed >= least, "{passed} {least}");
-    check!("no more time passes in the page", passed <= most, "{passed} {most}");
+    check!("the page's time is not slower than the host's", passed >= least, "{passed} {least}");
+    check!("the page's time is not faster than the host's", passed <= most, "{passed} {most}");
     let passed = second.count.saturating_sub(first.count) as f64;
-    check!("no less time passes in the counter", passed >= least, "{passed} {least}");
-    check!("no more time passes in the counter", passed <= most, "{passed} {most}");
+    check!("the counter is not slower than the host's time", passed >= least, "{passed} {least}");
+    check!("the counter is not faster than the host's time", passed <= most, "{passed} {most}");
     Ok(())
 }
 
@@ -244,7 +248,7 @@ fn counter_alone_follows_the_clock(t: &mut OneVm) -> TestResult {
         set_clock(&t.vm, base)?;
         let told = ask(&mut vcpu)?;
         let most = base + start.elapsed().as_nanos() as u64 + SLACK;
-        check_eq!("no page is made up", told.sequence, 0);
+        check_eq!("no page is filled unless the guest enables it", told.sequence, 0);
         let count = told.count;
         check!(
             "the counter is not before the {base} ns set",
@@ -268,8 +272,11 @@ fn set_clock_moves_the_pages_time(t: &mut OneVm) -> TestResult {
         let next = ask(&mut vcpu)?;
         let most = base + start.elapsed().as_nanos() as u64 + SLACK;
         check!("the page stays valid (step {step}: {base} ns)", next.sequence != 0);
-        check!("the sequence changes (step {step})", next.sequence != told.sequence);
-        check_eq!("the scale stays (step {step})", next.scale, told.scale);
+        check!(
+            "the sequence changes with KVM_SET_CLOCK (step {step})",
+            next.sequence != told.sequence
+        );
+        check_eq!("the scale stays with KVM_SET_CLOCK (step {step})", next.scale, told.scale);
         let Told { time, count, after, .. } = next;
         check!(
             "time is not before step {step}'s {base} ns",
@@ -283,7 +290,7 @@ fn set_clock_moves_the_pages_time(t: &mut OneVm) -> TestResult {
             "{next:?}"
         );
         check!(
-            "the counter is not ahead of it (step {step})",
+            "the counter is not ahead of the page (step {step})",
             count <= after.saturating_add(1000),
             "{next:?}"
         );
@@ -321,10 +328,13 @@ fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
     let before = ask_valid(&mut vcpu)?;
     vcpu.answer(&[WRITE, msr::REENLIGHTENMENT_CONTROL.into(), REENLIGHTEN]);
     let first = ask_valid(&mut vcpu)?;
-    check_eq!("the vector alone changes nothing", first.sequence, before.sequence);
+    check_eq!("the reenlightenment vector alone changes nothing", first.sequence, before.sequence);
     set_clock(&t.vm, HOUR)?;
     let updated = ask_valid(&mut vcpu)?;
-    check!("without emulation KVM_SET_CLOCK changes the page", updated.offset != first.offset);
+    check!(
+        "KVM_SET_CLOCK changes the page unless TSC accesses are emulated",
+        updated.offset != first.offset
+    );
     vcpu.answer(&[WRITE, msr::TSC_EMULATION_CONTROL.into(), EMULATE_TSC]);
     ask_valid(&mut vcpu)?;
     for base in [0, CENTURY] {
@@ -339,7 +349,7 @@ fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
     set_clock(&t.vm, 2 * HOUR)?;
     let thawed = ask_valid(&mut vcpu)?;
     check!(
-        "with emulation off KVM_SET_CLOCK changes the page again",
+        "KVM_SET_CLOCK changes the page again after emulation is off",
         thawed.offset != updated.offset
     );
     Ok(())
@@ -361,10 +371,10 @@ fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
         set_clock(&t.vm, base)?;
         let told = ask(&mut vcpu)?;
         let most = base + start.elapsed().as_nanos() as u64 + SLACK;
-        check_eq!("the sequence stays 0 (clock {base})", told.sequence, 0);
+        check_eq!("a disabled page's sequence stays 0 (clock {base})", told.sequence, 0);
         let mut fields = [0; 32];
         t.vm.ram().read(PAGE, &mut fields).expect("the page is RAM");
-        check_eq!("all fields stay 0 (clock {base})", fields, [0; 32]);
+        check_eq!("a disabled page's fields stay 0 (clock {base})", fields, [0; 32]);
         check!(
             "the counter is not before clock {base}",
             told.count.saturating_add(100) >= base,
@@ -374,7 +384,7 @@ fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
     }
     vcpu.answer(&[WRITE, msr::REFERENCE_TSC.into(), PAGE | ENABLE]);
     let back = ask(&mut vcpu)?;
-    check!("enabled again the page is filled again", back.sequence != 0);
+    check!("a page that is enabled again is filled again", back.sequence != 0);
     Ok(())
 }
 
@@ -414,7 +424,11 @@ fn counter_leaves_a_disabled_page(t: &mut OneVm) -> TestResult {
 #[kvm_test(tells_the_time, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
 fn page_enabled_by_userspace_is_filled(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(tells_the_time))?;
-    check_eq!("userspace sets the MSR", set_msr(&vcpu, msr::REFERENCE_TSC, PAGE | ENABLE)?, 1);
+    check_eq!(
+        "userspace can write HV_X64_MSR_REFERENCE_TSC",
+        set_msr(&vcpu, msr::REFERENCE_TSC, PAGE | ENABLE)?,
+        1
+    );
     let told = ask_valid(&mut vcpu)?;
     let Told { time, count, after, .. } = told;
     check!("the counter is not behind the page", count.saturating_add(1000) >= time, "{told:?}");
@@ -429,17 +443,17 @@ fn page_is_every_vcpus(t: &mut OneVm) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(tells_the_time))?;
     let mut last = ask_valid(&mut first)?;
     let kept = get_msr(&second, msr::REFERENCE_TSC)?;
-    check_eq!("the other vCPU's MSR has it too", kept, PAGE | ENABLE);
+    check_eq!("another vCPU reads the same HV_X64_MSR_REFERENCE_TSC", kept, PAGE | ENABLE);
     for _ in 0..4 {
         for vcpu in [&mut second, &mut first] {
             let told = ask_valid(vcpu)?;
             check!(
-                "the page's time goes on",
+                "the page's time goes on across vCPUs",
                 told.time.saturating_add(1000) >= last.time,
                 "{last:?} {told:?}"
             );
             check!(
-                "the counter goes on",
+                "the counter goes on across vCPUs",
                 told.count.saturating_add(1000) >= last.count,
                 "{last:?} {told:?}"
             );

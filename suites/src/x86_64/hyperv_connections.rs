@@ -140,7 +140,7 @@ fn messages_are_for_userspace(t: &mut OneVm) -> TestResult {
         let (rdx, r8) = (INPUT_PAGE + 0x100, 0x1234_5678_9abc_def0);
         let want = HypervExit::Hcall { input, params: [rdx, r8] };
         let (told, got) = caller.exits(Input { control, rdx, r8, word: 0 }, answer)?;
-        check_eq!("userspace is told the input of {input:#x}", told, want);
+        check_eq!("userspace gets the input {input:#x} and both registers", told, want);
         check_eq!("the guest gets userspace's result of {input:#x}", got, Ok(answer));
     }
     for control in [
@@ -161,12 +161,20 @@ fn without_a_synic_calls_end_in_kvm(t: &mut OneVm) -> TestResult {
     const CONNECTION: u32 = 3;
     let mut caller = Caller::new(&mut t.vm, false)?;
     let post = Input { control: POST_MESSAGE, rdx: INPUT_PAGE, ..Input::default() };
-    check_eq!("a message is refused", caller.call(post)?, INVALID);
-    check_eq!("an event is refused", caller.call(fast_signal(CONNECTION.into()))?, INVALID);
+    check_eq!("a message without a SynIC is refused", caller.call(post)?, INVALID);
+    check_eq!(
+        "an event without a SynIC is refused",
+        caller.call(fast_signal(CONNECTION.into()))?,
+        INVALID
+    );
     let event = Event::new()?;
     eventfd(&t.vm, CONNECTION, event.as_raw_fd(), 0).ioctl("KVM_HYPERV_EVENTFD")?;
-    check_eq!("an event with an eventfd is done", caller.call(fast_signal(3))?, DONE);
-    check_eq!("and signals it", event.take(), Ok(1));
+    check_eq!(
+        "an event with an eventfd succeeds without a SynIC",
+        caller.call(fast_signal(3))?,
+        DONE
+    );
+    check_eq!("an event signals its eventfd without a SynIC", event.take(), Ok(1));
     Ok(())
 }
 
@@ -180,12 +188,20 @@ fn unknown_connections_are_for_userspace(t: &mut OneVm) -> TestResult {
         let (told, got) = caller.exits(fast_signal(connection), answer)?;
         let input = SIGNAL_EVENT.with_fast(true).into_bits();
         let want = HypervExit::Hcall { input, params: [connection, 0] };
-        check_eq!("userspace is told of connection {connection:#x}, fast", told, want);
-        check_eq!("the result for {connection:#x} is userspace's, fast", got, Ok(answer));
+        check_eq!("userspace gets connection {connection:#x} in a register", told, want);
+        check_eq!(
+            "the guest gets userspace's result for {connection:#x} in a register",
+            got,
+            Ok(answer)
+        );
         let (told, got) = caller.exits(slow_signal(connection), answer)?;
         let want = HypervExit::Hcall { input: SIGNAL_EVENT.into_bits(), params: [INPUT_PAGE, 0] };
-        check_eq!("userspace is told where {connection:#x} lies, slow", told, want);
-        check_eq!("the result for {connection:#x} is userspace's, slow", got, Ok(answer));
+        check_eq!("userspace gets the address of connection {connection:#x}", told, want);
+        check_eq!(
+            "the guest gets userspace's result for {connection:#x} in memory",
+            got,
+            Ok(answer)
+        );
     }
     Ok(())
 }
@@ -204,10 +220,10 @@ fn events_signal_their_eventfd(t: &mut OneVm) -> TestResult {
     }
     for (i, connection) in connections.into_iter().enumerate() {
         for input in [fast_signal(connection.into()), slow_signal(connection.into())] {
-            check_eq!("an event of {connection:#x} is done", caller.call(input)?, DONE);
+            check_eq!("an event of connection {connection:#x} succeeds", caller.call(input)?, DONE);
             let counts = events.iter().map(|event| event.take().unwrap_or(0));
             let right = counts.enumerate().all(|(j, count)| count == u64::from(i == j));
-            check!("it signals the eventfd of {connection:#x} alone, once", right);
+            check!("an event of {connection:#x} signals its eventfd alone, once", right);
         }
     }
     let fast = SIGNAL_EVENT.with_fast(true);
@@ -228,7 +244,7 @@ fn events_signal_their_eventfd(t: &mut OneVm) -> TestResult {
         check_eq!("an event with {what} is refused", caller.call(input)?, want);
     }
     let silent = events.iter().all(|event| event.take() == Err(Errno::EAGAIN));
-    check!("what is refused signals nobody", silent);
+    check!("a refused event signals no eventfd", silent);
     Ok(())
 }
 
@@ -246,35 +262,51 @@ fn connections_have_one_eventfd(t: &mut OneVm) -> TestResult {
     let (fd, other_fd) = (closed.as_raw_fd(), other.as_raw_fd());
     for connection in [LAST_CONNECTION + 1, 1 << 31] {
         let refused = eventfd(&t.vm, connection, fd, 0);
-        check_eq!("connection {connection:#x} is EINVAL", refused, Err(Errno::EINVAL));
+        check_eq!(
+            "an eventfd for connection {connection:#x} is EINVAL",
+            refused,
+            Err(Errno::EINVAL)
+        );
         let refused = deassign(connection);
-        check_eq!("deassign of {connection:#x} is EINVAL", refused, Err(Errno::EINVAL));
+        check_eq!(
+            "a deassign of connection {connection:#x} is EINVAL",
+            refused,
+            Err(Errno::EINVAL)
+        );
     }
     for flags in [1 << 1, 1 << 31, DEASSIGN | 1 << 1] {
         let refused = eventfd(&t.vm, CONNECTION, fd, flags);
-        check_eq!("flags {flags:#x} are EINVAL", refused, Err(Errno::EINVAL));
+        check_eq!("flags {flags:#x} of KVM_HYPERV_EVENTFD are EINVAL", refused, Err(Errno::EINVAL));
     }
-    check_eq!("descriptor -1 is EBADF", assign(-1), Err(Errno::EBADF));
-    check_eq!("what is no eventfd is EINVAL", assign(t.vm.as_raw_fd()), Err(Errno::EINVAL));
+    check_eq!("a descriptor of -1 is EBADF", assign(-1), Err(Errno::EBADF));
+    check_eq!("a descriptor of no eventfd is EINVAL", assign(t.vm.as_raw_fd()), Err(Errno::EINVAL));
     check_eq!("deassign before assign is ENOENT", deassign(CONNECTION), Err(Errno::ENOENT));
-    check_eq!("after all that the connection is free", assign(fd), Ok(()));
-    check_eq!("a second eventfd is EEXIST", assign(other_fd), Err(Errno::EEXIST));
-    check_eq!("so is the same again", assign(fd), Err(Errno::EEXIST));
-    check_eq!("another connection is not there", deassign(CONNECTION + 1), Err(Errno::ENOENT));
+    check_eq!("the connection is still free after refused calls", assign(fd), Ok(()));
+    check_eq!("a second eventfd for a connection is EEXIST", assign(other_fd), Err(Errno::EEXIST));
+    check_eq!("the same eventfd again is EEXIST", assign(fd), Err(Errno::EEXIST));
+    check_eq!(
+        "a deassign of another connection is ENOENT",
+        deassign(CONNECTION + 1),
+        Err(Errno::ENOENT)
+    );
     check_eq!("another connection may share the eventfd", eventfd(&t.vm, 10, fd, 0), Ok(()));
-    check_eq!("an event is done", caller.call(signal)?, DONE);
-    check_eq!("an event of the other connection is done", caller.call(fast_signal(10))?, DONE);
-    check_eq!("both signal the shared eventfd", event.take(), Ok(2));
+    check_eq!("an event of the first connection succeeds", caller.call(signal)?, DONE);
+    check_eq!("an event of the second connection succeeds", caller.call(fast_signal(10))?, DONE);
+    check_eq!("events of both connections signal the shared eventfd", event.take(), Ok(2));
     check_eq!("an eventfd that was refused is not signalled", other.take(), Err(Errno::EAGAIN));
     drop(closed);
-    check_eq!("an event is done though the descriptor is closed", caller.call(signal)?, DONE);
-    check_eq!("and signals the eventfd", event.take(), Ok(1));
+    check_eq!("an event succeeds after its descriptor was closed", caller.call(signal)?, DONE);
+    check_eq!("an event signals the eventfd whose descriptor was closed", event.take(), Ok(1));
     check_eq!("the connection can be freed", deassign(CONNECTION), Ok(()));
-    check_eq!("once", deassign(CONNECTION), Err(Errno::ENOENT));
-    check_eq!("its events are userspace's again", caller.exits(signal, 5)?.1, Ok(5));
-    check_eq!("and signal nobody", event.take(), Err(Errno::EAGAIN));
-    check_eq!("the connection takes a new eventfd", assign(other_fd), Ok(()));
-    check_eq!("whose events are done", caller.call(signal)?, DONE);
-    check_eq!("and signal it", other.take(), Ok(1));
+    check_eq!(
+        "a second deassign of a connection is ENOENT",
+        deassign(CONNECTION),
+        Err(Errno::ENOENT)
+    );
+    check_eq!("events of a freed connection exit to userspace", caller.exits(signal, 5)?.1, Ok(5));
+    check_eq!("events of a freed connection signal no eventfd", event.take(), Err(Errno::EAGAIN));
+    check_eq!("a freed connection takes a new eventfd", assign(other_fd), Ok(()));
+    check_eq!("an event of the new eventfd's connection succeeds", caller.call(signal)?, DONE);
+    check_eq!("an event signals the connection's new eventfd", other.take(), Ok(1));
     Ok(())
 }

@@ -37,30 +37,35 @@ fn recommends(leaves: &[kvm_cpuid_entry2], what: Recommendations) -> TestResult<
 /// What every list must be.
 #[host]
 fn is_sound(leaves: &[kvm_cpuid_entry2]) -> TestResult {
-    check!("there are the leaves of the interface", leaves.len() >= 6, "{}", leaves.len());
+    check!(
+        "the list has at least the interface's six leaves",
+        leaves.len() >= 6,
+        "{}",
+        leaves.len()
+    );
     for entry in leaves {
         let in_order = (leaf::VENDOR_AND_MAX_FUNCTIONS
             ..leaf::VENDOR_AND_MAX_FUNCTIONS + HYPERVISOR_STEP)
             .contains(&entry.function);
-        check!("leaves are those of hypervisors", in_order, "{entry:x?}");
+        check!("all leaves are in the hypervisor range", in_order, "{entry:x?}");
         let plain = entry.index == 0 && entry.flags == 0 && entry.padding == [0; 3];
         check!("index, flags and padding are 0", plain, "{entry:x?}");
         let twins = leaves.iter().filter(|other| other.function == entry.function).count();
-        check_eq!("each leaf is there once", twins, 1);
+        check_eq!("each leaf is listed exactly once", twins, 1);
     }
     let vendor = find(leaves, leaf::VENDOR_AND_MAX_FUNCTIONS)?;
     let highest = leaves.iter().map(|entry| entry.function).max();
-    check_eq!("the highest leaf is told", Some(vendor.eax), highest);
+    check_eq!("the first leaf names the highest one", Some(vendor.eax), highest);
     let name: Vec<u8> =
         [vendor.ebx, vendor.ecx, vendor.edx].iter().flat_map(|r| r.to_le_bytes()).collect();
-    check_eq!("the vendor is KVM", String::from_utf8_lossy(&name), "Linux KVM Hv");
+    check_eq!("the vendor's signature is KVM's", String::from_utf8_lossy(&name), "Linux KVM Hv");
     check_eq!(
-        "the interface is Hyper-V's",
+        "the interface's signature is Hyper-V's",
         find(leaves, leaf::INTERFACE)?.eax,
         INTERFACE_SIGNATURE
     );
     let limits = find(leaves, leaf::IMPLEMENT_LIMITS)?;
-    check!("there is a limit of virtual processors", limits.eax > 0, "{limits:x?}");
+    check!("the limit of virtual processors is not 0", limits.eax > 0, "{limits:x?}");
     if let Ok(syndbg) = find(leaves, leaf::SYNDBG_INTERFACE) {
         check_eq!("the debugger's interface has its signature", syndbg.eax, SYNDBG_SIGNATURE);
     }
@@ -71,7 +76,7 @@ fn is_sound(leaves: &[kvm_cpuid_entry2]) -> TestResult {
         (Features::ACCESS_VP_INDEX, "VP_INDEX"),
         (Features::ACCESS_PARTITION_REFERENCE_TSC, "the reference TSC"),
     ] {
-        check!("{what} is offered", features.contains(feature), "{features:?}");
+        check!("the feature is offered: {what}", features.contains(feature), "{features:?}");
     }
     Ok(())
 }
@@ -112,7 +117,11 @@ fn ipi_hypercalls_follow_the_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestRes
     let vcpu = vm.create_vcpu(0)?;
     let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     let ipis = recommends(&leaves, Recommendations::USE_SYNTHETIC_CLUSTER_IPI)?;
-    check_eq!("they are recommended with an in-kernel APIC only", ipis, irqchip == Irqchip::Kernel);
+    check_eq!(
+        "IPI hypercalls are recommended with an in-kernel APIC only",
+        ipis,
+        irqchip == Irqchip::Kernel
+    );
     Ok(())
 }
 
@@ -128,7 +137,7 @@ fn short_lists_are_refused(t: &mut OneVm) -> TestResult {
         let before = list.clone();
         let got = vcpu.raw(KVM_GET_SUPPORTED_HV_CPUID, &mut list);
         check_eq!("room for {nent} of the leaves is E2BIG", got, Err(Errno::E2BIG));
-        check!("room for {nent} of the leaves: nothing is written", list == before);
+        check!("a list without room ({nent} leaves) is left alone", list == before);
     }
     let mut short = vec![0; 8 + ENTRY * (leaves - 1)];
     short[..4].copy_from_slice(&(leaves as u32).to_ne_bytes());
@@ -146,7 +155,7 @@ fn reads_leaves(g: &mut Guest) {
             return;
         }
         let got = cpuid(request[0] as u32, 0).map(u64::from);
-        check_eq!("CPUID gives what userspace set", got.as_slice(), &request[1..5]);
+        check_eq!("the guest's CPUID returns what userspace set", got.as_slice(), &request[1..5]);
     }
 }
 

@@ -72,13 +72,13 @@ fn touches_every_msr(g: &mut Guest) {
         if accesses & R != 0 || !there {
             let want = if there { None } else { Some(vector::GP) };
             let got = vector_of(rdmsr_safe(index));
-            check_eq!("RDMSR of {index:#x} works with its feature only", got, want);
+            check_eq!("RDMSR of {index:#x} succeeds with its feature only", got, want);
         }
         let want = if there && accesses & W != 0 { None } else { Some(vector::GP) };
         // Some take writes of fixed bits only.
         if accesses & W != 0 || !there {
             let got = vector_of(wrmsr_safe(index, 0));
-            check_eq!("WRMSR of {index:#x} works with its feature only", got, want);
+            check_eq!("WRMSR of {index:#x} succeeds with its feature only", got, want);
         }
     }
 }
@@ -135,11 +135,11 @@ fn touch(shape: VmShape, offered: Features, enforced: Enforced) -> TestResult {
     let mut told = 0;
     while let Some(stop) = vcpu.run_until_exit()? {
         let exit = stop.exit();
-        check_eq!("writes of the SynIC's control MSRs are told to userspace", exit, SYNIC_WRITE);
+        check_eq!("writes of the SynIC's control MSRs exit to userspace", exit, SYNIC_WRITE);
         told += 1;
     }
     let synic = if there.contains(Features::ACCESS_SYNIC_REGS) { SYNIC_CONTROLS } else { 0 };
-    check_eq!("each write of them is told once", told, synic);
+    check_eq!("each write of a control MSR exits exactly once", told, synic);
     Ok(())
 }
 
@@ -318,10 +318,14 @@ fn passes_input_in_xmm(g: &mut Guest) {
     for code in [code::FLUSH_VIRTUAL_ADDRESS_SPACE, code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX] {
         check_eq!("{code:#x} takes XMM input with its feature, else #UD", by_registers(code), want);
     }
-    check_eq!("two registers need no feature", by_registers(code::NOTIFY_LONG_SPIN_WAIT), Ok(0));
+    check_eq!(
+        "input in two registers needs no feature",
+        by_registers(code::NOTIFY_LONG_SPIN_WAIT),
+        Ok(0)
+    );
     let flush = Control::of(code::FLUSH_VIRTUAL_ADDRESS_SPACE);
     let slow = calls.slow(flush, layout::SCRATCH + 0x2000, 0);
-    check_eq!("nor does memory", slow, Ok(status::SUCCESS));
+    check_eq!("input in memory needs no feature", slow, Ok(status::SUCCESS));
 }
 
 /// Enforced, input in XMM registers is a feature of its own.
@@ -352,37 +356,69 @@ const FAULT: u64 = 1 << 32;
 
 #[guest]
 fn enables_hypercalls(g: &mut Guest) {
-    check_eq!("at first there is no guest OS", rdmsr(msr::GUEST_OS_ID), 0);
-    check_eq!("at first there is no hypercall page", rdmsr(msr::HYPERCALL), 0);
+    check_eq!("HV_X64_MSR_GUEST_OS_ID is 0 at reset", rdmsr(msr::GUEST_OS_ID), 0);
+    check_eq!("HV_X64_MSR_HYPERCALL is 0 at reset", rdmsr(msr::HYPERCALL), 0);
     poke(HYPERCALL_PAGE, [PATTERN; 2]);
     wrmsr(msr::HYPERCALL, HYPERCALL_PAGE | ENABLE);
-    check_eq!("without a guest OS the page stays off", rdmsr(msr::HYPERCALL), 0);
-    check_eq!("and its memory as it was", peek::<[u64; 2]>(HYPERCALL_PAGE), [PATTERN; 2]);
+    check_eq!(
+        "the hypercall page cannot be enabled without a guest OS ID",
+        rdmsr(msr::HYPERCALL),
+        0
+    );
+    check_eq!(
+        "the page's memory is left alone without a guest OS ID",
+        peek::<[u64; 2]>(HYPERCALL_PAGE),
+        [PATTERN; 2]
+    );
     wrmsr(msr::GUEST_OS_ID, LINUX);
-    check_eq!("the guest OS reads as written", rdmsr(msr::GUEST_OS_ID), LINUX);
+    check_eq!("HV_X64_MSR_GUEST_OS_ID reads as written", rdmsr(msr::GUEST_OS_ID), LINUX);
     wrmsr(msr::HYPERCALL, HYPERCALL_PAGE);
-    check_eq!("the MSR reads as written, disabled", rdmsr(msr::HYPERCALL), HYPERCALL_PAGE);
-    check_eq!("a disabled page is left alone", peek::<[u64; 2]>(HYPERCALL_PAGE), [PATTERN; 2]);
+    check_eq!(
+        "HV_X64_MSR_HYPERCALL reads as written, disabled",
+        rdmsr(msr::HYPERCALL),
+        HYPERCALL_PAGE
+    );
+    check_eq!(
+        "a disabled hypercall page is left alone",
+        peek::<[u64; 2]>(HYPERCALL_PAGE),
+        [PATTERN; 2]
+    );
     let nowhere = vector_of(wrmsr_safe(msr::HYPERCALL, layout::FREE | ENABLE));
-    check_eq!("a page where no memory is is #GP", nowhere, Some(vector::GP));
-    check_eq!("and changes nothing", rdmsr(msr::HYPERCALL), HYPERCALL_PAGE);
+    check_eq!("a hypercall page without memory is #GP", nowhere, Some(vector::GP));
+    check_eq!("a refused hypercall page changes nothing", rdmsr(msr::HYPERCALL), HYPERCALL_PAGE);
     let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
-    check_eq!("the MSR reads as written, enabled", rdmsr(msr::HYPERCALL), HYPERCALL_PAGE | ENABLE);
+    check_eq!(
+        "HV_X64_MSR_HYPERCALL reads as written, enabled",
+        rdmsr(msr::HYPERCALL),
+        HYPERCALL_PAGE | ENABLE
+    );
     let page: [u8; 16] = peek(HYPERCALL_PAGE);
-    check_eq!("the page is a hypercall of three bytes and RET", page[3], RET);
+    check_eq!("the hypercall page holds a call of three bytes and RET", page[3], RET);
     let unknown = || calls.fast(Control::of(UNKNOWN), &[0; FAST_WORDS]);
-    check_eq!("hypercalls are Hyper-V's", unknown(), Ok(status::INVALID_HYPERCALL_CODE));
+    check_eq!(
+        "VMCALL is a Hyper-V hypercall with a guest OS ID",
+        unknown(),
+        Ok(status::INVALID_HYPERCALL_CODE)
+    );
     for bit in Control::RESERVED {
         let control = Control::of(code::NOTIFY_LONG_SPIN_WAIT).with_bit(bit);
         let got = calls.fast(control, &[0; FAST_WORDS]);
-        check_eq!("reserved bit {bit} is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
+        check_eq!(
+            "reserved bit {bit} of a call is refused",
+            got,
+            Ok(status::INVALID_HYPERCALL_INPUT)
+        );
     }
     let ring_3 = user::run(Rflags::empty(), calls_from_ring_3, 0);
-    check_eq!("ring 3 gets #UD", ring_3, u64::from(vector::UD) | FAULT);
+    check_eq!("a hypercall from ring 3 is #UD", ring_3, u64::from(vector::UD) | FAULT);
     g.sync(1, &[]);
     wrmsr(msr::GUEST_OS_ID, 0);
-    check_eq!("without a guest OS the page is off again", rdmsr(msr::HYPERCALL), HYPERCALL_PAGE);
-    check_eq!("and hypercalls are KVM's", unknown(), Ok(KVM_ENOSYS));
+    check_eq!(
+        "clearing the guest OS ID disables the hypercall page",
+        rdmsr(msr::HYPERCALL),
+        HYPERCALL_PAGE
+    );
+    check_eq!("VMCALL is a KVM hypercall without a guest OS ID", unknown(), Ok(KVM_ENOSYS));
 }
 
 /// Hypercalls are Hyper-V's while there is a guest OS ID; only then can the page be enabled (TLFS,
@@ -398,8 +434,8 @@ fn guest_os_id_enables_hypercalls(t: &mut OneVm) -> TestResult {
         let mut msrs =
             Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         let read = other.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-        check_eq!("userspace reads {index:#x}", read, 1);
-        check_eq!("the other vCPU has the same {index:#x}", msrs.as_slice()[0].data, want);
+        check_eq!("userspace can read MSR {index:#x}", read, 1);
+        check_eq!("the other vCPU reads the same {index:#x}", msrs.as_slice()[0].data, want);
     }
     vcpu.run_until_done()
 }
@@ -408,14 +444,18 @@ fn guest_os_id_enables_hypercalls(t: &mut OneVm) -> TestResult {
 fn crashes_and_resets(_: &mut Guest) {
     for i in 0..5 {
         wrmsr(msr::CRASH_P0 + i, PATTERN + u64::from(i));
-        check_eq!("crash parameter {i} is kept", rdmsr(msr::CRASH_P0 + i), PATTERN + u64::from(i));
+        check_eq!(
+            "crash parameter {i} reads as written",
+            rdmsr(msr::CRASH_P0 + i),
+            PATTERN + u64::from(i)
+        );
     }
     wrmsr(msr::CRASH_CTL, 0);
     wrmsr(msr::RESET, 0);
     wrmsr(msr::RESET, 2);
     wrmsr(msr::CRASH_CTL, CrashCtl::CRASH_NOTIFY.bits());
     wrmsr(msr::RESET, 1);
-    check_eq!("RESET reads as 0", rdmsr(msr::RESET), 0);
+    check_eq!("HV_X64_MSR_RESET reads as 0", rdmsr(msr::RESET), 0);
 }
 
 /// A crash that the guest tells of, and a reset that it asks for, are KVM_EXIT_SYSTEM_EVENTs; other
@@ -431,9 +471,9 @@ fn crash_and_reset_exit_to_userspace(t: &mut OneVm) -> TestResult {
         }
     };
     let crash = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_CRASH };
-    check_eq!("the crash is told", event("crash")?, crash);
+    check_eq!("a crash exits with KVM_SYSTEM_EVENT_CRASH", event("crash")?, crash);
     let reset = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET };
-    check_eq!("the reset is told", event("reset")?, reset);
+    check_eq!("a reset exits with KVM_SYSTEM_EVENT_RESET", event("reset")?, reset);
     vcpu.run_until_done()
 }
 
@@ -443,17 +483,21 @@ fn asks_for_an_invariant_tsc(g: &mut Guest) {
     let invariant = g.arg(0) != 0;
     let shown = || invariant && cpuid_has(INVARIANT_TSC);
     let write = |value| vector_of(wrmsr_safe(msr::TSC_INVARIANT_CONTROL, value));
-    check_eq!("at first the control is 0", rdmsr(msr::TSC_INVARIANT_CONTROL), 0);
-    check!("CPUID hides the invariant TSC at first", !shown());
+    check_eq!(
+        "HV_X64_MSR_TSC_INVARIANT_CONTROL is 0 at reset",
+        rdmsr(msr::TSC_INVARIANT_CONTROL),
+        0
+    );
+    check!("CPUID hides the invariant TSC at reset", !shown());
     for bit in [1, 31, 63] {
         check_eq!("reserved bit {bit} of the control is #GP", write(1 << bit), Some(vector::GP));
     }
-    check!("what is refused shows nothing", !shown());
-    check_eq!("the guest can ask for it", write(1), None);
-    check_eq!("then CPUID shows it", shown(), invariant);
-    check_eq!("the guest cannot take that back", write(0), Some(vector::GP));
-    check_eq!("and may ask again", write(1), None);
-    check_eq!("CPUID goes on showing it", shown(), invariant);
+    check!("a refused write shows no invariant TSC", !shown());
+    check_eq!("the guest can ask for the invariant TSC", write(1), None);
+    check_eq!("CPUID shows the invariant TSC that was asked for", shown(), invariant);
+    check_eq!("the guest cannot take its request back", write(0), Some(vector::GP));
+    check_eq!("the guest may ask for the invariant TSC again", write(1), None);
+    check_eq!("CPUID still shows the invariant TSC after a second request", shown(), invariant);
 }
 
 /// With the control of the invariant TSC, CPUID shows that only to guests that ask for it (TLFS, "TSC

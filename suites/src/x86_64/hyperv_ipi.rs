@@ -77,7 +77,11 @@ struct Shape {
 fn set_vp_index(vcpu: &Vcpu, index: u64) -> TestResult {
     let entry = kvm_msr_entry { index: hyperv::msr::VP_INDEX, data: index, ..Default::default() };
     let msrs = Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-    check_eq!("userspace sets a VP index", vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?, 1);
+    check_eq!(
+        "userspace can write the VP index",
+        vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?,
+        1
+    );
     Ok(())
 }
 
@@ -173,32 +177,32 @@ fn exactly_the_named_vcpus_are_interrupted(t: &mut OneVm, shape: Shape) -> TestR
         let banks = cluster.banks(mask);
         if banks[1] == 0 {
             let got = cluster.call(SEND_IPI, &to_mask(VECTOR, banks[0]))?;
-            check_eq!("a mask of {mask:#b} is taken", got, DONE);
+            check_eq!("an IPI by the mask {mask:#b} succeeds", got, DONE);
             let who = cluster.interrupted(VECTOR)?;
-            check_eq!("a mask interrupts exactly {mask:#b}", who, mask);
+            check_eq!("an IPI by mask interrupts exactly {mask:#b}", who, mask);
         }
         let set = HvVpSet::sparse(&banks);
         let used = banks.iter().filter(|bank| **bank != 0);
         let input = used.fold(to_set(VECTOR, set), |input, bank| input.with(bank));
         let got = cluster.call(SEND_IPI_EX.with_variable_header_size(set.nr_banks()), &input)?;
-        check_eq!("a sparse set of {mask:#b} is taken", got, DONE);
+        check_eq!("an IPI by a sparse set of {mask:#b} succeeds", got, DONE);
         let who = cluster.interrupted(VECTOR)?;
-        check_eq!("a sparse set interrupts exactly {mask:#b}", who, mask);
+        check_eq!("an IPI by sparse set interrupts exactly {mask:#b}", who, mask);
     }
     let got = cluster.call(SEND_IPI_EX, &to_set(VECTOR, HvVpSet::ALL))?;
-    check_eq!("the set of all is taken", got, DONE);
+    check_eq!("an IPI to the set of all succeeds", got, DONE);
     let all = (1 << NR_VCPUS) - 1;
-    check_eq!("the set of all interrupts every vCPU", cluster.interrupted(VECTOR)?, all);
+    check_eq!("an IPI to the set of all interrupts every vCPU", cluster.interrupted(VECTOR)?, all);
     let nobody = 1 << 63;
     let got = cluster.call(SEND_IPI, &to_mask(VECTOR, nobody))?;
-    check_eq!("a VP index that is not there is fine", got, DONE);
+    check_eq!("an IPI to an absent VP index succeeds", got, DONE);
     let far = HvVpSet { format: HvVpSet::SPARSE_4K, valid_bank_mask: 1 << 63 };
     let got = cluster.call(
         SEND_IPI_EX.with_variable_header_size(far.nr_banks()),
         &to_set(VECTOR, far).with(&u64::MAX),
     )?;
-    check_eq!("a bank that is not there is fine", got, DONE);
-    check_eq!("and interrupts nobody", cluster.interrupted(VECTOR)?, 0);
+    check_eq!("an IPI to an absent bank succeeds", got, DONE);
+    check_eq!("an IPI to an absent bank interrupts nobody", cluster.interrupted(VECTOR)?, 0);
     Ok(())
 }
 
@@ -220,12 +224,12 @@ fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
         (u32::MAX, INVALID),
     ] {
         let got = cluster.call(SEND_IPI, &to_mask(vector, everyone))?;
-        check_eq!("vector {vector:#x} ends as it must", got, want);
+        check_eq!("the status of an IPI with vector {vector:#x} is right", got, want);
         let ex = cluster.call(SEND_IPI_EX, &to_set(vector, HvVpSet::ALL))?;
-        check_eq!("vector {vector:#x} to the set of all ends as it must", ex, want);
+        check_eq!("the status of an IPI to all with vector {vector:#x} is right", ex, want);
         let who = u64::from(cluster.interrupted(vector)?);
         let expected = if want == DONE { everyone } else { 0 };
-        check_eq!("vector {vector:#x} interrupts those that it must", who, expected);
+        check_eq!("an IPI with vector {vector:#x} interrupts everyone or nobody", who, expected);
     }
     let mask = to_mask(VECTOR, everyone);
     let sparse = to_set(VECTOR, HvVpSet::sparse(&[everyone])).with(&everyone);
@@ -234,37 +238,41 @@ fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
     let with_rep_start: fn(Control) -> Control = |control| control.with_rep_start_index(1);
     for (what, change) in [("rep count", with_rep_count), ("rep start", with_rep_start)] {
         let got = cluster.call(change(SEND_IPI), &mask)?;
-        check_eq!("an IPI by mask has no {what}", got, INVALID);
+        check_eq!("an IPI by mask with {what} is refused", got, INVALID);
         let got = cluster.call(change(to_sparse), &sparse)?;
-        check_eq!("an IPI by set has no {what}", got, INVALID);
+        check_eq!("an IPI by set with {what} is refused", got, INVALID);
     }
     check_eq!(
-        "an IPI by mask has no header",
+        "an IPI by mask with a variable header is refused",
         cluster.call(SEND_IPI.with_variable_header_size(1), &mask)?,
         INVALID
     );
     let got = cluster.call(SEND_IPI_EX, &sparse)?;
-    check_eq!("a header shorter than the set is refused", got, INVALID);
+    check_eq!("an IPI whose header is shorter than the set is refused", got, INVALID);
     let got = cluster.call(SEND_IPI_EX.with_variable_header_size(2), &sparse)?;
-    check_eq!("a header longer than the set is refused", got, INVALID);
+    check_eq!("an IPI whose header is longer than the set is refused", got, INVALID);
     for bit in Control::RESERVED {
         let got = cluster.call(SEND_IPI.with_bit(bit), &mask)?;
-        check_eq!("reserved bit {bit} is refused", got, INVALID);
+        check_eq!("an IPI with reserved bit {bit} is refused", got, INVALID);
     }
     if shape.fast {
         let input = HvSendIpi { vector: VECTOR, reserved: 1, processor_mask: everyone };
         let got = cluster.call(SEND_IPI, &Input::of(&input))?;
-        check_eq!("reserved bits beside the vector are refused", got, INVALID);
+        check_eq!("an IPI with reserved bits beside the vector is refused", got, INVALID);
     } else {
         let got = cluster.call_at(SEND_IPI, &mask, layout::FREE)?;
-        check_eq!("input that is no memory is refused", got, INVALID);
+        check_eq!("an IPI with input outside memory is refused", got, INVALID);
         let got = cluster.call_at(to_sparse, &sparse, layout::FREE)?;
-        check_eq!("input with a set that is no memory is refused", got, INVALID);
+        check_eq!("an IPI with a set outside memory is refused", got, INVALID);
     }
-    check_eq!("what is refused interrupts nobody", cluster.interrupted(VECTOR)?, 0);
+    check_eq!("a refused IPI interrupts nobody", cluster.interrupted(VECTOR)?, 0);
     let got = cluster.call(SEND_IPI, &mask)?;
-    check_eq!("the call works afterwards", got, DONE);
-    check_eq!("and interrupts", u64::from(cluster.interrupted(VECTOR)?), everyone);
+    check_eq!("a valid IPI after refused ones succeeds", got, DONE);
+    check_eq!(
+        "a valid IPI after refused ones interrupts everyone",
+        u64::from(cluster.interrupted(VECTOR)?),
+        everyone
+    );
     Ok(())
 }
 
@@ -281,7 +289,15 @@ fn sends_without_apic(_: &mut Guest) {
     let calls = Hypercalls::enable(HYPERCALL_PAGE, LINUX);
     // Sets that name nobody: kernels that do not refuse must not look for an APIC that is not there.
     let got = calls.fast(SEND_IPI, to_mask(VECTOR, 1 << 63).words());
-    check_eq!("an IPI is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
+    check_eq!(
+        "an IPI without an in-kernel APIC is refused",
+        got,
+        Ok(status::INVALID_HYPERCALL_INPUT)
+    );
     let got = calls.fast(SEND_IPI_EX, to_set(VECTOR, HvVpSet::sparse(&[])).words());
-    check_eq!("an IPI to a set is refused", got, Ok(status::INVALID_HYPERCALL_INPUT));
+    check_eq!(
+        "an IPI to a set without an in-kernel APIC is refused",
+        got,
+        Ok(status::INVALID_HYPERCALL_INPUT)
+    );
 }

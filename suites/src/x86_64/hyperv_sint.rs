@@ -139,35 +139,35 @@ fn events_arrive(vm: &mut Vm) -> TestResult {
     check_eq!("the event of a masked source is drained", events[0].take(), Err(Errno::EAGAIN));
     check_eq!("a masked source interrupts nobody", vcpu.pending()?, [false; 2]);
     vcpu.set_source(SOURCE, VECTOR.into())?;
-    check_eq!("and keeps nothing for later", vcpu.take()?, [0, 0]);
+    check_eq!("a masked source keeps no event for later", vcpu.take()?, [0, 0]);
     events[0].signal(1)?;
     check!("an event arrives at the source's vector", vcpu.arrives(VECTOR));
-    check_eq!("nothing is left to read", events[0].take(), Err(Errno::EAGAIN));
-    check_eq!("the guest takes it once", vcpu.take()?, [1, 0]);
-    check_eq!("it is in service until it is ended", vcpu.end()?.in_service, [false; 2]);
+    check_eq!("the eventfd of a delivered event is drained", events[0].take(), Err(Errno::EAGAIN));
+    check_eq!("the guest takes the event's interrupt exactly once", vcpu.take()?, [1, 0]);
+    check_eq!("the interrupt is in service until its EOI", vcpu.end()?.in_service, [false; 2]);
     vcpu.set_source(SOURCE, OTHER_VECTOR.into())?;
     events[0].signal(1)?;
-    check!("the next arrives at a new vector", vcpu.arrives(OTHER_VECTOR));
-    check_eq!("and not at the old one", vcpu.take()?, [1, 1]);
+    check!("the next event arrives at the new vector", vcpu.arrives(OTHER_VECTOR));
+    check_eq!("no event arrives at the old vector", vcpu.take()?, [1, 1]);
     vcpu.end()?;
     vcpu.set_source(LAST_SOURCE, OTHER_VECTOR.into())?;
     for (i, event) in events[..2].iter().enumerate() {
         event.signal(1)?;
-        check!("either of two sources has their vector: {i}", vcpu.arrives(OTHER_VECTOR));
-        check_eq!("{i} is one interrupt", vcpu.take()?, [1, 2 + i as u64]);
+        check!("the vector is raised by {i} of two sources", vcpu.arrives(OTHER_VECTOR));
+        check_eq!("an event of {i} is one interrupt", vcpu.take()?, [1, 2 + i as u64]);
         vcpu.end()?;
     }
     vcpu.set_source(SOURCE, u64::from(VECTOR) | sint::MASKED)?;
     events[0].signal(1)?;
     events[1].signal(1)?;
-    check!("one source masked, the other goes on", vcpu.arrives(OTHER_VECTOR));
-    check_eq!("the masked one is silent", vcpu.take()?, [1, 4]);
-    check_eq!("the other processor has seen none of it", other.take()?, [0, 0]);
+    check!("an unmasked source interrupts while another is masked", vcpu.arrives(OTHER_VECTOR));
+    check_eq!("a masked source interrupts nobody while another is unmasked", vcpu.take()?, [1, 4]);
+    check_eq!("the other processor is not interrupted", other.take()?, [0, 0]);
     other.set_source(SOURCE, VECTOR.into())?;
     events[2].signal(1)?;
-    check!("its own source interrupts it", other.arrives(VECTOR));
-    check_eq!("once", other.take()?, [1, 0]);
-    check_eq!("and nobody else", vcpu.take()?, [1, 4]);
+    check!("the other processor's own source interrupts it", other.arrives(VECTOR));
+    check_eq!("the other processor takes its interrupt exactly once", other.take()?, [1, 0]);
+    check_eq!("the first processor is not interrupted by the other's source", vcpu.take()?, [1, 4]);
     Ok(())
 }
 
@@ -192,28 +192,28 @@ fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
     for vcpu in &mut vcpus {
         vcpu.set_source(SOURCE, VECTOR.into())?;
     }
-    check!("userspace sets a VP index", vcpus[1].0.set_msr(msr::VP_INDEX, INDEX.into())?);
+    check!("userspace can write the VP index", vcpus[1].0.set_msr(msr::VP_INDEX, INDEX.into())?);
     route(&t.vm, &[(GSI, INDEX, SOURCE), (GSI + 1, 1, SOURCE), (GSI + 2, 0, SOURCE)])?;
     let raise = |gsi| t.vm.fd().set_irq_line(gsi, true);
-    check!("a line of a new index can be raised", raise(GSI).is_ok());
-    check_eq!("the new index is interrupted", vcpus[1].take()?, [1, 0]);
+    check!("a line of a new VP index can be raised", raise(GSI).is_ok());
+    check_eq!("a line interrupts the vCPU of the new VP index", vcpus[1].take()?, [1, 0]);
     vcpus[1].end()?;
     t.vm.fd().set_irq_line(GSI, false).ioctl("KVM_IRQ_LINE")?;
     check_eq!("a line that falls interrupts nobody", vcpus[1].take()?, [1, 0]);
     // KVM may say that nobody was there.
     let _ = raise(GSI + 1);
-    check_eq!("the old index is nobody's", vcpus[1].take()?, [1, 0]);
-    check_eq!("so far vCPU 0 was not meant", vcpus[0].take()?, [0, 0]);
-    check!("a line of an index that was never changed can be raised", raise(GSI + 2).is_ok());
-    check_eq!("it goes to its vCPU", vcpus[0].take()?, [1, 0]);
+    check_eq!("a line of the old VP index reaches no vCPU", vcpus[1].take()?, [1, 0]);
+    check_eq!("lines of changed VP indices do not reach vCPU 0", vcpus[0].take()?, [0, 0]);
+    check!("a line of an unchanged VP index can be raised", raise(GSI + 2).is_ok());
+    check_eq!("a line of an unchanged VP index interrupts its vCPU", vcpus[0].take()?, [1, 0]);
     vcpus[0].end()?;
     for (vcpu, sint) in [(0, sint::COUNT), (0, u32::MAX), (u32::MAX, SOURCE)] {
         let set = t.vm.set_gsi_routing(&[(GSI, Route::HvSint { vcpu, sint })]);
         let known = matches!(set, Ok(()) | Err(Errno::EINVAL));
-        check!("a route to {vcpu:#x}:{sint:#x} is taken or EINVAL", known, "{set:?}");
+        check!("a route to {vcpu:#x}:{sint:#x} is accepted or EINVAL", known, "{set:?}");
         let _ = raise(GSI);
         let taken = [vcpus[0].take()?, vcpus[1].take()?];
-        check_eq!("{vcpu:#x}:{sint:#x} interrupts nobody", taken, [[1, 0], [1, 0]]);
+        check_eq!("a line to {vcpu:#x}:{sint:#x} interrupts nobody", taken, [[1, 0], [1, 0]]);
         let _ = t.vm.fd().set_irq_line(GSI, false);
     }
     Ok(())
@@ -230,7 +230,7 @@ fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
     t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
     let next = |vcpu: &mut Obedient| -> TestResult<Told> {
         event.signal(1)?;
-        check!("the event arrives", vcpu.arrives(VECTOR));
+        check!("an event arrives at the source's vector", vcpu.arrives(VECTOR));
         vcpu.order(&[TAKE])
     };
     let mut taken = 0;
@@ -240,7 +240,7 @@ fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
             taken += 1;
             let want = Told { taken: [taken, 0], in_service: [false; 2] };
             check_eq!(
-                "automatic, {round}: interrupt {i} is taken and over",
+                "automatic EOI, {round}: interrupt {i} is taken and over",
                 next(&mut vcpu)?,
                 want
             );
@@ -248,12 +248,20 @@ fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
         vcpu.set_source(SOURCE, VECTOR.into())?;
         taken += 1;
         let serving = Told { taken: [taken, 0], in_service: [true, false] };
-        check_eq!("not automatic, {round}: it is in service", next(&mut vcpu)?, serving);
-        check_eq!("meanwhile, {round}: another one waits", next(&mut vcpu)?, serving);
+        check_eq!("explicit EOI, {round}: the interrupt is in service", next(&mut vcpu)?, serving);
+        check_eq!(
+            "explicit EOI, {round}: a second interrupt waits meanwhile",
+            next(&mut vcpu)?,
+            serving
+        );
         taken += 1;
         let ended = Told { taken: [taken - 1, 0], in_service: [false; 2] };
-        check_eq!("its end, {round}: nothing is in service", vcpu.end()?, ended);
-        check_eq!("after its end, {round}: the other one is taken", vcpu.take()?, [taken, 0]);
+        check_eq!("explicit EOI, {round}: nothing is in service after it", vcpu.end()?, ended);
+        check_eq!(
+            "explicit EOI, {round}: the second interrupt is taken after it",
+            vcpu.take()?,
+            [taken, 0]
+        );
         vcpu.end()?;
     }
     vcpu.set_source(SOURCE, u64::from(VECTOR) | sint::AUTO_EOI)?;
@@ -261,7 +269,7 @@ fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
     let message = Route::Msi { address: apic::XAPIC_BASE, data: VECTOR.into() };
     t.vm.set_gsi_routing(&[(GSI, message)]).ioctl("KVM_SET_GSI_ROUTING(MSI)")?;
     let want = Told { taken: [taken + 1, 0], in_service: [true, false] };
-    check_eq!("a vector that the source left is as any other", next(&mut vcpu)?, want);
+    check_eq!("a vector that its source left needs an explicit EOI", next(&mut vcpu)?, want);
     Ok(())
 }
 
@@ -280,27 +288,31 @@ fn ends_are_told_to_resamplers(t: &mut OneVm) -> TestResult {
     t.vm.assign_irqfd(&other, GSI + 1).ioctl("KVM_IRQFD")?;
     const NOTHING: Result<u64, Errno> = Err(Errno::EAGAIN);
     other.signal(1)?;
-    check!("the other source's event arrives", vcpu.arrives(OTHER_VECTOR));
+    check!("an event of the other source arrives", vcpu.arrives(OTHER_VECTOR));
     vcpu.take()?;
-    check_eq!("the other source is served", vcpu.end()?.taken, [0, 1]);
-    check_eq!("its end is not this one's", resample.take(), NOTHING);
+    check_eq!("the guest takes the other source's interrupt", vcpu.end()?.taken, [0, 1]);
+    check_eq!("the EOI of another source is not signalled", resample.take(), NOTHING);
     for round in 0..2 {
         event.signal(1)?;
-        check!("the event arrives", vcpu.arrives(VECTOR));
-        check_eq!("{round}: the guest takes it", vcpu.take()?, [round + 1, 1]);
-        check_eq!("{round}: before its end nothing is told", resample.take(), NOTHING);
+        check!("an event of the resampled source arrives", vcpu.arrives(VECTOR));
+        check_eq!("{round}: the guest takes the resampled interrupt", vcpu.take()?, [round + 1, 1]);
+        check_eq!(
+            "{round}: nothing is signalled before the interrupt ends",
+            resample.take(),
+            NOTHING
+        );
         vcpu.end()?;
-        check_eq!("{round}: its end is told once", resample.take(), Ok(1));
+        check_eq!("{round}: the interrupt's end is signalled exactly once", resample.take(), Ok(1));
     }
     vcpu.end_of_message()?;
-    check_eq!("the end of a message is told too", resample.take(), Ok(1));
+    check_eq!("the end of a message is signalled", resample.take(), Ok(1));
     vcpu.set_source(LAST_SOURCE, u64::from(VECTOR) | sint::AUTO_EOI)?;
     event.signal(1)?;
-    check!("with automatic EOI it arrives", vcpu.arrives(VECTOR));
-    check_eq!("with automatic EOI it is taken", vcpu.take()?, [3, 1]);
-    check_eq!("then only the message is left to end", resample.take(), NOTHING);
+    check!("an event with automatic EOI arrives", vcpu.arrives(VECTOR));
+    check_eq!("an interrupt with automatic EOI is taken", vcpu.take()?, [3, 1]);
+    check_eq!("an interrupt with automatic EOI signals no end", resample.take(), NOTHING);
     vcpu.end_of_message()?;
-    check_eq!("which is told", resample.take(), Ok(1));
+    check_eq!("the end of a message is signalled with automatic EOI", resample.take(), Ok(1));
     Ok(())
 }
 
@@ -314,21 +326,21 @@ fn sources_move_with_their_msrs(t: &mut OneVm) -> TestResult {
     from.set_source(LAST_SOURCE, u64::from(OTHER_VECTOR) | sint::MASKED)?;
     for index in msr::SINT0..=msr::SINT15 {
         let value = from.0.msr(index)?.unwrap_or(0);
-        check!("userspace moves {index:#x}", to.0.set_msr(index, value)?);
-        check_eq!("userspace reads back {index:#x}", to.0.msr(index)?, Some(value));
+        check!("userspace can write MSR {index:#x} on another vCPU", to.0.set_msr(index, value)?);
+        check_eq!("userspace reads back MSR {index:#x}", to.0.msr(index)?, Some(value));
     }
     // As a reset does, whose values the guest could not write.
-    check!("userspace may zero a source", to.0.set_msr(msr::SINT0, 0)?);
+    check!("userspace can write 0 to a source", to.0.set_msr(msr::SINT0, 0)?);
     route(&t.vm, &[(GSI, 1, SOURCE), (GSI + 1, 1, LAST_SOURCE)])?;
     let events = [Event::new()?, Event::new()?];
     for (event, gsi) in events.iter().zip(GSI..) {
         t.vm.assign_irqfd(event, gsi).ioctl("KVM_IRQFD")?;
         event.signal(1)?;
     }
-    check!("the source interrupts where it went", to.arrives(VECTOR));
+    check!("the source interrupts the vCPU that it moved to", to.arrives(VECTOR));
     let told = to.order(&[TAKE])?;
     let want = Told { taken: [1, 0], in_service: [false; 2] };
-    check_eq!("with automatic EOI, and the masked one not", told, want);
-    check_eq!("and not where it came from", from.take()?, [0, 0]);
+    check_eq!("the automatic EOI and the mask of sources move too", told, want);
+    check_eq!("the source does not interrupt the vCPU that it left", from.take()?, [0, 0]);
     Ok(())
 }

@@ -49,39 +49,43 @@ fn pass(time: u64) {
 #[guest]
 fn sets_registers(_: &mut Guest) {
     for timer in 0..COUNT {
-        check_eq!("at first timer {timer} has no configuration", rdmsr(config(timer)), 0);
-        check_eq!("at first timer {timer} has no count", rdmsr(count(timer)), 0);
+        check_eq!("the configuration of timer {timer} is 0 at reset", rdmsr(config(timer)), 0);
+        check_eq!("the count of timer {timer} is 0 at reset", rdmsr(count(timer)), 0);
     }
     let far = now() + HOUR;
     for timer in 0..COUNT {
         let kept = BY_MESSAGE | LAZY | if timer == 1 { PERIODIC } else { 0 };
         wrmsr(config(timer), kept);
         wrmsr(count(timer), far + u64::from(timer));
-        check_eq!("timer {timer} keeps its configuration, disabled", rdmsr(config(timer)), kept);
+        check_eq!(
+            "timer {timer} keeps its configuration while disabled",
+            rdmsr(config(timer)),
+            kept
+        );
         let rest = (timer + 1..COUNT).all(|t| rdmsr(config(t)) == 0 && rdmsr(count(t)) == 0);
-        check!("timer {timer} changes none behind it", rest);
+        check!("a write of timer {timer} leaves the timers behind it", rest);
     }
     for timer in 0..COUNT {
         let want = far + u64::from(timer);
-        check_eq!("timer {timer} keeps its count", rdmsr(count(timer)), want);
+        check_eq!("timer {timer} keeps its count while disabled", rdmsr(count(timer)), want);
         wrmsr(config(timer), BY_MESSAGE | ENABLE);
-        check!("timer {timer} can be enabled", is_enabled(timer));
-        check_eq!("enabled, timer {timer} keeps its count", rdmsr(count(timer)), want);
+        check!("timer {timer} can be enabled with a count", is_enabled(timer));
+        check_eq!("timer {timer} keeps its count when enabled", rdmsr(count(timer)), want);
         wrmsr(config(timer), ENABLE);
-        check!("enabled timer {timer} without a source is disabled", !is_enabled(timer));
+        check!("timer {timer} enabled without a source is disabled", !is_enabled(timer));
         wrmsr(config(timer), BY_MESSAGE | ENABLE);
         wrmsr(count(timer), 0);
         check_eq!("a count of 0 disables timer {timer}", rdmsr(config(timer)), BY_MESSAGE);
         wrmsr(count(timer), far);
-        check!("another count does not enable timer {timer}", !is_enabled(timer));
+        check!("a new count alone does not enable timer {timer}", !is_enabled(timer));
         wrmsr(config(timer), BY_MESSAGE | AUTO_ENABLE);
-        check!("automatic enabling does not enable timer {timer} yet", !is_enabled(timer));
+        check!("automatic enabling does not yet enable timer {timer}", !is_enabled(timer));
         wrmsr(count(timer), 0);
-        check!("nor does a count of 0: {timer}", !is_enabled(timer));
+        check!("a count of 0 does not enable timer {timer} automatically", !is_enabled(timer));
         wrmsr(count(timer), far);
         check!("a count enables timer {timer} with automatic enabling", is_enabled(timer));
         check_eq!(
-            "and nothing else of it: {timer}",
+            "automatic enabling sets only the enable bit of timer {timer}",
             rdmsr(config(timer)) & !ENABLE,
             BY_MESSAGE | AUTO_ENABLE
         );
@@ -151,7 +155,7 @@ fn expires_directly(g: &mut Guest) {
         pass(0);
         let before = taken.load(SeqCst);
         pass(3 * MS);
-        check_eq!("nothing comes of timer {timer} {what}", taken.load(SeqCst), before);
+        check_eq!("timer {timer} does not expire: {what}", taken.load(SeqCst), before);
     };
     with_handler(VECTOR, on_timer, || {
         for timer in 0..COUNT {
@@ -170,8 +174,8 @@ fn expires_directly(g: &mut Guest) {
             wait(&taken, 1);
             let at = first.load(SeqCst);
             check!("timer {timer} does not expire early", at >= expiry, "{at}, not {expiry}");
-            check!("expired once, timer {timer} is disabled", !is_enabled(timer));
-            check_eq!("its count stays: {timer}", rdmsr(count(timer)), expiry);
+            check!("an expired one-shot timer {timer} is disabled", !is_enabled(timer));
+            check_eq!("an expired timer {timer} keeps its count", rdmsr(count(timer)), expiry);
             nothing_comes(timer, "that has expired");
             wrmsr(config(timer), direct | ENABLE);
             wait(&taken, 2);
@@ -208,9 +212,13 @@ fn asks_for_direct_mode(g: &mut Guest) {
         let got = fault(wrmsr_safe(config(timer), DIRECT_VECTOR));
         check_eq!("timer {timer} has direct mode if that is offered", got, want);
         let kept = if want.is_none() { DIRECT_VECTOR } else { 0 };
-        check_eq!("timer {timer} is what it was taken for", rdmsr(config(timer)), kept);
+        check_eq!(
+            "timer {timer} reads back the accepted configuration",
+            rdmsr(config(timer)),
+            kept
+        );
         let got = fault(wrmsr_safe(config(timer), BY_MESSAGE));
-        check_eq!("timer {timer} has messages in any case", got, None);
+        check_eq!("timer {timer} accepts message mode in any case", got, None);
     }
 }
 

@@ -83,13 +83,18 @@ fn gets_messages(_: &mut Guest) {
                 delivery_time: got.delivery_time,
                 ..Message::NONE
             };
-            check_eq!("the message tells of timer {timer} and its expiry", got, want);
+            check_eq!("the message has timer {timer} and its expiry", got, want);
             let delivered = (expiry..=after).contains(&got.delivery_time);
-            check!("it was delivered between expiry and now", delivered, "{}", got.delivery_time);
+            check!(
+                "the message of timer {timer} is delivered after expiry",
+                delivered,
+                "{}",
+                got.delivery_time
+            );
             let others = (0..u64::from(sint::COUNT)).filter(|s| *s != source);
             let empty = others.into_iter().all(|s| peek::<Message>(slot(s)) == Message::NONE);
-            check!("no other slot has a message: timer {timer}", empty);
-            check!("told, timer {timer} is disabled", !is_enabled(timer));
+            check!("the message of timer {timer} is in its slot only", empty);
+            check!("timer {timer} is disabled after its message", !is_enabled(timer));
             check_eq!("one message is one interrupt: timer {timer}", taken.load(SeqCst), 1);
             wrmsr(msr::SINT0 + source as u32, sint::MASKED);
         }
@@ -121,7 +126,10 @@ fn require_direct_mode(vm: &mut Vm) -> TestResult {
 fn expiry_is_told_by_message(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(gets_messages))?;
-    check!("userspace enables the message page", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
+    check!(
+        "userspace can enable the message page",
+        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+    );
     vcpu.run_until_done()
 }
 
@@ -159,9 +167,9 @@ fn has_a_busy_slot(g: &mut Guest) {
             peek::<Message>(address).message_flags != 0
         });
         let marked = Message { message_flags: MESSAGE_PENDING, ..busy };
-        check_eq!("the slot keeps its message, marked", peek::<Message>(address), marked);
-        check_eq!("nothing is told meanwhile", taken.load(SeqCst), before);
-        check!("the timer is not done", is_enabled(timer));
+        check_eq!("a busy slot keeps its message and is marked", peek::<Message>(address), marked);
+        check_eq!("no interrupt is taken while the slot is busy", taken.load(SeqCst), before);
+        check!("the timer stays enabled while its slot is busy", is_enabled(timer));
         poke(address, Message::NONE);
         let freed = now();
         if by_eoi {
@@ -173,20 +181,20 @@ fn has_a_busy_slot(g: &mut Guest) {
         let got: Message = peek(address);
         let want = (HVMSG_TIMER_EXPIRED, 0, timer, expiry);
         check_eq!(
-            "then the message comes",
+            "the delayed message comes when the slot is free",
             (got.message_type, got.message_flags, got.timer_index, got.expiration_time),
             want
         );
         check!(
-            "delivered after the slot was freed",
+            "the delayed message is delivered after the slot was freed",
             got.delivery_time >= freed,
             "{}",
             got.delivery_time
         );
-        check!("now the timer is done", !is_enabled(timer));
+        check!("the timer is disabled after its delayed message", !is_enabled(timer));
         wrmsr(msr::EOM, 0);
         pass(MS);
-        check_eq!("the message comes once", taken.load(SeqCst), before + 1);
+        check_eq!("the delayed message comes exactly once", taken.load(SeqCst), before + 1);
     });
 }
 
@@ -196,7 +204,10 @@ fn has_a_busy_slot(g: &mut Guest) {
 fn busy_slots_delay_messages(t: &mut OneVm, by_eoi: bool) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(has_a_busy_slot))?;
-    check!("userspace enables the message page", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
+    check!(
+        "userspace can enable the message page",
+        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+    );
     vcpu.set_args(&[by_eoi.into()]);
     vcpu.run_until_done()
 }
@@ -221,24 +232,28 @@ fn misses_ticks(_: &mut Guest) {
         wrmsr(config(timer), BY_MESSAGE | PERIODIC | ENABLE);
         pass(4 * PERIOD);
         let kept = Message { message_flags: 0, ..peek(address) };
-        check_eq!("a slot that is busy keeps its message", kept, busy);
-        check_eq!("ticks that find no slot interrupt nobody", taken.load(SeqCst), 0);
-        check!("the timer goes on", is_enabled(timer));
+        check_eq!("a busy slot keeps its message", kept, busy);
+        check_eq!("ticks with a busy slot interrupt nobody", taken.load(SeqCst), 0);
+        check!("the timer goes on while its slot is busy", is_enabled(timer));
         poke(address, Message::NONE);
         let freed = now();
         wrmsr(msr::EOM, 0);
         wait(&taken, 1);
         let got: Message = peek(address);
-        check_eq!("a tick finds the slot that is free", got.message_type, HVMSG_TIMER_EXPIRED);
+        check_eq!(
+            "a tick after the slot was freed leaves a message",
+            got.message_type,
+            HVMSG_TIMER_EXPIRED
+        );
         check!(
-            "it is a new message",
+            "a tick's message is delivered after the slot was freed",
             got.delivery_time >= freed,
             "{} before {freed}",
             got.delivery_time
         );
         let regular = got.expiration_time <= got.delivery_time;
         check!(
-            "which is delivered after it expired",
+            "a tick's message is delivered after the tick expired",
             regular,
             "{} > {}",
             got.expiration_time,
@@ -246,11 +261,11 @@ fn misses_ticks(_: &mut Guest) {
         );
         pass(4 * PERIOD);
         check_eq!(
-            "the next ticks leave it alone",
+            "later ticks leave the unread message alone",
             peek::<Message>(address).expiration_time,
             got.expiration_time
         );
-        check_eq!("and interrupt nobody", taken.load(SeqCst), 1);
+        check_eq!("later ticks with an unread message interrupt nobody", taken.load(SeqCst), 1);
     });
 }
 
@@ -259,7 +274,10 @@ fn misses_ticks(_: &mut Guest) {
 fn busy_slots_lose_ticks(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(misses_ticks))?;
-    check!("userspace enables the message page", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
+    check!(
+        "userspace can enable the message page",
+        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+    );
     vcpu.run_until_done()
 }
 
@@ -291,13 +309,13 @@ fn expires_again_and_again(g: &mut Guest) {
             check!("no tick comes before its time", ticks <= most, "{ticks} ticks in {time}");
         }
         check_eq!("a periodic timer stays enabled", rdmsr(config(timer)), wanted | ENABLE);
-        check_eq!("its period stays", rdmsr(count(timer)), PERIOD);
+        check_eq!("a periodic timer keeps its period", rdmsr(count(timer)), PERIOD);
         wrmsr(config(timer), wanted);
         // One that was on its way already.
         pass(MS);
         let before = taken.load(SeqCst);
         pass(2 * PERIOD);
-        check_eq!("disabled, it ticks no more", taken.load(SeqCst), before);
+        check_eq!("a disabled periodic timer ticks no more", taken.load(SeqCst), before);
     });
 }
 
@@ -311,7 +329,10 @@ fn periodic_timers_tick(t: &mut OneVm, bits: u64) -> TestResult {
         require_direct_mode(&mut t.vm)?;
     }
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(expires_again_and_again))?;
-    check!("userspace enables the message page", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
+    check!(
+        "userspace can enable the message page",
+        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+    );
     vcpu.set_args(&[bits]);
     vcpu.run_until_done()
 }
@@ -349,12 +370,15 @@ fn gets_timers(g: &mut Guest) {
             (got.timer_index, got.expiration_time),
             (0, expiry)
         );
-        check!("not before its time", now() >= expiry && got.delivery_time >= expiry);
+        check!(
+            "the timer that moved does not expire early",
+            now() >= expiry && got.delivery_time >= expiry
+        );
         pass(2 * MS);
-        check_eq!("no other timer expires", taken.load(SeqCst), 1);
-        check!("the one that expired is done", !is_enabled(0));
-        check!("the periodic one goes on", is_enabled(1));
-        check!("a timer that was done stays so", !is_enabled(2));
+        check_eq!("no timer but the one that was due expires", taken.load(SeqCst), 1);
+        check!("an expired one-shot timer is disabled after the move", !is_enabled(0));
+        check!("the periodic timer goes on after the move", is_enabled(1));
+        check!("a timer that was done stays disabled after the move", !is_enabled(2));
     });
 }
 
@@ -367,7 +391,7 @@ fn timers_move_with_their_msrs(t: &mut OneVm, count_first: bool) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut from = vcpu_with_timers(&mut t.vm, 0, guest_fn!(leaves_timers))?;
     let mut to = vcpu_with_timers(&mut t.vm, 1, guest_fn!(gets_timers))?;
-    check!("userspace enables the message page", to.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
+    check!("userspace can enable the message page", to.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
     let [expiry, ..] = from.run_until_sync(READY)?;
     let [soon, ..] = to.run_until_sync(READY)?;
     let want = [
@@ -377,7 +401,7 @@ fn timers_move_with_their_msrs(t: &mut OneVm, count_first: bool) -> TestResult {
     ];
     for (timer, (config_then, count_then)) in (0..).zip(want.into_iter().zip([expiry, HOUR, 0])) {
         let read = [from.msr(config(timer))?, from.msr(count(timer))?];
-        check_eq!("userspace reads timer {timer}", read, [Some(config_then), Some(count_then)]);
+        check_eq!("userspace can read timer {timer}", read, [Some(config_then), Some(count_then)]);
         // Nobody waits an hour for the first, and the last has a count that would enable it.
         let counted = if timer == 1 { count_then } else { soon };
         let mut moves = [(config(timer), config_then), (count(timer), counted)];
@@ -385,10 +409,10 @@ fn timers_move_with_their_msrs(t: &mut OneVm, count_first: bool) -> TestResult {
             moves.reverse();
         }
         for (index, value) in moves {
-            check!("userspace moves {index:#x}", to.set_msr(index, value)?);
+            check!("userspace can write MSR {index:#x} on another vCPU", to.set_msr(index, value)?);
         }
         for (index, value) in moves {
-            check_eq!("userspace reads back {index:#x}", to.msr(index)?, Some(value));
+            check_eq!("userspace reads back MSR {index:#x}", to.msr(index)?, Some(value));
         }
     }
     to.answer(&[soon]);

@@ -24,22 +24,30 @@ fn sources() -> impl Iterator<Item = u32> {
 
 #[guest]
 fn has_registers(_: &mut Guest) {
-    check_eq!("the version is 1", rdmsr(msr::SVERSION), msr::SYNIC_VERSION);
-    check_eq!("the version is read-only", outcome(msr::SVERSION, msr::SYNIC_VERSION), GP);
-    check_eq!("at first there is no event page", rdmsr(msr::SIEFP), 0);
-    check_eq!("at first there is no message page", rdmsr(msr::SIMP), 0);
+    check_eq!("HV_X64_MSR_SVERSION reads as 1", rdmsr(msr::SVERSION), msr::SYNIC_VERSION);
+    check_eq!(
+        "a write to HV_X64_MSR_SVERSION is #GP",
+        outcome(msr::SVERSION, msr::SYNIC_VERSION),
+        GP
+    );
+    check_eq!("HV_X64_MSR_SIEFP is 0 at reset", rdmsr(msr::SIEFP), 0);
+    check_eq!("HV_X64_MSR_SIMP is 0 at reset", rdmsr(msr::SIMP), 0);
     for index in sources() {
-        check_eq!("at first source {index:#x} is masked", rdmsr(index), sint::MASKED);
+        check_eq!("source {index:#x} is masked at reset", rdmsr(index), sint::MASKED);
     }
     for value in [0, 1, u64::MAX] {
-        check_eq!("an end of message of {value:#x} is taken", outcome(msr::EOM, value), Ok(()));
-        check_eq!("the end of message reads as 0", rdmsr(msr::EOM), 0);
+        check_eq!(
+            "a write of {value:#x} to HV_X64_MSR_EOM is accepted",
+            outcome(msr::EOM, value),
+            Ok(())
+        );
+        check_eq!("HV_X64_MSR_EOM reads as 0", rdmsr(msr::EOM), 0);
     }
     for index in sources() {
         let vector = u64::from(index - msr::SINT0) + LOWEST;
         wrmsr(index, vector | sint::AUTO_EOI);
         let rest = (index + 1..=msr::SINT15).all(|other| rdmsr(other) == sint::MASKED);
-        check!("a write of source {index:#x} changes none behind it", rest);
+        check!("a write of source {index:#x} leaves the sources behind it", rest);
     }
     for index in sources() {
         let vector = u64::from(index - msr::SINT0) + LOWEST;
@@ -48,20 +56,28 @@ fn has_registers(_: &mut Guest) {
     }
     for index in [msr::SINT0, msr::SINT0 + 2, msr::SINT15] {
         for vector in [LOWEST, 0x7f, 0x80, 0xff] {
-            check_eq!("source {index:#x} takes {vector:#x}", outcome(index, vector), Ok(()));
-            check_eq!("source {index:#x} keeps {vector:#x}", rdmsr(index), vector);
+            check_eq!(
+                "source {index:#x} accepts vector {vector:#x}",
+                outcome(index, vector),
+                Ok(())
+            );
+            check_eq!("source {index:#x} keeps vector {vector:#x}", rdmsr(index), vector);
         }
         for vector in [0, 1, LOWEST - 1] {
             let got = outcome(index, vector);
             check_eq!("vector {vector} for source {index:#x} is #GP", got, GP);
             let got = outcome(index, vector | sint::AUTO_EOI);
-            check_eq!("so it is with automatic EOI: {vector} for {index:#x}", got, GP);
-            check_eq!("what is refused changes nothing of {index:#x}", rdmsr(index), 0xff);
+            check_eq!("vector {vector} with automatic EOI is #GP for {index:#x}", got, GP);
+            check_eq!("a refused write leaves source {index:#x}", rdmsr(index), 0xff);
         }
         for vector in [0, LOWEST - 1, 0xff] {
             let value = vector | sint::MASKED;
-            check_eq!("masked, {index:#x} takes {vector:#x}", outcome(index, value), Ok(()));
-            check_eq!("masked, {index:#x} reads as written: {vector:#x}", rdmsr(index), value);
+            check_eq!(
+                "masked source {index:#x} accepts vector {vector:#x}",
+                outcome(index, value),
+                Ok(())
+            );
+            check_eq!("masked source {index:#x} keeps vector {vector:#x}", rdmsr(index), value);
             wrmsr(index, 0xff);
         }
     }
@@ -108,12 +124,16 @@ const CONTROLS: [(u32, u64); 8] = [
 fn writes_controls(g: &mut Guest) {
     for (index, value) in CONTROLS {
         wrmsr(index, value);
-        check_eq!("{index:#x} reads as written: {value:#x}", rdmsr(index), value);
+        check_eq!("MSR {index:#x} reads as written: {value:#x}", rdmsr(index), value);
         wrmsr(msr::SINT0 + 1, LOWEST);
         wrmsr(msr::EOM, 0);
     }
     g.sync(READY, &[]);
-    check_eq!("the guest sees userspace's message page", rdmsr(msr::SIMP), MESSAGE_PAGE);
+    check_eq!(
+        "the guest reads the message page that userspace set",
+        rdmsr(msr::SIMP),
+        MESSAGE_PAGE
+    );
 }
 
 /// Each write of SCONTROL, SIEFP and SIMP by the guest exits with all three values as they are after
@@ -130,13 +150,17 @@ fn control_writes_exit_to_userspace(t: &mut OneVm) -> TestResult {
             _ => msg_page = value,
         }
         let want = HypervExit::Synic { msr, control, evt_page, msg_page };
-        check_eq!("{msr:#x} of {value:#x} is told", vcpu.run_until_hyperv()?, want);
+        check_eq!(
+            "a write of {value:#x} to {msr:#x} exits to userspace",
+            vcpu.run_until_hyperv()?,
+            want
+        );
         let got = vcpu.msr(msr)?;
-        check_eq!("userspace reads {msr:#x} as written: {value:#x}", got, Some(value));
+        check_eq!("userspace reads MSR {msr:#x} as written: {value:#x}", got, Some(value));
     }
     vcpu.run_until_sync(READY)?;
-    check!("userspace writes SIMP", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE)?);
-    check!("userspace writes SCONTROL", vcpu.set_msr(msr::SCONTROL, 0)?);
+    check!("userspace can write HV_X64_MSR_SIMP", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE)?);
+    check!("userspace can write HV_X64_MSR_SCONTROL", vcpu.set_msr(msr::SCONTROL, 0)?);
     // An exit would be no end of the guest function.
     vcpu.run_until_done()
 }
@@ -152,20 +176,28 @@ fn gives_pages(g: &mut Guest) {
         let all = |want| ends.into_iter().all(|gpa| peek::<u64>(gpa) == want);
         fill();
         wrmsr(index, page);
-        check!("a page that {index:#x} disables is left alone", all(PATTERN));
+        check!("disabling by {index:#x} leaves its page alone", all(PATTERN));
         wrmsr(index, page | ENABLE);
-        check!("a page that {index:#x} enables is cleared with SYNIC alone", all(cleared));
+        check!("enabling by {index:#x} clears its page with SYNIC alone", all(cleared));
         for gpa in around {
-            check_eq!("around the page of {index:#x}", peek::<u64>(gpa), PATTERN);
+            check_eq!(
+                "memory around the page of {index:#x} is left alone",
+                peek::<u64>(gpa),
+                PATTERN
+            );
         }
         fill();
         g.sync(READY, &[]);
         check!("a page that userspace enables in {index:#x} is left alone", all(PATTERN));
         let nowhere = outcome(index, layout::FREE | ENABLE);
         let want = if cleared == 0 { GP } else { Ok(()) };
-        check_eq!("{index:#x} of what is no memory is #GP with SYNIC alone", nowhere, want);
+        check_eq!("an address without memory in {index:#x} is #GP with SYNIC alone", nowhere, want);
         let kept = if cleared == 0 { page } else { layout::FREE };
-        check_eq!("after that {index:#x} is what it was taken for", rdmsr(index), kept | ENABLE);
+        check_eq!(
+            "MSR {index:#x} reads back the last accepted address",
+            rdmsr(index),
+            kept | ENABLE
+        );
     }
 }
 
@@ -183,8 +215,8 @@ fn first_version_clears_pages(t: &mut OneVm, cap: u32) -> TestResult {
         vcpu.run_until_hyperv()?;
         vcpu.run_until_hyperv()?;
         vcpu.run_until_sync(READY)?;
-        check!("userspace disables {index:#x}", vcpu.set_msr(index, page)?);
-        check!("userspace enables {index:#x}", vcpu.set_msr(index, page | ENABLE)?);
+        check!("userspace can disable the page of {index:#x}", vcpu.set_msr(index, page)?);
+        check!("userspace can enable the page of {index:#x}", vcpu.set_msr(index, page | ENABLE)?);
         if !clears {
             vcpu.run_until_hyperv()?;
         }
@@ -206,12 +238,12 @@ fn has_no_synic(_: &mut Guest) {
     let fault = |trap: Trap| (trap.vector, trap.error);
     for index in synic_msrs() {
         let got = rdmsr_safe(index).map(drop).map_err(fault);
-        check_eq!("without a SynIC RDMSR of {index:#x} is #GP", got, GP);
+        check_eq!("RDMSR of {index:#x} without a SynIC is #GP", got, GP);
     }
     for index in all_msrs() {
         for value in [0, sint::MASKED] {
             let got = outcome(index, value);
-            check_eq!("without a SynIC WRMSR of {index:#x} is #GP: {value:#x}", got, GP);
+            check_eq!("WRMSR of {value:#x} to {index:#x} without a SynIC is #GP", got, GP);
         }
     }
 }
@@ -224,10 +256,13 @@ fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
     let mut without = t.vm.add_vcpu(1, guest_fn!(has_no_synic))?;
     for index in all_msrs() {
         let value = if index == msr::SVERSION { msr::SYNIC_VERSION } else { sint::MASKED };
-        check!("userspace writes {index:#x} of a SynIC", with.set_msr(index, value)?);
-        check!("userspace writes 0 to {index:#x} without one", without.set_msr(index, 0)?);
-        check!("and no {value:#x} to {index:#x}", !without.set_msr(index, value)?);
-        check!("userspace reads {index:#x} without one", without.msr(index)?.is_some());
+        check!("userspace can write {index:#x} of an enabled SynIC", with.set_msr(index, value)?);
+        check!("userspace can write 0 to {index:#x} without a SynIC", without.set_msr(index, 0)?);
+        check!(
+            "userspace cannot write {value:#x} to {index:#x} without a SynIC",
+            !without.set_msr(index, value)?
+        );
+        check!("userspace can read {index:#x} without a SynIC", without.msr(index)?.is_some());
     }
     without.run_until_done()
 }
@@ -241,8 +276,12 @@ fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {
     let mut vm = Vm::new(t.setup.shape)?;
     vm.offer_hyperv()?;
     let vcpu = vm.create_vcpu(0)?;
-    check_eq!("without an irqchip it is EINVAL", vcpu.enable_cap(cap, [0; 4]), EINVAL);
-    check!("what is refused enables nothing", !vcpu.set_msr(msr::SINT0, sint::MASKED)?);
+    check_eq!(
+        "enabling a SynIC without an irqchip is EINVAL",
+        vcpu.enable_cap(cap, [0; 4]),
+        EINVAL
+    );
+    check!("a refused capability enables no SynIC", !vcpu.set_msr(msr::SINT0, sint::MASKED)?);
     for irqchip in [Irqchip::Kernel, Irqchip::Split] {
         let mut vm = Vm::new(VmShape { irqchip })?;
         vm.offer_hyperv()?;
@@ -256,12 +295,15 @@ fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {
         }
         if cap == KVM_CAP_HYPERV_SYNIC2 {
             let got = vcpu.enable_cap(cap, [1, 0, 0, 0]);
-            check_eq!("an argument with {irqchip:?} is EINVAL", got, EINVAL);
+            check_eq!("an argument of the capability with {irqchip:?} is EINVAL", got, EINVAL);
         }
         let kept = !vcpu.set_msr(msr::SINT0, sint::MASKED)?;
-        check!("what is refused with {irqchip:?} enables nothing", kept);
-        check_eq!("{irqchip:?} will do", vcpu.enable_cap(cap, [0; 4]), Ok(()));
-        check!("and there it is with {irqchip:?}", vcpu.set_msr(msr::SINT0, sint::MASKED)?);
+        check!("a refused capability with {irqchip:?} enables no SynIC", kept);
+        check_eq!("a SynIC can be enabled with {irqchip:?}", vcpu.enable_cap(cap, [0; 4]), Ok(()));
+        check!(
+            "an enabled SynIC with {irqchip:?} takes its MSRs",
+            vcpu.set_msr(msr::SINT0, sint::MASKED)?
+        );
     }
     Ok(())
 }

@@ -331,7 +331,7 @@ fn add_workers(vm: &mut Vm, indices: [u64; 2], guest: GuestFn) -> TestResult<Vec
         let index = kvm_msr_entry { index: hyperv::msr::VP_INDEX, data, ..Default::default() };
         let msrs = Msrs::from_entries(&[index]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         let set = worker.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        check_eq!("userspace sets the VP index", set, 1);
+        check_eq!("userspace can write the VP index", set, 1);
         workers.push(worker);
     }
     Ok(workers)
@@ -364,7 +364,7 @@ fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestRes
         rounds
     })?;
     vm::record::metric("rounds", "flushes", rounds as f64);
-    check!("there were rounds of every variant", rounds >= 20 * ROUNDS, "{rounds}");
+    check!("every variant ran at least 20 rounds", rounds >= 20 * ROUNDS, "{rounds}");
     Ok(())
 }
 
@@ -383,7 +383,7 @@ fn flushes_when_told(g: &mut Guest) {
         let (control, input) = input(named, flushed, banks);
         let result = call(calls, fast, control, &input).map(|result| result as u32);
         check_eq!(
-            "{named:?} {flushed:?} succeeds",
+            "the flush succeeds: {named:?} {flushed:?}",
             u64::from(result.unwrap_or(!0)),
             status::SUCCESS
         );
@@ -453,7 +453,11 @@ fn makes_invalid_calls(g: &mut Guest) {
     for named in [Named::Mask, Named::Sparse] {
         let space = |change| try_with(named, Flushed::Space, change);
         let list = |change| try_with(named, Flushed::Page, change);
-        check_eq!("{named:?}: a flush of all addresses works", space(|c| c), Ok(status::SUCCESS));
+        check_eq!(
+            "{named:?}: a flush of all addresses succeeds",
+            space(|c| c),
+            Ok(status::SUCCESS)
+        );
         check_eq!(
             "{named:?}: a flush of all addresses has no reps",
             space(|c| c.with_rep_count(1)),
@@ -464,16 +468,24 @@ fn makes_invalid_calls(g: &mut Guest) {
             space(|c| c.with_rep_start_index(1)),
             INVALID
         );
-        check_eq!("{named:?}: a list works", list(|c| c), done(1));
+        check_eq!("{named:?}: a list of one entry succeeds", list(|c| c), done(1));
         check_eq!("{named:?}: an empty list is refused", list(|c| c.with_rep_count(0)), INVALID);
         check_eq!(
-            "{named:?}: a list starts at its start",
+            "{named:?}: a list with another start is refused",
             list(|c| c.with_rep_start_index(1)),
             INVALID
         );
         check_eq!("{named:?}: a wrong header size is refused", space(wrong_header), INVALID);
-        check_eq!("{named:?}: of a list too", list(wrong_header), INVALID);
-        check_eq!("{named:?}: a larger header too", space(larger_header), INVALID);
+        check_eq!(
+            "{named:?}: a wrong header size of a list is refused",
+            list(wrong_header),
+            INVALID
+        );
+        check_eq!(
+            "{named:?}: a larger header size of a list is refused",
+            space(larger_header),
+            INVALID
+        );
         for bit in Control::RESERVED {
             let (control, input) = input(named, Flushed::Space, [1, 0]);
             let got = call(calls, fast, control.with_bit(bit), &input);
@@ -481,29 +493,33 @@ fn makes_invalid_calls(g: &mut Guest) {
         }
     }
     let (control, empty) = input(Named::Sparse, Flushed::Space, [0, 0]);
-    check_eq!("an empty set is fine", call(calls, fast, control, &empty), Ok(status::SUCCESS));
+    check_eq!(
+        "a flush of an empty set succeeds",
+        call(calls, fast, control, &empty),
+        Ok(status::SUCCESS)
+    );
     let far = HvVpSet { format: HvVpSet::SPARSE_4K, valid_bank_mask: 1 << 63 };
     let control = control.with_variable_header_size(far.nr_banks());
     let far = call(calls, fast, control, &input_ex(far, &[]));
-    check_eq!("a bank that no vCPU can be in is fine", far, Ok(status::SUCCESS));
+    check_eq!("a flush of an impossible bank succeeds", far, Ok(status::SUCCESS));
     if fast {
         // 12 halves of XMM registers, one of which is the mask.
         let list = |reps: u16| {
             let (control, input) = input(Named::AllFlag, Flushed::Page, [0; 2]);
             call(calls, true, control.with_rep_count(reps), &input)
         };
-        check_eq!("registers hold 11 entries", list(11), done(11));
-        check_eq!("not 12", list(12), INVALID);
+        check_eq!("a flush of 11 entries fits in registers", list(11), done(11));
+        check_eq!("a flush of 12 entries does not fit in registers", list(12), INVALID);
     } else {
         let (control, _) = input(Named::Mask, Flushed::Space, [1, 0]);
         check_eq!(
-            "input that is no memory is refused",
+            "a flush with input outside memory is refused",
             calls.slow(control, layout::FREE, 0),
             INVALID
         );
         let (control, _) = input(Named::Sparse, Flushed::Space, [1, 0]);
         let ex = calls.slow(control, layout::FREE, 0);
-        check_eq!("input with a set that is no memory is refused", ex, INVALID);
+        check_eq!("a flush with a set outside memory is refused", ex, INVALID);
     }
 }
 

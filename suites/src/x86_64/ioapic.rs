@@ -16,20 +16,20 @@ fn reads_and_writes_registers(_: &mut Guest) {
     check_eq!("IOREGSEL has eight bits", select(), 0x01);
     let version = ioapic::read(ioapic::VERSION);
     check_eq!("IOREGSEL reads as written", select(), ioapic::VERSION);
-    check_eq!("the version is that of an 82093AA", version & 0xff, 0x11);
-    check_eq!("the version tells the last pin", version >> 16 & 0xff, ioapic::PINS - 1);
+    check_eq!("IOAPICVER has the version of an 82093AA", version & 0xff, 0x11);
+    check_eq!("IOAPICVER has the number of the last pin", version >> 16 & 0xff, ioapic::PINS - 1);
     ioapic::write(ioapic::VERSION, !version);
-    check_eq!("the version is read-only", ioapic::read(ioapic::VERSION), version);
+    check_eq!("IOAPICVER is read-only for the guest", ioapic::read(ioapic::VERSION), version);
     for id in [0xffff_ffff, 0x0500_0000, 0] {
         ioapic::write(ioapic::ID, id);
-        check_eq!("the ID has bits 24 to 27", ioapic::read(ioapic::ID), id & 0x0f00_0000);
+        check_eq!("IOAPICID has bits 24 to 27", ioapic::read(ioapic::ID), id & 0x0f00_0000);
         ioapic::write(ioapic::ARBITRATION, !id);
         let arbitration = ioapic::read(ioapic::ARBITRATION);
-        check_eq!("the arbitration ID is the ID, and read-only", arbitration, id & 0x0f00_0000);
+        check_eq!("IOAPICARB follows IOAPICID and is read-only", arbitration, id & 0x0f00_0000);
     }
 
     for pin in 0..ioapic::PINS {
-        check_eq!("every pin begins masked, all else 0", ioapic::entry(pin), MASKED);
+        check_eq!("every pin is masked and otherwise 0 at reset", ioapic::entry(pin), MASKED);
     }
     // Vector, modes, polarity, trigger, mask; destination.
     for pin in 0..ioapic::PINS {
@@ -105,7 +105,7 @@ fn rising_edge_is_one_interrupt(t: &mut OneVm) -> TestResult {
     for _ in 0..2 {
         up(t)?;
         check!("a rising edge is requested at once", cpu.is_pending(VECTOR)?);
-        check_eq!("a rising edge is taken once", take(t, &mut cpu)?, 1);
+        check_eq!("a rising edge is taken exactly once", take(t, &mut cpu)?, 1);
         check!("an edge leaves Remote IRR clear", !remote_irr(&mut cpu)?);
         guest::eoi(&mut cpu)?;
         check_eq!("a line that stays up is no new edge", take(t, &mut cpu)?, 0);
@@ -115,14 +115,14 @@ fn rising_edge_is_one_interrupt(t: &mut OneVm) -> TestResult {
         check_eq!("a falling edge is no interrupt", take(t, &mut cpu)?, 0);
     }
     up(t)?;
-    check_eq!("the line rises a third time", take(t, &mut cpu)?, 1);
+    check_eq!("the line can rise a third time", take(t, &mut cpu)?, 1);
     down(t)?;
     up(t)?;
     down(t)?;
     check!("an edge while the interrupt is in service is kept", cpu.is_pending(VECTOR)?);
-    check_eq!("it is not taken before the EOI", take(t, &mut cpu)?, 0);
+    check_eq!("an edge while in service is not taken before the EOI", take(t, &mut cpu)?, 0);
     guest::eoi(&mut cpu)?;
-    check_eq!("it is taken behind the EOI, though the line is down", take(t, &mut cpu)?, 1);
+    check_eq!("an edge while in service is taken behind the EOI", take(t, &mut cpu)?, 1);
     Ok(())
 }
 
@@ -134,10 +134,10 @@ fn edge_at_a_masked_pin_is_lost(t: &mut OneVm) -> TestResult {
     up(t)?;
     check_eq!("a masked pin interrupts nobody", take(t, &mut cpu)?, 0);
     guest::set_low(&mut cpu, PIN, EDGE)?;
-    check_eq!("unmasked, the edge is not delivered late", take(t, &mut cpu)?, 0);
+    check_eq!("an edge at a masked pin is not delivered when unmasked", take(t, &mut cpu)?, 0);
     down(t)?;
     up(t)?;
-    check_eq!("the next edge is delivered", take(t, &mut cpu)?, 1);
+    check_eq!("the next edge after unmasking is delivered", take(t, &mut cpu)?, 1);
     guest::eoi(&mut cpu)?;
     down(t)?;
     guest::set_low(&mut cpu, PIN, MASKED | EDGE)?;
@@ -147,7 +147,7 @@ fn edge_at_a_masked_pin_is_lost(t: &mut OneVm) -> TestResult {
     check_eq!("a pulse at a masked pin is lost", take(t, &mut cpu)?, 0);
     up(t)?;
     guest::set_low(&mut cpu, PIN, MASKED | EDGE)?;
-    check_eq!("what the local APIC has accepted is not masked", take(t, &mut cpu)?, 1);
+    check_eq!("masking does not take back an accepted interrupt", take(t, &mut cpu)?, 1);
     Ok(())
 }
 
@@ -156,30 +156,30 @@ fn edge_at_a_masked_pin_is_lost(t: &mut OneVm) -> TestResult {
 #[kvm_test(irqchip, requires(cap::IRQCHIP))]
 fn level_interrupts_until_the_line_falls(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, LEVEL_ENTRY)?;
-    check!("Remote IRR begins clear", !remote_irr(&mut cpu)?);
+    check!("Remote IRR is clear before the line rises", !remote_irr(&mut cpu)?);
     up(t)?;
     check!("a line that goes up is requested at once", cpu.is_pending(VECTOR)?);
-    check!("accepted, Remote IRR is set", remote_irr(&mut cpu)?);
-    check_eq!("the level is taken once", take(t, &mut cpu)?, 1);
+    check!("Remote IRR is set when the level is accepted", remote_irr(&mut cpu)?);
+    check_eq!("an asserted level is taken exactly once", take(t, &mut cpu)?, 1);
     check!("Remote IRR is set while the interrupt is in service", remote_irr(&mut cpu)?);
     up(t)?;
-    check!("asserted again, it is not requested before the EOI", !cpu.is_pending(VECTOR)?);
+    check!("an asserted line is not requested before the EOI", !cpu.is_pending(VECTOR)?);
     for _ in 0..2 {
         guest::eoi(&mut cpu)?;
-        check!("with the line up, the EOI is a new request", cpu.is_pending(VECTOR)?);
+        check!("the EOI requests again while the line is up", cpu.is_pending(VECTOR)?);
         check!("the new request sets Remote IRR", remote_irr(&mut cpu)?);
-        check_eq!("the new request is taken once", take(t, &mut cpu)?, 1);
+        check_eq!("the new request is taken exactly once", take(t, &mut cpu)?, 1);
     }
     down(t)?;
     check!("a falling line leaves Remote IRR to the EOI", remote_irr(&mut cpu)?);
     guest::eoi(&mut cpu)?;
     check!("the EOI clears Remote IRR", !remote_irr(&mut cpu)?);
-    check_eq!("with the line down, nothing comes behind the EOI", take(t, &mut cpu)?, 0);
+    check_eq!("no interrupt follows the EOI while the line is down", take(t, &mut cpu)?, 0);
     up(t)?;
     down(t)?;
-    check_eq!("what was accepted is taken though the line fell", take(t, &mut cpu)?, 1);
+    check_eq!("an accepted level is taken though the line fell", take(t, &mut cpu)?, 1);
     guest::eoi(&mut cpu)?;
-    check_eq!("and nothing behind it", take(t, &mut cpu)?, 0);
+    check_eq!("no interrupt follows a level whose line fell", take(t, &mut cpu)?, 0);
     Ok(())
 }
 
@@ -191,22 +191,22 @@ fn masked_level_is_delivered_when_unmasked(t: &mut OneVm) -> TestResult {
     check_eq!("a masked pin interrupts nobody", take(t, &mut cpu)?, 0);
     check!("a masked pin has no Remote IRR", !remote_irr(&mut cpu)?);
     guest::set_low(&mut cpu, PIN, LEVEL_ENTRY)?;
-    check_eq!("unmasked, a line that is up interrupts", take(t, &mut cpu)?, 1);
+    check_eq!("a line that is up interrupts when unmasked", take(t, &mut cpu)?, 1);
     guest::set_low(&mut cpu, PIN, MASKED | LEVEL_ENTRY)?;
-    check!("masking leaves Remote IRR", remote_irr(&mut cpu)?);
+    check!("masking leaves Remote IRR set", remote_irr(&mut cpu)?);
     guest::set_low(&mut cpu, PIN, LEVEL_ENTRY)?;
-    check!("unmasked in service, nothing is requested", !cpu.is_pending(VECTOR)?);
+    check!("unmasking in service requests nothing", !cpu.is_pending(VECTOR)?);
     guest::set_low(&mut cpu, PIN, MASKED | LEVEL_ENTRY)?;
     guest::eoi(&mut cpu)?;
     check!("the EOI clears a masked pin's Remote IRR", !remote_irr(&mut cpu)?);
-    check_eq!("masked, the EOI is no new request", take(t, &mut cpu)?, 0);
+    check_eq!("the EOI of a masked pin requests nothing", take(t, &mut cpu)?, 0);
     guest::set_low(&mut cpu, PIN, LEVEL_ENTRY)?;
-    check_eq!("unmasked behind the EOI, the line interrupts", take(t, &mut cpu)?, 1);
+    check_eq!("a line that is up interrupts when unmasked behind the EOI", take(t, &mut cpu)?, 1);
     guest::set_low(&mut cpu, PIN, MASKED | LEVEL_ENTRY)?;
     guest::eoi(&mut cpu)?;
     down(t)?;
     guest::set_low(&mut cpu, PIN, LEVEL_ENTRY)?;
-    check_eq!("unmasked with the line down, nothing comes", take(t, &mut cpu)?, 0);
+    check_eq!("a line that is down does not interrupt when unmasked", take(t, &mut cpu)?, 0);
     Ok(())
 }
 
@@ -216,18 +216,18 @@ fn masked_level_is_delivered_when_unmasked(t: &mut OneVm) -> TestResult {
 fn edge_mode_clears_remote_irr(t: &mut OneVm, stays_up: bool) -> TestResult {
     let mut cpu = start(t, LEVEL_ENTRY)?;
     up(t)?;
-    check_eq!("the level is taken", take(t, &mut cpu)?, 1);
+    check_eq!("the asserted level is taken exactly once", take(t, &mut cpu)?, 1);
     if !stays_up {
         down(t)?;
     }
     guest::set_low(&mut cpu, PIN, MASKED | EDGE)?;
-    check!("in edge mode Remote IRR is clear", !remote_irr(&mut cpu)?);
+    check!("edge mode clears Remote IRR", !remote_irr(&mut cpu)?);
     guest::set_low(&mut cpu, PIN, MASKED | LEVEL_ENTRY)?;
-    check!("back in level mode, masked, it is still clear", !remote_irr(&mut cpu)?);
+    check!("Remote IRR stays clear back in masked level mode", !remote_irr(&mut cpu)?);
     guest::set_low(&mut cpu, PIN, LEVEL_ENTRY)?;
     let pending = cpu.is_pending(VECTOR)?;
-    check_eq!("unmasked, it is requested again if the line is up", pending, stays_up);
-    check_eq!("and has Remote IRR then", remote_irr(&mut cpu)?, stays_up);
+    check_eq!("unmasking requests again if the line is up", pending, stays_up);
+    check_eq!("Remote IRR follows the request after unmasking", remote_irr(&mut cpu)?, stays_up);
     Ok(())
 }
 
@@ -242,28 +242,36 @@ fn eoi_ends_every_pin_of_its_vector(t: &mut OneVm) -> TestResult {
     guest::set(&mut cpu, OTHER_PIN, LEVEL_ENTRY)?;
     up(t)?;
     line(true)?;
-    check_eq!("two pins of one vector are one interrupt", take(t, &mut cpu)?, 1);
-    check_eq!("both pins have Remote IRR", irrs(&mut cpu)?, [true, true]);
+    check_eq!("two pins of one vector make one interrupt", take(t, &mut cpu)?, 1);
+    check_eq!("both pins of the vector have Remote IRR", irrs(&mut cpu)?, [true, true]);
     down(t)?;
     guest::eoi(&mut cpu)?;
     check_eq!("the pin whose line is up is requested again", irrs(&mut cpu)?, [false, true]);
     line(false)?;
-    check_eq!("its request is taken", take(t, &mut cpu)?, 1);
+    check_eq!("the request of the pin that is up is taken", take(t, &mut cpu)?, 1);
     guest::eoi(&mut cpu)?;
-    check_eq!("the last EOI clears both", irrs(&mut cpu)?, [false, false]);
+    check_eq!("the last EOI clears Remote IRR of both pins", irrs(&mut cpu)?, [false, false]);
 
     guest::set(&mut cpu, OTHER_PIN, LEVEL | u64::from(OTHER_VECTOR))?;
     up(t)?;
     line(true)?;
     let taken = guest::take(&t.vm, &mut cpu)?;
-    check_eq!("the higher vector comes first", (taken.vector, taken.other), (0, 1));
+    check_eq!(
+        "the pin with the higher vector interrupts first",
+        (taken.vector, taken.other),
+        (0, 1)
+    );
     down(t)?;
     line(false)?;
     guest::eoi(&mut cpu)?;
-    check_eq!("its EOI leaves the other vector's pin", irrs(&mut cpu)?, [true, false]);
-    check_eq!("the lower vector comes then", take(t, &mut cpu)?, 1);
+    check_eq!("an EOI leaves the pin of another vector", irrs(&mut cpu)?, [true, false]);
+    check_eq!("the pin with the lower vector interrupts second", take(t, &mut cpu)?, 1);
     guest::eoi(&mut cpu)?;
-    check_eq!("and its EOI ends it", irrs(&mut cpu)?, [false, false]);
+    check_eq!(
+        "the lower vector's EOI clears its pin's Remote IRR",
+        irrs(&mut cpu)?,
+        [false, false]
+    );
     Ok(())
 }
 
@@ -272,14 +280,14 @@ fn eoi_ends_every_pin_of_its_vector(t: &mut OneVm) -> TestResult {
 #[kvm_test(irqchip, requires(cap::IOAPIC_POLARITY_IGNORED), params = [edge: EDGE, level: LEVEL_ENTRY])]
 fn active_low_pins_are_active_at_level_1(t: &mut OneVm, entry: u64) -> TestResult {
     let mut cpu = start(t, ACTIVE_LOW | entry)?;
-    check_eq!("a line that was never touched is inactive", take(t, &mut cpu)?, 0);
+    check_eq!("an active-low line is inactive before it is touched", take(t, &mut cpu)?, 0);
     down(t)?;
-    check_eq!("level 0 is inactive", take(t, &mut cpu)?, 0);
+    check_eq!("level 0 of an active-low line is inactive", take(t, &mut cpu)?, 0);
     up(t)?;
-    check_eq!("level 1 is active", take(t, &mut cpu)?, 1);
+    check_eq!("level 1 of an active-low line is active", take(t, &mut cpu)?, 1);
     down(t)?;
     guest::eoi(&mut cpu)?;
-    check_eq!("back at level 0 it is inactive again", take(t, &mut cpu)?, 0);
+    check_eq!("an active-low line is inactive again at level 0", take(t, &mut cpu)?, 0);
     Ok(())
 }
 
@@ -295,9 +303,9 @@ fn line_is_up_while_any_source_is(t: &mut OneVm) -> TestResult {
     up(t)?;
     down(t)?;
     check!("level 0 of one source leaves the line up", t.vm.ioapic_line(PIN)?);
-    check_eq!("both sources are one interrupt", take(t, &mut cpu)?, 1);
+    check_eq!("two sources of one line make one interrupt", take(t, &mut cpu)?, 1);
     guest::eoi(&mut cpu)?;
-    check!("when the last source is gone, the line is down", !t.vm.ioapic_line(PIN)?);
-    check_eq!("and interrupts no more", take(t, &mut cpu)?, 0);
+    check!("the line is down when its last source is gone", !t.vm.ioapic_line(PIN)?);
+    check_eq!("a line without sources interrupts no more", take(t, &mut cpu)?, 0);
     Ok(())
 }

@@ -60,9 +60,9 @@ fn eoi_of_a_level_exits(t: &mut OneVm, (gsi, mode, exits): (u32, u32, bool)) -> 
         .ioctl("KVM_SET_GSI_ROUTING")?;
     let want = exits.then_some(VECTOR);
     for _ in 0..2 {
-        check_eq!("the message is taken", trigger(&t.vm, &mut cpu, gsi)?.vector, 1);
-        check_eq!("its EOI is told, or not", end(&mut cpu)?, want);
-        check_eq!("an EOI of nothing is not told", end(&mut cpu)?, None);
+        check_eq!("the pin's message is taken", trigger(&t.vm, &mut cpu, gsi)?.vector, 1);
+        check_eq!("the EOI of a level, and of nothing else, exits", end(&mut cpu)?, want);
+        check_eq!("an EOI without an interrupt in service does not exit", end(&mut cpu)?, None);
     }
     Ok(())
 }
@@ -79,13 +79,25 @@ fn eoi_is_told_by_its_vcpu_with_its_vector(t: &mut OneVm) -> TestResult {
         (NO_PIN, route(1, VECTOR.into())),
     ])
     .ioctl("KVM_SET_GSI_ROUTING")?;
-    check_eq!("vCPU 0 takes its level", trigger(&t.vm, &mut first, PIN)?.vector, 1);
-    check_eq!("vCPU 1 takes its level", trigger(&t.vm, &mut second, LAST_PIN)?.other, 1);
-    check_eq!("vCPU 1's EOI is told with its vector", end(&mut second)?, Some(OTHER_VECTOR));
-    check_eq!("vCPU 0's EOI is told with its vector", end(&mut first)?, Some(VECTOR));
+    check_eq!(
+        "vCPU 0 takes its level-triggered interrupt",
+        trigger(&t.vm, &mut first, PIN)?.vector,
+        1
+    );
+    check_eq!(
+        "vCPU 1 takes its level-triggered interrupt",
+        trigger(&t.vm, &mut second, LAST_PIN)?.other,
+        1
+    );
+    check_eq!("vCPU 1's EOI exits with its own vector", end(&mut second)?, Some(OTHER_VECTOR));
+    check_eq!("vCPU 0's EOI exits with its own vector", end(&mut first)?, Some(VECTOR));
     // The level of this vector leads to vCPU 0 alone.
-    check_eq!("vCPU 1 takes an edge", trigger(&t.vm, &mut second, NO_PIN)?.vector, 1);
-    check_eq!("vCPU 1's EOI of another vCPU's vector is not told", end(&mut second)?, None);
+    check_eq!(
+        "vCPU 1 takes its edge-triggered interrupt",
+        trigger(&t.vm, &mut second, NO_PIN)?.vector,
+        1
+    );
+    check_eq!("vCPU 1's EOI of another vCPU's vector does not exit", end(&mut second)?, None);
     Ok(())
 }
 
@@ -102,7 +114,7 @@ fn eois_follow_the_routes(t: &mut OneVm) -> TestResult {
     ] {
         t.vm.set_gsi_routing(&[(PIN, route(0, data))]).ioctl("KVM_SET_GSI_ROUTING")?;
         trigger(&t.vm, &mut cpu, PIN)?;
-        check_eq!("a route {what}: the EOI that is told", end(&mut cpu)?, want);
+        check_eq!("the EOI that exits follows the route: {what}", end(&mut cpu)?, want);
     }
     Ok(())
 }
@@ -116,11 +128,19 @@ fn eoi_is_told_after_the_route_was_moved(t: &mut OneVm) -> TestResult {
     let level = LEVEL | u32::from(VECTOR);
     let lead_to = |id| t.vm.set_gsi_routing(&[(PIN, route(id, level))]);
     lead_to(1).ioctl("KVM_SET_GSI_ROUTING")?;
-    check_eq!("vCPU 1 takes the level", trigger(&t.vm, &mut second, PIN)?.vector, 1);
+    check_eq!(
+        "vCPU 1 takes the level-triggered interrupt",
+        trigger(&t.vm, &mut second, PIN)?.vector,
+        1
+    );
     lead_to(0).ioctl("KVM_SET_GSI_ROUTING(moved)")?;
-    check_eq!("vCPU 1's EOI is told", end(&mut second)?, Some(VECTOR));
-    check_eq!("vCPU 0 takes the next", trigger(&t.vm, &mut first, PIN)?.vector, 1);
-    check_eq!("vCPU 0's EOI is told", end(&mut first)?, Some(VECTOR));
-    check_eq!("vCPU 1 has taken nothing more", guest::take(&t.vm, &mut second)?.vector, 0);
+    check_eq!("vCPU 1's EOI exits after the route was moved", end(&mut second)?, Some(VECTOR));
+    check_eq!("vCPU 0 takes the next interrupt", trigger(&t.vm, &mut first, PIN)?.vector, 1);
+    check_eq!("vCPU 0's EOI exits with its vector", end(&mut first)?, Some(VECTOR));
+    check_eq!(
+        "vCPU 1 takes no interrupt after the move",
+        guest::take(&t.vm, &mut second)?.vector,
+        0
+    );
     Ok(())
 }

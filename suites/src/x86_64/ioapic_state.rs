@@ -48,15 +48,19 @@ fn missing_chips_are_refused(t: &mut HostOnly, (irqchip, errno): (Irqchip, Errno
         let get = vm.raw(KVM_GET_IRQCHIP, &mut request_of(chip));
         let there = irqchip == Irqchip::Kernel;
         let want = if there { Ok(0) } else { Err(errno) };
-        check_eq!("KVM_GET_IRQCHIP of chip {chip}: whether it is there", get, want);
+        check_eq!("KVM_GET_IRQCHIP of chip {chip} succeeds where it exists", get, want);
     }
     let line = |request| {
         let mut level = [PIN.to_ne_bytes(), 1_u32.to_ne_bytes()].concat();
         vm.raw(request, &mut level)
     };
     let want = if irqchip == Irqchip::None { Err(Errno::ENXIO) } else { Ok(0) };
-    check_eq!("KVM_IRQ_LINE: whether there are lines", line(KVM_IRQ_LINE), want);
-    check_eq!("KVM_IRQ_LINE_STATUS: whether there are lines", line(KVM_IRQ_LINE_STATUS), want);
+    check_eq!("KVM_IRQ_LINE succeeds where there are lines", line(KVM_IRQ_LINE), want);
+    check_eq!(
+        "KVM_IRQ_LINE_STATUS succeeds where there are lines",
+        line(KVM_IRQ_LINE_STATUS),
+        want
+    );
     Ok(())
 }
 
@@ -73,14 +77,18 @@ fn guest_and_userspace_see_the_same_ioapic(t: &mut OneVm) -> TestResult {
         guest::set(&mut cpu, pin, own(pin, LEVEL))?;
     }
     let mut state = t.vm.ioapic()?;
-    check_eq!("userspace reads IOREGSEL", state.select, ioapic::redirection(ioapic::PINS - 1));
+    check_eq!(
+        "userspace reads IOREGSEL as the guest set it",
+        state.select,
+        ioapic::redirection(ioapic::PINS - 1)
+    );
     for (pin, entry) in (0..).zip(&mut state.entries) {
         check_eq!("userspace reads every pin as the guest set it", *entry, own(pin, LEVEL));
         *entry = own(pin, LOGICAL);
     }
     (state.id, state.select) = (0xa, 0x21);
     t.vm.set_ioapic(&state)?;
-    check_eq!("all that userspace sets comes back", t.vm.ioapic()?, state);
+    check_eq!("userspace reads back the state that it set", t.vm.ioapic()?, state);
     for pin in 0..ioapic::PINS {
         let entry = guest::entry(&mut cpu, pin)?;
         check_eq!("the guest reads every pin as userspace set it", entry, own(pin, LOGICAL));
@@ -109,12 +117,16 @@ fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
     guest::set(&mut cpu, PIN, LEVEL_ENTRY)?;
     t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
     if flight.in_service {
-        check_eq!("the first VM takes it", guest::take(&t.vm, &mut cpu)?.vector, 1);
+        check_eq!(
+            "the first VM's guest takes the interrupt",
+            guest::take(&t.vm, &mut cpu)?.vector,
+            1
+        );
     }
     let state = t.vm.ioapic()?;
-    check_eq!("the state has the line", state.irr, 1 << PIN);
+    check_eq!("the state has the line's level", state.irr, 1 << PIN);
     let entry = state.entries[PIN as usize];
-    check_eq!("the state has Remote IRR", entry, LEVEL_ENTRY | REMOTE_IRR);
+    check_eq!("the state has the pin's Remote IRR", entry, LEVEL_ENTRY | REMOTE_IRR);
     let lapic = cpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
 
     let mut vm = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
@@ -126,15 +138,23 @@ fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
     if !flight.ioapic_first {
         vm.set_ioapic(&state)?;
     }
-    check_eq!("the other VM's guest reads the entry", guest::entry(&mut cpu, PIN)?, entry);
+    check_eq!("the other VM's guest reads the same entry", guest::entry(&mut cpu, PIN)?, entry);
     let taken = guest::take(&vm, &mut cpu)?.vector;
-    check_eq!("it takes what was requested only", taken, u64::from(!flight.in_service));
+    check_eq!(
+        "the other VM's guest takes what was requested only",
+        taken,
+        u64::from(!flight.in_service)
+    );
     guest::eoi(&mut cpu)?;
-    check_eq!("the line, up, interrupts again there", guest::take(&vm, &mut cpu)?.vector, 1);
+    check_eq!("the line interrupts again in the other VM", guest::take(&vm, &mut cpu)?.vector, 1);
     vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
     guest::eoi(&mut cpu)?;
-    check_eq!("the last EOI ends it", guest::entry(&mut cpu, PIN)?, LEVEL_ENTRY);
-    check_eq!("and nothing is behind it", guest::take(&vm, &mut cpu)?.vector, 0);
+    check_eq!(
+        "the last EOI clears Remote IRR in the other VM",
+        guest::entry(&mut cpu, PIN)?,
+        LEVEL_ENTRY
+    );
+    check_eq!("no interrupt follows the last EOI", guest::take(&vm, &mut cpu)?.vector, 0);
     Ok(())
 }
 
@@ -144,12 +164,16 @@ fn delivered_edge_is_not_restored(t: &mut OneVm) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     guest::set(&mut cpu, PIN, EDGE)?;
     t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
-    check_eq!("the edge is taken", guest::take(&t.vm, &mut cpu)?.vector, 1);
+    check_eq!(
+        "the edge is taken before the state is read",
+        guest::take(&t.vm, &mut cpu)?.vector,
+        1
+    );
     guest::eoi(&mut cpu)?;
     let state = t.vm.ioapic()?;
     check_eq!("the state has no edge that was delivered", state.irr, 0);
     t.vm.set_ioapic(&state)?;
-    check_eq!("set again, it is no interrupt", guest::take(&t.vm, &mut cpu)?.vector, 0);
+    check_eq!("setting the state again interrupts nobody", guest::take(&t.vm, &mut cpu)?.vector, 0);
     Ok(())
 }
 
@@ -167,10 +191,10 @@ fn requests_in_the_state_are_delivered(t: &mut OneVm, (entry, want): (u64, u64))
     state.entries[PIN as usize] = entry;
     t.vm.set_ioapic(&state)?;
     let taken = guest::take(&t.vm, &mut cpu)?.vector;
-    check_eq!("the request is delivered, or not, once", taken, want);
+    check_eq!("a request in the state is delivered as documented", taken, want);
     let irr = t.vm.ioapic()?.irr >> PIN & 1 != 0;
     // An edge is done with; a level, and what waits, stays.
-    check_eq!("IRR keeps what is not done with", irr, entry != EDGE);
+    check_eq!("IRR keeps a request that was not delivered", irr, entry != EDGE);
     Ok(())
 }
 
@@ -195,26 +219,34 @@ fn line_status_tells_what_became_of_it(t: &mut OneVm) -> TestResult {
         ("all vCPUs", 0xff << 56, 2),
     ] {
         guest::set(&mut cpu, PIN, EDGE | destination)?;
-        check_eq!("an edge to {name}: how many it interrupts", status(vm, PIN, 1)?, want);
-        check_eq!("an edge to {name}, up already, is coalesced", status(vm, PIN, 1)?, 0);
+        check_eq!(
+            "an edge to {name} reports how many vCPUs it interrupts",
+            status(vm, PIN, 1)?,
+            want
+        );
+        check_eq!("a second edge to {name} is reported as coalesced", status(vm, PIN, 1)?, 0);
         status(vm, PIN, 0)?;
     }
     guest::set(&mut cpu, PIN, MASKED | EDGE)?;
     let ignored = status(vm, PIN, 1)?;
-    check!("an edge at a masked pin is ignored", ignored < 0, "{ignored}");
+    check!("an edge at a masked pin is reported as ignored", ignored < 0, "{ignored}");
     status(vm, PIN, 0)?;
     guest::set(&mut cpu, PIN, EDGE | 5 << 56)?;
     let nobody = status(vm, PIN, 1)?;
-    check!("an edge to nobody interrupts none", nobody <= 0, "{nobody}");
+    check!("an edge to no vCPU reports none", nobody <= 0, "{nobody}");
     status(vm, PIN, 0)?;
     guest::set(&mut cpu, PIN, LEVEL_ENTRY)?;
-    check_eq!("a level interrupts one vCPU", status(vm, PIN, 1)?, 1);
+    check_eq!("a level reports one interrupted vCPU", status(vm, PIN, 1)?, 1);
     let waits = status(vm, PIN, 1)?;
-    check!("a level that waits for its EOI interrupts none", waits <= 0, "{waits}");
+    check!("a level that waits for its EOI reports none", waits <= 0, "{waits}");
     status(vm, PIN, 0)?;
     for gsi in [ioapic::PINS, 4095, u32::MAX] {
         let ignored = status(vm, gsi, 1)?;
-        check!("GSI {gsi:#x}, which has no route, is ignored", ignored < 0, "{ignored}");
+        check!(
+            "GSI {gsi:#x}, which has no route, is reported as ignored",
+            ignored < 0,
+            "{ignored}"
+        );
     }
     Ok(())
 }
@@ -233,18 +265,22 @@ fn clock_interrupt_is_coalesced_until_its_eoi(t: &mut OneVm) -> TestResult {
         status(vm, RTC_PIN, 0)?;
         Ok(became)
     };
-    check_eq!("the first tick is delivered", tick(&t.vm)?, 1);
-    check_eq!("a tick before it is taken is coalesced", tick(&t.vm)?, 0);
-    check_eq!("both are one interrupt", guest::take(&t.vm, &mut cpu)?.vector, 1);
+    check_eq!("the first tick is reported as delivered", tick(&t.vm)?, 1);
+    check_eq!("a tick before the first is taken is coalesced", tick(&t.vm)?, 0);
+    check_eq!("coalesced ticks are one interrupt", guest::take(&t.vm, &mut cpu)?.vector, 1);
     check_eq!("a tick before the EOI is coalesced", tick(&t.vm)?, 0);
     let lapic = cpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
     t.vm.set_ioapic(&t.vm.ioapic()?)?;
-    check_eq!("so it is with the I/O APIC's state set again", tick(&t.vm)?, 0);
+    check_eq!("a tick is coalesced after the I/O APIC's state was set again", tick(&t.vm)?, 0);
     cpu.fd().set_lapic(&lapic).ioctl("KVM_SET_LAPIC")?;
-    check_eq!("so it is with both states set again", tick(&t.vm)?, 0);
+    check_eq!("a tick is coalesced after both states were set again", tick(&t.vm)?, 0);
     guest::eoi(&mut cpu)?;
-    check_eq!("behind the EOI nothing comes late", guest::take(&t.vm, &mut cpu)?.vector, 0);
-    check_eq!("a tick behind the EOI is delivered", tick(&t.vm)?, 1);
-    check_eq!("and taken", guest::take(&t.vm, &mut cpu)?.vector, 1);
+    check_eq!(
+        "no coalesced tick is delivered behind the EOI",
+        guest::take(&t.vm, &mut cpu)?.vector,
+        0
+    );
+    check_eq!("a tick behind the EOI is reported as delivered", tick(&t.vm)?, 1);
+    check_eq!("a tick behind the EOI is taken", guest::take(&t.vm, &mut cpu)?.vector, 1);
     Ok(())
 }

@@ -56,7 +56,7 @@ fn destination_selects_the_vcpus(t: &mut OneVm) -> TestResult {
         ("all logical IDs", LOGICAL | to(0xff), [true, true]),
     ] {
         guest::set(&mut cpus[0], PIN, FIXED | entry)?;
-        check_eq!("{name}: whom it interrupts", pulse(t, &cpus)?, want);
+        check_eq!("{name} interrupts exactly the vCPUs that it names", pulse(t, &cpus)?, want);
     }
     Ok(())
 }
@@ -76,7 +76,7 @@ fn clusters_are_told_apart(t: &mut OneVm) -> TestResult {
         ("everyone", 0xff, [true, true]),
     ] {
         guest::set(&mut cpus[0], PIN, FIXED | LOGICAL | to(destination))?;
-        check_eq!("{name}: whom it interrupts", pulse(t, &cpus)?, want);
+        check_eq!("{name} interrupts exactly the vCPUs that it names", pulse(t, &cpus)?, want);
     }
     Ok(())
 }
@@ -88,11 +88,11 @@ fn lowest_priority_interrupts_one_vcpu(t: &mut OneVm) -> TestResult {
     guest::set(&mut cpus[0], PIN, LOWEST_PRIORITY | LOGICAL | to(0b11) | FIXED)?;
     for _ in 0..4 {
         let got = pulse(t, &cpus)?.map(u32::from);
-        check_eq!("one of two vCPUs is interrupted", got[0] + got[1], 1);
+        check_eq!("lowest priority interrupts one of two vCPUs", got[0] + got[1], 1);
     }
     for (logical, want) in [(0b01, [true, false]), (0b10, [false, true])] {
         guest::set(&mut cpus[0], PIN, LOWEST_PRIORITY | LOGICAL | to(logical) | FIXED)?;
-        check_eq!("the only vCPU of destination {logical} is it", pulse(t, &cpus)?, want);
+        check_eq!("lowest priority interrupts the only vCPU of {logical}", pulse(t, &cpus)?, want);
     }
     Ok(())
 }
@@ -107,14 +107,14 @@ fn nmi_reaches_its_vcpu(t: &mut OneVm) -> TestResult {
     };
     guest::set(&mut cpus[0], PIN, MASKED | NMI | to(1) | FIXED)?;
     check_eq!("a masked NMI requests no vector", pulse(t, &cpus)?, [false, false]);
-    check_eq!("a masked NMI goes nowhere", pending(&cpus)?, [0, 0]);
+    check_eq!("a masked NMI reaches no vCPU", pending(&cpus)?, [0, 0]);
     guest::set(&mut cpus[0], PIN, NMI | to(1) | FIXED)?;
     check_eq!("an NMI requests no vector", pulse(t, &cpus)?, [false, false]);
     check_eq!("an NMI is pending at its destination", pending(&cpus)?, [0, 1]);
     let [first, second] = &mut cpus;
-    check_eq!("the other vCPU takes none", guest::take(&t.vm, first)?.nmi, 0);
-    check_eq!("its vCPU takes it once", guest::take(&t.vm, second)?.nmi, 1);
-    check_eq!("it is gone then", pending(&cpus)?, [0, 0]);
+    check_eq!("the other vCPU takes no NMI", guest::take(&t.vm, first)?.nmi, 0);
+    check_eq!("the destination takes the NMI exactly once", guest::take(&t.vm, second)?.nmi, 1);
+    check_eq!("no NMI is pending after it was taken", pending(&cpus)?, [0, 0]);
     Ok(())
 }
 
@@ -124,13 +124,17 @@ fn init_resets_its_vcpu(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     guest::set(&mut cpus[0], PIN, INIT | to(1) | FIXED)?;
     let state = |cpu: &Vcpu| cpu.fd().get_mp_state().map(|s| s.mp_state).ioctl("KVM_GET_MP_STATE");
-    check_eq!("before it the vCPU is runnable", state(&cpus[1])?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("the vCPU is runnable before the INIT", state(&cpus[1])?, KVM_MP_STATE_RUNNABLE);
     check_eq!("an INIT requests no vector", pulse(t, &cpus)?, [false, false]);
-    check_eq!("its vCPU waits for a SIPI", state(&cpus[1])?, KVM_MP_STATE_INIT_RECEIVED);
+    check_eq!(
+        "the vCPU waits for a SIPI after the INIT",
+        state(&cpus[1])?,
+        KVM_MP_STATE_INIT_RECEIVED
+    );
     let rip = cpus[1].fd().get_regs().ioctl("KVM_GET_REGS")?.rip;
-    check_eq!("its vCPU is at the reset vector", rip, 0xfff0);
-    check_eq!("the other vCPU runs on", state(&cpus[0])?, KVM_MP_STATE_RUNNABLE);
-    check_eq!("the other vCPU works on", guest::take(&t.vm, &mut cpus[0])?.vector, 0);
+    check_eq!("the vCPU is at the reset vector after the INIT", rip, 0xfff0);
+    check_eq!("the other vCPU stays runnable", state(&cpus[0])?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("the other vCPU still takes interrupts", guest::take(&t.vm, &mut cpus[0])?.vector, 0);
     Ok(())
 }
 
@@ -142,14 +146,18 @@ fn eoi_counts_after_the_pin_was_moved(t: &mut OneVm) -> TestResult {
     let remote_irr = |cpu: &mut Vcpu| Ok(guest::entry(cpu, PIN)? & REMOTE_IRR != 0);
     guest::set(second, PIN, LEVEL | FIXED | to(1))?;
     t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
-    check_eq!("the vCPU takes the level", guest::take(&t.vm, second)?.vector, 1);
+    check_eq!("the first vCPU takes the level", guest::take(&t.vm, second)?.vector, 1);
     t.vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
     guest::set_high(first, PIN, to(0))?;
-    check!("moved, the pin keeps Remote IRR", remote_irr(first)?);
+    check!("a pin that was moved keeps Remote IRR", remote_irr(first)?);
     guest::eoi(second)?;
-    check!("the EOI of the vCPU that took it clears it", !remote_irr(first)?);
+    check!("the EOI of the vCPU that took the level clears Remote IRR", !remote_irr(first)?);
     t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
-    check_eq!("the next one goes to the new vCPU", guest::take(&t.vm, first)?.vector, 1);
-    check_eq!("and to it alone", guest::take(&t.vm, second)?.vector, 0);
+    check_eq!("the next interrupt goes to the new vCPU", guest::take(&t.vm, first)?.vector, 1);
+    check_eq!(
+        "the next interrupt does not go to the old vCPU",
+        guest::take(&t.vm, second)?.vector,
+        0
+    );
     Ok(())
 }

@@ -133,13 +133,13 @@ fn write_of_registered_length_signals(t: &mut OneVcpu, bus: Bus) -> TestResult {
         for value in [0, 1, u64::MAX >> (64 - 8 * len)] {
             write_exits(t, bus.addr, len, value)?;
         }
-        check_eq!("without datamatch every {len}-byte value signals", event.count(), 3);
+        check_eq!("every {len}-byte value signals without datamatch", event.count(), 3);
         check!(
             "a write {len} bytes behind a {len}-byte ioeventfd exits",
             write_exits(t, bus.addr + u64::from(len), len, 0)?
         );
         check!("a read of a {len}-byte ioeventfd exits", exits(t, READ, bus.addr, 1, 0)?);
-        check_eq!("neither neighbours nor reads signal a {len}-byte one", event.count(), 0);
+        check_eq!("neighbours and reads do not signal a {len}-byte ioeventfd", event.count(), 0);
         t.vm.ioeventfd(deassign(registered)).ioctl("KVM_IOEVENTFD(deassign)")?;
         check!("a write after deassign of {len} bytes exits", write_exits(t, bus.addr, len, 0)?);
         check_eq!("a write after deassign of {len} bytes signals nothing", event.count(), 0);
@@ -173,7 +173,7 @@ fn datamatch_selects_the_value(t: &mut OneVcpu, bus: Bus) -> TestResult {
             "a {len}-byte write with one bit off exits",
             write_exits(t, bus.addr, len, top ^ 1 << (8 * len - 1))?
         );
-        check_eq!("other {len}-byte values signal nothing", first.count() + last.count(), 0);
+        check_eq!("other {len}-byte values signal no eventfd", first.count() + last.count(), 0);
         check_eq!("datamatch bits beyond {len} bytes never match", beyond.count(), 0);
         for (event, value) in [(&first, 0), (&last, top)] {
             t.vm.ioeventfd(deassign(bus.matching(len, event, value))).ioctl("deassign")?;
@@ -194,11 +194,14 @@ fn length_zero_takes_every_length(t: &mut OneVcpu, bus: Bus) -> TestResult {
     let event = Event::new()?;
     t.vm.ioeventfd(bus.at(0, &event)).ioctl("KVM_IOEVENTFD(length 0)")?;
     for &width in bus.widths {
-        check!("a {width}-byte write does not exit", !write_exits(t, bus.addr, width, 7)?);
-        check_eq!("a {width}-byte write signals once", event.count(), 1);
+        check!(
+            "a {width}-byte write to length 0 does not exit",
+            !write_exits(t, bus.addr, width, 7)?
+        );
+        check_eq!("a {width}-byte write to length 0 signals once", event.count(), 1);
         let next = bus.addr + 8;
-        check!("a {width}-byte write next to it exits", write_exits(t, next, width, 7)?);
-        check_eq!("a {width}-byte write next to it signals nothing", event.count(), 0);
+        check!("a {width}-byte write next to length 0 exits", write_exits(t, next, width, 7)?);
+        check_eq!("a {width}-byte write next to length 0 signals nothing", event.count(), 0);
     }
     t.vm.ioeventfd(deassign(bus.at(0, &event))).ioctl("KVM_IOEVENTFD(deassign)")?;
     for &width in bus.widths {
@@ -220,15 +223,15 @@ fn writes_are_counted(t: &mut OneVcpu) -> TestResult {
             write_exits(t, bus.addr, 1, 0)?;
         }
     }
-    check!("the eventfd is readable", event.is_readable()?);
+    check!("the signalled eventfd is readable", event.is_readable()?);
     check_eq!("three writes on each of two buses count six", event.count(), 6);
-    check!("the eventfd is not readable once read", !event.is_readable()?);
+    check!("the eventfd is not readable after a read", !event.is_readable()?);
     check!("REP OUTS does not exit", !exits(t, OUTS, PORT, 1, 0)?);
     check_eq!("each element of REP OUTS signals", event.count(), STRING);
     t.vm.ioeventfd(deassign(PORTS.at(1, &event))).ioctl("deassign")?;
-    check!("the port exits after its deassign", write_exits(t, PORT, 1, 0)?);
-    check!("the MMIO address does not", !write_exits(t, MMIO, 1, 0)?);
-    check_eq!("the MMIO address still signals", event.count(), 1);
+    check!("a write to the port exits after its deassign", write_exits(t, PORT, 1, 0)?);
+    check!("a write to the MMIO address does not exit", !write_exits(t, MMIO, 1, 0)?);
+    check_eq!("a write to the MMIO address still signals", event.count(), 1);
     Ok(())
 }
 
@@ -243,11 +246,11 @@ fn assignment_outlives_the_descriptor(t: &mut OneVcpu) -> TestResult {
     let by_duplicate = IoEventfd { fd: closed.as_raw_fd(), ..PORTS.at(4, &event) };
     t.vm.ioeventfd(by_duplicate).ioctl("KVM_IOEVENTFD")?;
     drop(closed);
-    check!("a write does not exit once the descriptor is closed", !write_exits(t, PORT, 4, 0)?);
-    check_eq!("it signals the eventfd behind the closed descriptor", event.count(), 1);
+    check!("a write does not exit after the descriptor is closed", !write_exits(t, PORT, 4, 0)?);
+    check_eq!("a write signals the eventfd behind the closed descriptor", event.count(), 1);
     let gone = t.vm.ioeventfd(deassign(PORTS.at(4, &event)));
-    check_eq!("another descriptor of the eventfd deassigns", gone, Ok(()));
-    check!("a write exits after that", write_exits(t, PORT, 4, 0)?);
+    check_eq!("another descriptor of the eventfd deassigns it", gone, Ok(()));
+    check!("a write exits after the deassign", write_exits(t, PORT, 4, 0)?);
     let last = Event::new()?;
     t.vm.ioeventfd(PORTS.at(4, &last)).ioctl("KVM_IOEVENTFD")?;
     drop(last);
@@ -304,18 +307,22 @@ fn malformed_requests_are_refused(t: &mut OneVm) -> TestResult {
         Err(Errno::EBADF)
     );
     let not_event = IoEventfd { fd: t.vm.as_raw_fd(), ..good };
-    check_eq!("no eventfd is EINVAL", t.vm.ioeventfd(not_event), Err(Errno::EINVAL));
     check_eq!(
-        "deassign of what is no eventfd is EINVAL",
+        "a descriptor of no eventfd is EINVAL",
+        t.vm.ioeventfd(not_event),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "deassign with a descriptor of no eventfd is EINVAL",
         t.vm.ioeventfd(deassign(not_event)),
         Err(Errno::EINVAL)
     );
     check_eq!(
-        "nothing was assigned by refused requests",
+        "refused requests have assigned nothing",
         t.vm.ioeventfd(deassign(good)),
         Err(Errno::ENOENT)
     );
-    check_eq!("the well-formed request is taken", t.vm.ioeventfd(good), Ok(()));
+    check_eq!("the well-formed request is accepted", t.vm.ioeventfd(good), Ok(()));
     Ok(())
 }
 
@@ -325,14 +332,14 @@ fn length_zero_refuses_datamatch(t: &mut OneVm, bus: Bus) -> TestResult {
     let event = Event::new()?;
     let refused = t.vm.ioeventfd(bus.matching(0, &event, 0));
     check_eq!("length 0 with datamatch is EINVAL", refused, Err(Errno::EINVAL));
-    check_eq!("length 0 without is taken", t.vm.ioeventfd(bus.at(0, &event)), Ok(()));
+    check_eq!("length 0 without datamatch is accepted", t.vm.ioeventfd(bus.at(0, &event)), Ok(()));
     let again = t.vm.ioeventfd(bus.at(0, &event));
     check_eq!("length 0 twice is EEXIST", again, Err(Errno::EEXIST));
     let other = Event::new()?;
     let again = t.vm.ioeventfd(bus.at(2, &other));
     check_eq!("any length behind length 0 is EEXIST", again, Err(Errno::EEXIST));
     t.vm.ioeventfd(deassign(bus.at(0, &event))).ioctl("deassign")?;
-    check_eq!("deassign frees the address", t.vm.ioeventfd(bus.at(2, &other)), Ok(()));
+    check_eq!("deassign of length 0 frees the address", t.vm.ioeventfd(bus.at(2, &other)), Ok(()));
     let again = t.vm.ioeventfd(bus.at(0, &event));
     check_eq!("length 0 behind any length is EEXIST", again, Err(Errno::EEXIST));
     Ok(())
@@ -344,25 +351,41 @@ fn ambiguous_assignment_is_refused(t: &mut OneVm, bus: Bus) -> TestResult {
     let (event, other) = (Event::new()?, Event::new()?);
     let exists = Err(Errno::EEXIST);
     t.vm.ioeventfd(bus.matching(4, &event, 1)).ioctl("KVM_IOEVENTFD")?;
-    check_eq!("the same again is EEXIST", t.vm.ioeventfd(bus.matching(4, &event, 1)), exists);
     check_eq!(
-        "the same for another eventfd is EEXIST",
+        "the same assignment again is EEXIST",
+        t.vm.ioeventfd(bus.matching(4, &event, 1)),
+        exists
+    );
+    check_eq!(
+        "the same assignment of another eventfd is EEXIST",
         t.vm.ioeventfd(bus.matching(4, &other, 1)),
         exists
     );
     check_eq!("a wildcard over a datamatch is EEXIST", t.vm.ioeventfd(bus.at(4, &other)), exists);
-    check_eq!("another value is taken", t.vm.ioeventfd(bus.matching(4, &event, 2)), Ok(()));
-    check_eq!("another length is taken", t.vm.ioeventfd(bus.matching(2, &event, 1)), Ok(()));
-    check_eq!("a wildcard of another length is taken", t.vm.ioeventfd(bus.at(1, &other)), Ok(()));
+    check_eq!(
+        "a second value of one address is accepted",
+        t.vm.ioeventfd(bus.matching(4, &event, 2)),
+        Ok(())
+    );
+    check_eq!(
+        "another length of one address is accepted",
+        t.vm.ioeventfd(bus.matching(2, &event, 1)),
+        Ok(())
+    );
+    check_eq!(
+        "a wildcard of another length is accepted",
+        t.vm.ioeventfd(bus.at(1, &other)),
+        Ok(())
+    );
     check_eq!(
         "a datamatch under a wildcard is EEXIST",
         t.vm.ioeventfd(bus.matching(1, &event, 9)),
         exists
     );
     let next = IoEventfd { addr: bus.addr + 1, ..bus.at(4, &other) };
-    check_eq!("an overlapping range at another address is taken", t.vm.ioeventfd(next), Ok(()));
+    check_eq!("an overlapping range at another address is accepted", t.vm.ioeventfd(next), Ok(()));
     let elsewhere = IoEventfd { flags: bus.flag ^ PIO, ..bus.at(4, &other) };
-    check_eq!("the same address on the other bus is taken", t.vm.ioeventfd(elsewhere), Ok(()));
+    check_eq!("the same address on the other bus is accepted", t.vm.ioeventfd(elsewhere), Ok(()));
     Ok(())
 }
 
@@ -398,7 +421,7 @@ fn deassign_needs_the_exact_assignment(t: &mut OneVm, bus: Bus) -> TestResult {
         none
     );
     check_eq!("deassign of exactly what was assigned succeeds", off(assigned), Ok(()));
-    check_eq!("deassign of it again is ENOENT", off(assigned), none);
-    check_eq!("the address is free again", t.vm.ioeventfd(bus.at(4, &other)), Ok(()));
+    check_eq!("a second deassign is ENOENT", off(assigned), none);
+    check_eq!("the address is free after the deassign", t.vm.ioeventfd(bus.at(4, &other)), Ok(()));
     Ok(())
 }

@@ -55,10 +55,10 @@ fn interrupts_itself(g: &mut Guest) {
     }
     check_eq!("each vector that the APIC sends itself arrives once", missing, 0);
     apic.ipi(0, u32::from(VECTOR) | apic::ICR_ASSERT);
-    check!("with interrupts off it waits in IRR", apic.bit(apic::reg::IRR, VECTOR));
+    check!("an interrupt waits in IRR while interrupts are off", apic.bit(apic::reg::IRR, VECTOR));
     check_eq!("an IPI to its own ID arrives once", take(apic, VECTOR), 1);
-    check!("it has left IRR", !apic.bit(apic::reg::IRR, VECTOR));
-    check!("it has left ISR", !apic.bit(apic::reg::ISR, VECTOR));
+    check!("an interrupt that was taken has left IRR", !apic.bit(apic::reg::IRR, VECTOR));
+    check!("an interrupt that was ended has left ISR", !apic.bit(apic::reg::ISR, VECTOR));
 }
 
 /// A self-IPI of every vector arrives, by MMIO (xAPIC) and by MSRs (x2APIC).
@@ -83,10 +83,10 @@ fn looks_at_its_isr(g: &mut Guest) {
         sti_hlt();
         cli();
     });
-    check_eq!("the handler runs", seen.is_some(), true);
+    check_eq!("the handler of the self-IPI runs", seen.is_some(), true);
     let (before, after) = seen.unwrap_or_default();
-    check!("ISR has the vector in the handler", before);
-    check!("ISR has lost it after EOI", !after);
+    check!("ISR has the vector in its handler", before);
+    check!("ISR has lost the vector after EOI", !after);
 }
 
 /// An interrupt is in service from its delivery to its EOI (SDM vol. 3, "Interrupt Acceptance for
@@ -107,7 +107,7 @@ fn uses_the_self_ipi_register(_: &mut Guest) {
             .map_err(|trap| trap.vector);
         check_eq!("bit {bit} of SELF IPI is reserved: #GP", trap, Err(vector::GP));
     }
-    check!("what is refused sends nothing", !apic.bit(apic::reg::IRR, VECTOR));
+    check!("a refused write to SELF IPI sends nothing", !apic.bit(apic::reg::IRR, VECTOR));
 }
 
 /// x2APIC mode has a register for self-IPIs.
@@ -135,12 +135,12 @@ fn raises_its_priority(_: &mut Guest) {
         send(HIGH);
         take(apic, HIGH)
     });
-    check_eq!("a vector of the class in CR8 waits", low, 0);
-    check!("it waits in IRR", apic.bit(apic::reg::IRR, LOW));
-    check_eq!("a vector above it is taken", high, 1);
-    check_eq!("TPR has CR8's class", apic.read(apic::reg::TPR), u32::from(LOW & 0xf0));
+    check_eq!("a vector of the class in CR8 is not taken", low, 0);
+    check!("a vector of the class in CR8 waits in IRR", apic.bit(apic::reg::IRR, LOW));
+    check_eq!("a vector above the class in CR8 is taken", high, 1);
+    check_eq!("TPR has the class that CR8 has", apic.read(apic::reg::TPR), u32::from(LOW & 0xf0));
     write_cr8(0);
-    check_eq!("it is taken when CR8 falls", take(apic, LOW), 1);
+    check_eq!("a vector that waited is taken when CR8 falls", take(apic, LOW), 1);
     for class in 0..=0xf {
         write_cr8(class);
         check_eq!("TPR has each class of CR8", apic.read(apic::reg::TPR), (class as u32) << 4);
@@ -216,17 +216,17 @@ fn sends(g: &mut Guest) {
     wait_until(|| READY.load(SeqCst) != 0);
     let icr = u32::from(VECTOR) | apic::ICR_ASSERT;
     apic.ipi(1, icr);
-    check!("an IPI to its ID interrupts vCPU 1", has_received(1));
-    check_eq!("it runs vCPU 1's handler, not vCPU 0's", PLACE.load(SeqCst), 1);
+    check!("an IPI to vCPU 1's ID interrupts vCPU 1", has_received(1));
+    check_eq!("an IPI to vCPU 1's ID runs vCPU 1's handler", PLACE.load(SeqCst), 1);
     apic.ipi(0, icr | apic::ICR_OTHERS);
-    check!("an IPI to all others interrupts it", has_received(2));
-    check!("and not the sender", !apic.bit(apic::reg::IRR, VECTOR));
+    check!("an IPI to all others interrupts vCPU 1", has_received(2));
+    check!("an IPI to all others does not interrupt the sender", !apic.bit(apic::reg::IRR, VECTOR));
     apic.ipi(0, icr | apic::ICR_ALL);
-    check!("an IPI to all interrupts it", has_received(3));
-    check!("and the sender", apic.bit(apic::reg::IRR, VECTOR));
-    check_eq!("the sender takes its own once", take(apic, VECTOR), 1);
+    check!("an IPI to all interrupts vCPU 1", has_received(3));
+    check!("an IPI to all interrupts the sender", apic.bit(apic::reg::IRR, VECTOR));
+    check_eq!("the sender takes its own IPI once", take(apic, VECTOR), 1);
     apic.ipi(1, apic::ICR_NMI | apic::ICR_ASSERT);
-    check!("an NMI to its ID interrupts it", has_received(3 + NMI_COUNT));
+    check!("an NMI to vCPU 1's ID interrupts vCPU 1", has_received(3 + NMI_COUNT));
     for round in 1..=10 {
         apic.ipi(1, icr);
         check!(
@@ -329,21 +329,25 @@ fn takes_ioapic_interrupts(g: &mut Guest) {
     check_eq!("a pin is masked after reset", ioapic::entry(PIN) & ioapic::MASKED, ioapic::MASKED);
     ioapic::route(PIN, VECTOR, 0, if level { ioapic::LEVEL } else { 0 });
     let want = u64::from(VECTOR) | if level { ioapic::LEVEL } else { 0 };
-    check_eq!("the entry reads back as written", ioapic::entry(PIN), want);
+    check_eq!("the redirection entry reads back as written", ioapic::entry(PIN), want);
     g.sync(RAISE, &[]);
     check!("a raised pin interrupts its destination", pending(VECTOR));
-    check_eq!("TMR tells level from edge", apic.bit(apic::reg::TMR, VECTOR) || !level, true);
+    check_eq!(
+        "TMR distinguishes level from edge",
+        apic.bit(apic::reg::TMR, VECTOR) || !level,
+        true
+    );
     check_eq!(
         "Remote IRR is set for level only",
         ioapic::entry(PIN) & ioapic::REMOTE_IRR != 0,
         level
     );
-    check_eq!("it is taken once", take(apic, VECTOR), 1);
+    check_eq!("an interrupt of the pin is taken exactly once", take(apic, VECTOR), 1);
     check_eq!("a level that stays comes again after EOI, an edge does not", pending(VECTOR), level);
     g.sync(RAISE, &[]);
     check_eq!("an edge that is raised already does not come again", pending(VECTOR), level);
     g.sync(LOWER, &[]);
-    check_eq!("what came again is taken", take(apic, VECTOR), u64::from(level));
+    check_eq!("an interrupt that came again is taken", take(apic, VECTOR), u64::from(level));
     check!("a lowered pin does not interrupt", !pending(VECTOR));
     check_eq!("Remote IRR is clear after EOI", ioapic::entry(PIN) & ioapic::REMOTE_IRR, 0);
     ioapic::set_entry(PIN, ioapic::entry(PIN) | ioapic::MASKED);
@@ -352,7 +356,7 @@ fn takes_ioapic_interrupts(g: &mut Guest) {
     g.sync(LOWER, &[]);
     ioapic::route(PIN, HIGH, 0, 0);
     g.sync(RAISE, &[]);
-    check!("a changed vector is used", pending(HIGH) && !pending(VECTOR));
+    check!("a changed vector of the pin is used", pending(HIGH) && !pending(VECTOR));
 }
 
 /// What the guest asks the host to do with the pin.

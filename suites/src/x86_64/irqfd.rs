@@ -119,12 +119,12 @@ fn event_becomes_an_interrupt(t: &mut OneVcpu, route: Route) -> TestResult {
     start(t, route)?;
     let event = Event::new()?;
     t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
-    check!("assigning injects nothing", !t.vcpu.is_pending(VECTOR)?);
+    check!("assigning an irqfd injects nothing", !t.vcpu.is_pending(VECTOR)?);
     for _ in 0..3 {
         event.signal(1)?;
         check!("the interrupt arrives at the local APIC", arrives(t, VECTOR));
-        check_eq!("nothing is left to read", event.take(), Err(Errno::EAGAIN));
-        check_eq!("the guest takes the interrupt once", take(t)?, [1, 0]);
+        check_eq!("no count is left to read", event.take(), Err(Errno::EAGAIN));
+        check_eq!("the guest takes the interrupt exactly once", take(t)?, [1, 0]);
     }
     check_eq!("the guest takes nothing without an event", take(t)?, [0, 0]);
     t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
@@ -147,8 +147,8 @@ fn split_irqchip_delivers_messages(t: &mut OneVcpu) -> TestResult {
     t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
     event.signal(1)?;
     check!("the message arrives at the local APIC", arrives(t, VECTOR));
-    check_eq!("the guest takes it once", take(t)?, [1, 0]);
-    check_eq!("nothing is left to read", event.take(), Err(Errno::EAGAIN));
+    check_eq!("the guest takes the message's interrupt exactly once", take(t)?, [1, 0]);
+    check_eq!("no count is left to read", event.take(), Err(Errno::EAGAIN));
     Ok(())
 }
 
@@ -164,14 +164,14 @@ fn events_before_the_vcpu_runs_are_drained(t: &mut OneVcpu, route: Route) -> Tes
         event.signal(count)?;
         check!("POLLIN is off after every write", !event.is_readable()?);
     }
-    check_eq!("read gives EAGAIN", event.take(), Err(Errno::EAGAIN));
-    check!("an interrupt is pending", arrives(t, VECTOR));
+    check_eq!("a read of the drained eventfd is EAGAIN", event.take(), Err(Errno::EAGAIN));
+    check!("an interrupt is pending before the vCPU runs", arrives(t, VECTOR));
     let taken = take(t)?[0] + take(t)?[0];
-    check!("at least one interrupt is taken", taken >= 1, "{taken}");
-    check!("no more interrupts than events are taken", taken <= WRITES, "{taken}");
+    check!("the guest takes at least one interrupt", taken >= 1, "{taken}");
+    check!("the guest takes no more interrupts than events", taken <= WRITES, "{taken}");
     // One below the largest count: the write would fail had anything been left.
     event.signal(u64::MAX - 1)?;
-    check_eq!("the largest count is taken too", event.take(), Err(Errno::EAGAIN));
+    check_eq!("the largest count is drained too", event.take(), Err(Errno::EAGAIN));
     check!("the largest count is an interrupt", arrives(t, VECTOR));
     Ok(())
 }
@@ -183,15 +183,15 @@ fn count_at_assign_is_one_interrupt(t: &mut OneVcpu, route: Route) -> TestResult
     let event = Event::with_count(5)?;
     check!("nothing is pending before the assignment", !t.vcpu.is_pending(VECTOR)?);
     t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
-    check!("the earlier events arrive", arrives(t, VECTOR));
+    check!("events from before the assignment raise an interrupt", arrives(t, VECTOR));
     check_eq!("the earlier events are one interrupt", take(t)?, [1, 0]);
     event.signal(1)?;
-    check!("the next event arrives", arrives(t, VECTOR));
+    check!("the next event raises an interrupt", arrives(t, VECTOR));
     check_eq!("the next event is one interrupt", take(t)?, [1, 0]);
     check_eq!("the next event leaves nothing to read", event.take(), Err(Errno::EAGAIN));
     t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
     check_eq!("deassign gives no event back", event.take(), Err(Errno::EAGAIN));
-    check_eq!("the guest takes nothing more", take(t)?, [0, 0]);
+    check_eq!("the guest takes nothing after the deassign", take(t)?, [0, 0]);
     Ok(())
 }
 
@@ -227,10 +227,14 @@ fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> Tes
         event.signal(3)?;
         let (woken, slept) = poller.join().expect("the polling thread")?;
         check!("the poller wakes up for an event after deassign", woken);
-        check!("the poller sleeps through the events before", slept < EVENTS / 2, "{slept} times");
+        check!(
+            "the poller sleeps through events before the deassign",
+            slept < EVENTS / 2,
+            "{slept} times"
+        );
         check_eq!("epoll reports an event after deassign", ready()?, 1);
         check_eq!("the event after deassign can be read", event.take(), Ok(3));
-        check!("it is no interrupt", !t.vcpu.is_pending(VECTOR)?);
+        check!("an event after deassign is no interrupt", !t.vcpu.is_pending(VECTOR)?);
         Ok(())
     })
 }
@@ -274,7 +278,7 @@ fn gsi_takes_several_eventfds(t: &mut OneVcpu) -> TestResult {
     }
     for event in &events {
         event.signal(1)?;
-        check!("either eventfd triggers the GSI", arrives(t, VECTOR));
+        check!("an event of either eventfd triggers the GSI", arrives(t, VECTOR));
         check_eq!("one event of either is one interrupt", take(t)?, [1, 0]);
     }
     let wrong = t.vm.deassign_irqfd(&events[0], GSI + 1);
@@ -301,16 +305,20 @@ fn irqfd_lives_as_long_as_the_eventfd(t: &mut OneVcpu) -> TestResult {
     drop(closed);
     event.signal(1)?;
     check!("an event arrives though the descriptor is closed", arrives(t, VECTOR));
-    check_eq!("that event is one interrupt", take(t)?, [1, 0]);
+    check_eq!("an event of the closed descriptor is one interrupt", take(t)?, [1, 0]);
     let off = t.vm.deassign_irqfd(&event, GSI);
-    check_eq!("another descriptor of the eventfd deassigns", off, Ok(()));
+    check_eq!("another descriptor of the eventfd deassigns it", off, Ok(()));
     event.signal(1)?;
-    check_eq!("an event after that stays with userspace", event.take(), Ok(1));
+    check_eq!("an event after the deassign stays with userspace", event.take(), Ok(1));
     t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
     drop(event);
     check_eq!("the last close injects nothing", take(t)?, [0, 0]);
     let next = Event::new()?;
-    check_eq!("the GSI takes a new eventfd after it", t.vm.assign_irqfd(&next, GSI), Ok(()));
+    check_eq!(
+        "the GSI takes a new eventfd after the last close",
+        t.vm.assign_irqfd(&next, GSI),
+        Ok(())
+    );
     next.signal(1)?;
     check!("the new eventfd triggers the GSI", arrives(t, VECTOR));
     check_eq!("the new eventfd's event is one interrupt", take(t)?, [1, 0]);
@@ -336,7 +344,7 @@ fn malformed_requests_are_refused(t: &mut OneVm) -> TestResult {
     }
     let never = t.vm.deassign_irqfd(&event, GSI);
     check_eq!("deassign of what was never assigned succeeds", never, Ok(()));
-    check_eq!("the well-formed request is taken", t.vm.irqfd(good), Ok(()));
+    check_eq!("the well-formed request is accepted", t.vm.irqfd(good), Ok(()));
     Ok(())
 }
 
@@ -360,17 +368,33 @@ fn eventfd_triggers_one_gsi(t: &mut OneVm) -> TestResult {
     let busy = Err(Errno::EBUSY);
     let event = Event::new()?;
     t.vm.assign_irqfd(&event, GSI).ioctl("KVM_IRQFD")?;
-    check_eq!("assigning it again is EBUSY", t.vm.assign_irqfd(&event, GSI), busy);
-    check_eq!("assigning it to another GSI is EBUSY", t.vm.assign_irqfd(&event, GSI + 1), busy);
+    check_eq!(
+        "assigning an eventfd again to its GSI is EBUSY",
+        t.vm.assign_irqfd(&event, GSI),
+        busy
+    );
+    check_eq!(
+        "assigning an eventfd to another GSI is EBUSY",
+        t.vm.assign_irqfd(&event, GSI + 1),
+        busy
+    );
     let other = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
-    check_eq!("assigning it in another VM is EBUSY", other.assign_irqfd(&event, GSI), busy);
+    check_eq!("assigning an eventfd in another VM is EBUSY", other.assign_irqfd(&event, GSI), busy);
     t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
     other.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign, other VM)")?;
-    check_eq!("another GSI takes it after deassign", t.vm.assign_irqfd(&event, GSI + 1), Ok(()));
+    check_eq!(
+        "another GSI takes the eventfd after deassign",
+        t.vm.assign_irqfd(&event, GSI + 1),
+        Ok(())
+    );
     t.vm.deassign_irqfd(&event, GSI + 1).ioctl("KVM_IRQFD(deassign)")?;
-    check_eq!("another VM takes it after deassign", other.assign_irqfd(&event, GSI), Ok(()));
+    check_eq!(
+        "another VM takes the eventfd after deassign",
+        other.assign_irqfd(&event, GSI),
+        Ok(())
+    );
     drop(other);
-    check_eq!("it is free once its VM is gone", t.vm.assign_irqfd(&event, GSI), Ok(()));
+    check_eq!("the eventfd is free when its VM is gone", t.vm.assign_irqfd(&event, GSI), Ok(()));
     Ok(())
 }
 
@@ -451,8 +475,11 @@ fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
     });
     result?;
     log!("{injected} of {rounds} events were interrupts");
-    check!("races enough were run", rounds >= if budget == Duration::MAX { RACES } else { ENOUGH });
-    check_eq!("no event is lost", lost, 0);
+    check!(
+        "enough races of assign and deassign were run",
+        rounds >= if budget == Duration::MAX { RACES } else { ENOUGH }
+    );
+    check_eq!("no event is lost in a race", lost, 0);
     check_eq!("no event is both an interrupt and left for userspace", doubled, 0);
     Ok(())
 }
@@ -477,7 +504,7 @@ fn two_vms_leave_the_eventfd_free(t: &mut OneVm) -> TestResult {
             check_eq!("deassign succeeds for winner and loser", deassigned, Ok(()));
         }
         let after = t.vm.assign_irqfd(&event, GSI);
-        check_eq!("the eventfd is free once both have let go", after, Ok(()));
+        check_eq!("the eventfd is free after both VMs deassign it", after, Ok(()));
     }
     Ok(())
 }

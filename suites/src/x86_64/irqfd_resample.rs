@@ -112,7 +112,7 @@ fn line_is_asserted_until_the_guest_ends_the_interrupt(t: &mut OneVcpu) -> TestR
         check!("the interrupt arrives at the local APIC", arrives(t));
         check_eq!("the event is drained", trigger.take(), Err(Errno::EAGAIN));
         let held = take_and_hold(t)?;
-        check_eq!("the guest takes the interrupt once", held.taken, 1);
+        check_eq!("the guest takes the interrupt exactly once", held.taken, 1);
         check!("Remote IRR is set while it is in service", held.remote_irr);
         check!("the line stays asserted while it is in service", t.vm.ioapic_line(PIN)?);
         check_eq!("resamplefd is quiet before the EOI", resample.take(), Err(Errno::EAGAIN));
@@ -121,9 +121,9 @@ fn line_is_asserted_until_the_guest_ends_the_interrupt(t: &mut OneVcpu) -> TestR
         check!("Remote IRR is clear after the EOI", !ended.remote_irr);
         check!("the line is de-asserted at the EOI", !t.vm.ioapic_line(PIN)?);
         check!("resamplefd is readable after the EOI", resample.is_readable()?);
-        check_eq!("resamplefd is signalled once", resample.take(), Ok(1));
+        check_eq!("resamplefd is signalled exactly once", resample.take(), Ok(1));
         check_eq!("no interrupt comes without a new event", step(t)?.taken, 0);
-        check_eq!("nothing is left to read of the trigger", trigger.take(), Err(Errno::EAGAIN));
+        check_eq!("the trigger has no count left to read", trigger.take(), Err(Errno::EAGAIN));
     }
     Ok(())
 }
@@ -142,13 +142,13 @@ fn events_before_the_eoi_are_one_interrupt(t: &mut OneVcpu) -> TestResult {
     // Work of KVM's own asserts the line, once for one or for several of the events: all of it before
     // the EOI.
     std::thread::sleep(SETTLED);
-    check!("the interrupt arrives", arrives(t));
+    check!("ten events raise an interrupt", arrives(t));
     check_eq!("ten events are one interrupt", take_and_hold(t)?.taken, 1);
     check_eq!("the ten events are drained", trigger.take(), Err(Errno::EAGAIN));
     end(t)?;
     check_eq!("one EOI signals resamplefd once", resample.take(), Ok(1));
-    check!("the line is de-asserted whatever the number of events", !t.vm.ioapic_line(PIN)?);
-    check_eq!("no second interrupt follows", step(t)?.taken, 0);
+    check!("the EOI de-asserts the line after ten events", !t.vm.ioapic_line(PIN)?);
+    check_eq!("no second interrupt follows ten events", step(t)?.taken, 0);
     Ok(())
 }
 
@@ -158,12 +158,12 @@ fn count_at_assign_asserts_the_line(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     let (trigger, resample) = (Event::with_count(3)?, Event::new()?);
     t.vm.assign_level_irqfd(&trigger, GSI, &resample).ioctl("KVM_IRQFD(resample)")?;
-    check!("the line rises", line_rises(t));
-    check!("the interrupt arrives", arrives(t));
-    check_eq!("the guest takes one interrupt", take_and_hold(t)?.taken, 1);
+    check!("an event from before the assignment raises the line", line_rises(t));
+    check!("an event from before the assignment interrupts", arrives(t));
+    check_eq!("the guest takes exactly one interrupt", take_and_hold(t)?.taken, 1);
     end(t)?;
-    check_eq!("its EOI signals resamplefd", resample.take(), Ok(1));
-    check!("its EOI de-asserts the line", !t.vm.ioapic_line(PIN)?);
+    check_eq!("the EOI signals resamplefd", resample.take(), Ok(1));
+    check!("the EOI de-asserts the line", !t.vm.ioapic_line(PIN)?);
     Ok(())
 }
 
@@ -176,8 +176,8 @@ fn irqfds_of_one_gsi_share_the_line(t: &mut OneVcpu) -> TestResult {
     t.vm.assign_level_irqfd(&second, GSI, &second_resample).ioctl("KVM_IRQFD(second)")?;
     for trigger in [&first, &second] {
         trigger.signal(1)?;
-        check!("either trigger raises the interrupt", arrives(t));
-        check_eq!("either trigger is one interrupt", take_and_hold(t)?.taken, 1);
+        check!("an event of either trigger raises the interrupt", arrives(t));
+        check_eq!("an event of either trigger is one interrupt", take_and_hold(t)?.taken, 1);
         end(t)?;
         check_eq!("the EOI signals the first resamplefd", first_resample.take(), Ok(1));
         check_eq!("the EOI signals the second resamplefd", second_resample.take(), Ok(1));
@@ -190,10 +190,10 @@ fn irqfds_of_one_gsi_share_the_line(t: &mut OneVcpu) -> TestResult {
     t.vm.deassign_irqfd(&second, GSI).ioctl("KVM_IRQFD(deassign second)")?;
     check!("deassign of the last de-asserts the line", !t.vm.ioapic_line(PIN)?);
     let taken = take_and_hold(t)?.taken;
-    check!("at most the interrupt already accepted is taken", taken <= 1, "{taken}");
+    check!("no interrupt but the one already accepted is taken", taken <= 1, "{taken}");
     end(t)?;
-    check_eq!("deassigned, the first resamplefd is quiet", first_resample.count(), 0);
-    check_eq!("deassigned, the second resamplefd is quiet", second_resample.count(), 0);
+    check_eq!("the first resamplefd is quiet after its deassign", first_resample.count(), 0);
+    check_eq!("the second resamplefd is quiet after its deassign", second_resample.count(), 0);
     Ok(())
 }
 
@@ -202,11 +202,11 @@ fn irqfds_of_one_gsi_share_the_line(t: &mut OneVcpu) -> TestResult {
 fn deassign_lets_go_of_an_asserted_line(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     trigger.signal(1)?;
-    check!("the interrupt arrives", arrives(t));
-    check_eq!("the guest takes it", take_and_hold(t)?.taken, 1);
+    check!("an event raises an interrupt", arrives(t));
+    check_eq!("the guest takes the interrupt before the deassign", take_and_hold(t)?.taken, 1);
     let off = t.vm.deassign_irqfd(&trigger, GSI);
     check_eq!("deassign without the resample flag succeeds", off, Ok(()));
-    check!("the line falls though the guest has not ended the interrupt", !t.vm.ioapic_line(PIN)?);
+    check!("the line falls though the guest has not made its EOI", !t.vm.ioapic_line(PIN)?);
     end(t)?;
     check_eq!("the EOI after deassign signals nothing", resample.take(), Err(Errno::EAGAIN));
     trigger.signal(1)?;
@@ -214,10 +214,10 @@ fn deassign_lets_go_of_an_asserted_line(t: &mut OneVcpu) -> TestResult {
     check_eq!("an event after deassign is userspace's", trigger.take(), Ok(1));
     t.vm.assign_level_irqfd(&trigger, GSI, &resample).ioctl("KVM_IRQFD(again)")?;
     trigger.signal(1)?;
-    check!("assigned again, an event is an interrupt", arrives(t));
-    check_eq!("assigned again, the guest takes it", take_and_hold(t)?.taken, 1);
+    check!("an event is an interrupt when assigned again", arrives(t));
+    check_eq!("the guest takes the interrupt when assigned again", take_and_hold(t)?.taken, 1);
     end(t)?;
-    check_eq!("assigned again, the EOI signals resamplefd", resample.take(), Ok(1));
+    check_eq!("the EOI signals resamplefd when assigned again", resample.take(), Ok(1));
     Ok(())
 }
 
@@ -229,9 +229,9 @@ fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
     trigger.signal(1)?;
     check!("the event asserts the line", line_rises(t));
     t.vm.fd().set_irq_line(GSI, true).ioctl("KVM_IRQ_LINE(1)")?;
-    check!("the interrupt arrives", arrives(t));
-    check_eq!("both sources are one interrupt", take_and_hold(t)?.taken, 1);
-    check_eq!("the event is drained", trigger.take(), Err(Errno::EAGAIN));
+    check!("the asserted line raises an interrupt", arrives(t));
+    check_eq!("two sources of the line are one interrupt", take_and_hold(t)?.taken, 1);
+    check_eq!("the event is drained before the EOI", trigger.take(), Err(Errno::EAGAIN));
     end(t)?;
     check_eq!("the EOI signals resamplefd", resample.take(), Ok(1));
     check!("the line stays asserted by KVM_IRQ_LINE", t.vm.ioapic_line(PIN)?);
@@ -241,7 +241,7 @@ fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
     check!("KVM_IRQ_LINE de-asserts the line", !t.vm.ioapic_line(PIN)?);
     end(t)?;
     check_eq!("every EOI of the GSI signals resamplefd", resample.take(), Ok(1));
-    check_eq!("no third interrupt comes", step(t)?.taken, 0);
+    check_eq!("no interrupt comes after both sources de-assert", step(t)?.taken, 0);
     Ok(())
 }
 
@@ -252,12 +252,16 @@ fn closing_the_trigger_not_the_resamplefd_detaches(t: &mut OneVcpu) -> TestResul
     let (trigger, resample) = start(t)?;
     drop(resample);
     trigger.signal(1)?;
-    check!("without a reader of resamplefd the interrupt arrives", arrives(t));
-    check_eq!("without a reader of resamplefd it is taken", take_and_hold(t)?.taken, 1);
+    check!("an event interrupts without a reader of resamplefd", arrives(t));
+    check_eq!(
+        "the guest takes the interrupt without a reader of resamplefd",
+        take_and_hold(t)?.taken,
+        1
+    );
     end(t)?;
-    check!("without a reader of resamplefd the EOI de-asserts", !t.vm.ioapic_line(PIN)?);
+    check!("the EOI de-asserts the line without a reader of resamplefd", !t.vm.ioapic_line(PIN)?);
     trigger.signal(1)?;
-    check!("the line rises again", line_rises(t));
+    check!("an event raises the line again", line_rises(t));
     drop(trigger);
     let falls = eventually(|| t.vm.ioapic_line(PIN).is_ok_and(|asserted| !asserted));
     check!("the last close of the trigger de-asserts the line", falls);
@@ -275,7 +279,7 @@ fn refused_assign_changes_nothing(t: &mut OneVcpu) -> TestResult {
         flags: bindings::KVM_IRQFD_FLAG_RESAMPLE,
         resamplefd: -1,
     };
-    check_eq!("resamplefd -1 is EBADF", t.vm.irqfd(request), Err(Errno::EBADF));
+    check_eq!("a resamplefd of -1 is EBADF", t.vm.irqfd(request), Err(Errno::EBADF));
     let no_event = Irqfd { resamplefd: t.vm.as_raw_fd(), ..request };
     check_eq!(
         "a resamplefd that is no eventfd is EINVAL",
@@ -283,16 +287,16 @@ fn refused_assign_changes_nothing(t: &mut OneVcpu) -> TestResult {
         Err(Errno::EINVAL)
     );
     let again = t.vm.assign_level_irqfd(&trigger, GSI, &other);
-    check_eq!("a trigger in use is EBUSY", again, Err(Errno::EBUSY));
+    check_eq!("a trigger that is in use is EBUSY", again, Err(Errno::EBUSY));
     other.signal(1)?;
     check_eq!("the refused eventfd triggers nothing", step(t)?.taken, 0);
     check_eq!("the refused eventfd keeps its event", other.take(), Ok(1));
     trigger.signal(1)?;
     check!("the assigned trigger still interrupts", arrives(t));
-    check_eq!("its interrupt is taken", take_and_hold(t)?.taken, 1);
+    check_eq!("the assigned trigger's interrupt is taken", take_and_hold(t)?.taken, 1);
     end(t)?;
-    check_eq!("its resamplefd is still signalled", resample.take(), Ok(1));
-    check_eq!("the refused resamplefd is not", other.take(), Err(Errno::EAGAIN));
+    check_eq!("the assigned trigger's resamplefd is still signalled", resample.take(), Ok(1));
+    check_eq!("the refused resamplefd is not signalled", other.take(), Err(Errno::EAGAIN));
     Ok(())
 }
 
@@ -303,7 +307,7 @@ fn resampling_needs_the_ioapic_in_the_kernel(t: &mut HostOnly, irqchip: Irqchip)
     let vm = Vm::new(VmShape { irqchip })?;
     let (trigger, resample) = (Event::new()?, Event::new()?);
     let refused = vm.assign_level_irqfd(&trigger, GSI, &resample);
-    check_eq!("resampling is EINVAL", refused, Err(Errno::EINVAL));
+    check_eq!("resampling without an in-kernel I/O APIC is EINVAL", refused, Err(Errno::EINVAL));
     trigger.signal(1)?;
     check_eq!("the refused trigger keeps its event", trigger.take(), Ok(1));
     Ok(())
@@ -345,9 +349,13 @@ fn requeued_events_are_served_one_by_one(t: &mut OneVcpu) -> TestResult {
         for round in 1..=ROUNDS {
             trigger.signal(1)?;
             let told = resample.readable_within(std::time::Duration::from_secs(3))?;
-            check!("resamplefd tells of every EOI", told, "not in round {round}");
+            check!("resamplefd is signalled for every EOI", told, "not in round {round}");
             let in_order = taken.load(SeqCst) == round;
-            check!("the handler has run when its EOI is told", in_order, "not in round {round}");
+            check!(
+                "the handler has run when its EOI is signalled",
+                in_order,
+                "not in round {round}"
+            );
             if !told || !in_order {
                 // Events may have run into one: the guest would wait for the missing ones for ever.
                 vm.shared(shared_static!(STOP)).store(1, SeqCst);
@@ -358,7 +366,7 @@ fn requeued_events_are_served_one_by_one(t: &mut OneVcpu) -> TestResult {
         }
         guest.join().expect("the vCPU's thread")?;
         check_eq!("every round is one interrupt", taken.load(SeqCst), ROUNDS);
-        check!("the line is de-asserted in the end", !vm.ioapic_line(PIN)?);
+        check!("the line is de-asserted after the last round", !vm.ioapic_line(PIN)?);
         Ok(())
     })
 }

@@ -27,30 +27,38 @@ fn reads_the_page(g: &mut Guest) {
     let (msr, page) = (g.arg(0) as u32, PAGES[0]);
     poke(page, PATTERN);
     wrmsr(msr, page);
-    check_eq!("without the enable bit the page is left alone", peek::<u64>(page), PATTERN);
-    check_eq!("the MSR reads as written, disabled", rdmsr_safe(msr), Ok(page));
+    check_eq!("the page is left alone without the enable bit", peek::<u64>(page), PATTERN);
+    check_eq!("the system-time MSR reads as written, disabled", rdmsr_safe(msr), Ok(page));
     poke(page, [0_u64; 4]);
     wrmsr(msr, page | ENABLE);
-    check_eq!("the MSR reads as written, enabled", rdmsr_safe(msr), Ok(page | ENABLE));
+    check_eq!("the system-time MSR reads as written, enabled", rdmsr_safe(msr), Ok(page | ENABLE));
     let version: u32 = peek(page);
-    check!("the version is even outside of updates", version & 1 == 0, "{version}");
-    check!("the version shows that KVM has filled the page", version != 0);
+    check!("the page's version is even outside of updates", version & 1 == 0, "{version}");
+    check!("the page's version shows that KVM has filled it", version != 0);
     let clock = read_clock(page);
     let tsc = rdtsc_ordered();
-    check!("the multiplier is not 0", clock.tsc_to_system_mul != 0);
+    check!("the page's multiplier is not 0", clock.tsc_to_system_mul != 0);
     check!(
-        "the shift is one that 64 bits allow",
+        "the page's shift is one that 64 bits allow",
         (-32..=32).contains(&clock.tsc_shift),
         "{clock:?}"
     );
-    check!("the TSC of the page has passed", clock.tsc_timestamp <= tsc, "{clock:?}, TSC {tsc}");
+    check!(
+        "the page's TSC is not in the future",
+        clock.tsc_timestamp <= tsc,
+        "{clock:?}, TSC {tsc}"
+    );
     let unknown = clock.flags & !bits!(PvclockFlags::{TSC_STABLE_BIT | GUEST_STOPPED});
-    check_eq!("reserved flags are 0", unknown, 0);
-    check_eq!("the guest was not stopped", clock.flags & PvclockFlags::GUEST_STOPPED.bits(), 0);
+    check_eq!("the page's reserved flags are 0", unknown, 0);
+    check_eq!(
+        "the page's stopped flag is clear",
+        clock.flags & PvclockFlags::GUEST_STOPPED.bits(),
+        0
+    );
     let mut before = now(page);
     for _ in 0..READS {
         let next = now(page);
-        check!("time never goes back", next >= before, "{before} then {next}");
+        check!("the guest's time never goes back", next >= before, "{before} then {next}");
         before = next;
     }
     wrmsr(msr, OTHER_PAGE | ENABLE);
@@ -59,7 +67,7 @@ fn reads_the_page(g: &mut Guest) {
     wrmsr(msr, 0);
     poke(OTHER_PAGE, PATTERN);
     g.sync(0, &[]);
-    check_eq!("once disabled the page is left alone", peek::<u64>(OTHER_PAGE), PATTERN);
+    check_eq!("a disabled page is left alone", peek::<u64>(OTHER_PAGE), PATTERN);
 }
 
 /// The page is as x86/msr.rst says, by the old MSR and by the new.
@@ -161,8 +169,8 @@ fn time_passes_as_on_the_host(t: &mut OneVcpu) -> TestResult {
     let second = ask(t)?;
     let most = outer.elapsed().as_nanos() as f64;
     let passed = second.time.saturating_sub(first.time) as f64;
-    check!("no less time passes than on the host", passed >= least * 0.99, "{passed} {least}");
-    check!("no more time passes than on the host", passed <= most * 1.01, "{passed} {most}");
+    check!("guest time is not slower than the host's", passed >= least * 0.99, "{passed} {least}");
+    check!("guest time is not faster than the host's", passed <= most * 1.01, "{passed} {most}");
     Ok(())
 }
 
@@ -174,8 +182,18 @@ fn get_clock_is_the_guests_time(t: &mut OneVcpu) -> TestResult {
     let told = ask(t)?;
     let after = t.vm.fd().get_clock().ioctl("KVM_GET_CLOCK")?.clock;
     check!("KVM_GET_CLOCK does not go back", after >= before, "{before} then {after}");
-    check!("the guest is not behind it", told.time + SLACK >= before, "{} {before}", told.time);
-    check!("the guest is not ahead of it", told.time <= after + SLACK, "{} {after}", told.time);
+    check!(
+        "the guest's time is not behind KVM_GET_CLOCK",
+        told.time + SLACK >= before,
+        "{} {before}",
+        told.time
+    );
+    check!(
+        "the guest's time is not ahead of KVM_GET_CLOCK",
+        told.time <= after + SLACK,
+        "{} {after}",
+        told.time
+    );
     Ok(())
 }
 
@@ -187,7 +205,7 @@ fn set_clock_moves_the_guests_time(t: &mut OneVcpu) -> TestResult {
     for base in [JUMP, 5 * JUMP, 1_000] {
         let start = Instant::now();
         let set = set_clock(&t.vm, base);
-        check_eq!("KVM_SET_CLOCK takes a clock of {base} ns", set, Ok(()));
+        check_eq!("KVM_SET_CLOCK accepts a clock of {base} ns", set, Ok(()));
         let got = t.vm.fd().get_clock().ioctl("KVM_GET_CLOCK")?.clock;
         let most = base + start.elapsed().as_nanos() as u64 + SLACK;
         check!("KVM_GET_CLOCK is not before the {base} ns set", got >= base, "{got}");
@@ -198,10 +216,24 @@ fn set_clock_moves_the_guests_time(t: &mut OneVcpu) -> TestResult {
         );
         let next = ask(t)?;
         let most = base + start.elapsed().as_nanos() as u64 + SLACK;
-        check!("the guest is not before the {base} ns set", next.time >= base, "{}", next.time);
-        check!("the guest is soon after the {base} ns set", next.time <= most, "{}", next.time);
+        check!(
+            "the guest's time is not before the {base} ns set",
+            next.time >= base,
+            "{}",
+            next.time
+        );
+        check!(
+            "the guest's time is soon after the {base} ns set",
+            next.time <= most,
+            "{}",
+            next.time
+        );
         check!("the page's version changes with the clock", next.version != told.version);
-        check_eq!("the page's frequency stays", next.ns_per_tick, told.ns_per_tick);
+        check_eq!(
+            "the page's frequency stays with a new clock",
+            next.ns_per_tick,
+            told.ns_per_tick
+        );
         told = next;
     }
     Ok(())
@@ -219,13 +251,17 @@ fn set_clock_refuses_unknown_flags(t: &mut OneVm) -> TestResult {
     }
     // The capability's value was a plain 1 before it told the flags.
     let told = clock.flags & !known & !KVM_CLOCK_TSC_STABLE;
-    check_eq!("KVM_GET_CLOCK gives only flags that the capability tells", told, 0);
+    check_eq!("KVM_GET_CLOCK has no flag that the capability does not report", told, 0);
     check_eq!("reserved words of KVM_GET_CLOCK are 0", clock.pad0, 0);
     let plain = kvm_clock_data { clock: clock.clock, ..Default::default() };
-    check_eq!("without flags a clock is taken", set_clock_with(&t.vm, plain), Ok(()));
+    check_eq!("a clock without flags is accepted", set_clock_with(&t.vm, plain), Ok(()));
     if known & KVM_CLOCK_REALTIME != 0 {
         let back = kvm_clock_data { flags: clock.flags & !KVM_CLOCK_REALTIME, ..clock };
-        check_eq!("what KVM_GET_CLOCK gave is taken back", set_clock_with(&t.vm, back), Ok(()));
+        check_eq!(
+            "the clock that KVM_GET_CLOCK gave is accepted",
+            set_clock_with(&t.vm, back),
+            Ok(())
+        );
     }
     Ok(())
 }
@@ -240,14 +276,24 @@ fn real_time_since_the_snapshot_is_added(t: &mut OneVm) -> TestResult {
     let realtime = real_time() - AGO;
     let hour_ago =
         kvm_clock_data { clock: JUMP, flags: KVM_CLOCK_REALTIME, realtime, ..Default::default() };
-    check_eq!("a clock with its real time is taken", set_clock_with(&t.vm, hour_ago), Ok(()));
+    check_eq!("a clock with its real time is accepted", set_clock_with(&t.vm, hour_ago), Ok(()));
     let got = t.vm.fd().get_clock().ioctl("KVM_GET_CLOCK")?;
     let passed = start.elapsed().as_nanos() as u64;
-    check!("an hour ago means an hour later", got.clock + SLACK >= JUMP + AGO, "{}", got.clock);
-    check!("and no more than that", got.clock <= JUMP + AGO + passed + SLACK, "{}", got.clock);
+    check!(
+        "a real time an hour ago adds an hour",
+        got.clock + SLACK >= JUMP + AGO,
+        "{}",
+        got.clock
+    );
+    check!(
+        "a real time an hour ago adds no more than an hour",
+        got.clock <= JUMP + AGO + passed + SLACK,
+        "{}",
+        got.clock
+    );
     if got.flags & KVM_CLOCK_REALTIME != 0 {
         let off = got.realtime.abs_diff(real_time());
-        check!("KVM_GET_CLOCK tells the real time", off <= passed + SLACK, "{off} ns off");
+        check!("KVM_GET_CLOCK reports the real time", off <= passed + SLACK, "{off} ns off");
     }
     Ok(())
 }
@@ -261,7 +307,11 @@ fn tells_the_wall_clock(g: &mut Guest) {
     let [version, seconds, nanoseconds, behind] = peek::<[u32; 4]>(WALL);
     check!("the version of the wall clock is even", version & 1 == 0, "{version}");
     check!("the version of the wall clock shows that it was filled", version != 0);
-    check!("nanoseconds are below a second", nanoseconds < 1_000_000_000, "{nanoseconds}");
+    check!(
+        "the wall clock's nanoseconds are below a second",
+        nanoseconds < 1_000_000_000,
+        "{nanoseconds}"
+    );
     check_eq!("memory behind the wall clock is left alone", behind, 0);
     check_eq!("the wall clock MSR reads as written", rdmsr_safe(g.arg(0) as u32), Ok(WALL));
     g.sync(TIME, &[seconds.into(), nanoseconds.into(), now(PAGES[0])]);
@@ -278,8 +328,16 @@ fn wall_clock_is_the_hosts_at_boot(t: &mut OneVcpu, msrs: [u32; 2]) -> TestResul
     let [seconds, nanoseconds, time, ..] = t.vcpu.run_until_sync(TIME)?;
     let after = real_time();
     let guest = seconds * 1_000_000_000 + nanoseconds + time;
-    check!("the guest's wall time is not behind", guest + SLACK >= before, "{guest} {before}");
-    check!("the guest's wall time is not ahead", guest <= after + SLACK, "{guest} {after}");
+    check!(
+        "the guest's wall time is not behind the host's",
+        guest + SLACK >= before,
+        "{guest} {before}"
+    );
+    check!(
+        "the guest's wall time is not ahead of the host's",
+        guest <= after + SLACK,
+        "{guest} {after}"
+    );
     t.vcpu.run_until_done()
 }
 
@@ -330,13 +388,13 @@ fn stopped_guest_is_told(t: &mut OneVcpu) -> TestResult {
     let stopped = |told: &Told| told.flags & PvclockFlags::GUEST_STOPPED.bits() != 0;
     check!("the refused request sets no flag", !stopped(&ask(t)?));
     check_eq!("KVM_KVMCLOCK_CTRL with a clock page succeeds", ctrl(t), Ok(()));
-    check!("the guest sees that it was stopped", stopped(&ask(t)?));
+    check!("the page's stopped flag is set by KVM_KVMCLOCK_CTRL", stopped(&ask(t)?));
     set_clock(&t.vm, JUMP).ioctl("KVM_SET_CLOCK")?;
-    check!("updates of the page keep the flag", stopped(&ask(t)?));
+    check!("updates of the page keep the stopped flag", stopped(&ask(t)?));
     t.vcpu.answer(&[CLEAR_STOPPED]);
-    check!("the guest can clear the flag", !stopped(&ask(t)?));
+    check!("the guest can clear the stopped flag", !stopped(&ask(t)?));
     set_clock(&t.vm, 2 * JUMP).ioctl("KVM_SET_CLOCK")?;
-    check!("updates of the page do not set it again", !stopped(&ask(t)?));
+    check!("updates of the page do not set the stopped flag again", !stopped(&ask(t)?));
     Ok(())
 }
 
@@ -367,13 +425,13 @@ fn stable_time_is_monotonic_across_vcpus(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(compares_clocks))?;
     let first_stable = t.vcpu.run_until_sync(TIME)?[0] != 0;
     let second_stable = second.run_until_sync(TIME)?[0] != 0;
-    check_eq!("all vCPUs are told alike whether time is stable", second_stable, first_stable);
+    check_eq!("all vCPUs have the same stable-TSC flag", second_stable, first_stable);
     require!(first_stable && second_stable, "a master clock (host clocksource tsc, TSCs in step)");
     std::thread::scope(|s| {
         let other = s.spawn(move || second.run_until_done());
         t.vcpu.run_until_done().and(other.join().expect("a vCPU thread"))
     })?;
     let turns = t.vm.shared(shared_static!(TURN)).load(SeqCst);
-    check_eq!("both vCPUs have read in turn", turns, 2 * READS);
+    check_eq!("both vCPUs have read the time in turn", turns, 2 * READS);
     Ok(())
 }

@@ -119,16 +119,28 @@ fn clock_comes_with_real_time_and_tsc(t: &mut OneVcpu) -> TestResult {
         let (tsc_after, real_after) = (rdtsc(), real_time());
         let kvm_clock_data { realtime, host_tsc, .. } = *clock;
         let during = (real_before..=real_after).contains(&realtime);
-        check!("real time is that of the call", during, "{real_before} {realtime} {real_after}");
+        check!(
+            "the reported real time is that of the call",
+            during,
+            "{real_before} {realtime} {real_after}"
+        );
         let during = (tsc_before..=tsc_after).contains(&host_tsc);
-        check!("the host's TSC is that of the call", during, "{tsc_before} {host_tsc} {tsc_after}");
+        check!(
+            "the reported host TSC is that of the call",
+            during,
+            "{tsc_before} {host_tsc} {tsc_after}"
+        );
     }
     let [first, second] = clocks;
     let khz = u64::from(t.vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ")?);
     let passed = second.clock - first.clock;
     let by_tsc = (second.host_tsc - first.host_tsc) * 1_000_000 / khz;
     let off = passed.abs_diff(by_tsc);
-    check!("the clock advances as the TSC does", off <= passed / 1000, "{passed} {by_tsc} ns");
+    check!(
+        "the clock advances as the host's TSC does",
+        off <= passed / 1000,
+        "{passed} {by_tsc} ns"
+    );
     let real = second.realtime - first.realtime;
     let off = passed.abs_diff(real);
     check!("the clock advances as real time does", off <= passed / 100, "{passed} {real} ns");
@@ -159,14 +171,14 @@ fn stable_clock_is_what_every_vcpu_sees(t: &mut OneVcpu) -> TestResult {
     for base in [None, Some(JUMP), Some(1_000)] {
         if let Some(clock) = base {
             let data = kvm_clock_data { clock, ..Default::default() };
-            check_eq!("KVM_SET_CLOCK takes a clock", set(&t.vm, data), Ok(()));
+            check_eq!("KVM_SET_CLOCK accepts a clock", set(&t.vm, data), Ok(()));
         }
         let pages = [told(&mut t.vcpu, GO_ON)?.0, told(&mut second, GO_ON)?.0];
         let clock = require_master_clock(&t.vm)?;
         for (vcpu, page) in [&t.vcpu, &second].into_iter().zip(pages) {
             let at = clock.host_tsc.wrapping_add(tsc_offset(vcpu)?);
             let off = page.time_at(at).abs_diff(clock.clock);
-            check!("the clock is the page's time at that TSC", off <= ROUNDING, "{off} ns off");
+            check!("the clock is the page's time at its TSC", off <= ROUNDING, "{off} ns off");
         }
     }
     Ok(())
@@ -187,11 +199,11 @@ fn real_time_moves_the_clock(t: &mut OneVm, (flags, hours, want): (u32, i64, u64
     let start = real_time();
     let realtime = start.wrapping_add_signed(hours * HOUR as i64);
     let data = kvm_clock_data { clock: JUMP, flags, realtime, ..Default::default() };
-    check_eq!("the clock is taken", set(&t.vm, data), Ok(()));
+    check_eq!("KVM_SET_CLOCK accepts a clock with real time", set(&t.vm, data), Ok(()));
     let got = get(&t.vm)?.clock;
     let passed = real_time() - start;
     check!("the clock is not before what was set", got >= JUMP + want, "{got}");
-    check!("the clock is soon after it", got <= JUMP + want + passed + SLACK, "{got}");
+    check!("the clock is soon after what was set", got <= JUMP + want + passed + SLACK, "{got}");
     Ok(())
 }
 
@@ -203,11 +215,15 @@ fn every_unknown_flag_is_refused(t: &mut OneVm) -> TestResult {
     for bit in (0..32).filter(|bit| FLAGS >> bit & 1 == 0) {
         for flags in [1 << bit, 1 << bit | KVM_CLOCK_TSC_STABLE] {
             let refused = set(&t.vm, kvm_clock_data { flags, ..far });
-            check!("an unknown flag is EINVAL", refused == Err(Errno::EINVAL), "{flags:#x}");
+            check!(
+                "an unknown flag of KVM_SET_CLOCK is EINVAL",
+                refused == Err(Errno::EINVAL),
+                "{flags:#x}"
+            );
         }
     }
     let clock = get(&t.vm)?.clock;
-    check!("a refused clock is not taken", clock < JUMP, "{clock}");
+    check!("a refused KVM_SET_CLOCK leaves the clock", clock < JUMP, "{clock}");
     Ok(())
 }
 
@@ -216,14 +232,14 @@ fn every_unknown_flag_is_refused(t: &mut OneVm) -> TestResult {
 fn clock_goes_on_in_another_vm(t: &mut OneVcpu) -> TestResult {
     told(&mut t.vcpu, GO_ON)?;
     let far = kvm_clock_data { clock: JUMP, ..Default::default() };
-    check_eq!("the first VM's clock is set", set(&t.vm, far), Ok(()));
+    check_eq!("KVM_SET_CLOCK accepts the first VM's clock", set(&t.vm, far), Ok(()));
     told(&mut t.vcpu, GO_ON)?;
     let taken = require_master_clock(&t.vm)?;
     std::thread::sleep(Duration::from_millis(20));
     let mut other = Vm::new(VmShape::default())?;
     let mut vcpu = other.add_vcpu(0, guest_fn!(tells))?;
     told(&mut vcpu, GO_ON)?;
-    check_eq!("another VM takes it", set(&other, taken), Ok(()));
+    check_eq!("KVM_SET_CLOCK accepts another VM's clock", set(&other, taken), Ok(()));
     told(&mut vcpu, GO_ON)?;
     let before = get(&t.vm)?.clock;
     let there = get(&other)?.clock;
@@ -246,7 +262,7 @@ fn wall_clock_follows_the_clock(t: &mut OneVcpu) -> TestResult {
         let (_, wall) = told(&mut t.vcpu, SET_WALL)?;
         let passed = real_time() - start;
         let off = (start - clock).abs_diff(wall);
-        check!("wall clock and clock {clock} are real time", off <= passed + SLACK, "{off} ns");
+        check!("wall clock plus clock {clock} is the real time", off <= passed + SLACK, "{off} ns");
     }
     Ok(())
 }
@@ -258,13 +274,21 @@ fn stopped_vcpu_alone_is_told(t: &mut OneVcpu) -> TestResult {
     let ctrl = |vcpu: &Vcpu| vcpu.fd().kvmclock_ctrl().map_err(|e| Errno::from_raw(e.errno()));
     let stopped = |page: PvclockVcpuTimeInfo| page.flags & PvclockFlags::GUEST_STOPPED.bits() != 0;
     told(&mut t.vcpu, GO_ON)?;
-    check_eq!("without a page on this vCPU it is EINVAL", ctrl(&second), Err(Errno::EINVAL));
+    check_eq!(
+        "KVM_KVMCLOCK_CTRL without a page on its vCPU is EINVAL",
+        ctrl(&second),
+        Err(Errno::EINVAL)
+    );
     told(&mut second, GO_ON)?;
-    check_eq!("with one it is taken", ctrl(&second), Ok(()));
-    check!("the other vCPU is not told", !stopped(told(&mut t.vcpu, GO_ON)?.0));
-    check!("the vCPU is told", stopped(told(&mut second, GO_ON)?.0));
+    check_eq!("KVM_KVMCLOCK_CTRL with a page on its vCPU succeeds", ctrl(&second), Ok(()));
+    check!("the other vCPU's stopped flag stays clear", !stopped(told(&mut t.vcpu, GO_ON)?.0));
+    check!("the stopped flag of the vCPU is set", stopped(told(&mut second, GO_ON)?.0));
     told(&mut t.vcpu, SWITCH_OFF)?;
-    check_eq!("with the page off it is EINVAL", ctrl(&t.vcpu), Err(Errno::EINVAL));
+    check_eq!(
+        "KVM_KVMCLOCK_CTRL with the page switched off is EINVAL",
+        ctrl(&t.vcpu),
+        Err(Errno::EINVAL)
+    );
     check_eq!("the other vCPU's page is still on", ctrl(&second), Ok(()));
     Ok(())
 }

@@ -55,7 +55,7 @@ fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
             ("TMICT", reg::TMICT),
             ("TDCR", reg::TDCR),
         ] {
-            check_eq!("vCPU {index}: {name} is 0", get(reg)?, 0);
+            check_eq!("vCPU {index}: {name} is 0 at reset", get(reg)?, 0);
         }
         for (name, reg) in [
             ("timer", reg::LVT_TIMER),
@@ -63,7 +63,7 @@ fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
             ("LINT1", reg::LVT_LINT1),
             ("error", reg::LVT_ERROR),
         ] {
-            check_eq!("vCPU {index}: LVT {name} is masked", get(reg)?, LVT_MASKED);
+            check_eq!("vCPU {index}: LVT {name} is masked at reset", get(reg)?, LVT_MASKED);
         }
         for first in [reg::ISR, reg::TMR, reg::IRR] {
             let any = (0..8).map(|i| get(first + 16 * i)).collect::<TestResult<Vec<u32>>>()?;
@@ -143,7 +143,7 @@ fn sets_its_priority(g: &mut Guest) {
 #[kvm_test(sets_its_priority, irqchip)]
 fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
-    check_eq!("userspace reads class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
+    check_eq!("userspace reads TPR's class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
     t.vcpu.run_until_done()
 }
 
@@ -161,8 +161,8 @@ fn takes_a_restored_interrupt(g: &mut Guest) {
         sti_hlt();
         cli();
     });
-    check_eq!("it is taken once", taken, 1);
-    check!("it has left IRR", !apic.bit(reg::IRR, VECTOR));
+    check_eq!("the restored interrupt is taken exactly once", taken, 1);
+    check!("the restored interrupt has left IRR when taken", !apic.bit(reg::IRR, VECTOR));
 }
 
 /// An interrupt request travels with KVM_GET_LAPIC and KVM_SET_LAPIC, as in a migration.
@@ -171,7 +171,7 @@ fn pending_interrupt_is_restored(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     let vector = u32::from(VECTOR);
     set_register(&t.vcpu, reg::IRR + vector / 32 * 16, 1 << (vector % 32))?;
-    check!("userspace sees the request", t.vcpu.is_pending(VECTOR)?);
+    check!("userspace reads the guest's request in IRR", t.vcpu.is_pending(VECTOR)?);
     t.vcpu.run_until_done()
 }
 
@@ -185,25 +185,25 @@ fn changes_modes(g: &mut Guest) {
     let base = rdmsr(IA32_APIC_BASE) & !(en | extd);
     let [off, xapic, x2apic] = [0, en, en | extd].map(|m| base | m);
     let set = |mode| wrmsr_safe(IA32_APIC_BASE, mode);
-    check_eq!("the APIC begins in xAPIC mode", rdmsr(IA32_APIC_BASE), xapic);
+    check_eq!("the APIC is in xAPIC mode at reset", rdmsr(IA32_APIC_BASE), xapic);
     check!(
-        "in xAPIC mode x2APIC's registers are #GP",
+        "x2APIC's registers are #GP in xAPIC mode",
         gp(rdmsr_safe(apic::x2apic_msr(reg::VERSION)))
     );
     let version: u32 = peek(XAPIC_BASE + u64::from(reg::VERSION));
     check!("EXTD without EN is #GP", gp(set(base | extd)));
-    check_eq!("a refused mode is not taken", rdmsr(IA32_APIC_BASE), xapic);
+    check_eq!("a refused mode leaves IA32_APIC_BASE unchanged", rdmsr(IA32_APIC_BASE), xapic);
     check_eq!("xAPIC to x2APIC is allowed", set(x2apic), Ok(()));
-    check_eq!("IA32_APIC_BASE tells of x2APIC", rdmsr(IA32_APIC_BASE), x2apic);
+    check_eq!("IA32_APIC_BASE reports x2APIC mode", rdmsr(IA32_APIC_BASE), x2apic);
     check_eq!(
-        "the version is the same",
+        "the version is the same in x2APIC mode",
         rdmsr_safe(apic::x2apic_msr(reg::VERSION)),
         Ok(u64::from(version))
     );
     check_eq!("the x2APIC ID is the vCPU's", rdmsr(apic::x2apic_msr(reg::ID)), u64::from(g.vcpu()));
     let id = g.vcpu();
     let ldr = u64::from((id >> 4) << 16 | 1 << (id & 15));
-    check_eq!("LDR is made of the ID", rdmsr(apic::x2apic_msr(reg::LDR)), ldr);
+    check_eq!("LDR is derived from the x2APIC ID", rdmsr(apic::x2apic_msr(reg::LDR)), ldr);
     for (name, reg) in [
         ("ID", reg::ID),
         ("version", reg::VERSION),
@@ -213,24 +213,27 @@ fn changes_modes(g: &mut Guest) {
         ("IRR", reg::IRR),
         ("TMCCT", reg::TMCCT),
     ] {
-        check!("a write to {name} is #GP", gp(wrmsr_safe(apic::x2apic_msr(reg), 0)));
+        check!("a write to read-only {name} is #GP", gp(wrmsr_safe(apic::x2apic_msr(reg), 0)));
     }
     for (name, reg) in [("EOI", reg::EOI), ("SELF IPI", reg::SELF_IPI)] {
-        check!("a read of {name} is #GP", gp(rdmsr_safe(apic::x2apic_msr(reg))));
+        check!("a read of write-only {name} is #GP", gp(rdmsr_safe(apic::x2apic_msr(reg))));
     }
     for (name, reg) in [("DFR", reg::DFR), ("ICR's upper half", reg::ICR_HIGH)] {
-        check!("{name} is not there", gp(rdmsr_safe(apic::x2apic_msr(reg))));
+        check!("an access to {name} is #GP in x2APIC mode", gp(rdmsr_safe(apic::x2apic_msr(reg))));
     }
     check!("an EOI of another value than 0 is #GP", gp(wrmsr_safe(apic::x2apic_msr(reg::EOI), 1)));
     check!("reserved bits of SPIV are #GP", gp(wrmsr_safe(apic::x2apic_msr(reg::SPIV), 1 << 32)));
     check!("x2APIC to xAPIC is #GP", gp(set(xapic)));
-    check_eq!("x2APIC to off is allowed", set(off), Ok(()));
-    check!("off, x2APIC's registers are #GP", gp(rdmsr_safe(apic::x2apic_msr(reg::VERSION))));
-    check!("off to x2APIC is #GP", gp(set(x2apic)));
-    check_eq!("off to xAPIC is allowed", set(xapic), Ok(()));
+    check_eq!("x2APIC to disabled is allowed", set(off), Ok(()));
+    check!(
+        "x2APIC's registers are #GP while disabled",
+        gp(rdmsr_safe(apic::x2apic_msr(reg::VERSION)))
+    );
+    check!("disabled to x2APIC is #GP", gp(set(x2apic)));
+    check_eq!("disabled to xAPIC is allowed", set(xapic), Ok(()));
     check!("reserved bits of IA32_APIC_BASE are #GP", gp(set(xapic | 1 << 9)));
     check_eq!(
-        "on again, the APIC is there",
+        "the APIC is mapped again after it was disabled",
         peek::<u32>(XAPIC_BASE + u64::from(reg::VERSION)),
         version
     );
@@ -301,14 +304,14 @@ fn uses_timer_modes(g: &mut Guest) {
     check!("a periodic timer interrupts again and again", came, "{}", periods.get());
     start(0);
     let after = count(apic, || a_while(apic));
-    check!("TMICT 0 stops it", after <= 1, "{after}");
-    check_eq!("stopped, TMCCT is 0", apic.read(reg::TMCCT), 0);
+    check!("TMICT 0 stops the timer", after <= 1, "{after}");
+    check_eq!("TMCCT of a stopped timer is 0", apic.read(reg::TMCCT), 0);
 
     lvt(LVT_MASKED);
     start(1000);
     let masked = count(apic, || a_while(apic));
     check_eq!("a masked timer interrupts nobody", masked, 0);
-    check_eq!("but counts down", apic.read(reg::TMCCT), 0);
+    check_eq!("a masked timer still counts down", apic.read(reg::TMCCT), 0);
 
     lvt(0);
     start(u32::MAX);
@@ -355,14 +358,22 @@ fn uses_deadlines(_: &mut Guest) {
     };
     lvt(0);
     wrmsr(IA32_TSC_DEADLINE, rdtsc() + 1000);
-    check_eq!("in another mode the MSR reads as 0", rdmsr(IA32_TSC_DEADLINE), 0);
-    check_eq!("and a write to it is nothing", count(apic, || a_while(apic)), 0);
+    check_eq!("IA32_TSC_DEADLINE reads as 0 in another mode", rdmsr(IA32_TSC_DEADLINE), 0);
+    check_eq!(
+        "a write to IA32_TSC_DEADLINE is ignored in another mode",
+        count(apic, || a_while(apic)),
+        0
+    );
     apic.write(reg::TMICT, u32::MAX);
     wait_until(|| apic.read(reg::TMCCT) <= u32::MAX - AGED);
     let before = apic.read(reg::TMCCT);
     wrmsr(IA32_TSC_DEADLINE, rdtsc() + 1000);
     let after = apic.read(reg::TMCCT);
-    check!("a one-shot timer counts on", (1..=before).contains(&after), "{before} then {after}");
+    check!(
+        "a one-shot timer counts on after the ignored write",
+        (1..=before).contains(&after),
+        "{before} then {after}"
+    );
     apic.write(reg::TMICT, 0);
 
     lvt(LVT_TSC_DEADLINE);
@@ -370,7 +381,7 @@ fn uses_deadlines(_: &mut Guest) {
     wrmsr(IA32_TSC_DEADLINE, deadline);
     let armed = rdmsr(IA32_TSC_DEADLINE);
     check!(
-        "armed, the MSR reads as written",
+        "an armed IA32_TSC_DEADLINE reads as written",
         armed == deadline || rdtsc() >= deadline,
         "{armed:#x}"
     );
@@ -379,16 +390,20 @@ fn uses_deadlines(_: &mut Guest) {
         halt();
         at = rdtsc_ordered();
     });
-    check_eq!("a deadline is one interrupt", taken, 1);
-    check!("it does not come before its time", at >= deadline, "{at} before {deadline}");
-    check_eq!("it has disarmed the timer", rdmsr(IA32_TSC_DEADLINE), 0);
-    check_eq!("nothing comes after it", count(apic, || a_while(apic)), 0);
+    check_eq!("a deadline is exactly one interrupt", taken, 1);
+    check!("a deadline's interrupt does not come early", at >= deadline, "{at} before {deadline}");
+    check_eq!("a passed deadline reads as 0", rdmsr(IA32_TSC_DEADLINE), 0);
+    check_eq!("no interrupt follows a passed deadline", count(apic, || a_while(apic)), 0);
 
     wrmsr(IA32_TSC_DEADLINE, 1);
     check_eq!("a deadline of the past interrupts at once", count(apic, halt), 1);
-    check_eq!("0 disarms", disarmed_by(apic, || wrmsr(IA32_TSC_DEADLINE, 0)), 0);
-    check_eq!("leaving the mode disarms", disarmed_by(apic, || lvt(0)), 0);
-    check_eq!("TMICT is 0 in deadline mode", apic.read(reg::TMICT), 0);
+    check_eq!(
+        "writing 0 to IA32_TSC_DEADLINE disarms the timer",
+        disarmed_by(apic, || wrmsr(IA32_TSC_DEADLINE, 0)),
+        0
+    );
+    check_eq!("leaving TSC-deadline mode disarms the timer", disarmed_by(apic, || lvt(0)), 0);
+    check_eq!("TMICT is 0 in TSC-deadline mode", apic.read(reg::TMICT), 0);
 }
 
 /// TSC-deadline mode (SDM vol. 3, "TSC-Deadline Mode").

@@ -34,7 +34,7 @@ fn takes_machine_checks(g: &mut Guest) {
     let bank = STATE.map(rdmsr);
     g.sync(READY, &[taken, status, bank[0], bank[1], bank[2]]);
     STATE.iter().for_each(|msr| wrmsr(*msr, 0));
-    check_eq!("the guest clears the status", rdmsr(mce::status(BANK)), 0);
+    check_eq!("the guest can clear the bank's status", rdmsr(mce::status(BANK)), 0);
     let bad = wrmsr_safe(mce::status(BANK), 1).err().map(|trap| trap.vector);
     check!(
         "a status of another value than 0 is #GP, or kept",
@@ -77,11 +77,15 @@ fn uncorrected_error_is_a_machine_check(t: &mut OneVcpu) -> TestResult {
     start(t, true, true)?;
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;
     let [taken, mcg_status, status, addr, misc, ..] = t.vcpu.run_until_sync(READY)?;
-    check_eq!("it is one machine check", taken, 1);
-    check_eq!("IA32_MCG_STATUS is as given", mcg_status, bits!(McgStatus::{MCIP | RIPV}));
-    check_eq!("the bank's status is as given", status, UNCORRECTED);
-    check_eq!("the bank's address is as given", addr, ADDRESS);
-    check_eq!("the bank's other information is as given", misc, MISC);
+    check_eq!("an uncorrected error is exactly one machine check", taken, 1);
+    check_eq!(
+        "IA32_MCG_STATUS is as userspace gave it",
+        mcg_status,
+        bits!(McgStatus::{MCIP | RIPV})
+    );
+    check_eq!("the bank's status is as userspace gave it", status, UNCORRECTED);
+    check_eq!("the bank's address is as userspace gave it", addr, ADDRESS);
+    check_eq!("the bank's other information is as userspace gave it", misc, MISC);
     t.vcpu.run_until_done()
 }
 
@@ -93,15 +97,15 @@ fn corrected_error_is_only_recorded(t: &mut OneVcpu, times: u32) -> TestResult {
         inject(&t.vcpu, CORRECTED).ioctl("KVM_X86_SET_MCE")?;
     }
     let [taken, _, status, addr, misc, ..] = t.vcpu.run_until_sync(READY)?;
-    check_eq!("it is no machine check", taken, 0);
-    check_eq!("the bank's status is as given", status & !MciStatus::OVER.bits(), CORRECTED);
+    check_eq!("a corrected error is no machine check", taken, 0);
     check_eq!(
-        "OVER tells that there was another one",
-        status & MciStatus::OVER.bits() != 0,
-        times > 1
+        "the bank's status is as userspace gave it",
+        status & !MciStatus::OVER.bits(),
+        CORRECTED
     );
-    check_eq!("the bank's address is as given", addr, ADDRESS);
-    check_eq!("the bank's other information is as given", misc, MISC);
+    check_eq!("OVER is set by a second error", status & MciStatus::OVER.bits() != 0, times > 1);
+    check_eq!("the bank's address is as userspace gave it", addr, ADDRESS);
+    check_eq!("the bank's other information is as userspace gave it", misc, MISC);
     t.vcpu.run_until_done()
 }
 
@@ -111,8 +115,8 @@ fn disabled_bank_reports_nothing(t: &mut OneVcpu) -> TestResult {
     start(t, true, false)?;
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;
     let [taken, _, status, ..] = t.vcpu.run_until_sync(READY)?;
-    check_eq!("it is no machine check", taken, 0);
-    check_eq!("the bank is empty", status, 0);
+    check_eq!("an error of a disabled bank is no machine check", taken, 0);
+    check_eq!("a disabled bank records no error", status, 0);
     t.vcpu.run_until_done()
 }
 
@@ -129,13 +133,13 @@ fn machine_check_that_cannot_be_taken_is_a_shutdown(t: &mut OneVcpu, cr4_mce: bo
         let msrs =
             bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         let set = t.vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        check_eq!("userspace sets IA32_MCG_STATUS", set, 1);
+        check_eq!("userspace can write IA32_MCG_STATUS", set, 1);
     }
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;
     let shutdown = match t.vcpu.run_until_next()? {
         Next::Exit(stop) => stop.exit() == Exit::Shutdown,
         _ => false,
     };
-    check!("KVM_RUN comes back with KVM_EXIT_SHUTDOWN", shutdown);
+    check!("KVM_RUN exits with KVM_EXIT_SHUTDOWN", shutdown);
     Ok(())
 }

@@ -81,8 +81,12 @@ fn cmci_is_absent_unless_set_up(t: &mut OneVcpu) -> TestResult {
 fn sets_ctl2(_: &mut Guest) {
     for bank in 0..BANKS {
         let ctl2 = mce::ctl2(bank);
-        check_eq!("every bank's CTL2 begins as 0", rdmsr_safe(ctl2), Ok(0));
-        check_eq!("all defined bits can be set", wrmsr_safe(ctl2, CMCI_EN | THRESHOLD), Ok(()));
+        check_eq!("every bank's CTL2 is 0 at reset", rdmsr_safe(ctl2), Ok(0));
+        check_eq!(
+            "all defined bits of CTL2 can be set",
+            wrmsr_safe(ctl2, CMCI_EN | THRESHOLD),
+            Ok(())
+        );
     }
     for bank in 0..BANKS {
         let value = CMCI_EN | u64::from(bank);
@@ -93,9 +97,13 @@ fn sets_ctl2(_: &mut Guest) {
         let reserved = wrmsr_safe(mce::ctl2(BANK), CMCI_EN | 1 << bit);
         check!("a reserved bit of CTL2 is #GP", gp(reserved), "bit {bit}");
     }
-    check_eq!("what is refused is not taken", rdmsr(mce::ctl2(BANK)), CMCI_EN | u64::from(BANK));
-    check!("behind the last bank there is no CTL2", gp(rdmsr_safe(mce::ctl2(BANKS))));
-    check!("nor can it be written", gp(wrmsr_safe(mce::ctl2(BANKS), 0)));
+    check_eq!(
+        "a refused write leaves CTL2 unchanged",
+        rdmsr(mce::ctl2(BANK)),
+        CMCI_EN | u64::from(BANK)
+    );
+    check!("CTL2 behind the last bank cannot be read", gp(rdmsr_safe(mce::ctl2(BANKS))));
+    check!("CTL2 behind the last bank cannot be written", gp(wrmsr_safe(mce::ctl2(BANKS), 0)));
 }
 
 /// With MCG_CMCI_P each bank has a CTL2: CMCI enable and a threshold, all else reserved.
@@ -110,18 +118,18 @@ fn every_bank_has_a_ctl2(t: &mut OneVcpu) -> TestResult {
 fn sets_lvt_cmci(g: &mut Guest) {
     let apic = if g.arg(0) != 0 { Apic::enable_x2apic() } else { Apic::enable() };
     let lvts = apic.read(reg::VERSION) >> 16 & 0xff;
-    check!("the local APIC counts LVT CMCI", lvts >= 6, "{lvts}");
-    check_eq!("LVT CMCI begins masked", apic.read(reg::LVT_CMCI), LVT_MASKED);
+    check!("the local APIC counts an LVT CMCI", lvts >= 6, "{lvts}");
+    check_eq!("LVT CMCI is masked at reset", apic.read(reg::LVT_CMCI), LVT_MASKED);
     for value in [LVT_NMI | 0x45, LVT_MASKED | 0xfe, u32::from(VECTOR)] {
         apic.write(reg::LVT_CMCI, value);
         check_eq!("LVT CMCI reads as written", apic.read(reg::LVT_CMCI), value);
     }
     apic.write(reg::SPIV, 0xff);
     let disabled = apic.read(reg::LVT_CMCI);
-    check_eq!("switching the APIC off masks it", disabled, LVT_MASKED | u32::from(VECTOR));
+    check_eq!("switching the APIC off masks LVT CMCI", disabled, LVT_MASKED | u32::from(VECTOR));
     apic.write(reg::LVT_CMCI, VECTOR.into());
     let kept = apic.read(reg::LVT_CMCI) & LVT_MASKED;
-    check_eq!("switched off, it cannot be unmasked", kept, LVT_MASKED);
+    check_eq!("LVT CMCI cannot be unmasked while the APIC is off", kept, LVT_MASKED);
 }
 
 /// With MCG_CMCI_P the local APIC has an LVT entry for CMCI (SDM vol. 3, "Local Vector Table").
@@ -187,10 +195,10 @@ fn inject(t: &mut OneVcpu, status: u64, mcg_status: u64) -> TestResult<Came> {
     t.vcpu.run_until(Exit::io_out(WINDOW_PORT))?;
     let [cmcis, checks, nmis, bank_status, addr, misc, others, ..] =
         t.vcpu.run_until_sync(READY)?;
-    check_eq!("the bank has the error's status", bank_status, status);
-    check_eq!("the bank has the error's address", addr, ADDRESS);
-    check_eq!("the bank has the error's other information", misc, MISC);
-    check_eq!("no other bank has an error", others, 0);
+    check_eq!("the bank records the error's status", bank_status, status);
+    check_eq!("the bank records the error's address", addr, ADDRESS);
+    check_eq!("the bank records the error's other information", misc, MISC);
+    check_eq!("no other bank records an error", others, 0);
     Ok(Came { cmcis, checks, nmis })
 }
 
@@ -199,7 +207,11 @@ fn inject(t: &mut OneVcpu, status: u64, mcg_status: u64) -> TestResult<Came> {
 fn ucna_without_cmci_is_only_logged(t: &mut OneVcpu) -> TestResult {
     set_up(&t.vcpu, MCG_SER_P)?;
     let came = inject(t, UCNA, 0)?;
-    check_eq!("it interrupts nobody", came, Came { cmcis: 0, checks: 0, nmis: 0 });
+    check_eq!(
+        "a UCNA error without CMCI interrupts nobody",
+        came,
+        Came { cmcis: 0, checks: 0, nmis: 0 }
+    );
     Ok(())
 }
 
@@ -218,7 +230,11 @@ fn other_uncorrected_errors_are_machine_checks(
     set_up(&t.vcpu, MCG_SER_P | cmci)?;
     t.vcpu.set_args(&[cmci, CMCI_EN | 1, VECTOR.into()]);
     let came = inject(t, UCNA | flag, mcg_status)?;
-    check_eq!("it is a machine check", came, Came { cmcis: 0, checks: 1, nmis: 0 });
+    check_eq!(
+        "another uncorrected error is a machine check",
+        came,
+        Came { cmcis: 0, checks: 1, nmis: 0 }
+    );
     Ok(())
 }
 
@@ -250,6 +266,10 @@ fn ucna_raises_cmci_where_enabled(t: &mut OneVcpu, setting: Setting) -> TestResu
     t.vcpu.set_args(&[1, setting.ctl2, setting.lvt.into()]);
     let Setting { cmcis, nmis, .. } = setting;
     let came = inject(t, UCNA, 0)?;
-    check_eq!("it is told as set, and is no machine check", came, Came { cmcis, checks: 0, nmis });
+    check_eq!(
+        "a UCNA error raises CMCI exactly where it is enabled",
+        came,
+        Came { cmcis, checks: 0, nmis }
+    );
     Ok(())
 }

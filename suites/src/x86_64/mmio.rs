@@ -96,29 +96,49 @@ fn reset_value(offset: u64, bytes: u64) -> u64 {
 
 #[guest]
 fn loads(_: &mut Guest) {
-    check_eq!("1 byte is loaded", peek::<u8>(DEVICE), reset_value(0, 1) as u8);
-    check_eq!("2 bytes are loaded", peek::<u16>(DEVICE + 0x10), reset_value(0x10, 2) as u16);
-    check_eq!("4 bytes are loaded", peek::<u32>(DEVICE + 0x20), reset_value(0x20, 4) as u32);
-    check_eq!("8 bytes are loaded", peek::<u64>(DEVICE + 0x30), reset_value(0x30, 8));
-    check_eq!("8 unaligned bytes are loaded", peek::<u64>(DEVICE + 0x43), reset_value(0x43, 8));
+    check_eq!("a load gets 1 byte from userspace", peek::<u8>(DEVICE), reset_value(0, 1) as u8);
     check_eq!(
-        "the last byte of a page is loaded",
+        "a load gets 2 bytes from userspace",
+        peek::<u16>(DEVICE + 0x10),
+        reset_value(0x10, 2) as u16
+    );
+    check_eq!(
+        "a load gets 4 bytes from userspace",
+        peek::<u32>(DEVICE + 0x20),
+        reset_value(0x20, 4) as u32
+    );
+    check_eq!(
+        "a load gets 8 bytes from userspace",
+        peek::<u64>(DEVICE + 0x30),
+        reset_value(0x30, 8)
+    );
+    check_eq!(
+        "a load gets 8 unaligned bytes from userspace",
+        peek::<u64>(DEVICE + 0x43),
+        reset_value(0x43, 8)
+    );
+    check_eq!(
+        "a load gets the last byte of a page",
         peek::<u8>(DEVICE + PAGE - 1),
         reset_value(PAGE - 1, 1) as u8
     );
     check_eq!(
-        "MOV AL keeps RAX[63:8]",
+        "MOV AL from MMIO keeps RAX[63:8]",
         insn::load8_into(DEVICE + 0x50, !0),
         !0xff | reset_value(0x50, 1)
     );
     check_eq!(
-        "MOV EAX clears RAX[63:32]",
+        "MOV EAX from MMIO clears RAX[63:32]",
         insn::load32_into(DEVICE + 0x60, !0),
         reset_value(0x60, 4)
     );
-    check_eq!("MOVZX clears the rest", insn::movzx8(DEVICE + 0x71), reset_value(0x71, 1));
     check_eq!(
-        "MOVSX fills with the sign",
+        "MOVZX from MMIO clears the upper bits",
+        insn::movzx8(DEVICE + 0x71),
+        reset_value(0x71, 1)
+    );
+    check_eq!(
+        "MOVSX from MMIO fills with the sign",
         insn::movsx16(DEVICE + 0x82),
         i64::from(reset_value(0x82, 2) as i16) as u64
     );
@@ -142,10 +162,14 @@ fn loads_return_what_userspace_placed(t: &mut OneVcpu) -> TestResult {
         (0x71, 1),
         (0x82, 2),
     ];
-    check_eq!("there is one exit for each load", device.log.len(), loads.len());
+    check_eq!("each load exits exactly once", device.log.len(), loads.len());
     for ((offset, len), access) in loads.into_iter().zip(&device.log) {
         let want = read(offset, &device.bytes[offset as usize..][..len]);
-        check_eq!("the load of {len} bytes at {offset:#x} is told exactly", *access, want);
+        check_eq!(
+            "the load of {len} bytes at {offset:#x} exits with its address and length",
+            *access,
+            want
+        );
     }
     Ok(())
 }
@@ -171,10 +195,14 @@ fn stores_hand_their_bytes_to_userspace(t: &mut OneVcpu) -> TestResult {
     device.serve(&mut t.vcpu)?;
     let stores =
         [(0, 1), (0x10, 2), (0x20, 4), (0x30, 8), (0x43, 8), (PAGE - 1, 1), (0x50, 8), (0x60, 8)];
-    check_eq!("there is one exit for each store", device.log.len(), stores.len());
+    check_eq!("each store exits exactly once", device.log.len(), stores.len());
     for ((offset, len), access) in stores.into_iter().zip(&device.log) {
         let want = write(offset, &DATA[..len]);
-        check_eq!("the store of {len} bytes at {offset:#x} is told exactly", *access, want);
+        check_eq!(
+            "the store of {len} bytes at {offset:#x} exits with its address and bytes",
+            *access,
+            want
+        );
     }
     Ok(())
 }
@@ -216,7 +244,7 @@ fn accesses_across_pages_are_split(t: &mut OneVcpu) -> TestResult {
     let reset = Device::new().bytes;
     device.serve(&mut t.vcpu)?;
     let accesses = device.accesses();
-    check_eq!("every straddling access is told once", accesses.len(), 2 * straddles().count());
+    check_eq!("every straddling access is reported once", accesses.len(), 2 * straddles().count());
     let (loads, stores) = accesses.split_at(accesses.len() / 2);
     for (((offset, len), load), store) in straddles().zip(loads).zip(stores) {
         let value = (0x0807_0605_0403_0201 + offset).to_le_bytes();
@@ -246,12 +274,12 @@ fn modifies(_: &mut Guest) {
     insn::inc16(DEVICE + 0x60);
     insn::not64(DEVICE + 0x70);
     check_eq!(
-        "XCHG returns the old value",
+        "XCHG with MMIO returns the old value",
         insn::xchg32(DEVICE + 0x80, 0x1234_5678),
         reset_value(0x80, 4) as u32
     );
     check_eq!(
-        "XADD returns the old value",
+        "XADD with MMIO returns the old value",
         insn::xadd32(DEVICE + 0x90, 0x1111),
         reset_value(0x90, 4) as u32
     );
@@ -331,7 +359,7 @@ fn compare_and_push_do_not_write(t: &mut OneVcpu) -> TestResult {
     device.serve(&mut t.vcpu)?;
     let (compared, pushed) = (device.at::<4>(0x10), device.at::<8>(0x20));
     let want = [read(0x10, &compared), read(0x10, &compared), read(0x20, &pushed)];
-    check_eq!("each instruction is one read", device.log, want);
+    check_eq!("each instruction is exactly one read", device.log, want);
     Ok(())
 }
 
@@ -358,7 +386,11 @@ fn string_instructions_move_every_element(t: &mut OneVcpu) -> TestResult {
     let mut copied = [0; COUNT as usize * 4];
     t.vm.ram().read(BUFFER + 0x100, &mut copied);
     check_eq!("REP MOVSD from MMIO across a page fills memory", copied, device.at(PAGE - 10));
-    check_eq!("REP MOVSB between MMIO copies", device.at::<5>(0x300), device.at::<5>(0x400));
+    check_eq!(
+        "REP MOVSB between MMIO copies every byte",
+        device.at::<5>(0x300),
+        device.at::<5>(0x400)
+    );
     let byte_moves: Vec<Access> =
         device.log.extract_if(.., |a| (0x300..0x500).contains(&(a.gpa - DEVICE))).collect();
     let alternating = byte_moves.chunks(2).enumerate().all(|(i, pair)| {
@@ -379,7 +411,7 @@ fn string_instructions_move_every_element(t: &mut OneVcpu) -> TestResult {
         write(0x200, &[0xef, 0xbe].repeat(5))
     );
     check_eq!("REP MOVSD from MMIO reads in order", accesses[3], read(PAGE - 10, &copied));
-    check_eq!("RCX = 0 moves nothing", accesses.len(), 4);
+    check_eq!("REP MOVSB with RCX 0 moves nothing", accesses.len(), 4);
     Ok(())
 }
 
@@ -465,7 +497,11 @@ fn faults_before_mmio(_: &mut Guest) {
         write_safe(WINDOW, 1_u32),
         fault(3, WINDOW)
     );
-    check_eq!("a load from it is MMIO", read_safe::<u8>(WINDOW), Ok(reset_value(0, 1) as u8));
+    check_eq!(
+        "a load from a read-only page is MMIO",
+        read_safe::<u8>(WINDOW),
+        Ok(reset_value(0, 1) as u8)
+    );
     let hole = WINDOW + PAGE;
     check_eq!(
         "a load that runs into a hole is #PF at the hole",
@@ -488,7 +524,7 @@ fn page_faults_come_before_mmio(t: &mut OneVcpu) -> TestResult {
     let writes = device.log.iter().filter(|access| access.is_write).count();
     check_eq!("userspace sees no store that faulted", writes, 0);
     check_eq!(
-        "userspace sees the load that did not",
+        "userspace sees the load that did not fault",
         device.log.contains(&read(0, &device.at::<1>(0))),
         true
     );
@@ -516,7 +552,7 @@ fn ring_3_accesses_exit_with_physical_addresses(t: &mut OneVcpu) -> TestResult {
     let mut device = Device::new();
     device.serve(&mut t.vcpu)?;
     let want = [write(0x10, &0x5a5a_0001_u32.to_le_bytes()), read(0x14, &device.at::<4>(0x14))];
-    check_eq!("a store and a load are told by physical address", device.log, want);
+    check_eq!("accesses in ring 3 exit with their physical addresses", device.log, want);
     Ok(())
 }
 

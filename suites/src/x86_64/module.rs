@@ -121,7 +121,7 @@ fn every_boolean_parameter_can_be_flipped(t: &mut HostOnly) -> TestResult {
     let modules = modules()?;
     let _restore = Restore::new(&modules);
     let [backend, kvm] = &modules;
-    check!("a guest runs before", a_guest_runs(t.setup.shape)?);
+    check!("a guest runs before the reloads", a_guest_runs(t.setup.shape)?);
     for (module, other) in [(backend, kvm), (kvm, backend)] {
         for (name, value) in module.parameters() {
             if TAINTING.contains(&name.as_str()) {
@@ -145,17 +145,17 @@ fn every_boolean_parameter_can_be_flipped(t: &mut HostOnly) -> TestResult {
             let got = module.parameters().remove(&name).unwrap_or_default();
             let off = matches!(flipped, "N" | "0");
             check!(
-                "{module_name} {setting}: what is switched off is off",
+                "{module_name} {setting}: the disabled feature is absent",
                 !off || got == flipped,
                 "{got}"
             );
-            check!("{module_name} {setting}: a guest runs", a_guest_runs(t.setup.shape)?);
+            check!("{module_name} {setting}: a guest runs on it", a_guest_runs(t.setup.shape)?);
             check!("{module_name} {setting}: the other module is loaded", other.is_loaded());
         }
     }
     unload_both(&modules)?;
     drop(_restore);
-    check!("a guest runs afterwards", a_guest_runs(t.setup.shape)?);
+    check!("a guest runs after the reloads", a_guest_runs(t.setup.shape)?);
     Ok(())
 }
 
@@ -171,26 +171,26 @@ fn module_in_use_stays(t: &mut HostOnly) -> TestResult {
 
     let system = system()?;
     system.take_back()?;
-    check_eq!("with /dev/kvm open the backend stays", backend.unload(), busy);
+    check_eq!("the backend stays while /dev/kvm is open", backend.unload(), busy);
     let mut vm = Vm::new(t.setup.shape)?;
     system.let_go()?;
-    check_eq!("with a VM open the backend stays", backend.unload(), busy);
+    check_eq!("the backend stays while a VM is open", backend.unload(), busy);
     let vcpu = vm.create_vcpu(0);
     // The vCPU's CPUID was made before; only its descriptor matters here.
     let vcpu = vcpu?;
     drop(vm);
-    check_eq!("with a vCPU open the backend stays", backend.unload(), busy);
-    check_eq!("and so does kvm", kvm.unload(), busy);
+    check_eq!("the backend stays while a vCPU is open", backend.unload(), busy);
+    check_eq!("kvm stays while a vCPU is open", kvm.unload(), busy);
     drop(vcpu);
-    check_eq!("with nothing open the backend goes", backend.unload(), Ok(()));
-    check!("/dev/kvm is gone with it", !fs::exists("/dev/kvm").unwrap_or(true));
-    check_eq!("then kvm goes", kvm.unload(), Ok(()));
-    check_eq!("a module that is gone is ENOENT", kvm.unload(), Err(Errno::ENOENT));
+    check_eq!("the backend unloads when nothing is open", backend.unload(), Ok(()));
+    check!("/dev/kvm is gone without the backend", !fs::exists("/dev/kvm").unwrap_or(true));
+    check_eq!("kvm unloads without the backend", kvm.unload(), Ok(()));
+    check_eq!("unloading an absent module is ENOENT", kvm.unload(), Err(Errno::ENOENT));
     check_eq!("the backend does not load without kvm", backend.load(""), Err(Errno::ENOENT));
-    check_eq!("kvm loads again", kvm.load(""), Ok(()));
-    check_eq!("a module that is loaded is EEXIST", kvm.load(""), Err(Errno::EEXIST));
+    check_eq!("kvm loads again after unloading", kvm.load(""), Ok(()));
+    check_eq!("loading a module twice is EEXIST", kvm.load(""), Err(Errno::EEXIST));
     check_eq!("the backend loads again", backend.load(""), Ok(()));
-    check!("a guest runs", a_guest_runs(t.setup.shape)?);
+    check!("a guest runs after loading again", a_guest_runs(t.setup.shape)?);
     Ok(())
 }
 
@@ -229,9 +229,9 @@ fn reloads_leave_nothing_behind(t: &mut HostOnly) -> TestResult {
         unload_both(&modules)?;
         for path in ["/dev/kvm", "/sys/kernel/debug/kvm", "/sys/module/kvm", "/sys/class/misc/kvm"]
         {
-            check!("unloaded, {path} is gone", !fs::exists(path).unwrap_or(true));
+            check!("unloading removes {path} from the host", !fs::exists(path).unwrap_or(true));
         }
-        check_eq!("unloaded, no slab cache is left", caches(), Vec::<String>::new());
+        check_eq!("unloading leaves no slab cache", caches(), Vec::<String>::new());
         kvm.load("").ioctl("finit_module of kvm")?;
         backend.load("").ioctl("finit_module of the backend")
     };
@@ -244,12 +244,12 @@ fn reloads_leave_nothing_behind(t: &mut HostOnly) -> TestResult {
     for nr in 0..RELOADS {
         reload()?;
         if nr % 10 == 0 {
-            check!("a guest runs after a reload", a_guest_runs(t.setup.shape)?);
+            check!("a guest runs after each reload", a_guest_runs(t.setup.shape)?);
         }
     }
     for (key, before) in keys.into_iter().zip(before) {
         let grown = meminfo(key) - before;
-        check!("{key} has not grown by the reloads", grown < TOLERANCE_KIB, "{grown} KiB");
+        check!("the reloads do not grow {key}", grown < TOLERANCE_KIB, "{grown} KiB");
     }
     Ok(())
 }

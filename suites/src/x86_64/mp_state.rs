@@ -62,9 +62,9 @@ fn states_of_others_are_refused(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     // STOPPED, CHECK_STOP, OPERATING, LOAD, SUSPENDED.
     for other in [5, 6, 7, 8, 10, 11, 1 << 31, u32::MAX] {
-        check_eq!("state {other:#x} is EINVAL", set(&vcpu, other), Err(Errno::EINVAL));
+        check_eq!("setting state {other:#x} is EINVAL", set(&vcpu, other), Err(Errno::EINVAL));
     }
-    check_eq!("what was refused is not taken", state(&vcpu)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("a refused state leaves the vCPU runnable", state(&vcpu)?, KVM_MP_STATE_RUNNABLE);
     Ok(())
 }
 
@@ -80,24 +80,28 @@ fn init_and_sipi_start_a_vcpu(t: &mut OneVcpu) -> TestResult {
     let mut other = t.vm.create_vcpu(1)?;
     let boot = &mut t.vcpu;
     boot.run_until_sync(READY)?;
-    check_eq!("a new vCPU waits for its INIT", state(&other)?, KVM_MP_STATE_UNINITIALIZED);
+    check_eq!(
+        "a new application processor is uninitialized",
+        state(&other)?,
+        KVM_MP_STATE_UNINITIALIZED
+    );
     send(boot, 1, SIPI | 0x77)?;
-    check_eq!("it ignores a SIPI", state(&other)?, KVM_MP_STATE_UNINITIALIZED);
+    check_eq!("a vCPU that had no INIT ignores a SIPI", state(&other)?, KVM_MP_STATE_UNINITIALIZED);
     send(boot, 1, INIT)?;
-    check_eq!("INIT makes it wait for a SIPI", state(&other)?, KVM_MP_STATE_INIT_RECEIVED);
-    check_eq!("INIT resets it", position(&other)?, RESET_VECTOR);
+    check_eq!("INIT makes the vCPU wait for a SIPI", state(&other)?, KVM_MP_STATE_INIT_RECEIVED);
+    check_eq!("INIT puts the vCPU at the reset vector", position(&other)?, RESET_VECTOR);
     send(boot, 1, SIPI | PAGE)?;
-    check_eq!("a SIPI makes it runnable", state(&other)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("a SIPI makes the vCPU runnable", state(&other)?, KVM_MP_STATE_RUNNABLE);
     let started = ((PAGE << 8) as u16, layout::SCRATCH, 0);
-    check_eq!("it starts at the SIPI's page", position(&other)?, started);
+    check_eq!("the vCPU starts at the SIPI's page", position(&other)?, started);
     send(boot, 1, SIPI | 0x77)?;
     check_eq!("a second SIPI leaves it runnable", state(&other)?, KVM_MP_STATE_RUNNABLE);
-    check_eq!("a second SIPI is ignored", position(&other)?, started);
+    check_eq!("a second SIPI does not move the vCPU", position(&other)?, started);
     let value = other.run_until(Exit::io_out(PORT))?.data().to_vec();
-    check_eq!("it runs the page's code", value, [0x5a]);
+    check_eq!("the started vCPU runs the page's code", value, [0x5a]);
     send(boot, 1, INIT)?;
-    check_eq!("INIT stops it again", state(&other)?, KVM_MP_STATE_INIT_RECEIVED);
-    check_eq!("and resets it again", position(&other)?, RESET_VECTOR);
+    check_eq!("a second INIT stops the vCPU", state(&other)?, KVM_MP_STATE_INIT_RECEIVED);
+    check_eq!("a second INIT puts the vCPU at the reset vector", position(&other)?, RESET_VECTOR);
     check_eq!("the sender is runnable all along", state(boot)?, KVM_MP_STATE_RUNNABLE);
     Ok(())
 }
@@ -108,12 +112,12 @@ fn init_restarts_the_boot_processor(t: &mut OneVm) -> TestResult {
     let boot = t.vm.add_vcpu(0, guest_fn!(sends_ipis))?;
     let mut sender = t.vm.add_vcpu(1, guest_fn!(sends_ipis))?;
     sender.run_until_sync(READY)?;
-    check!("before it the boot processor is elsewhere", position(&boot)? != RESET_VECTOR);
+    check!("the boot processor is elsewhere before the INIT", position(&boot)? != RESET_VECTOR);
     send(&mut sender, 0, INIT)?;
     check_eq!("the boot processor stays runnable", state(&boot)?, KVM_MP_STATE_RUNNABLE);
-    check_eq!("it is at the reset vector", position(&boot)?, RESET_VECTOR);
+    check_eq!("INIT puts the boot processor at the reset vector", position(&boot)?, RESET_VECTOR);
     let pe = boot.fd().get_sregs().ioctl("KVM_GET_SREGS")?.cr0 & 1;
-    check_eq!("it is in real mode", pe, 0);
+    check_eq!("INIT puts the boot processor into real mode", pe, 0);
     Ok(())
 }
 
@@ -126,9 +130,13 @@ fn sipi_received_starts_at_the_vector(t: &mut OneVm) -> TestResult {
     events.flags = KVM_VCPUEVENT_VALID_SIPI_VECTOR;
     events.sipi_vector = 0x34;
     vcpu.fd().set_vcpu_events(&events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("SIPI_RECEIVED is taken", set(&vcpu, KVM_MP_STATE_SIPI_RECEIVED), Ok(()));
-    check_eq!("the vCPU is runnable then", state(&vcpu)?, KVM_MP_STATE_RUNNABLE);
-    check_eq!("it starts at the vector's page", position(&vcpu)?, (0x3400, 0x3_4000, 0));
+    check_eq!("userspace can set SIPI_RECEIVED", set(&vcpu, KVM_MP_STATE_SIPI_RECEIVED), Ok(()));
+    check_eq!("a vCPU with SIPI_RECEIVED becomes runnable", state(&vcpu)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!(
+        "a vCPU with SIPI_RECEIVED starts at its vector's page",
+        position(&vcpu)?,
+        (0x3400, 0x3_4000, 0)
+    );
     Ok(())
 }
 
@@ -172,9 +180,13 @@ fn halted_vcpu_is_woken(t: &mut OneVcpu, wake: Wake) -> TestResult {
     t.vcpu.set_args(&[u64::from(wake == Wake::Interrupt)]);
     t.vcpu.run_until(Exit::io_out(HALT_PORT))?;
     t.vcpu.complete_exit()?;
-    check_eq!("HALTED is taken", set(&t.vcpu, KVM_MP_STATE_HALTED), Ok(()));
+    check_eq!("userspace can set HALTED", set(&t.vcpu, KVM_MP_STATE_HALTED), Ok(()));
     t.vcpu.complete_exit()?;
-    check_eq!("KVM_RUN that is cut short leaves it", state(&t.vcpu)?, KVM_MP_STATE_HALTED);
+    check_eq!(
+        "an interrupted KVM_RUN leaves the vCPU halted",
+        state(&t.vcpu)?,
+        KVM_MP_STATE_HALTED
+    );
     match wake {
         Wake::Interrupt => {
             let (address_lo, data) = (apic::XAPIC_BASE as u32, VECTOR.into());
@@ -185,8 +197,12 @@ fn halted_vcpu_is_woken(t: &mut OneVcpu, wake: Wake) -> TestResult {
         Wake::Userspace => set(&t.vcpu, KVM_MP_STATE_RUNNABLE).ioctl("KVM_SET_MP_STATE")?,
     }
     let [taken, nmis, ..] = t.vcpu.run_until_sync(READY)?;
-    check_eq!("the guest takes what woke it", taken, u64::from(wake == Wake::Interrupt));
-    check_eq!("and the NMI", nmis, u64::from(wake == Wake::Nmi));
-    check_eq!("it is runnable again", state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!(
+        "the guest takes the interrupt that woke it",
+        taken,
+        u64::from(wake == Wake::Interrupt)
+    );
+    check_eq!("the guest takes the NMI exactly once", nmis, u64::from(wake == Wake::Nmi));
+    check_eq!("the woken vCPU is runnable again", state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
     t.vcpu.run_until_done()
 }

@@ -144,7 +144,7 @@ fn bitmap_decides_inside_and_default_outside(t: &mut OneVcpu, default: u32) -> T
     ];
     t.vcpu.run_until_sync(PROBE)?;
     for index in INSIDE.into_iter().chain(OUTSIDE) {
-        check_eq!("without a filter MSR {index:#x} is allowed", probe(&mut t.vcpu, index)?, BOTH);
+        check_eq!("MSR {index:#x} is allowed without a filter", probe(&mut t.vcpu, index)?, BOTH);
     }
     set(&t.vm, default, &[range(INSIDE[0], 3, &[0b101])]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     for (index, want) in INSIDE.into_iter().zip([BOTH, NEITHER, BOTH]) {
@@ -172,14 +172,22 @@ fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
         let one = Range { flags, ..range(msr::IA32_STAR, 1, &[bit]) };
         set(&t.vm, default, &[one]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = probe(&mut t.vcpu, msr::IA32_STAR)?;
-        check_eq!("default {default}, range flags {flags}, bit {bit}", got, want);
+        check_eq!(
+            "range flags {flags} choose the direction: default {default}, bit {bit}",
+            got,
+            want
+        );
     }
     let split = [
         Range { flags: READ, ..range(msr::IA32_STAR, 1, &[1]) },
         Range { flags: WRITE, ..range(msr::IA32_STAR, 1, &[0]) },
     ];
     set(&t.vm, ALLOW, &split).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("one range for each direction", probe(&mut t.vcpu, msr::IA32_STAR)?, [OK, GP_0]);
+    check_eq!(
+        "each direction follows its own range",
+        probe(&mut t.vcpu, msr::IA32_STAR)?,
+        [OK, GP_0]
+    );
     finish(&mut t.vcpu)
 }
 
@@ -192,16 +200,16 @@ fn ranges_cover_exactly_their_msrs(t: &mut OneVcpu) -> TestResult {
         let ends_before = deny(msr::IA32_GS_BASE - nmsrs, nmsrs);
         set(&t.vm, ALLOW, &[ends_before]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_GS_BASE)?];
-        check_eq!("{nmsrs} MSRs end with the last one", got, [NEITHER, BOTH]);
+        check_eq!("a range of {nmsrs} MSRs ends with its last one", got, [NEITHER, BOTH]);
         let starts_after = deny(msr::IA32_GS_BASE, nmsrs);
         set(&t.vm, ALLOW, &[starts_after]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_GS_BASE)?];
-        check_eq!("{nmsrs} MSRs start with the first one", got, [BOTH, NEITHER]);
+        check_eq!("a range of {nmsrs} MSRs starts with its first one", got, [BOTH, NEITHER]);
         let mut only_last = deny(msr::IA32_FS_BASE + 1 - nmsrs, nmsrs);
         only_last.bitmap[(nmsrs - 1) as usize / 8] = 1 << ((nmsrs - 1) % 8);
         set(&t.vm, DENY, &[only_last]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_STAR)?];
-        check_eq!("the last of {nmsrs} bits is the last MSR's", got, [BOTH, NEITHER]);
+        check_eq!("the last of {nmsrs} bits guards the last MSR", got, [BOTH, NEITHER]);
     }
     finish(&mut t.vcpu)
 }
@@ -216,7 +224,7 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
         ranges[place] = deny(msr::IA32_LSTAR, 1);
         set(&t.vm, ALLOW, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
         check_eq!(
-            "range {place} counts if the others are empty",
+            "a range at place {place} counts among empty ones",
             probe(&mut t.vcpu, msr::IA32_LSTAR)?,
             NEITHER
         );
@@ -225,7 +233,11 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
     let full: Vec<Range> = other.chain([deny(msr::IA32_LSTAR, 1)]).collect();
     set(&t.vm, ALLOW, &full).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!("the last of 16 ranges counts", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
-    check_eq!("and only for its own MSR", probe(&mut t.vcpu, msr::IA32_STAR)?, BOTH);
+    check_eq!(
+        "the last of 16 ranges guards its own MSR only",
+        probe(&mut t.vcpu, msr::IA32_STAR)?,
+        BOTH
+    );
     finish(&mut t.vcpu)
 }
 
@@ -235,14 +247,14 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
 fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("the first filter denies", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
+    check_eq!("the first filter denies its MSR", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
     set(&t.vm, ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!(
-        "the second one allows what it does not name",
+        "a new filter allows what only the old one denied",
         probe(&mut t.vcpu, msr::IA32_STAR)?,
         BOTH
     );
-    check_eq!("the second one denies what it names", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
+    check_eq!("a new filter denies what it names", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
     check_eq!(
         "a filter that denies everything is EINVAL",
         set(&t.vm, DENY, &[]),
@@ -250,7 +262,7 @@ fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
     );
     check_eq!("a refused filter changes nothing", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
     set(&t.vm, ALLOW, &[]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("an empty filter allows everything", probe(&mut t.vcpu, msr::IA32_LSTAR)?, BOTH);
+    check_eq!("an empty filter allows every MSR", probe(&mut t.vcpu, msr::IA32_LSTAR)?, BOTH);
     finish(&mut t.vcpu)
 }
 
@@ -265,8 +277,12 @@ fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
     late.run_until_sync(PROBE)?;
     for vcpu in [&mut t.vcpu, &mut early, &mut late] {
         let index = vcpu.index();
-        check_eq!("vCPU {index} is filtered", probe(vcpu, msr::IA32_KERNEL_GS_BASE)?, NEITHER);
-        check_eq!("vCPU {index} is not filtered elsewhere", probe(vcpu, msr::IA32_STAR)?, BOTH);
+        check_eq!(
+            "vCPU {index} is denied the filtered MSR",
+            probe(vcpu, msr::IA32_KERNEL_GS_BASE)?,
+            NEITHER
+        );
+        check_eq!("vCPU {index} is allowed the other MSRs", probe(vcpu, msr::IA32_STAR)?, BOTH);
         finish(vcpu)?;
     }
     Ok(())
@@ -278,7 +294,7 @@ fn userspace_is_not_filtered(t: &mut OneVcpu) -> TestResult {
     const VALUE: u64 = 0x1234_5678_9abc_def0;
     set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     t.vcpu.run_until_sync(PROBE)?;
-    check_eq!("the guest is denied", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
+    check_eq!("the guest is denied the filtered MSR", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
     let entry =
         |data| bindings::kvm_msr_entry { index: msr::IA32_STAR, data, ..Default::default() };
     let msrs = |data| {
@@ -297,8 +313,8 @@ const ANSWER: u64 = 0xfeed_0000_beef;
 
 #[guest]
 fn leaves_denied_accesses_to_userspace(_: &mut Guest) {
-    check_eq!("userspace answers a denied read", rdmsr_safe(msr::IA32_LSTAR), Ok(ANSWER));
-    check_eq!("userspace takes a denied write", wrmsr_safe(msr::IA32_LSTAR, ANSWER), Ok(()));
+    check_eq!("userspace completes a denied read", rdmsr_safe(msr::IA32_LSTAR), Ok(ANSWER));
+    check_eq!("userspace completes a denied write", wrmsr_safe(msr::IA32_LSTAR, ANSWER), Ok(()));
     check_eq!("userspace refuses a denied read", outcome(rdmsr_safe(msr::IA32_LSTAR)), GP_0);
     check_eq!(
         "userspace refuses a denied write",
@@ -336,7 +352,7 @@ fn denied_accesses_exit_if_enabled(t: &mut OneVcpu) -> TestResult {
     let mut msrs =
         bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
     t.vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-    check_eq!("KVM's own copy is not written", msrs.as_slice()[0].data, 0);
+    check_eq!("a denied write leaves KVM's own copy", msrs.as_slice()[0].data, 0);
     Ok(())
 }
 
@@ -345,13 +361,13 @@ const NEIGHBOURS: [u32; 2] = [X2APIC_MSRS.start - 1, X2APIC_MSRS.end];
 #[guest]
 fn uses_x2apic(_: &mut Guest) {
     let apic = Apic::enable_x2apic();
-    check_eq!("APIC ID can be read", apic.id(), 0);
+    check_eq!("the x2APIC ID can be read", apic.id(), 0);
     apic.write(apic::reg::TPR, 0x20);
-    check_eq!("TPR can be written and read", apic.read(apic::reg::TPR), 0x20);
+    check_eq!("the x2APIC TPR can be written and read", apic.read(apic::reg::TPR), 0x20);
     let self_ipi = rdmsr_safe(apic::x2apic_msr(apic::reg::SELF_IPI));
     check_eq!("SELF IPI cannot be read, as without a filter", outcome(self_ipi), GP_0);
     for index in NEIGHBOURS {
-        check_eq!("MSR {index:#x} is userspace's", rdmsr_safe(index), Ok(ANSWER));
+        check_eq!("userspace completes accesses to MSR {index:#x}", rdmsr_safe(index), Ok(ANSWER));
     }
 }
 
@@ -389,7 +405,7 @@ fn reads_the_tsc(_: &mut Guest) {
         GP_0
     );
     let (first, second) = (rdtsc(), rdtsc());
-    check!("RDTSC goes on", second >= first && first != 0, "{first} {second}");
+    check!("RDTSC still reads a filtered TSC", second >= first && first != 0, "{first} {second}");
 }
 
 /// Instructions that read an MSR's value by another way are not filtered.
@@ -404,31 +420,39 @@ fn rdtsc_is_not_filtered(t: &mut OneVcpu) -> TestResult {
 fn malformed_filters_are_refused(t: &mut OneVm) -> TestResult {
     let good = deny(msr::IA32_STAR, 1);
     let with = |flags| Range { flags, ..good.clone() };
-    check_eq!("a good filter is accepted", set(&t.vm, ALLOW, std::slice::from_ref(&good)), Ok(()));
+    check_eq!(
+        "a well-formed filter is accepted",
+        set(&t.vm, ALLOW, std::slice::from_ref(&good)),
+        Ok(())
+    );
     check_eq!("the longest range is accepted", set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS)]), Ok(()));
     check_eq!(
-        "one MSR more is EINVAL",
+        "a range of one MSR more is EINVAL",
         set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS + 1)]),
         Err(Errno::EINVAL)
     );
     check_eq!(
-        "2^32 - 1 MSRs are EINVAL",
+        "a range of 2^32 - 1 MSRs is EINVAL",
         set(&t.vm, ALLOW, &[Range { nmsrs: u32::MAX, ..good.clone() }]),
         Err(Errno::EINVAL)
     );
-    check_eq!("no direction is EINVAL", set(&t.vm, ALLOW, &[with(0)]), Err(Errno::EINVAL));
     check_eq!(
-        "an unknown direction is EINVAL",
+        "a range without a direction is EINVAL",
+        set(&t.vm, ALLOW, &[with(0)]),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "a range with an unknown direction is EINVAL",
         set(&t.vm, ALLOW, &[with(READ | 1 << 2)]),
         Err(Errno::EINVAL)
     );
     check_eq!(
-        "an unknown flag is EINVAL",
+        "an unknown flag of the filter is EINVAL",
         set(&t.vm, 1 << 1, std::slice::from_ref(&good)),
         Err(Errno::EINVAL)
     );
     check_eq!(
-        "the highest flag is EINVAL",
+        "the highest flag of the filter is EINVAL",
         set(&t.vm, 1 << 31, std::slice::from_ref(&good)),
         Err(Errno::EINVAL)
     );

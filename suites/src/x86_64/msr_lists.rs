@@ -51,18 +51,18 @@ fn whole_list(request: u64) -> TestResult<Vec<u32>> {
 fn check_list_contract(request: u64) -> TestResult {
     let canary = u32::from_ne_bytes([CANARY; 4]);
     let (result, count, _) = list(request, 0, 0)?;
-    check_eq!("no room is E2BIG", result, Err(Errno::E2BIG));
-    check!("E2BIG tells how many there are", count > 0, "{count}");
+    check_eq!("a list without room is E2BIG", result, Err(Errno::E2BIG));
+    check!("E2BIG reports how many MSRs there are", count > 0, "{count}");
     let n = count as usize;
     let (result, told, indices) = list(request, count - 1, n)?;
     check_eq!("room for one too few is E2BIG", result, Err(Errno::E2BIG));
-    check_eq!("E2BIG tells the number again", told, count);
+    check_eq!("E2BIG for one too few reports the number again", told, count);
     check!("E2BIG writes no index", indices.iter().all(|&i| i == canary));
     let (result, told, exact) = list(request, count, n)?;
-    check_eq!("exact room is enough", result, Ok(0));
-    check_eq!("the count stays", told, count);
+    check_eq!("a list with exact room is filled", result, Ok(0));
+    check_eq!("a filled list keeps its count", told, count);
     let (result, told, roomy) = list(request, count + 3, n + 3)?;
-    check_eq!("more room is no error", result, Ok(0));
+    check_eq!("a list with more room is filled", result, Ok(0));
     check_eq!("the count is set to what was written", told, count);
     check_eq!("more room gives the same list", roomy[..n], exact);
     check_eq!("nothing is written behind the list", roomy[n..], [canary; 3]);
@@ -170,10 +170,10 @@ fn feature_msrs_can_be_read_from_the_system(_: &mut HostOnly) -> TestResult {
 fn system_reads_only_feature_msrs(_: &mut HostOnly) -> TestResult {
     let features = whole_list(KVM_GET_MSR_FEATURE_INDEX_LIST)?;
     let (count, _) = transfer(system()?, KVM_GET_MSRS, &[(UNKNOWN_MSR, 0)]);
-    check_eq!("an unknown MSR is not read", count, Ok(0));
+    check_eq!("the system's KVM_GET_MSRS does not read an unknown MSR", count, Ok(0));
     let (count, _) =
         transfer(system()?, KVM_GET_MSRS, &[(features[0], 0), (UNKNOWN_MSR, 0), (features[0], 0)]);
-    check_eq!("reading stops at the first MSR that fails", count, Ok(1));
+    check_eq!("the system's KVM_GET_MSRS stops at the first failure", count, Ok(1));
     Ok(())
 }
 
@@ -183,16 +183,20 @@ fn system_reads_only_feature_msrs(_: &mut HostOnly) -> TestResult {
 fn transfers_stop_at_the_first_failure(t: &mut OneVcpu) -> TestResult {
     const CANARY_DATA: u64 = 0xc5c5_c5c5;
     let good = [(msr::IA32_STAR, 0x1111), (msr::IA32_SYSENTER_CS, 0x22), (msr::IA32_FMASK, 0x3333)];
-    check_eq!("three MSRs are written", transfer(&t.vcpu, KVM_SET_MSRS, &good).0, Ok(3));
+    check_eq!(
+        "three MSRs are written in one call",
+        transfer(&t.vcpu, KVM_SET_MSRS, &good).0,
+        Ok(3)
+    );
     let blank = good.map(|(index, _)| (index, 0));
     let (count, read) = transfer(&t.vcpu, KVM_GET_MSRS, &blank);
-    check_eq!("three MSRs are read", count, Ok(3));
-    check_eq!("each has its own value", read, good);
+    check_eq!("three MSRs are read in one call", count, Ok(3));
+    check_eq!("each MSR has the value written to it", read, good);
     let broken = [(msr::IA32_STAR, 0x4444), (UNKNOWN_MSR, 0), (msr::IA32_SYSENTER_CS, 0x55)];
     check_eq!("writing stops at an unknown MSR", transfer(&t.vcpu, KVM_SET_MSRS, &broken).0, Ok(1));
     let (_, read) = transfer(&t.vcpu, KVM_GET_MSRS, &blank);
     check_eq!(
-        "what came before it is written, what comes after is not",
+        "entries before a failed write are done, later ones not",
         read[..2],
         [(msr::IA32_STAR, 0x4444), (msr::IA32_SYSENTER_CS, 0x22)]
     );
@@ -200,17 +204,17 @@ fn transfers_stop_at_the_first_failure(t: &mut OneVcpu) -> TestResult {
         [(msr::IA32_STAR, 0), (UNKNOWN_MSR, CANARY_DATA), (msr::IA32_SYSENTER_CS, CANARY_DATA)];
     let (count, read) = transfer(&t.vcpu, KVM_GET_MSRS, &holes);
     check_eq!("reading stops at an unknown MSR", count, Ok(1));
-    check_eq!("what was read before it is handed out", read[0], (msr::IA32_STAR, 0x4444));
+    check_eq!("entries before a failed read are handed out", read[0], (msr::IA32_STAR, 0x4444));
     check_eq!(
-        "an unknown MSR first is none",
+        "an unknown MSR as first entry transfers none",
         transfer(&t.vcpu, KVM_GET_MSRS, &holes[1..]).0,
         Ok(0)
     );
-    check_eq!("no entry is no error", transfer(&t.vcpu, KVM_GET_MSRS, &[]).0, Ok(0));
+    check_eq!("a call without entries succeeds", transfer(&t.vcpu, KVM_GET_MSRS, &[]).0, Ok(0));
     let twice = [(msr::IA32_STAR, 1), (msr::IA32_STAR, 2)];
-    check_eq!("an MSR may be written twice", transfer(&t.vcpu, KVM_SET_MSRS, &twice).0, Ok(2));
+    check_eq!("one call may write an MSR twice", transfer(&t.vcpu, KVM_SET_MSRS, &twice).0, Ok(2));
     let (_, read) = transfer(&t.vcpu, KVM_GET_MSRS, &blank[..1]);
-    check_eq!("the later value stays", read, [(msr::IA32_STAR, 2)]);
+    check_eq!("the later of two writes stays", read, [(msr::IA32_STAR, 2)]);
     Ok(())
 }
 
@@ -223,7 +227,11 @@ fn too_many_entries_are_refused(t: &mut OneVcpu) -> TestResult {
         let (result, _) = transfer(&t.vcpu, request, &entries);
         check_eq!("request {request:#x}: 257 entries are E2BIG", result, Err(Errno::E2BIG));
         let (result, _) = transfer(&t.vcpu, request, &entries[..MAX_ENTRIES - 1]);
-        check_eq!("request {request:#x}: 255 entries are not", result, Ok(MAX_ENTRIES as i32 - 1));
+        check_eq!(
+            "request {request:#x}: 255 entries are not E2BIG",
+            result,
+            Ok(MAX_ENTRIES as i32 - 1)
+        );
         let result = raw_ioctl_value(&t.vcpu, request, 8);
         check_eq!(
             "request {request:#x}: an unreadable header is EFAULT",

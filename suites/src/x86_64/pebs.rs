@@ -20,23 +20,23 @@ fn looks_for_pebs(_: &mut Guest) {
         ("MSR_PEBS_LD_LAT", MSR_PEBS_LD_LAT),
         ("IA32_DS_AREA", IA32_DS_AREA),
     ] {
-        check!("RDMSR of {name} is #GP", gp(rdmsr_safe(msr).map(drop)));
-        check!("WRMSR of 0 to {name} is #GP", gp(wrmsr_safe(msr, 0)));
-        check!("WRMSR of 1 to {name} is #GP", gp(wrmsr_safe(msr, 1)));
+        check!("RDMSR of {name} is #GP without PEBS", gp(rdmsr_safe(msr).map(drop)));
+        check!("WRMSR of 0 to {name} is #GP without PEBS", gp(wrmsr_safe(msr, 0)));
+        check!("WRMSR of 1 to {name} is #GP without PEBS", gp(wrmsr_safe(msr, 1)));
     }
-    check!("CPUID has no DS", !cpuid_has(feature::DS));
-    check!("CPUID has no DTES64", !cpuid_has(feature::DTES64));
+    check!("CPUID has no DS without PEBS", !cpuid_has(feature::DS));
+    check!("CPUID has no DTES64 without PEBS", !cpuid_has(feature::DTES64));
     if cpuid_has(feature::PDCM) {
         let hidden = bits!(PerfCapabilities::{PEBS_TRAP | PEBS_FORMAT | PEBS_BASELINE});
         let told = rdmsr_safe(IA32_PERF_CAPABILITIES).map(|value| value & hidden);
-        check_eq!("IA32_PERF_CAPABILITIES tells of no PEBS", told, Ok(0));
+        check_eq!("IA32_PERF_CAPABILITIES reports no PEBS", told, Ok(0));
     } else {
         let read = gp(rdmsr_safe(IA32_PERF_CAPABILITIES).map(drop));
-        check!("without PDCM RDMSR of IA32_PERF_CAPABILITIES is #GP", read);
+        check!("RDMSR of IA32_PERF_CAPABILITIES is #GP without PDCM", read);
     }
     let both = bits!(MiscEnable::{PEBS_UNAVAIL | BTS_UNAVAIL});
     check_eq!(
-        "IA32_MISC_ENABLE says that PEBS and BTS are unavailable",
+        "IA32_MISC_ENABLE reports that PEBS and BTS are unavailable",
         rdmsr(IA32_MISC_ENABLE) & both,
         both
     );
@@ -49,7 +49,7 @@ fn looks_for_pebs(_: &mut Guest) {
             "IA32_MISC_ENABLE.{name} cannot be cleared",
             gp(wrmsr_safe(IA32_MISC_ENABLE, value & !bit))
         );
-        check_eq!("IA32_MISC_ENABLE keeps {name}", rdmsr(IA32_MISC_ENABLE) & bit, bit);
+        check_eq!("IA32_MISC_ENABLE keeps {name} set", rdmsr(IA32_MISC_ENABLE) & bit, bit);
     }
 }
 
@@ -70,7 +70,7 @@ fn absent_pebs_is_hidden(t: &mut OneVcpu) -> TestResult {
     let offered = offered_capabilities()?;
     require!(offered & PerfCapabilities::PEBS_FORMAT.bits() == 0, "a host without PEBS for guests");
     check_eq!(
-        "the feature MSR tells of no PEBS",
+        "the feature MSR reports no PEBS",
         offered & bits!(PerfCapabilities::{PEBS_TRAP | PEBS_BASELINE}),
         0
     );
@@ -140,37 +140,37 @@ fn takes_records(g: &mut Guest) {
         let groups = GROUPS.iter().filter(|(bit, _)| config & bit.bits() != 0);
         let size = BASIC_BYTES + groups.map(|(_, bytes)| bytes).sum::<u64>();
         let written = peek::<u64>(DS + ds::PEBS_INDEX) - BUFFER;
-        check!("with groups {config:#b} an overflow writes records", written >= size, "{written}");
-        check_eq!("with groups {config:#b} the index moves by whole records", written % size, 0);
+        check!("an overflow writes records with groups {config:#b}", written >= size, "{written}");
+        check_eq!("the index moves by whole records with groups {config:#b}", written % size, 0);
         for at in (BUFFER..BUFFER + written).step_by(size as usize) {
             let format: u64 = peek(at);
-            check_eq!("with groups {config:#b} a record tells its size", format >> 48, size);
+            check_eq!("a record has its size with groups {config:#b}", format >> 48, size);
             check_eq!(
-                "with groups {config:#b} a record tells its groups",
+                "a record names its groups with groups {config:#b}",
                 format & 0xffff_ffff,
                 config
             );
             check_eq!(
-                "with groups {config:#b} a record names its counter",
+                "a record names its counter with groups {config:#b}",
                 peek::<u64>(at + 16),
                 1
             );
         }
         let behind = (BUFFER + written..BUFFER_END).step_by(8).all(|at| peek::<u64>(at) == 0);
-        check!("with groups {config:#b} nothing is written behind the index", behind);
+        check!("no record is written behind the index with groups {config:#b}", behind);
         let status = rdmsr(IA32_PERF_GLOBAL_STATUS);
         check!(
-            "with groups {config:#b} GLOBAL_STATUS tells of the full buffer",
+            "GLOBAL_STATUS reports the full buffer with groups {config:#b}",
             status & PerfGlobalStatus::OVF_BUFFER.bits() != 0,
             "{status:#x}"
         );
         wrmsr(IA32_PERF_GLOBAL_OVF_CTRL, status);
         let left = rdmsr(IA32_PERF_GLOBAL_STATUS) & PerfGlobalStatus::OVF_BUFFER.bits();
-        check_eq!("GLOBAL_OVF_CTRL clears it", left, 0);
+        check_eq!("IA32_PERF_GLOBAL_OVF_CTRL clears the flag OVF_BUFFER", left, 0);
     }
     check_eq!("each full buffer is one interrupt", interrupts, configs);
     sample(0, adaptive.then_some(0));
-    check_eq!("without an overflow there is no record", peek::<u64>(DS + ds::PEBS_INDEX), BUFFER);
+    check_eq!("no record is written without an overflow", peek::<u64>(DS + ds::PEBS_INDEX), BUFFER);
 }
 
 /// A vCPU with all of PEBS that KVM offers, told to the guest in its first argument.
@@ -185,10 +185,10 @@ fn add_vcpu_with_pebs(vm: &mut Vm, guest: GuestFn) -> TestResult<Vcpu> {
     let mut vcpu = vm.add_vcpu(0, guest)?;
     let foreign = (16..).map(|bit| 1 << bit).find(|bit| offered & bit == 0).unwrap_or(0);
     let more = vcpu.set_msr(IA32_PERF_CAPABILITIES, offered | foreign)?;
-    check_eq!("userspace cannot offer what KVM does not", more, false);
+    check_eq!("userspace cannot offer PEBS where KVM does not", more, false);
     let same = vcpu.set_msr(IA32_PERF_CAPABILITIES, offered)?;
-    check_eq!("userspace can offer PEBS", same, true);
-    check_eq!("it can say that PEBS is available", vcpu.set_msr(IA32_MISC_ENABLE, 1)?, true);
+    check_eq!("userspace can offer PEBS where KVM does", same, true);
+    check_eq!("userspace can mark PEBS as available", vcpu.set_msr(IA32_MISC_ENABLE, 1)?, true);
     vcpu.set_args(&[offered]);
     Ok(vcpu)
 }
@@ -204,25 +204,41 @@ fn overflow_writes_records(t: &mut OneVm) -> TestResult {
 fn tries_registers(g: &mut Guest) {
     let offered = g.arg(0);
     let gp = |result: Result<(), Trap>| result.err().map(|t| t.vector) == Some(vector::GP);
-    check_eq!("RDMSR tells what is offered", rdmsr(IA32_PERF_CAPABILITIES), offered);
-    check!("IA32_PERF_CAPABILITIES is read-only", gp(wrmsr_safe(IA32_PERF_CAPABILITIES, offered)));
-    check!("CPUID has DS", cpuid_has(feature::DS));
+    check_eq!(
+        "RDMSR of IA32_PERF_CAPABILITIES returns what is offered",
+        rdmsr(IA32_PERF_CAPABILITIES),
+        offered
+    );
+    check!(
+        "IA32_PERF_CAPABILITIES is read-only for the guest",
+        gp(wrmsr_safe(IA32_PERF_CAPABILITIES, offered))
+    );
+    check!("CPUID has DS with PEBS", cpuid_has(feature::DS));
     for value in [1, 0] {
         wrmsr(IA32_PEBS_ENABLE, value);
         check_eq!("IA32_PEBS_ENABLE reads as written", rdmsr(IA32_PEBS_ENABLE), value);
     }
     let reserved = gp(wrmsr_safe(IA32_PEBS_ENABLE, 1 << 31));
-    check!("enabling a counter that is not there is #GP", reserved);
+    check!("enabling PEBS of an absent counter is #GP", reserved);
     wrmsr(IA32_DS_AREA, DS);
     check_eq!("IA32_DS_AREA reads as written", rdmsr(IA32_DS_AREA), DS);
-    check!("no canonical address is #GP", gp(wrmsr_safe(IA32_DS_AREA, 1 << 63)));
+    check!("a non-canonical IA32_DS_AREA is #GP", gp(wrmsr_safe(IA32_DS_AREA, 1 << 63)));
     if offered & PerfCapabilities::PEBS_BASELINE.bits() == 0 {
-        check!("RDMSR of MSR_PEBS_DATA_CFG is #GP", gp(rdmsr_safe(MSR_PEBS_DATA_CFG).map(drop)));
-        check!("WRMSR of MSR_PEBS_DATA_CFG is #GP", gp(wrmsr_safe(MSR_PEBS_DATA_CFG, 0)));
+        check!(
+            "RDMSR of MSR_PEBS_DATA_CFG is #GP without adaptive PEBS",
+            gp(rdmsr_safe(MSR_PEBS_DATA_CFG).map(drop))
+        );
+        check!(
+            "WRMSR of MSR_PEBS_DATA_CFG is #GP without adaptive PEBS",
+            gp(wrmsr_safe(MSR_PEBS_DATA_CFG, 0))
+        );
     } else {
         wrmsr(MSR_PEBS_DATA_CFG, 1);
         check_eq!("MSR_PEBS_DATA_CFG reads as written", rdmsr(MSR_PEBS_DATA_CFG), 1);
-        check!("a reserved bit of it is #GP", gp(wrmsr_safe(MSR_PEBS_DATA_CFG, 1 << 63)));
+        check!(
+            "a reserved bit of MSR_PEBS_DATA_CFG is #GP",
+            gp(wrmsr_safe(MSR_PEBS_DATA_CFG, 1 << 63))
+        );
     }
 }
 

@@ -20,7 +20,7 @@ fn port(t: &mut OneVcpu, direction: IoDirection, port: u16, data: &[u8]) -> Test
     };
     let want = Exit::Io { direction, size, port, count: 1 };
     let told = check_eq!(
-        "{direction:?} of {size} bytes at {port:#x} is told with its size and count",
+        "{direction:?} of {size} bytes at {port:#x} exits with its size and count",
         stop.exit(),
         want
     );
@@ -172,8 +172,8 @@ fn run_string_instruction(g: &Guest, instructions: &[StringInstruction; 6]) {
         _ => (end - width, MISALIGNED - width),
     };
     let after = instruction(PORT, first, STRING_BYTES as u64 / width);
-    check_eq!("RCX ends at 0", after.count, 0);
-    check_eq!("RDI or RSI ends behind the last element", after.gva, behind);
+    check_eq!("a finished string instruction leaves RCX 0", after.count, 0);
+    check_eq!("a finished string instruction moves RDI or RSI behind its end", after.gva, behind);
 }
 
 #[guest]
@@ -231,7 +231,7 @@ fn moves_nothing(_: &mut Guest) {
 #[kvm_test(moves_nothing)]
 fn rep_with_zero_count_does_not_exit(t: &mut OneVcpu) -> TestResult {
     let seen = serve_string(t, IoDirection::In, 1, &[])?;
-    check_eq!("no exit moves data", seen.len(), 0);
+    check_eq!("REP with RCX 0 moves no data", seen.len(), 0);
     Ok(())
 }
 
@@ -304,7 +304,7 @@ fn page_fault_stops_a_string_at_its_element(t: &mut OneVcpu, direction: IoDirect
         serve_string(t, direction, 1, &string())?;
         let mut got = [0; MAPPED as usize];
         t.vm.ram().read(before_hole, &mut got);
-        check_eq!("the bytes before the hole are stored", got, want);
+        check_eq!("REP INSB stores the bytes before the hole", got, want);
     }
     Ok(())
 }
@@ -347,7 +347,11 @@ fn reads_in_ring_3(g: &mut Guest) {
         read_in_ring_3(PORT, Rflags::IOPL_3),
         Some(PORT_ANSWER)
     );
-    check_eq!("IOPL 2 does not, without an I/O bitmap", read_in_ring_3(PORT, Rflags::IOPL_2), None);
+    check_eq!(
+        "IOPL 2 forbids ports to ring 3 without an I/O bitmap",
+        read_in_ring_3(PORT, Rflags::IOPL_2),
+        None
+    );
     poke(io_map_base, tss::SIZE as u16);
     check_eq!(
         "a clear bit in the I/O bitmap allows the port",
@@ -355,9 +359,13 @@ fn reads_in_ring_3(g: &mut Guest) {
         Some(PORT_ANSWER)
     );
     poke::<u8>(segment + tss::SIZE as u64 + u64::from(PORT / 8), 1 << (PORT % 8));
-    check_eq!("a set bit forbids it", read_in_ring_3(PORT, Rflags::empty()), None);
     check_eq!(
-        "and not its neighbour",
+        "a set bit in the I/O bitmap forbids the port",
+        read_in_ring_3(PORT, Rflags::empty()),
+        None
+    );
+    check_eq!(
+        "a set bit in the I/O bitmap allows the next port",
         read_in_ring_3(PORT + 1, Rflags::empty()),
         Some(NEIGHBOUR_ANSWER)
     );

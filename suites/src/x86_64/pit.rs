@@ -19,7 +19,7 @@ fn create(vm: &Vm) -> Result<(), Errno> {
 /// The timer needs an in-kernel interrupt controller, and there is one.
 #[kvm_test(requires(cap::PIT2))]
 fn pit_needs_an_irqchip(t: &mut OneVm) -> TestResult {
-    check_eq!("without an interrupt controller it is ENOENT", create(&t.vm), Err(Errno::ENOENT));
+    check_eq!("KVM_CREATE_PIT2 without an irqchip is ENOENT", create(&t.vm), Err(Errno::ENOENT));
     Ok(())
 }
 
@@ -27,9 +27,9 @@ fn pit_needs_an_irqchip(t: &mut OneVm) -> TestResult {
 #[kvm_test(irqchip, requires(cap::PIT2, cap::PIT_STATE2))]
 fn state_round_trips(t: &mut OneVm) -> TestResult {
     let get = || t.vm.fd().get_pit2().map_err(|e| Errno::from_raw(e.errno()));
-    check_eq!("the state of no timer is ENXIO", get().map(drop), Err(Errno::ENXIO));
-    check_eq!("a timer can be made", create(&t.vm), Ok(()));
-    check_eq!("a second one is EEXIST", create(&t.vm), Err(Errno::EEXIST));
+    check_eq!("KVM_GET_PIT2 without a timer is ENXIO", get().map(drop), Err(Errno::ENXIO));
+    check_eq!("KVM_CREATE_PIT2 makes a timer", create(&t.vm), Ok(()));
+    check_eq!("a second KVM_CREATE_PIT2 is EEXIST", create(&t.vm), Err(Errno::EEXIST));
     let mut state = get().ioctl("KVM_GET_PIT2")?;
     for (i, channel) in state.channels.iter_mut().enumerate() {
         channel.count = 0x1234 + i as u32;
@@ -44,11 +44,11 @@ fn state_round_trips(t: &mut OneVm) -> TestResult {
     t.vm.fd().set_pit2(&state).ioctl("KVM_SET_PIT2")?;
     let got = get().ioctl("KVM_GET_PIT2")?;
     for (i, (got, set)) in got.channels.iter().zip(&state.channels).enumerate() {
-        check_eq!("channel {i}: the count comes back", got.count, set.count);
-        check_eq!("channel {i}: the mode comes back", got.mode, set.mode);
+        check_eq!("channel {i}: the count round-trips", got.count, set.count);
+        check_eq!("channel {i}: the mode round-trips", got.mode, set.mode);
         let [got, set] = [got, set]
             .map(|c| [c.rw_mode, c.read_state, c.write_state, c.write_latch, c.gate, c.bcd]);
-        check_eq!("channel {i}: the rest comes back", got, set);
+        check_eq!("channel {i}: all other fields round-trip", got, set);
     }
     Ok(())
 }
@@ -82,7 +82,11 @@ fn counts_time(_: &mut Guest) {
         (1..=COUNT).contains(&first),
         "{first:#x}"
     );
-    check!("time passes between two reads", first != second || latched(0) != first, "{first:#x}");
+    check!(
+        "channel 0 counts between two reads",
+        first != second || latched(0) != first,
+        "{first:#x}"
+    );
 
     ioapic::route(PIN, VECTOR, apic.id(), 0);
     // Stopped from within: where an interrupt takes longer than a period, nothing else ever runs.
@@ -107,15 +111,15 @@ fn counts_time(_: &mut Guest) {
 
     outb(PORT_B, PortB::GATE_2.bits());
     program(2, 0, 0xffff);
-    check_eq!("counting, channel 2's output is low", inb(PORT_B) & PortB::OUT_2.bits(), 0);
+    check_eq!("channel 2's output is low while it counts", inb(PORT_B) & PortB::OUT_2.bits(), 0);
     program(2, 0, 200);
     let high = spin_for(100_000, || inb(PORT_B) & PortB::OUT_2.bits() != 0);
-    check!("at its end the output goes high", high);
+    check!("channel 2's output goes high at its end", high);
     outb(PORT_B, 0);
     program(2, 3, 0x8000);
     let [first, second] = [latched(2), latched(2)];
     check!("a closed gate keeps the count", first == second, "{first:#x} {second:#x}");
-    check_eq!("the port tells the gate", inb(PORT_B) & PortB::GATE_2.bits(), 0);
+    check_eq!("port 0x61 reports channel 2's gate", inb(PORT_B) & PortB::GATE_2.bits(), 0);
 }
 
 /// Channels count at their rate and interrupt; channel 2 follows its gate (8254 data sheet).

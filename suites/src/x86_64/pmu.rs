@@ -143,16 +143,16 @@ fn counts_instructions(_: &mut Guest) {
         let branches = pmu.counting(index, pmu.branches() | OS | USR, here);
         let some = (1..all).contains(&branches);
         check!(
-            "another counts its branches, which are fewer",
+            "a second counter counts the branches, which are fewer",
             some,
             "{index}: {branches} of {all}"
         );
         let os = pmu.counting(index, INSTRUCTIONS | OS, here);
-        check!("OS counts in ring 0", is_the_work(os), "{index}: {os}");
+        check!("a counter with OS counts in ring 0", is_the_work(os), "{index}: {os}");
         let usr = pmu.counting(index, INSTRUCTIONS | USR, here);
-        check!("USR does not count in ring 0", usr < few, "{index}: {usr}");
+        check!("a counter with USR does not count in ring 0", usr < few, "{index}: {usr}");
         let usr = pmu.counting(index, INSTRUCTIONS | USR, there);
-        check!("USR counts in ring 3", is_the_work(usr), "{index}: {usr}");
+        check!("a counter with USR counts in ring 3", is_the_work(usr), "{index}: {usr}");
         // Coming back from ring 3 alone is thousands of instructions.
         let there_and_back: fn() = || {
             user::run(Rflags::empty(), nothing, 0);
@@ -161,13 +161,17 @@ fn counts_instructions(_: &mut Guest) {
         let [os, back] = [there, there_and_back].map(os_counts);
         let (os, back) = (os.into_iter().min(), back.into_iter().min());
         let none = os < back.map(|back| back + few);
-        check!("OS does not count in ring 3", none, "{index}: {os:?}, {back:?} without the loop");
+        check!(
+            "a counter with OS does not count in ring 3",
+            none,
+            "{index}: {os:?}, {back:?} without the loop"
+        );
         let stopped = pmu.count(index);
         pmu.select(index, INSTRUCTIONS | OS | USR);
         pmu.global(1 << index);
         work(0);
         pmu.global(0);
-        check_eq!("a counter that is off stands still", pmu.count(index), stopped);
+        check_eq!("a counter that is switched off stands still", pmu.count(index), stopped);
         for value in [0, 1, 0x7fff_ffff] {
             wrmsr(pmu.counter + index, value);
             check_eq!("a counter reads as written", pmu.count(index), value);
@@ -178,7 +182,11 @@ fn counts_instructions(_: &mut Guest) {
         wrmsr(pmu.counter, 0);
         pmu.global(0);
         work(0);
-        check_eq!("without its bit in IA32_PERF_GLOBAL_CTRL nothing counts", pmu.count(0), 0);
+        check_eq!(
+            "a counter without its bit in IA32_PERF_GLOBAL_CTRL stands still",
+            pmu.count(0),
+            0
+        );
         let reserved = wrmsr_safe(IA32_PERF_GLOBAL_CTRL, 1 << 63).err().map(|t| t.vector);
         check_eq!("a reserved bit of IA32_PERF_GLOBAL_CTRL is #GP", reserved, Some(vector::GP));
     }
@@ -222,7 +230,7 @@ fn counts_by_fixed_counters(_: &mut Guest) {
             let count = rdmsr(counter);
             let right = if counts { count >= LOOPS / 100 } else { count < LOOPS / 2 };
             check!(
-                "fixed counter {index}, rings {rings:#b}, counts what it should",
+                "fixed counter {index} counts in exactly the rings {rings:#b}",
                 right,
                 "{count}"
             );
@@ -231,11 +239,11 @@ fn counts_by_fixed_counters(_: &mut Guest) {
     }
     let gp = |result: Result<(), Trap>| result.err().map(|t| t.vector) == Some(vector::GP);
     check!(
-        "a fixed counter that is not there is #GP",
+        "RDMSR of an absent fixed counter is #GP",
         gp(rdmsr_safe(IA32_FIXED_CTR0 + pmu.fixed).map(drop))
     );
     let beyond = 1 << (4 * pmu.fixed);
-    check!("enabling one that is not there is #GP", gp(wrmsr_safe(IA32_FIXED_CTR_CTRL, beyond)));
+    check!("enabling an absent fixed counter is #GP", gp(wrmsr_safe(IA32_FIXED_CTR_CTRL, beyond)));
 }
 
 /// Fixed counters count in the rings that they are told, and those that are not there are not.
@@ -266,15 +274,23 @@ fn overflows(_: &mut Guest) {
         spin_for(1000, || false);
         cli();
     });
-    check_eq!("an overflow is one interrupt", taken, 1);
+    check_eq!("an overflow is exactly one interrupt", taken, 1);
     let count = pmu.count(0);
-    check!("the counter goes on from 0", count < 100 * LOOPS, "{count:#x}");
+    check!("an overflowed counter goes on from 0", count < 100 * LOOPS, "{count:#x}");
     if pmu.has_global_ctrl {
         let lvt = apic.read(apic::reg::LVT_PMI);
-        check!("its delivery masks LVT PMI", lvt & apic::LVT_MASKED != 0, "{lvt:#x}");
-        check_eq!("IA32_PERF_GLOBAL_STATUS tells of it", rdmsr(IA32_PERF_GLOBAL_STATUS) & 1, 1);
+        check!("delivering the interrupt masks LVT PMI", lvt & apic::LVT_MASKED != 0, "{lvt:#x}");
+        check_eq!(
+            "IA32_PERF_GLOBAL_STATUS reports the overflow",
+            rdmsr(IA32_PERF_GLOBAL_STATUS) & 1,
+            1
+        );
         wrmsr(IA32_PERF_GLOBAL_OVF_CTRL, 1);
-        check_eq!("IA32_PERF_GLOBAL_OVF_CTRL clears it", rdmsr(IA32_PERF_GLOBAL_STATUS) & 1, 0);
+        check_eq!(
+            "IA32_PERF_GLOBAL_OVF_CTRL clears the overflow",
+            rdmsr(IA32_PERF_GLOBAL_STATUS) & 1,
+            0
+        );
     }
 }
 
@@ -329,15 +345,15 @@ fn event_filter_stops_what_it_names(t: &mut OneVcpu) -> TestResult {
         let [instructions, branches, ..] = t.vcpu.run_until_sync(READY)?;
         Ok([instructions != 0, branches != 0])
     };
-    check_eq!("without a filter both events count", counts()?, [true, true]);
+    check_eq!("both events count without a filter", counts()?, [true, true]);
     set_filter(&t.vm, DENY, &[INSTRUCTIONS])?;
     check_eq!("a denied event does not count, another one does", counts()?, [false, true]);
     set_filter(&t.vm, ALLOW, &[INSTRUCTIONS])?;
     check_eq!("an allowed event counts, no other one does", counts()?, [true, false]);
     set_filter(&t.vm, ALLOW, &[])?;
-    check_eq!("an empty list allows nothing", counts()?, [false, false]);
+    check_eq!("an empty allow list allows no event", counts()?, [false, false]);
     set_filter(&t.vm, DENY, &[])?;
-    check_eq!("an empty list denies nothing", counts()?, [true, true]);
+    check_eq!("an empty deny list denies no event", counts()?, [true, true]);
     t.vcpu.answer(&[0]);
     t.vcpu.run_until_done()
 }
@@ -357,7 +373,7 @@ fn looks_for_a_pmu(_: &mut Guest) {
     }
     if !cpuid_has(feature::PDCM) {
         let read = gp(rdmsr_safe(IA32_PERF_CAPABILITIES).map(drop));
-        check!("without PDCM RDMSR of IA32_PERF_CAPABILITIES is #GP", read);
+        check!("RDMSR of IA32_PERF_CAPABILITIES is #GP without PDCM", read);
     }
     // Old guests touch these blindly: KVM takes the writes and keeps nothing.
     let (select, counter) = match Hypercall::of_this_cpu() {
@@ -366,7 +382,7 @@ fn looks_for_a_pmu(_: &mut Guest) {
     };
     if wrmsr_safe(select, INSTRUCTIONS | OS | USR | EN).is_ok() {
         work(0);
-        check_eq!("without a PMU no counter counts", rdmsr_safe(counter).unwrap_or(0), 0);
+        check_eq!("no counter counts without a PMU", rdmsr_safe(counter).unwrap_or(0), 0);
     }
 }
 
@@ -406,10 +422,22 @@ fn absent_pmu_is_hidden(t: &mut OneVm) -> TestResult {
 #[kvm_test(looks_for_a_pmu, requires(cap::PMU_CAPABILITY, host::UNKNOWN_MSRS_FAULT))]
 fn pmu_can_be_switched_off(t: &mut OneVm) -> TestResult {
     const DISABLE: u64 = 1 << 0;
-    check_eq!("an unknown mode is EINVAL", set_mode(&t.vm, 1 << 1), Err(Errno::EINVAL));
-    check_eq!("KVM_PMU_CAP_DISABLE is taken", set_mode(&t.vm, DISABLE), Ok(()));
+    check_eq!(
+        "an unknown mode of KVM_CAP_PMU_CAPABILITY is EINVAL",
+        set_mode(&t.vm, 1 << 1),
+        Err(Errno::EINVAL)
+    );
+    check_eq!(
+        "KVM_PMU_CAP_DISABLE is accepted before the first vCPU",
+        set_mode(&t.vm, DISABLE),
+        Ok(())
+    );
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(looks_for_a_pmu))?;
-    check_eq!("with a vCPU it is EINVAL", set_mode(&t.vm, DISABLE), Err(Errno::EINVAL));
+    check_eq!(
+        "KVM_PMU_CAP_DISABLE is EINVAL after the first vCPU",
+        set_mode(&t.vm, DISABLE),
+        Err(Errno::EINVAL)
+    );
     vcpu.run_until_done()
 }
 

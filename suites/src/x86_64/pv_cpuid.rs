@@ -43,8 +43,8 @@ fn touches_every_msr(g: &mut Guest) {
         let read = trap(rdmsr_safe(index));
         let write = trap(wrmsr_safe(index, 0));
         if offered.contains(feature) {
-            check_eq!("RDMSR of {name} works with its feature", read, None);
-            check_eq!("WRMSR of {name} works with its feature", write, None);
+            check_eq!("RDMSR of {name} succeeds with its feature", read, None);
+            check_eq!("WRMSR of {name} succeeds with its feature", write, None);
         } else {
             check_eq!("RDMSR of {name} is #GP(0) without its feature", read, Some(GP));
             check_eq!("WRMSR of {name} is #GP(0) without its feature", write, Some(GP));
@@ -178,7 +178,7 @@ fn last_cpuid_counts(t: &mut OneVm, steps: &[Step]) -> TestResult {
     vcpu.set_args(&[Features::POLL_CONTROL.bits().into()]);
     vcpu.start_at(guest_fn!(touches_every_msr))?;
     check_eq!(
-        "KVM_GET_CPUID2 gives what was set",
+        "KVM_GET_CPUID2 returns the CPUID that was set",
         offered(&vcpu, leaf::SIGNATURE)?,
         Features::POLL_CONTROL
     );
@@ -285,9 +285,13 @@ fn makes_every_hypercall(g: &mut Guest) {
             for (name, nr, feature, args, result) in calls {
                 let got = hypercall.call(nr, args);
                 if offered.contains(feature) {
-                    check_eq!("{name} works with its feature", got, Ok(result));
+                    check_eq!("hypercall {name} succeeds with its feature", got, Ok(result));
                 } else {
-                    check_eq!("{name} is -KVM_ENOSYS without its feature", got, Ok(KVM_ENOSYS));
+                    check_eq!(
+                        "hypercall {name} is -KVM_ENOSYS without its feature",
+                        got,
+                        Ok(KVM_ENOSYS)
+                    );
                 }
             }
             sti();
@@ -305,7 +309,7 @@ fn makes_every_hypercall(g: &mut Guest) {
         },
     );
     let sent = u64::from(offered.contains(Features::PV_SEND_IPI));
-    check_eq!("KVM_HC_SEND_IPI sends the vector if it is there", taken, sent);
+    check_eq!("KVM_HC_SEND_IPI interrupts exactly with its feature", taken, sent);
 }
 
 /// Enforced, hypercalls of features that CPUID does not offer return -KVM_ENOSYS (api.rst 8.27).
@@ -350,11 +354,19 @@ fn enabling_takes_no_flags(t: &mut OneVm) -> TestResult {
     for bit in [0, 31] {
         request[4..8].copy_from_slice(&(1_u32 << bit).to_ne_bytes());
         let refused = vcpu.raw(KVM_ENABLE_CAP, &mut request);
-        check_eq!("flag bit {bit} is EINVAL", refused, Err(Errno::EINVAL));
+        check_eq!("flag bit {bit} of KVM_ENABLE_CAP is EINVAL", refused, Err(Errno::EINVAL));
     }
     request[4..8].fill(0);
-    check_eq!("without flags it is taken", vcpu.raw(KVM_ENABLE_CAP, &mut request), Ok(0));
-    check_eq!("and again", vcpu.raw(KVM_ENABLE_CAP, &mut request), Ok(0));
+    check_eq!(
+        "KVM_ENABLE_CAP without flags is accepted",
+        vcpu.raw(KVM_ENABLE_CAP, &mut request),
+        Ok(0)
+    );
+    check_eq!(
+        "KVM_ENABLE_CAP of an enabled capability is accepted",
+        vcpu.raw(KVM_ENABLE_CAP, &mut request),
+        Ok(0)
+    );
     Ok(())
 }
 

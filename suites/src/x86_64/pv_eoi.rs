@@ -55,22 +55,26 @@ fn enables(g: &mut Guest) {
     Apic::enable();
     poke(WORD, PATTERN);
     let fault = |value| wrmsr_safe(MSR_KVM_PV_EOI_EN, value).map_err(|t| (t.vector, t.error));
-    check_eq!("at first it is off", rdmsr_safe(MSR_KVM_PV_EOI_EN), Ok(0));
+    check_eq!("MSR_KVM_PV_EOI_EN is 0 at reset", rdmsr_safe(MSR_KVM_PV_EOI_EN), Ok(0));
     for value in [WORD | 2, WORD | 2 | ENABLE] {
         let refused = fault(value);
         check_eq!("the reserved bit is #GP(0) ({value:#x})", refused, Err((vector::GP, 0)));
     }
-    check_eq!("what is refused changes nothing", rdmsr(MSR_KVM_PV_EOI_EN), 0);
-    check_eq!("an address is taken", fault(WORD), Ok(()));
-    check_eq!("it reads as written, disabled", rdmsr(MSR_KVM_PV_EOI_EN), WORD);
-    check_eq!("disabled, the word is left alone", peek::<u32>(WORD), PATTERN);
-    check_eq!("an address with the enable bit is taken", fault(WORD | ENABLE), Ok(()));
-    check_eq!("it reads as written, enabled", rdmsr(MSR_KVM_PV_EOI_EN), WORD | ENABLE);
+    check_eq!("a refused write leaves MSR_KVM_PV_EOI_EN unchanged", rdmsr(MSR_KVM_PV_EOI_EN), 0);
+    check_eq!("an address without the enable bit is accepted", fault(WORD), Ok(()));
+    check_eq!("MSR_KVM_PV_EOI_EN reads as written, disabled", rdmsr(MSR_KVM_PV_EOI_EN), WORD);
+    check_eq!("the word is left alone while disabled", peek::<u32>(WORD), PATTERN);
+    check_eq!("an address with the enable bit is accepted", fault(WORD | ENABLE), Ok(()));
+    check_eq!(
+        "MSR_KVM_PV_EOI_EN reads as written, enabled",
+        rdmsr(MSR_KVM_PV_EOI_EN),
+        WORD | ENABLE
+    );
     g.sync(1, &[]);
-    check_eq!("without an interrupt the word is left alone", peek::<u32>(WORD), PATTERN);
-    check_eq!("the last word of a page is taken", fault(OTHER_WORD | ENABLE), Ok(()));
-    check_eq!("it can be turned off", fault(0), Ok(()));
-    check_eq!("it reads as written, off", rdmsr(MSR_KVM_PV_EOI_EN), 0);
+    check_eq!("the word is left alone without an interrupt", peek::<u32>(WORD), PATTERN);
+    check_eq!("the last word of a page is accepted", fault(OTHER_WORD | ENABLE), Ok(()));
+    check_eq!("MSR_KVM_PV_EOI_EN can be switched off", fault(0), Ok(()));
+    check_eq!("MSR_KVM_PV_EOI_EN reads as 0 when off", rdmsr(MSR_KVM_PV_EOI_EN), 0);
 }
 
 /// The MSR is as x86/msr.rst says.
@@ -94,11 +98,11 @@ fn takes_interrupts(_: &mut Guest) {
             sti_hlt();
             cli();
             let left = apic.bit(apic::reg::ISR, VECTOR) || apic.bit(apic::reg::IRR, VECTOR);
-            check!("an interrupt that was ended is gone", !left);
-            check_eq!("and the word is clear", peek::<u32>(WORD) & KVM_PV_EOI_MASK, 0);
+            check!("an ended interrupt is no longer in service", !left);
+            check_eq!("the word is clear after the end", peek::<u32>(WORD) & KVM_PV_EOI_MASK, 0);
         }
     });
-    check_eq!("each interrupt is taken once", taken, ROUNDS);
+    check_eq!("each interrupt is taken exactly once", taken, ROUNDS);
     guest_runtime::ucall::metric("ended by the word", "interrupts", by_word);
 }
 
@@ -135,14 +139,14 @@ fn takes_two(_: &mut Guest) {
                         send(apic, HIGHER);
                         take_pending(apic, &[HIGHER, VECTOR]);
                         let (order, count) = &*cell.borrow();
-                        check_eq!("both interrupts are taken", **count, 2_u64);
-                        check_eq!("the higher comes first", **order, [HIGHER, VECTOR]);
+                        check_eq!("both of two waiting interrupts are taken", **count, 2_u64);
+                        check_eq!("the higher interrupt is taken first", **order, [HIGHER, VECTOR]);
                     }
                 },
             );
         },
     );
-    check!("nothing is left in service", !apic.bit(apic::reg::ISR, VECTOR));
+    check!("no interrupt is left in service", !apic.bit(apic::reg::ISR, VECTOR));
 }
 
 /// An interrupt that waits behind another is delivered when that is ended, without a further one.
@@ -159,11 +163,7 @@ fn takes_levels(g: &mut Guest) {
     let on_interrupt = |frame: &mut TrapFrame| {
         taken += 1;
         let word: u32 = peek(WORD);
-        check_eq!(
-            "a level-triggered interrupt must be ended in the APIC",
-            word & KVM_PV_EOI_MASK,
-            0
-        );
+        check_eq!("the word does not end a level-triggered interrupt", word & KVM_PV_EOI_MASK, 0);
         end(apic);
         // The line stays raised: once is enough.
         frame.rflags &= !Rflags::IF.bits();
@@ -176,10 +176,10 @@ fn takes_levels(g: &mut Guest) {
             g.sync(LOWER, &[]);
             take_pending(apic, &[VECTOR]);
             let remote = ioapic::entry(PIN) & ioapic::REMOTE_IRR;
-            check_eq!("its end reaches the I/O APIC", remote, 0);
+            check_eq!("the end of a level reaches the I/O APIC", remote, 0);
         }
     });
-    check!("each was taken", taken >= 4, "{taken}");
+    check!("each level-triggered interrupt was taken", taken >= 4, "{taken}");
 }
 
 /// What the guest asks the host to do with the pin.

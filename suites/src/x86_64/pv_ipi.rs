@@ -76,8 +76,16 @@ fn ipis_go_to_the_bitmaps_vcpus(t: &mut OneVm) -> TestResult {
     let mut group = Group::new(&mut t.vm)?;
     for mask in 0..1_u64 << NR_VCPUS {
         let sent = group.call(KVM_HC_SEND_IPI, [mask, 0, 0, VECTOR])?;
-        check_eq!("bitmap {mask:#b}: as many as it names", sent, u64::from(mask.count_ones()));
-        check_eq!("bitmap {mask:#b}: those", group.interrupted(VECTOR)?, mask);
+        check_eq!(
+            "the result for bitmap {mask:#b} is its number of vCPUs",
+            sent,
+            u64::from(mask.count_ones())
+        );
+        check_eq!(
+            "an IPI by bitmap interrupts exactly {mask:#b}",
+            group.interrupted(VECTOR)?,
+            mask
+        );
     }
     for (what, args, want) in [
         ("from ID 2 on", [0b11, 0, 2, VECTOR], 0b1100),
@@ -90,8 +98,16 @@ fn ipis_go_to_the_bitmaps_vcpus(t: &mut OneVm) -> TestResult {
         ("of all", [u64::MAX, u64::MAX, 0, VECTOR], 0b1111),
     ] {
         let sent = group.call(KVM_HC_SEND_IPI, args)?;
-        check_eq!("a bitmap {what}: as many as there are", sent, u64::from(u64::count_ones(want)));
-        check_eq!("a bitmap {what}: those", group.interrupted(VECTOR)?, want);
+        check_eq!(
+            "the result for a bitmap {what} is its number of vCPUs",
+            sent,
+            u64::from(u64::count_ones(want))
+        );
+        check_eq!(
+            "a bitmap {what} interrupts exactly the existing vCPUs",
+            group.interrupted(VECTOR)?,
+            want
+        );
     }
     Ok(())
 }
@@ -108,16 +124,20 @@ fn icr_of_ipis_is_checked(t: &mut OneVm) -> TestResult {
         ("a logical destination", VECTOR | u64::from(apic::ICR_LOGICAL)),
     ] {
         let result = group.call(KVM_HC_SEND_IPI, [0b1111, 0, 0, icr])?;
-        check_eq!("{what} is -KVM_EINVAL", result, KVM_EINVAL);
-        check_eq!("{what} interrupts nobody", group.interrupted(VECTOR)?, 0);
+        check_eq!("an ICR with {what} is -KVM_EINVAL", result, KVM_EINVAL);
+        check_eq!("an ICR with {what} interrupts nobody", group.interrupted(VECTOR)?, 0);
     }
     for vector in [0x10, 0x20, 0xff] {
         let sent = group.call(KVM_HC_SEND_IPI, [0b0110, 0, 0, vector | 1 << 14])?;
-        check_eq!("vector {vector:#x} is sent", sent, 2);
-        check_eq!("vector {vector:#x} arrives", group.interrupted(vector)?, 0b0110);
+        check_eq!("an IPI with vector {vector:#x} is sent", sent, 2);
+        check_eq!("an IPI with vector {vector:#x} arrives", group.interrupted(vector)?, 0b0110);
     }
     let nmi = u64::from(apic::ICR_NMI);
-    check_eq!("an NMI is sent", group.call(KVM_HC_SEND_IPI, [0b0100, 0, 0, nmi])?, 1);
+    check_eq!(
+        "an NMI can be sent to a bitmap",
+        group.call(KVM_HC_SEND_IPI, [0b0100, 0, 0, nmi])?,
+        1
+    );
     for (number, vcpu) in (1..).zip(&group.others) {
         let events = vcpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS")?;
         let pending = events.nmi.pending != 0;
@@ -136,8 +156,8 @@ fn vcpu_without_apic_is_not_counted(t: &mut OneVm) -> TestResult {
     lapic.regs[apic::reg::SPIV as usize + 1] &= !1;
     vcpu.fd().set_lapic(&lapic).ioctl("KVM_SET_LAPIC")?;
     let sent = group.call(KVM_HC_SEND_IPI, [0b1111, 0, 0, VECTOR])?;
-    check_eq!("the others are counted", sent, 3);
-    check_eq!("the others are interrupted", group.interrupted(VECTOR)?, 0b1101);
+    check_eq!("only vCPUs with their APIC on are counted", sent, 3);
+    check_eq!("vCPUs with their APIC on are interrupted", group.interrupted(VECTOR)?, 0b1101);
     Ok(())
 }
 
@@ -180,11 +200,15 @@ fn kick_wakes_a_halted_vcpu(t: &mut OneVm) -> TestResult {
         let mut all = || -> TestResult {
             for round in 1..KICKS {
                 let there = eventually(|| halting.load(SeqCst) == round + 1);
-                check!("each kick wakes it", there, "{round}");
-                check_eq!("and only once", woken.load(SeqCst), round);
-                check_eq!("a kick of an ID that is not there succeeds", kick(NOBODY)?, 0);
+                check!("each kick wakes the halted vCPU", there, "{round}");
+                check_eq!(
+                    "each kick wakes the halted vCPU exactly once",
+                    woken.load(SeqCst),
+                    round
+                );
+                check_eq!("a kick of an absent APIC ID succeeds", kick(NOBODY)?, 0);
                 std::thread::sleep(std::time::Duration::from_micros(200));
-                check_eq!("and wakes nobody", woken.load(SeqCst), round);
+                check_eq!("a kick of an absent APIC ID wakes nobody", woken.load(SeqCst), round);
                 check_eq!("a kick of a halted vCPU succeeds", kick(1)?, 0);
             }
             Ok(())
@@ -197,7 +221,7 @@ fn kick_wakes_a_halted_vcpu(t: &mut OneVm) -> TestResult {
         }
         result.and(thread.join().expect("the sleeper's thread"))
     })?;
-    check_eq!("it went on as often as it was kicked", woken.load(SeqCst), KICKS);
+    check_eq!("the vCPU goes on as often as it was kicked", woken.load(SeqCst), KICKS);
     Ok(())
 }
 

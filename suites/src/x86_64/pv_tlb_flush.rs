@@ -177,10 +177,10 @@ fn flagged_vcpu_forgets_old_translations(t: &mut OneVm) -> TestResult {
             let requested = pair.change(number, place)?;
             check!("a flush can be requested of a preempted vCPU", requested);
             let [value, seen_mark] = pair.read()?;
-            check_eq!("it reads the new page when it runs again", value, number);
-            check_eq!("running, it has neither mark nor flag", seen_mark, 0);
+            check_eq!("a flagged vCPU reads the new page when it runs again", value, number);
+            check_eq!("a running vCPU has neither mark nor flag", seen_mark, 0);
             let left = mark(&t.vm, place).load(SeqCst);
-            check_eq!("nor has it after its exit", left & KVM_VCPU_FLUSH_TLB, 0);
+            check_eq!("no flag is left after the vCPU's exit", left & KVM_VCPU_FLUSH_TLB, 0);
         }
         pair.reader.answer(&[other]);
         pair.reader.run_until_sync(READY)?;
@@ -200,10 +200,10 @@ fn flag_counts_in_the_structure_in_use(t: &mut OneVm) -> TestResult {
         mark(&t.vm, PLACES[1]).store(FLAGGED, SeqCst);
         pair.change(number, 0)?;
         let [value, seen_mark] = pair.read()?;
-        check_eq!("the flag alone brings the new page", value, number);
-        check_eq!("the flag alone is taken away", seen_mark, 0);
+        check_eq!("the flag without the mark brings the new page", value, number);
+        check_eq!("the flag without the mark is cleared", seen_mark, 0);
         let elsewhere = mark(&t.vm, PLACES[1]).load(SeqCst);
-        check_eq!("a flag elsewhere is left alone", elsewhere, FLAGGED);
+        check_eq!("a flag in an abandoned structure is left alone", elsewhere, FLAGGED);
     }
     Ok(())
 }
@@ -229,15 +229,19 @@ fn without_the_feature_the_flag_means_nothing(_: &mut HostOnly) -> TestResult {
         for _ in 0..ROUNDS {
             mark(&vm, PLACES[0]).store(flag, SeqCst);
             let [_, seen_mark] = read(&mut reader)?;
-            check_eq!("mark and flag are gone while it runs (feature: {flush})", seen_mark, 0);
+            check_eq!("mark and flag are cleared while it runs (feature: {flush})", seen_mark, 0);
         }
         Ok(counted(&reader)? - before)
     };
     let unflagged = flushes(true, KVM_VCPU_PREEMPTED)?;
     let (offered, not_offered) = (flushes(true, FLAGGED)?, flushes(false, FLAGGED)?);
     require!(unflagged < ROUNDS / 2, "a TLB that is not flushed at every entry");
-    check!("with the feature each flag is a flush", offered >= ROUNDS, "{offered} {unflagged}");
-    check!("without it a flag is none", not_offered < ROUNDS / 2, "{not_offered} {unflagged}");
+    check!("each flag is a flush with the feature", offered >= ROUNDS, "{offered} {unflagged}");
+    check!(
+        "a flag is no flush without the feature",
+        not_offered < ROUNDS / 2,
+        "{not_offered} {unflagged}"
+    );
     Ok(())
 }
 
@@ -370,9 +374,9 @@ fn race_with_updates(t: &mut OneVm, longest: Duration) -> TestResult {
     vm::record::metric("rounds", "requests", rounds as f64);
     vm::record::metric("updates", "entries", entries as f64);
     let stale = vm.shared(shared_static!(STALE)).load(SeqCst);
-    check_eq!("no request that was taken is lost", stale, 0);
+    check_eq!("no request of a preempted vCPU is lost", stale, 0);
     let fewest = if longest == Duration::MAX { MOST_ROUNDS } else { LEAST_ROUNDS };
-    check!("there were rounds", rounds >= fewest, "{rounds}");
+    check!("enough rounds of the race were run", rounds >= fewest, "{rounds}");
     Ok(())
 }
 
@@ -446,11 +450,11 @@ fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
         let read = thread.join().map_err(|_| Failure::Error("vCPU 1's thread panicked".into()))?;
         read.and(report)
     })?;
-    check_eq!("a vCPU without its CPU is marked as preempted", rounds, ROUNDS);
+    check_eq!("a vCPU that lost its CPU is marked as preempted", rounds, ROUNDS);
     let stale = t.vm.shared(shared_static!(STALE)).load(SeqCst);
-    check_eq!("it never sees an old page when it runs again", stale, 0);
+    check_eq!("a flushed vCPU never sees an old page again", stale, 0);
     let marked = t.vm.shared(shared_static!(MARKED)).load(SeqCst);
-    check_eq!("running, it is not marked", marked, 0);
+    check_eq!("a vCPU that runs is not marked as preempted", marked, 0);
     Ok(())
 }
 
@@ -462,16 +466,20 @@ fn msr_written_back_keeps_the_request(t: &mut OneVm) -> TestResult {
     pair.reader.run_until_sync(READY)?;
     for number in 1..=10 {
         mark(&t.vm, PLACES[0]).store(KVM_VCPU_PREEMPTED, SeqCst);
-        check!("a flush can be requested", pair.change(number, PLACES[0])?);
+        check!("a flush can be requested of a preempted vCPU", pair.change(number, PLACES[0])?);
         let entry = kvm_msr_entry { index: MSR_KVM_STEAL_TIME, ..Default::default() };
         let mut msrs =
             Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         pair.reader.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-        check_eq!("userspace reads the MSR", msrs.as_slice()[0].data, PLACES[0] | ENABLE);
+        check_eq!(
+            "userspace can read MSR_KVM_STEAL_TIME",
+            msrs.as_slice()[0].data,
+            PLACES[0] | ENABLE
+        );
         pair.reader.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
         let [value, seen_mark] = pair.read()?;
-        check_eq!("the request is honoured", value, number);
-        check_eq!("and gone", seen_mark, 0);
+        check_eq!("the request survives a write of the MSR", value, number);
+        check_eq!("the honoured request's flag is cleared", seen_mark, 0);
     }
     Ok(())
 }

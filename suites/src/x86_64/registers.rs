@@ -93,20 +93,20 @@ fn registers_round_trip(t: &mut OneVm) -> TestResult {
         vcpu.fd().get_regs().ioctl("KVM_GET_REGS")
     };
     let ones = with_gprs([u64::MAX; 16], u64::MAX, RFLAGS_FIXED);
-    check_eq!("all-ones registers come back", round_trip(ones)?, ones);
+    check_eq!("registers of all ones round-trip", round_trip(ones)?, ones);
     let mixed = with_gprs(pattern(GUEST), 0x1234_5678_9abc, CF_ZF_DF | RFLAGS_FIXED);
-    check_eq!("a value of its own in each register comes back", round_trip(mixed)?, mixed);
+    check_eq!("each register round-trips a value of its own", round_trip(mixed)?, mixed);
     let zeroes = with_gprs([0; 16], 0, 0);
     let got = round_trip(zeroes)?;
     check_eq!("RFLAGS bit 1 is always one", got.rflags, RFLAGS_FIXED);
-    check_eq!("zeroes come back", gprs(&got), [0; 16]);
+    check_eq!("registers of all zeroes round-trip", gprs(&got), [0; 16]);
     for bit in [0, 2, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 18, 21] {
         let flag = RFLAGS_FIXED | 1 << bit;
         let got = round_trip(with_gprs([0; 16], 0, flag))?.rflags;
-        check_eq!("RFLAGS bit {bit} comes back", got, flag);
+        check_eq!("RFLAGS bit {bit} round-trips", got, flag);
     }
     let got = round_trip(with_gprs([0; 16], 0, RF_VIF_VIP | RFLAGS_FIXED))?.rflags;
-    check_eq!("RF, VIF and VIP come back", got, RF_VIF_VIP | RFLAGS_FIXED);
+    check_eq!("RF, VIF and VIP round-trip", got, RF_VIF_VIP | RFLAGS_FIXED);
     Ok(())
 }
 
@@ -177,14 +177,14 @@ fn fpu_registers_round_trip(t: &mut OneVm) -> TestResult {
     };
     vcpu.fd().set_fpu(&want).ioctl("KVM_SET_FPU")?;
     let got = vcpu.fd().get_fpu().ioctl("KVM_GET_FPU")?;
-    check_eq!("FPR0 to FPR7 come back", got.fpr, want.fpr);
-    check_eq!("FCW comes back", got.fcw, want.fcw);
-    check_eq!("FSW comes back", got.fsw, want.fsw);
-    check_eq!("the abridged FTW comes back", got.ftwx, want.ftwx);
-    check_eq!("FOP comes back", got.last_opcode, want.last_opcode);
-    check_eq!("FIP comes back", got.last_ip, want.last_ip);
-    check_eq!("FDP comes back", got.last_dp, want.last_dp);
-    check_eq!("XMM0 to XMM15 come back", got.xmm, want.xmm);
+    check_eq!("FPR0 to FPR7 round-trip", got.fpr, want.fpr);
+    check_eq!("the FPU's FCW round-trips", got.fcw, want.fcw);
+    check_eq!("the FPU's FSW round-trips", got.fsw, want.fsw);
+    check_eq!("the abridged FTW round-trips", got.ftwx, want.ftwx);
+    check_eq!("the FPU's FOP round-trips", got.last_opcode, want.last_opcode);
+    check_eq!("the FPU's FIP round-trips", got.last_ip, want.last_ip);
+    check_eq!("the FPU's FDP round-trips", got.last_dp, want.last_dp);
+    check_eq!("XMM0 to XMM15 round-trip", got.xmm, want.xmm);
     Ok(())
 }
 
@@ -243,7 +243,7 @@ fn guest_and_userspace_see_the_same_msrs(t: &mut OneVcpu) -> TestResult {
     for (name, index, userspace, _) in MSRS {
         check_eq!("userspace may write {name}", set_msrs(&t.vcpu, &[(index, userspace)])?, 1);
         let got = get_msrs(&t.vcpu, &[index])?;
-        check_eq!("userspace's {name} comes back", got, (1, vec![userspace]));
+        check_eq!("userspace reads back the {name} that it wrote", got, (1, vec![userspace]));
     }
     t.vcpu.run_until_sync(1)?;
     for (name, index, _, own) in MSRS {
@@ -261,16 +261,16 @@ fn msr_lists_stop_at_the_first_refused_entry(t: &mut OneVm) -> TestResult {
     let set = set_msrs(&vcpu, &[(msr::IA32_STAR, 3), (msr::UNKNOWN, 0), (msr::IA32_FMASK, 4)])?;
     check_eq!("KVM_SET_MSRS returns the refused entry's position", set, 1);
     let (_, values) = get_msrs(&vcpu, &[msr::IA32_STAR, msr::IA32_FMASK])?;
-    check_eq!("the entry before it is set, the one behind it is not", values, [3, 2]);
+    check_eq!("KVM_SET_MSRS sets entries before the refused one only", values, [3, 2]);
     let (filled, values) = get_msrs(&vcpu, &[msr::IA32_STAR, msr::UNKNOWN, msr::IA32_FMASK])?;
     check_eq!("KVM_GET_MSRS returns the refused entry's position", filled, 1);
-    check_eq!("entries behind it are not filled", values, [3, 0, 0]);
+    check_eq!("KVM_GET_MSRS leaves entries behind the refused one", values, [3, 0, 0]);
     check_eq!(
-        "a list that starts with a refused MSR sets none",
+        "KVM_SET_MSRS sets nothing if the first entry is refused",
         set_msrs(&vcpu, &[(msr::UNKNOWN, 0), (msr::IA32_STAR, 9)])?,
         0
     );
-    check_eq!("an empty list is fine", set_msrs(&vcpu, &[])?, 0);
+    check_eq!("KVM_SET_MSRS accepts an empty list", set_msrs(&vcpu, &[])?, 0);
     Ok(())
 }
 
@@ -325,11 +325,11 @@ fn mp_state_without_irqchip_is_runnable(t: &mut OneVm) -> TestResult {
         ("HALTED", KVM_MP_STATE_HALTED),
         ("SIPI_RECEIVED", KVM_MP_STATE_SIPI_RECEIVED),
     ] {
-        check_eq!("{name} is EINVAL", set(state), Err(Errno::EINVAL));
+        check_eq!("state {name} is EINVAL without an irqchip", set(state), Err(Errno::EINVAL));
     }
     check_eq!("a state that does not exist is EINVAL", set(99), Err(Errno::EINVAL));
-    check_eq!("RUNNABLE may be set", set(KVM_MP_STATE_RUNNABLE), Ok(()));
-    check_eq!("it is still runnable", get()?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("RUNNABLE may be set without an irqchip", set(KVM_MP_STATE_RUNNABLE), Ok(()));
+    check_eq!("the vCPU is still runnable after refused states", get()?, KVM_MP_STATE_RUNNABLE);
     Ok(())
 }
 
@@ -339,8 +339,8 @@ fn mp_states_round_trip(t: &mut OneVm) -> TestResult {
     let bsp = t.vm.create_vcpu(0)?;
     let ap = t.vm.create_vcpu(1)?;
     let get = |vcpu: &Vcpu| vcpu.fd().get_mp_state().map(|s| s.mp_state).ioctl("KVM_GET_MP_STATE");
-    check_eq!("the boot processor is runnable", get(&bsp)?, KVM_MP_STATE_RUNNABLE);
-    check_eq!("another one waits for its INIT", get(&ap)?, KVM_MP_STATE_UNINITIALIZED);
+    check_eq!("the boot processor is runnable at first", get(&bsp)?, KVM_MP_STATE_RUNNABLE);
+    check_eq!("an application processor waits for its INIT", get(&ap)?, KVM_MP_STATE_UNINITIALIZED);
     for (name, mp_state) in [
         ("HALTED", KVM_MP_STATE_HALTED),
         ("INIT_RECEIVED", KVM_MP_STATE_INIT_RECEIVED),
@@ -348,7 +348,7 @@ fn mp_states_round_trip(t: &mut OneVm) -> TestResult {
         ("RUNNABLE", KVM_MP_STATE_RUNNABLE),
     ] {
         ap.fd().set_mp_state(kvm_mp_state { mp_state }).ioctl("KVM_SET_MP_STATE")?;
-        check_eq!("{name} comes back", get(&ap)?, mp_state);
+        check_eq!("MP state {name} reads as it was set", get(&ap)?, mp_state);
     }
     check_eq!("the boot processor is runnable all along", get(&bsp)?, KVM_MP_STATE_RUNNABLE);
     Ok(())

@@ -143,7 +143,7 @@ fn smi_is_refused_where_there_is_no_smm(t: &mut OneVm) -> TestResult {
     require!(t.vm.check_extension(KVM_CAP_X86_SMM) == 0, "a KVM without KVM_CAP_X86_SMM");
     let vcpu = t.vm.create_vcpu(0)?;
     let got = vcpu.fd().smi().map_err(|e| Errno::from_raw(e.errno()));
-    check_eq!("KVM_SMI is ENOTTY", got, Err(Errno::ENOTTY));
+    check_eq!("KVM_SMI without SMM is ENOTTY", got, Err(Errno::ENOTTY));
     Ok(())
 }
 
@@ -155,28 +155,28 @@ fn handler_starts_in_smms_own_state(t: &mut OneVcpu) -> TestResult {
     make_smram(&t.vm)?;
     let vcpu = &mut t.vcpu;
     run_past(vcpu, STOP)?;
-    check!("before the SMI, kvm_run says that the vCPU is not in SMM", !is_in_smm(vcpu));
+    check!("kvm_run reports no SMM before the SMI", !is_in_smm(vcpu));
     let (_, before, _) = state(vcpu)?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
-    check!("kvm_run says that it is in SMM", is_in_smm(vcpu));
-    check_eq!("KVM_GET_VCPU_EVENTS says that it is in SMM", events(vcpu)?.smi.smm, 1);
+    check!("kvm_run reports SMM after the SMI", is_in_smm(vcpu));
+    check_eq!("KVM_GET_VCPU_EVENTS reports SMM after the SMI", events(vcpu)?.smi.smm, 1);
 
     let regs = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
     check_eq!("RIP is behind the handler's first instruction", regs.rip, HANDLER + 2);
-    check_eq!("RFLAGS has its fixed bit alone", regs.rflags, 2);
+    check_eq!("RFLAGS has only its fixed bit in SMM", regs.rflags, 2);
     let sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
     let seen = (sregs.cs.selector, sregs.cs.base, sregs.cs.limit);
     check_eq!("CS is SMRAM, with a limit of 4 GiB", seen, ((SMBASE >> 4) as u16, SMBASE, u32::MAX));
     let data = [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss];
     for (name, segment) in ["DS", "ES", "FS", "GS", "SS"].into_iter().zip(data) {
         let seen = (segment.selector, segment.base, segment.limit);
-        check_eq!("{name} is all of 4 GiB", seen, (0, 0, u32::MAX));
+        check_eq!("{name} has a base of 0 and a limit of 4 GiB", seen, (0, 0, u32::MAX));
     }
     check_eq!("CR0 has PE, EM, TS and PG cleared", sregs.cr0, before.cr0 & !PE_EM_TS_PG);
-    check_eq!("CR4 is 0", sregs.cr4, 0);
-    check_eq!("long mode is off", sregs.efer & LME_LMA, 0);
-    check_eq!("DR7 has its fixed bit alone", state(vcpu)?.2.dr7, 0x400);
+    check_eq!("CR4 is 0 in SMM", sregs.cr4, 0);
+    check_eq!("long mode is off in SMM", sregs.efer & LME_LMA, 0);
+    check_eq!("DR7 has only its fixed bit in SMM", state(vcpu)?.2.dr7, 0x400);
     Ok(())
 }
 
@@ -190,15 +190,15 @@ fn rsm_brings_everything_back(t: &mut OneVcpu) -> TestResult {
     let before = state(vcpu)?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
-    check!("the handler has registers of its own", state(vcpu)? != before);
+    check!("the handler sets registers of its own", state(vcpu)? != before);
     run_past(vcpu, LEAVING)?;
     vcpu.run_until(Exit::io_out(STOP))?;
-    check!("kvm_run says that the vCPU is not in SMM", !is_in_smm(vcpu));
-    check_eq!("KVM_GET_VCPU_EVENTS says so", events(vcpu)?.smi.smm, 0);
+    check!("kvm_run reports no SMM after RSM", !is_in_smm(vcpu));
+    check_eq!("KVM_GET_VCPU_EVENTS reports no SMM after RSM", events(vcpu)?.smi.smm, 0);
     let (regs, sregs, debugregs) = state(vcpu)?;
-    check_eq!("the general registers are as before", regs, before.0);
-    check_eq!("the system registers are as before", sregs, before.1);
-    check_eq!("DR7 is as before", debugregs.dr7, before.2.dr7);
+    check_eq!("RSM restores the general registers", regs, before.0);
+    check_eq!("RSM restores the system registers", sregs, before.1);
+    check_eq!("RSM restores the guest's DR7", debugregs.dr7, before.2.dr7);
     Ok(())
 }
 
@@ -233,7 +233,7 @@ fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
         [regs.rdi, regs.rsi, regs.rbp, regs.rsp, regs.rbx, regs.rdx, regs.rcx, regs.rax],
     ];
     for (offset, want) in (saved::GPRS..).step_by(8).zip(gprs.concat()) {
-        check_eq!("the general register at {offset:#x} is saved", word(offset), want);
+        check_eq!("the save area has the general register at {offset:#x}", word(offset), want);
     }
     for (name, offset, want) in [
         ("RIP", saved::RIP, regs.rip),
@@ -244,14 +244,14 @@ fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
         ("CR4", saved::CR4, sregs.cr4),
         ("EFER", saved::EFER, sregs.efer),
     ] {
-        check_eq!("{name} is saved", word(offset), want);
+        check_eq!("the save area has {name}", word(offset), want);
     }
-    check_eq!("SMBASE is saved", word(saved::SMBASE) as u32, SMBASE as u32);
+    check_eq!("the save area has SMBASE", word(saved::SMBASE) as u32, SMBASE as u32);
     // The word that ends with the revision: it need not be aligned.
     let revision = (word(saved::REVISION - 4) >> 32) as u32;
-    check_eq!("the revision is that of AMD64's area", revision & 0xffff, 0x64);
+    check_eq!("the save area's revision is that of AMD64", revision & 0xffff, 0x64);
     check!(
-        "SMBASE can be moved, it says",
+        "the revision says that SMBASE can be moved",
         revision & smm::REVISION_SMBASE_RELOCATION != 0,
         "{revision:#x}"
     );
@@ -260,8 +260,8 @@ fn save_area_holds_the_interrupted_state(t: &mut OneVcpu) -> TestResult {
     run_past(vcpu, LEAVING)?;
     vcpu.run_until(Exit::io_out(STOP))?;
     let after = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    check_eq!("what the handler changed is in its register", after.r15, CHANGED);
-    check_eq!("the register beside it is as it was", after.r14, regs.r14);
+    check_eq!("RSM loads the register that the handler changed", after.r15, CHANGED);
+    check_eq!("RSM leaves the register beside the changed one", after.r14, regs.r14);
     Ok(())
 }
 
@@ -274,7 +274,7 @@ fn impossible_saved_state_shuts_down(t: &mut OneVcpu) -> TestResult {
     let cr4 = ram.word(SMBASE + saved::CR4).expect("SMRAM is RAM") | 1 << 31;
     ram.write(SMBASE + saved::CR4, &cr4.to_le_bytes()).expect("SMRAM is RAM");
     run_past(&mut t.vcpu, LEAVING)?;
-    check_eq!("RSM shuts the vCPU down", t.vcpu.run_once()?, Exit::Shutdown);
+    check_eq!("RSM to an impossible state shuts the vCPU down", t.vcpu.run_once()?, Exit::Shutdown);
     Ok(())
 }
 
@@ -286,7 +286,7 @@ fn handler_moves_smram(t: &mut OneVcpu) -> TestResult {
     require_amd(&mut t.vm)?;
     enter(t)?;
     let vcpu = &mut t.vcpu;
-    check_eq!("userspace reads SMBASE", vcpu.msr(msr::IA32_SMBASE)?, Some(SMBASE));
+    check_eq!("userspace can read SMBASE", vcpu.msr(msr::IA32_SMBASE)?, Some(SMBASE));
     let moved = (ELSEWHERE as u32).to_le_bytes();
     t.vm.ram().write(SMBASE + saved::SMBASE, &moved).expect("SMRAM is RAM");
     put_handler(&t.vm, ELSEWHERE);
@@ -321,7 +321,7 @@ fn smram_is_another_address_space(t: &mut OneVcpu) -> TestResult {
     ]
     .concat();
     let spaces = t.vm.check_extension(KVM_CAP_MULTI_ADDRESS_SPACE);
-    check_eq!("there are two address spaces", spaces, 2);
+    check_eq!("KVM_CAP_MULTI_ADDRESS_SPACE reports two address spaces", spaces, 2);
     t.vcpu.set_args(&[SMBASE]);
     let outside = t.vm.ram().clone();
     outside.write(SMBASE, &[0x11]).expect("scratch memory is RAM");
@@ -333,14 +333,14 @@ fn smram_is_another_address_space(t: &mut OneVcpu) -> TestResult {
     run_past(vcpu, STOP)?;
     smi(vcpu)?;
     let seen = vcpu.run_until(Exit::io_out(ENTERED))?.data().to_vec();
-    check_eq!("in SMM the vCPU reads SMRAM", seen, [0x22]);
+    check_eq!("a vCPU in SMM reads SMRAM", seen, [0x22]);
     run_past(vcpu, LEAVING)?;
     let seen = vcpu.run_until(Exit::io_out(STOP))?.data().to_vec();
-    check_eq!("outside it reads what is at the same address there", seen, [0x11]);
+    check_eq!("a vCPU outside SMM reads memory at the same address", seen, [0x11]);
     let written = |vm: &Vm| [outside.mapping().touch(SMBASE as usize), vm.mapping(0).touch(0)];
-    check_eq!("what it wrote in SMM is in SMRAM alone", written(&t.vm), [0x11, 0x44]);
+    check_eq!("what the vCPU wrote in SMM is in SMRAM alone", written(&t.vm), [0x11, 0x44]);
     vcpu.run_until_done()?;
-    check_eq!("what it wrote outside is outside alone", written(&t.vm), [0x33, 0x44]);
+    check_eq!("what the vCPU wrote outside SMM is in memory alone", written(&t.vm), [0x33, 0x44]);
     Ok(())
 }
 
@@ -357,20 +357,23 @@ fn vcpu_in_smm_can_be_migrated(t: &mut OneVcpu) -> TestResult {
     let regs = from.fd().get_regs().ioctl("KVM_GET_REGS")?;
     let sregs = from.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
     let told = events(from)?;
-    check!("SMM is among what is told", told.flags & KVM_VCPUEVENT_VALID_SMM != 0);
+    check!(
+        "KVM_GET_VCPU_EVENTS marks its SMM state as valid",
+        told.flags & KVM_VCPUEVENT_VALID_SMM != 0
+    );
     let mut to = t.vm.create_vcpu(1)?;
     to.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
     to.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
     let smbase = from.msr(msr::IA32_SMBASE)?.unwrap_or(0);
-    check!("SMBASE is taken", to.set_msr(msr::IA32_SMBASE, smbase)?);
+    check!("another vCPU takes the SMBASE", to.set_msr(msr::IA32_SMBASE, smbase)?);
     to.fd().set_vcpu_events(&told).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("the other vCPU is in SMM", events(&to)?.smi.smm, 1);
+    check_eq!("another vCPU is put into SMM", events(&to)?.smi.smm, 1);
     run_past(&mut to, LEAVING)?;
-    check!("and runs there", is_in_smm(&mut to));
+    check!("the other vCPU runs in SMM", is_in_smm(&mut to));
     to.run_until(Exit::io_out(STOP))?;
-    check!("RSM takes it out", !is_in_smm(&mut to));
+    check!("RSM takes the other vCPU out of SMM", !is_in_smm(&mut to));
     let (regs, sregs, _) = state(&to)?;
-    check_eq!("its general registers are the first one's", regs, before.0);
-    check_eq!("its system registers are the first one's", sregs, before.1);
+    check_eq!("RSM gives the other vCPU the first one's general registers", regs, before.0);
+    check_eq!("RSM gives the other vCPU the first one's system registers", sregs, before.1);
     Ok(())
 }

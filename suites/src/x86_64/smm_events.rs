@@ -67,9 +67,9 @@ fn interrupts_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
     send(&t.vm, VECTOR.into())?;
     run_past(&mut t.vcpu, LEAVING)?;
-    check_eq!("in SMM, it is not taken", taken(&t.vm), [0, 0]);
+    check_eq!("an interrupt is not taken in SMM", taken(&t.vm), [0, 0]);
     run_past(&mut t.vcpu, STOP)?;
-    check_eq!("after RSM, it is taken once", taken(&t.vm), [1, 0]);
+    check_eq!("an interrupt from SMM is taken exactly once after RSM", taken(&t.vm), [1, 0]);
     t.vcpu.run_until_done()
 }
 
@@ -77,14 +77,14 @@ fn interrupts_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
 fn nmis_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
-    check_eq!("in SMM, NMIs are masked", events(&t.vcpu)?.nmi.masked, 1);
+    check_eq!("NMIs are masked in SMM", events(&t.vcpu)?.nmi.masked, 1);
     nmi(&t.vcpu)?;
     run_past(&mut t.vcpu, LEAVING)?;
-    check_eq!("in SMM, it is not taken", taken(&t.vm), [0, 0]);
-    check_eq!("it is pending", events(&t.vcpu)?.nmi.pending, 1);
+    check_eq!("an NMI is not taken in SMM", taken(&t.vm), [0, 0]);
+    check_eq!("an NMI in SMM stays pending", events(&t.vcpu)?.nmi.pending, 1);
     run_past(&mut t.vcpu, STOP)?;
-    check_eq!("after RSM, it is taken once", taken(&t.vm), [0, 1]);
-    check_eq!("NMIs are not masked any more", events(&t.vcpu)?.nmi.masked, 0);
+    check_eq!("an NMI from SMM is taken exactly once after RSM", taken(&t.vm), [0, 1]);
+    check_eq!("NMIs are not masked after RSM", events(&t.vcpu)?.nmi.masked, 0);
     t.vcpu.run_until_done()
 }
 
@@ -93,18 +93,18 @@ fn nmis_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
 fn one_smi_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
     let vcpu = &mut t.vcpu;
-    check_eq!("none is pending", events(vcpu)?.smi.pending, 0);
+    check_eq!("no SMI is pending in SMM at first", events(vcpu)?.smi.pending, 0);
     smi(vcpu)?;
     smi(vcpu)?;
-    check_eq!("one is pending", events(vcpu)?.smi.pending, 1);
+    check_eq!("an SMI in SMM stays pending", events(vcpu)?.smi.pending, 1);
     run_past(vcpu, LEAVING)?;
-    check_eq!("until RSM", events(vcpu)?.smi.pending, 1);
+    check_eq!("a second SMI in SMM leaves one pending", events(vcpu)?.smi.pending, 1);
     run_past(vcpu, ENTERED)?;
-    check!("RSM leads into the handler again", is_in_smm(vcpu));
-    check_eq!("none is pending now", events(vcpu)?.smi.pending, 0);
+    check!("RSM leads into the handler of the pending SMI", is_in_smm(vcpu));
+    check_eq!("no SMI is pending in the second handler", events(vcpu)?.smi.pending, 0);
     run_past(vcpu, LEAVING)?;
     run_past(vcpu, STOP)?;
-    check!("and the next one out of it", !is_in_smm(vcpu));
+    check!("the second RSM leaves SMM", !is_in_smm(vcpu));
     vcpu.run_until_done()
 }
 
@@ -132,16 +132,16 @@ fn nmi_handler_goes_on_after_rsm(t: &mut OneVcpu) -> TestResult {
     run_past(vcpu, NMI_PORT)?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
-    check_eq!("SMM came in an NMI's handler", events(vcpu)?.smi.smm_inside_nmi, 1);
+    check_eq!("SMM interrupts the NMI's handler", events(vcpu)?.smi.smm_inside_nmi, 1);
     nmi(vcpu)?;
     run_past(vcpu, LEAVING)?;
     run_past(vcpu, NMI_PORT)?;
-    check!("the handler goes on outside SMM", !is_in_smm(vcpu));
+    check!("RSM returns to the NMI's handler", !is_in_smm(vcpu));
     let seen = events(vcpu)?.nmi;
-    check_eq!("NMIs are masked still, one is pending", (seen.masked, seen.pending), (1, 1));
-    check_eq!("no other NMI was taken", taken(&t.vm), [0, 1]);
+    check_eq!("NMIs stay masked after RSM, one is pending", (seen.masked, seen.pending), (1, 1));
+    check_eq!("no second NMI is taken inside the first's handler", taken(&t.vm), [0, 1]);
     run_past(vcpu, NMI_PORT)?;
-    check_eq!("it is taken once the first is done", taken(&t.vm), [0, 2]);
+    check_eq!("the second NMI is taken after the first's handler", taken(&t.vm), [0, 2]);
     run_past(vcpu, NMI_PORT)?;
     run_past(vcpu, STOP)?;
     vcpu.run_until_done()
@@ -160,11 +160,11 @@ fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
     send(&t.vm, apic::ICR_INIT)?;
     run_past(&mut t.vcpu, LEAVING)?;
-    check!("in SMM the vCPU goes on", is_in_smm(&mut t.vcpu));
-    check_eq!("the INIT is kept", events(&t.vcpu)?.smi.latched_init, 1);
+    check!("an INIT leaves a vCPU in SMM running", is_in_smm(&mut t.vcpu));
+    check_eq!("an INIT in SMM stays pending", events(&t.vcpu)?.smi.latched_init, 1);
     t.vcpu.run_until(Exit::io_out(RESET))?;
-    check!("after RSM it is at the reset vector, outside SMM", !is_in_smm(&mut t.vcpu));
-    check_eq!("the INIT is gone", events(&t.vcpu)?.smi.latched_init, 0);
+    check!("an INIT from SMM resets the vCPU after RSM", !is_in_smm(&mut t.vcpu));
+    check_eq!("no INIT is pending after the reset", events(&t.vcpu)?.smi.latched_init, 0);
     Ok(())
 }
 
@@ -179,9 +179,9 @@ fn smi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
         .ioctl("KVM_SET_MP_STATE")?;
     smi(vcpu)?;
     run_past(vcpu, ENTERED)?;
-    check!("the vCPU is in SMM", is_in_smm(vcpu));
+    check!("an SMI takes the halted vCPU into SMM", is_in_smm(vcpu));
     let state = vcpu.fd().get_mp_state().ioctl("KVM_GET_MP_STATE")?.mp_state;
-    check_eq!("and runs", state, KVM_MP_STATE_RUNNABLE);
+    check_eq!("an SMI makes the halted vCPU runnable", state, KVM_MP_STATE_RUNNABLE);
     Ok(())
 }
 
@@ -227,9 +227,9 @@ fn apic_delivers_smis(t: &mut OneVcpu, source: Source) -> TestResult {
         }
     }
     run_past(&mut t.vcpu, ENTERED)?;
-    check!("the SMI leads into SMM", is_in_smm(&mut t.vcpu));
+    check!("the APIC's SMI leads into SMM", is_in_smm(&mut t.vcpu));
     run_past(&mut t.vcpu, LEAVING)?;
     run_past(&mut t.vcpu, STOP)?;
-    check!("once", !is_in_smm(&mut t.vcpu));
+    check!("the APIC's SMI is taken exactly once", !is_in_smm(&mut t.vcpu));
     t.vcpu.run_until_done()
 }

@@ -105,7 +105,7 @@ fn accesses_at_every_alignment(g: &mut Guest) {
         let (offset, stored) = stored_wrong.unwrap_or_default();
         if is_store {
             check!(
-                "{what}: a faulting store changes nothing, another one all its bytes",
+                "{what}: a store takes all its bytes or none",
                 stored_wrong.is_none(),
                 "at offset {offset}: {stored} bytes"
             );
@@ -190,9 +190,13 @@ fn locks_across_borders(g: &mut Guest) {
             }
             let got =
                 if mode == 3 { user::run(Rflags::empty(), operation, gva) } else { operation(gva) };
-            check_eq!("{what} across {border} returns what was there", got, result);
+            check_eq!("{what} across {border} returns the old value", got, result);
             let bytes = core::array::from_fn(|i| peek::<u8>(gva + i as u64));
-            check_eq!("{what} across {border} has its effect", u64::from_le_bytes(bytes), memory);
+            check_eq!(
+                "{what} across {border} stores its result",
+                u64::from_le_bytes(bytes),
+                memory
+            );
             let beside = (0..4)
                 .filter(|i| peek::<u8>(gva - 1 - i) != 0xee || peek::<u8>(gva + 8 + i) != 0xee);
             check_eq!("{what} across {border} leaves the bytes beside it", beside.count(), 0);
@@ -300,8 +304,8 @@ fn split_lock_on_device_memory(t: &mut OneVcpu, (border, from_ram): (u64, bool))
         if from_ram {
             t.vm.mapping(0).read((PAGE - BEFORE_BORDER) as usize, &mut device[..in_ram]);
         }
-        check_eq!("{what} returns what was there", got, result);
-        check_eq!("{what} has its effect", u64::from_le_bytes(device), memory);
+        check_eq!("{what} returns what userspace answered", got, result);
+        check_eq!("{what} stores its result", u64::from_le_bytes(device), memory);
         let width = if what.contains("CMPXCHG") { 8 } else { 4 };
         let once: [u32; 8] = std::array::from_fn(|i| u32::from(i >= in_ram && i < width));
         check_eq!("{what} reads each byte of the device once", reads, once);
@@ -321,7 +325,7 @@ fn looks_for_detection(_: &mut Guest) {
     check_eq!("WRMSR of 0 to MSR_TEST_CTRL is #GP", fault(wrmsr_safe(MSR_TEST_CTRL, 0)), gp);
     let read = fault(rdmsr_safe(IA32_CORE_CAPABILITIES).map(drop));
     check_eq!("RDMSR of IA32_CORE_CAPABILITIES is #GP", read, gp);
-    check!("CPUID does not tell of IA32_CORE_CAPABILITIES", !cpuid_has(CORE_CAPABILITIES));
+    check!("CPUID does not report IA32_CORE_CAPABILITIES", !cpuid_has(CORE_CAPABILITIES));
 }
 
 /// Guests cannot see or switch the host's split lock detection.
@@ -334,7 +338,7 @@ fn split_lock_detection_is_hidden(t: &mut OneVcpu) -> TestResult {
         let mut msrs =
             bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
         let read = t.vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-        check_eq!("KVM_GET_MSRS does not give {name}", read, 0);
+        check_eq!("KVM_GET_MSRS does not return {name}", read, 0);
     }
     t.vcpu.run_until_done()
 }
@@ -362,7 +366,7 @@ const BUS_LOCKS: u64 = 50;
 fn each_bus_lock_is_an_exit(t: &mut OneVm) -> TestResult {
     let modes = t.vm.check_extension(KVM_CAP_X86_BUS_LOCK_EXIT) as u32;
     check_eq!(
-        "both modes are offered",
+        "both bus lock modes are offered",
         modes,
         KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT
     );
@@ -379,11 +383,15 @@ fn each_bus_lock_is_an_exit(t: &mut OneVm) -> TestResult {
             Next::Done => break,
         }
         let flags = vcpu.kvm_run().flags;
-        check!("the exit has KVM_RUN_X86_BUS_LOCK", flags & RUN_X86_BUS_LOCK != 0, "{flags:#x}");
+        check!(
+            "a bus lock's exit has KVM_RUN_X86_BUS_LOCK",
+            flags & RUN_X86_BUS_LOCK != 0,
+            "{flags:#x}"
+        );
     }
     check_eq!("each bus lock is one exit", exits, BUS_LOCKS);
     let flags = vcpu.kvm_run().flags;
-    check_eq!("an exit without a bus lock has not the flag", flags & RUN_X86_BUS_LOCK, 0);
+    check_eq!("an exit without a bus lock lacks the flag", flags & RUN_X86_BUS_LOCK, 0);
     Ok(())
 }
 
@@ -394,7 +402,7 @@ fn bus_locks_do_not_exit_by_default(t: &mut OneVcpu) -> TestResult {
     t.vcpu.set_args(&[BUS_LOCKS]);
     t.vcpu.run_until_done()?;
     let flags = t.vcpu.kvm_run().flags;
-    check_eq!("no exit has KVM_RUN_X86_BUS_LOCK", flags & RUN_X86_BUS_LOCK, 0);
+    check_eq!("no exit has KVM_RUN_X86_BUS_LOCK by default", flags & RUN_X86_BUS_LOCK, 0);
     Ok(())
 }
 
@@ -403,7 +411,7 @@ fn bus_locks_do_not_exit_by_default(t: &mut OneVcpu) -> TestResult {
 fn bus_lock_modes_are_checked(t: &mut OneVm) -> TestResult {
     let enable = |mode: u64| t.vm.enable_cap(KVM_CAP_X86_BUS_LOCK_EXIT, [mode, 0, 0, 0]);
     let [off, exit] = [KVM_BUS_LOCK_DETECTION_OFF, KVM_BUS_LOCK_DETECTION_EXIT].map(u64::from);
-    check_eq!("on and off at once is EINVAL", enable(off | exit), Err(Errno::EINVAL));
+    check_eq!("both bus lock modes at a time are EINVAL", enable(off | exit), Err(Errno::EINVAL));
     for bit in [2, 31, 32, 63] {
         check_eq!("a mode of unknown bit {bit} is EINVAL", enable(1 << bit), Err(Errno::EINVAL));
         check_eq!(

@@ -114,10 +114,18 @@ fn special_registers_round_trip(t: &mut OneVcpu) -> TestResult {
         ("LDT", got.ldt, want.ldt),
         ("TR", got.tr, want.tr),
     ] {
-        check_eq!("{name} comes back", got, want);
+        check_eq!("the segment register {name} round-trips", got, want);
     }
-    check_eq!("GDT comes back", (got.gdt.base, got.gdt.limit), (want.gdt.base, want.gdt.limit));
-    check_eq!("IDT comes back", (got.idt.base, got.idt.limit), (want.idt.base, want.idt.limit));
+    check_eq!(
+        "the GDT register round-trips",
+        (got.gdt.base, got.gdt.limit),
+        (want.gdt.base, want.gdt.limit)
+    );
+    check_eq!(
+        "the IDT register round-trips",
+        (got.idt.base, got.idt.limit),
+        (want.idt.base, want.idt.limit)
+    );
     for (name, got, want) in [
         ("CR0", got.cr0, want.cr0),
         ("CR2", got.cr2, want.cr2),
@@ -126,9 +134,9 @@ fn special_registers_round_trip(t: &mut OneVcpu) -> TestResult {
         ("EFER", got.efer, want.efer),
         ("the APIC base", got.apic_base, want.apic_base),
     ] {
-        check_eq!("{name} comes back", got, want);
+        check_eq!("the value of {name} round-trips", got, want);
     }
-    check_eq!("no interrupt is pending", got.interrupt_bitmap, [0; 4]);
+    check_eq!("no interrupt is pending in the bitmap", got.interrupt_bitmap, [0; 4]);
     Ok(())
 }
 
@@ -139,7 +147,7 @@ fn cr8_holds_four_bits(t: &mut OneVcpu) -> TestResult {
     for priority in 0..16 {
         sregs.cr8 = priority;
         set(&t.vcpu, &sregs).ioctl("KVM_SET_SREGS")?;
-        check_eq!("every priority from 0 to 15 comes back", get(&t.vcpu)?.cr8, priority);
+        check_eq!("every CR8 priority from 0 to 15 round-trips", get(&t.vcpu)?.cr8, priority);
     }
     for bit in 4..64 {
         sregs.cr8 = 1 << bit;
@@ -192,11 +200,11 @@ fn impossible_modes_are_refused(t: &mut OneVcpu) -> TestResult {
     ];
     for (what, change) in changes {
         let (result, unchanged) = refused(&t.vcpu, change)?;
-        check_eq!("{what} is EINVAL", result, Err(Errno::EINVAL));
-        check!("{what}: the state stays as it was", unchanged);
+        check_eq!("setting the state with {what} is EINVAL", result, Err(Errno::EINVAL));
+        check!("the state with {what}, refused, leaves the old state", unchanged);
     }
     let same = get(&t.vcpu)?;
-    check_eq!("the state that KVM gave out is taken back", set(&t.vcpu, &same), Ok(()));
+    check_eq!("the state that KVM returned is accepted", set(&t.vcpu, &same), Ok(()));
     Ok(())
 }
 
@@ -209,7 +217,7 @@ fn reserved_bits_of_cr4_are_refused(t: &mut OneVcpu) -> TestResult {
         let before = get(&t.vcpu)?;
         let result = set(&t.vcpu, &kvm_sregs { cr4: before.cr4 | 1 << bit, ..before });
         check_eq!("a reserved bit of CR4 is EINVAL", result, Err(Errno::EINVAL));
-        check_eq!("CR4 stays as it was", get(&t.vcpu)?.cr4, before.cr4);
+        check_eq!("a refused reserved bit leaves CR4", get(&t.vcpu)?.cr4, before.cr4);
     }
     Ok(())
 }
@@ -247,7 +255,7 @@ fn cr4_bits_follow_cpuid(t: &mut OneVcpu, (bit, feature): (Cr4, Feature)) -> Tes
     // VMXE also needs VMX operation in the host: KVM may offer the bit and refuse this here.
     if offered(&mut t.vm, false) && bit != Cr4::VMXE {
         check_eq!("the bit of an offered feature may be set", set(&t.vcpu, &wanted), Ok(()));
-        check_eq!("it comes back", get(&t.vcpu)?.cr4, wanted.cr4);
+        check_eq!("the bit of an offered feature reads as set", get(&t.vcpu)?.cr4, wanted.cr4);
         set(&t.vcpu, &before).ioctl("KVM_SET_SREGS")?;
     }
     offered(&mut t.vm, true);
@@ -256,7 +264,7 @@ fn cr4_bits_follow_cpuid(t: &mut OneVcpu, (bit, feature): (Cr4, Feature)) -> Tes
     let wanted = kvm_sregs { cr4: before.cr4 | bit.bits(), ..before };
     let result = set(&without, &wanted);
     check_eq!("the bit of a feature that CPUID lacks is EINVAL", result, Err(Errno::EINVAL));
-    check_eq!("CR4 stays as it was", get(&without)?.cr4, before.cr4);
+    check_eq!("a refused feature bit leaves CR4", get(&without)?.cr4, before.cr4);
     Ok(())
 }
 
@@ -275,16 +283,16 @@ fn impossible_apic_bases_are_refused(t: &mut OneVcpu) -> TestResult {
     for bit in reserved {
         let (result, unchanged) = refused(&t.vcpu, |s| s.apic_base = base | 1 << bit)?;
         check_eq!("a reserved bit of the APIC base is EINVAL", result, Err(Errno::EINVAL));
-        check!("the state stays as it was", unchanged, "bit {bit}");
+        check!("a refused APIC base leaves the state", unchanged, "bit {bit}");
     }
     let disabled = base & !ApicBase::EN.bits();
     let (result, unchanged) = refused(&t.vcpu, |s| s.apic_base = disabled | ApicBase::EXTD.bits())?;
     check_eq!("EXTD without EN is EINVAL", result, Err(Errno::EINVAL));
-    check!("EXTD without EN: the state stays as it was", unchanged);
+    check!("EXTD without EN, refused, leaves the state", unchanged);
     set(&t.vcpu, &kvm_sregs { apic_base: disabled, ..before }).ioctl("disable the APIC")?;
-    check_eq!("a disabled APIC comes back", get(&t.vcpu)?.apic_base, disabled);
+    check_eq!("a disabled APIC base round-trips", get(&t.vcpu)?.apic_base, disabled);
     set(&t.vcpu, &before).ioctl("enable the APIC")?;
-    check_eq!("an enabled APIC comes back", get(&t.vcpu)?.apic_base, base);
+    check_eq!("an enabled APIC base round-trips", get(&t.vcpu)?.apic_base, base);
     Ok(())
 }
 
@@ -303,7 +311,7 @@ fn takes_an_interrupt(_: &mut Guest) {
             cli();
         },
     );
-    check_eq!("the guest takes the interrupt of the bitmap once", taken, 1);
+    check_eq!("the guest takes the bitmap's interrupt exactly once", taken, 1);
 }
 
 /// `interrupt_bitmap` is an interrupt that the APIC has acknowledged and the CPU not yet taken.
@@ -312,13 +320,13 @@ fn interrupt_bitmap_is_taken_by_the_guest(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until(Exit::io_out(WAIT_PORT))?;
     t.vcpu.complete_exit()?;
     let mut sregs = get(&t.vcpu)?;
-    check_eq!("nothing is pending before", sregs.interrupt_bitmap, [0; 4]);
+    check_eq!("no interrupt is pending before one is set", sregs.interrupt_bitmap, [0; 4]);
     sregs.interrupt_bitmap[usize::from(INTERRUPT / 64)] = 1 << (INTERRUPT % 64);
     set(&t.vcpu, &sregs).ioctl("KVM_SET_SREGS")?;
     let bitmap = get(&t.vcpu)?.interrupt_bitmap;
-    check_eq!("the pending interrupt comes back", bitmap, sregs.interrupt_bitmap);
+    check_eq!("the pending interrupt reads as it was set", bitmap, sregs.interrupt_bitmap);
     t.vcpu.run_until_done()?;
-    check_eq!("nothing is pending once it was taken", get(&t.vcpu)?.interrupt_bitmap, [0; 4]);
+    check_eq!("no interrupt is pending after it was taken", get(&t.vcpu)?.interrupt_bitmap, [0; 4]);
     Ok(())
 }
 
@@ -338,23 +346,27 @@ fn sregs2_carry_pdptrs_in_pae_mode_only(t: &mut OneVcpu) -> TestResult {
     check_eq!("PDPTRs in 64-bit mode are EINVAL", set(&with_pdptrs), Err(Errno::EINVAL));
     for bit in 1..64 {
         let unknown = set(&kvm_sregs2 { flags: 1 << bit, ..long });
-        check_eq!("an unknown flag is EINVAL", unknown, Err(Errno::EINVAL));
+        check_eq!("an unknown flag of KVM_SET_SREGS2 is EINVAL", unknown, Err(Errno::EINVAL));
     }
     let unpaged = kvm_sregs2 { cr0: long.cr0 & !Cr0::PG.bits(), efer: 0, flags: valid, ..long };
     let unpaged = kvm_sregs2 { cs: kvm_segment { l: 0, db: 1, ..long.cs }, ..unpaged };
     check_eq!("PDPTRs without paging are EINVAL", set(&unpaged), Err(Errno::EINVAL));
     let no_pae = kvm_sregs2 { cr0: long.cr0, cr4: long.cr4 & !Cr4::PAE.bits(), ..unpaged };
     check_eq!("PDPTRs without CR4.PAE are EINVAL", set(&no_pae), Err(Errno::EINVAL));
-    check_eq!("after all that the state is the same", t.vcpu.sregs2().ioctl("get")?, long);
+    check_eq!("refused SREGS2 leave the state", t.vcpu.sregs2().ioctl("get")?, long);
 
     let pdptrs = [0x1001, 0x2001, 0x3001, 0];
     let pae = kvm_sregs2 { cr0: long.cr0, pdptrs, ..unpaged };
-    check_eq!("PDPTRs in PAE mode are taken", set(&pae), Ok(()));
+    check_eq!("PDPTRs in PAE mode are accepted", set(&pae), Ok(()));
     let got = t.vcpu.sregs2().ioctl("KVM_GET_SREGS2")?;
-    check_eq!("the flag says that they are valid", got.flags, valid);
-    check_eq!("the PDPTRs come back", got.pdptrs, pdptrs);
-    check_eq!("64-bit mode is taken back", set(&long), Ok(()));
-    check_eq!("and has no PDPTRs again", t.vcpu.sregs2().ioctl("KVM_GET_SREGS2")?.flags, 0);
+    check_eq!("the flag reports the PDPTRs as valid", got.flags, valid);
+    check_eq!("the PDPTRs of PAE mode round-trip", got.pdptrs, pdptrs);
+    check_eq!("a return to 64-bit mode is accepted", set(&long), Ok(()));
+    check_eq!(
+        "64-bit mode has no PDPTRs after PAE mode",
+        t.vcpu.sregs2().ioctl("KVM_GET_SREGS2")?.flags,
+        0
+    );
     Ok(())
 }
 
@@ -375,8 +387,16 @@ fn sregs2_refuse_impossible_modes(t: &mut OneVcpu) -> TestResult {
         ),
     ] {
         let bad = kvm_sregs2 { cr2: before.cr2 ^ 0x1000, ..bad };
-        check_eq!("{what} is EINVAL", t.vcpu.set_sregs2(&bad), Err(Errno::EINVAL));
-        check_eq!("{what}: the state stays as it was", t.vcpu.sregs2().ioctl("get")?, before);
+        check_eq!(
+            "setting the state with {what} is EINVAL",
+            t.vcpu.set_sregs2(&bad),
+            Err(Errno::EINVAL)
+        );
+        check_eq!(
+            "the state with {what}, refused, leaves the old state",
+            t.vcpu.sregs2().ioctl("get")?,
+            before
+        );
     }
     Ok(())
 }

@@ -49,17 +49,17 @@ fn enables(g: &mut Guest) {
     }
     erase(PLACE);
     PADDING.step_by(8).for_each(|offset| poke(PLACE + offset, PATTERN));
-    check_eq!("at first it is off", rdmsr_safe(MSR_KVM_STEAL_TIME), Ok(0));
+    check_eq!("MSR_KVM_STEAL_TIME is 0 at reset", rdmsr_safe(MSR_KVM_STEAL_TIME), Ok(0));
     for bit in 1..6 {
         let got = wrmsr_safe(MSR_KVM_STEAL_TIME, PLACE | 1 << bit | ENABLE);
         let fault = got.map_err(|trap| (trap.vector, trap.error));
         check_eq!("reserved bit {bit} is #GP(0)", fault, Err((vector::GP, 0)));
     }
-    check_eq!("what is refused changes nothing", rdmsr(MSR_KVM_STEAL_TIME), 0);
+    check_eq!("a refused write leaves MSR_KVM_STEAL_TIME unchanged", rdmsr(MSR_KVM_STEAL_TIME), 0);
     wrmsr(MSR_KVM_STEAL_TIME, PLACE);
     g.sync(READY, &[]);
-    check_eq!("the MSR reads as written, disabled", rdmsr(MSR_KVM_STEAL_TIME), PLACE);
-    check_eq!("disabled, the structure is left alone", read(PLACE), (0, 0));
+    check_eq!("MSR_KVM_STEAL_TIME reads as written, disabled", rdmsr(MSR_KVM_STEAL_TIME), PLACE);
+    check_eq!("the structure is left alone while disabled", read(PLACE), (0, 0));
     // What a first update finds may be odd, and time may be there already, such as after migration.
     const EARLIER: u64 = 1 << 50;
     poke(PLACE + VERSION, 7_u32);
@@ -67,17 +67,21 @@ fn enables(g: &mut Guest) {
     poke(PLACE + PREEMPTED, 1_u8);
     wrmsr(MSR_KVM_STEAL_TIME, PLACE | ENABLE);
     g.sync(READY, &[]);
-    check_eq!("the MSR reads as written, enabled", rdmsr(MSR_KVM_STEAL_TIME), PLACE | ENABLE);
+    check_eq!(
+        "MSR_KVM_STEAL_TIME reads as written, enabled",
+        rdmsr(MSR_KVM_STEAL_TIME),
+        PLACE | ENABLE
+    );
     let (version, steal) = read(PLACE);
-    check!("the version is even", version & 1 == 0, "{version}");
-    check!("the version grows from what was there", version > 7, "{version}");
+    check!("the structure's version is even", version & 1 == 0, "{version}");
+    check!("the structure's version grows from what was there", version > 7, "{version}");
     check!("steal time is added to what was there", steal >= EARLIER, "{steal:#x}");
     let year = 1 << 55;
-    check!("and no absurd time", steal - EARLIER < year, "{steal:#x}");
-    check_eq!("flags are 0", peek::<u32>(PLACE + FLAGS), 0);
+    check!("the added steal time is less than a year", steal - EARLIER < year, "{steal:#x}");
+    check_eq!("the structure's flags are 0", peek::<u32>(PLACE + FLAGS), 0);
     check_eq!("a running vCPU is not preempted", peek::<u8>(PLACE + PREEMPTED), 0);
     for offset in PADDING.step_by(8) {
-        check_eq!("padding is left alone", peek::<u64>(PLACE + offset), PATTERN);
+        check_eq!("the structure's padding is left alone", peek::<u64>(PLACE + offset), PATTERN);
     }
     for place in [before, behind] {
         check_eq!("memory around the structure is left alone", peek::<u64>(place), PATTERN);
@@ -86,11 +90,15 @@ fn enables(g: &mut Guest) {
     let (next, more) = read(PLACE);
     check!("the version does not go back", next >= version, "{version} then {next}");
     check!("steal time does not go back", more >= steal, "{steal} then {more}");
-    check!("a new time has a new version", more == steal || next != version, "{version} {next}");
+    check!(
+        "another steal time has another version",
+        more == steal || next != version,
+        "{version} {next}"
+    );
     wrmsr(MSR_KVM_STEAL_TIME, PLACE);
     erase(PLACE);
     g.sync(READY, &[]);
-    check_eq!("disabled again, the structure is left alone", read(PLACE), (0, 0));
+    check_eq!("the structure is left alone when disabled again", read(PLACE), (0, 0));
 }
 
 /// MSR and structure are as x86/msr.rst says.
@@ -109,25 +117,25 @@ fn moves_its_structure(g: &mut Guest) {
     erase(OTHER);
     wrmsr(MSR_KVM_STEAL_TIME, PLACE | ENABLE);
     g.sync(READY, &[]);
-    check!("the first place is filled", read(PLACE).0 != 0);
+    check!("the structure's first place is filled", read(PLACE).0 != 0);
     wrmsr(MSR_KVM_STEAL_TIME, OTHER | ENABLE);
     g.sync(READY, &[]);
-    check!("the other place is filled", read(OTHER).0 != 0);
+    check!("the structure's second place is filled", read(OTHER).0 != 0);
     erase(PLACE);
     g.sync(READY, &[]);
-    check_eq!("the first is left alone once moved", read(PLACE), (0, 0));
+    check_eq!("the first place is left alone after the move", read(PLACE), (0, 0));
     let version = read(OTHER).0;
     // Where there is no memory KVM has nothing to write.
     check_eq!(
-        "a place without memory is taken",
+        "a place without memory is accepted",
         wrmsr_safe(MSR_KVM_STEAL_TIME, NOWHERE | ENABLE),
         Ok(())
     );
     g.sync(READY, &[]);
-    check_eq!("meanwhile the other stays", read(OTHER).0, version);
+    check_eq!("the second place is left alone after the move", read(OTHER).0, version);
     wrmsr(MSR_KVM_STEAL_TIME, PLACE | ENABLE);
     g.sync(READY, &[]);
-    check!("back in memory it is filled again", read(PLACE).0 != 0);
+    check!("a place with memory is filled after one without", read(PLACE).0 != 0);
 }
 
 /// No RAM.
@@ -191,7 +199,11 @@ fn structure_follows_its_memslot(t: &mut OneVcpu) -> TestResult {
         old.fill(0);
         new.fill(0);
         t.vcpu.run_until_sync(READY)?;
-        check!("it is in the new memory at the next run", version(new) != 0, "round {round}");
+        check!(
+            "the structure is in the new memory at the next run",
+            version(new) != 0,
+            "round {round}"
+        );
         check_eq!("the old memory is left alone", version(old), 0);
     }
     Ok(())
@@ -216,15 +228,25 @@ fn userspace_enables_it_for_each_vcpu(t: &mut OneVcpu) -> TestResult {
         require!(taken == 1, "KVM_FEATURE_STEAL_TIME");
         vcpu.set_args(&[place, 0]);
     }
-    check_eq!("nothing is written before the vCPU runs", version(&t.vm, PLACE), 0);
+    check_eq!("no structure is written before its vCPU runs", version(&t.vm, PLACE), 0);
     let [first, ..] = t.vcpu.run_until_sync(READY)?;
-    check!("the first vCPU's is filled at its first instruction", first != 0 && first & 1 == 0);
-    check_eq!("the second's not before that runs", version(&t.vm, OTHER), 0);
+    check!(
+        "the first vCPU's structure is filled at its first instruction",
+        first != 0 && first & 1 == 0
+    );
+    check_eq!("the second vCPU's structure is not filled before it runs", version(&t.vm, OTHER), 0);
     let [other, ..] = second.run_until_sync(READY)?;
-    check!("the second's is filled at its first instruction", other != 0 && other & 1 == 0);
+    check!(
+        "the second vCPU's structure is filled at its first instruction",
+        other != 0 && other & 1 == 0
+    );
     let stays = version(&t.vm, PLACE);
     second.run_until_sync(READY)?;
-    check_eq!("a run of the second leaves the first's alone", version(&t.vm, PLACE), stays);
+    check_eq!(
+        "a run of the second vCPU leaves the first's structure",
+        version(&t.vm, PLACE),
+        stays
+    );
     Ok(())
 }
 
@@ -292,17 +314,25 @@ fn steal_time_is_the_threads_run_delay(t: &mut OneVcpu) -> TestResult {
         let busy = round % 2 == 0;
         if busy {
             let waited = wait_for_the_cpu()?;
-            check!("the vCPU's thread had to wait", waited);
+            check!("the vCPU's thread had to wait for its CPU", waited);
         } else {
             std::thread::sleep(Duration::from_millis(5));
         }
         let second = sample()?;
         let stolen = second[1].wrapping_sub(first[1]);
         let (least, most) = (second[0].saturating_sub(first[2]), second[2] - first[0]);
-        check!("all of the wait is stolen", stolen >= least, "{stolen}, at least {least}");
-        check!("nothing else is stolen", stolen <= most, "{stolen}, at most {most}");
+        check!(
+            "all of the thread's wait is stolen time",
+            stolen >= least,
+            "{stolen}, at least {least}"
+        );
+        check!(
+            "nothing but the thread's wait is stolen time",
+            stolen <= most,
+            "{stolen}, at most {most}"
+        );
         if busy {
-            check!("the version tells of the change", second[3] != first[3]);
+            check!("the version changes with the stolen time", second[3] != first[3]);
         }
     }
     Ok(())

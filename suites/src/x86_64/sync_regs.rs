@@ -59,10 +59,10 @@ fn unknown_sets_are_refused(t: &mut OneVcpu) -> TestResult {
         t.vcpu.kvm_run().kvm_dirty_regs = 0;
     }
     let runs = t.vm.shared(shared_static!(RUNS)).load(SeqCst);
-    check_eq!("the guest has not run", runs, 0);
+    check_eq!("the guest has not run after a refused set", runs, 0);
     run_to_stop(&mut t.vcpu, ALL)?;
     let runs = t.vm.shared(shared_static!(RUNS)).load(SeqCst);
-    check_eq!("with known sets it runs", runs, 1);
+    check_eq!("the guest runs with known sets", runs, 1);
     Ok(())
 }
 
@@ -94,9 +94,17 @@ fn valid_sets_are_filled(t: &mut OneVcpu) -> TestResult {
     sync.events.sipi_vector = u32::MAX;
     run_to_stop(&mut t.vcpu, 0)?;
     let sync = t.vcpu.fd().sync_regs();
-    check_eq!("without a set in kvm_valid_regs REGS are left alone", sync.regs.rax, u64::MAX);
-    check_eq!("and SREGS", sync.sregs.cr2, u64::MAX);
-    check_eq!("and EVENTS", sync.events.sipi_vector, u32::MAX);
+    check_eq!("REGS that are not named in kvm_valid_regs are left alone", sync.regs.rax, u64::MAX);
+    check_eq!(
+        "SREGS that are not named in kvm_valid_regs are left alone",
+        sync.sregs.cr2,
+        u64::MAX
+    );
+    check_eq!(
+        "EVENTS that are not named in kvm_valid_regs are left alone",
+        sync.events.sipi_vector,
+        u32::MAX
+    );
 
     t.vcpu.kvm_run().kvm_valid_regs = KVM_SYNC_X86_REGS.into();
     t.vcpu.complete_exit()?;
@@ -145,8 +153,8 @@ fn dirty_sets_are_loaded(t: &mut OneVcpu) -> TestResult {
     let want = t.vcpu.fd().sync_regs().regs;
     t.vcpu.complete_exit()?;
     let regs = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    check_eq!("a dirty set is loaded", regs, want);
-    check_eq!("KVM clears its name", t.vcpu.kvm_run().kvm_dirty_regs, 0);
+    check_eq!("a set that is named dirty is loaded", regs, want);
+    check_eq!("KVM clears the name of a loaded set", t.vcpu.kvm_run().kvm_dirty_regs, 0);
     t.vcpu.fd_mut().sync_regs_mut().regs.r15 = !want.r15;
     t.vcpu.fd().set_regs(&t.vcpu.fd().sync_regs().regs).ioctl("KVM_SET_REGS")?;
 
@@ -154,7 +162,7 @@ fn dirty_sets_are_loaded(t: &mut OneVcpu) -> TestResult {
     let [cr2, code, ..] = t.vcpu.run_until_sync(1)?;
     check_eq!("the guest sees the CR2 of dirty SREGS", cr2, CR2_VALUE);
     check_eq!("the guest takes the #GP of dirty EVENTS", code, u64::from(ERROR_CODE));
-    check_eq!("KVM clears both names", t.vcpu.kvm_run().kvm_dirty_regs, 0);
+    check_eq!("KVM clears the names of both loaded sets", t.vcpu.kvm_run().kvm_dirty_regs, 0);
     t.vcpu.run_until_done()
 }
 
@@ -171,9 +179,9 @@ fn impossible_dirty_sets_are_refused(t: &mut OneVcpu) -> TestResult {
     t.vcpu.kvm_run().kvm_dirty_regs = KVM_SYNC_X86_EVENTS.into();
     check_eq!("an unknown flag in dirty EVENTS is EINVAL", t.vcpu.run_once()?, refused);
     let after = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
-    check_eq!("the state stays as it was", after, before);
+    check_eq!("refused dirty sets leave the state", after, before);
     let runs = t.vm.shared(shared_static!(RUNS)).load(SeqCst);
-    check_eq!("the guest has not run on", runs, 1);
+    check_eq!("the guest has not run on with refused sets", runs, 1);
     t.vcpu.kvm_run().kvm_dirty_regs = 0;
     t.vcpu.run_until_sync(1)?;
     t.vcpu.run_until_done()

@@ -24,7 +24,7 @@ const NOT_A_SEGMENT: u16 = 0x50;
 #[guest]
 fn faults(_: &mut Guest) {
     check_eq!("DIV by zero is #DE", trap_of(insn::divide_by_zero_safe()), Some((vector::DE, 0)));
-    check_eq!("UD2 is #UD", trap_of(ud2_safe()), Some((vector::UD, 0)));
+    check_eq!("UD2 in ring 0 is #UD", trap_of(ud2_safe()), Some((vector::UD, 0)));
     check_eq!(
         "a selector behind the GDT is #GP with it",
         trap_of(insn::load_ds_safe(NOT_A_SEGMENT)),
@@ -35,8 +35,16 @@ fn faults(_: &mut Guest) {
         trap_of(insn::load_ss_safe(0)),
         None
     );
-    check_eq!("SS is put back", trap_of(insn::load_ss_safe(layout::x86_64::KERNEL_DS)), None);
-    check_eq!("a reserved MSR is #GP(0)", trap_of(rdmsr_safe(msr::UNKNOWN)), Some((vector::GP, 0)));
+    check_eq!(
+        "SS can be loaded again after a null selector",
+        trap_of(insn::load_ss_safe(layout::x86_64::KERNEL_DS)),
+        None
+    );
+    check_eq!(
+        "RDMSR of a reserved MSR is #GP(0)",
+        trap_of(rdmsr_safe(msr::UNKNOWN)),
+        Some((vector::GP, 0))
+    );
     check_eq!(
         "a reserved bit of CR4 is #GP(0)",
         trap_of(write_cr4_safe(read_cr4() | 1 << 31)),
@@ -62,7 +70,7 @@ fn faults(_: &mut Guest) {
         trap_of(write_safe(NON_CANONICAL, 1_u64)),
         Some((vector::GP, 0))
     );
-    check_eq!("no fault is no trap", read_safe::<u64>(RAM), Ok(0));
+    check_eq!("a valid load raises no trap", read_safe::<u64>(RAM), Ok(0));
 }
 
 /// Bit 47 differs from bit 48 and up.
@@ -130,12 +138,16 @@ fn takes_software_interrupts(g: &mut Guest) {
     let vector = g.arg(0) as u8;
     let mut frames = 0;
     let on_trap = |frame: &mut TrapFrame| {
-        check_eq!("the frame has the vector", frame.vector, u64::from(vector));
-        check_eq!("the frame has the code segment", frame.cs, u64::from(layout::x86_64::KERNEL_CS));
+        check_eq!("the trap frame has the vector", frame.vector, u64::from(vector));
+        check_eq!(
+            "the trap frame has the code segment",
+            frame.cs,
+            u64::from(layout::x86_64::KERNEL_CS)
+        );
         frames += 1;
     };
     with_handler(vector, on_trap, || insn::int(vector));
-    check_eq!("INT n reaches its handler once", frames, 1);
+    check_eq!("INT n reaches its handler exactly once", frames, 1);
 }
 
 /// INT n reaches the handler of its vector (SDM vol. 2, INT n). Vectors with an error code, which
@@ -169,9 +181,9 @@ fn takes_injected_interrupts(_: &mut Guest) {
 fn every_interrupt_vector_reaches_its_handler(t: &mut OneVcpu) -> TestResult {
     for vector in INTERRUPTS {
         let ready = t.vcpu.run_until(Exit::io_out(PORT))?.data() == [READY];
-        check!("each vector comes once", ready, "{vector}");
+        check!("each injected vector comes exactly once", ready, "{vector}");
         let open = t.vcpu.kvm_run().ready_for_interrupt_injection;
-        check_eq!("kvm_run says that an interrupt can be injected", open, 1);
+        check_eq!("kvm_run reports that an interrupt can be injected", open, 1);
         t.vcpu.interrupt(vector.into()).ioctl("KVM_INTERRUPT")?;
         let mut stop = t.vcpu.run_until(Exit::io_out(PORT))?;
         check_eq!("each vector reaches its own handler", stop.data(), [vector]);
@@ -217,7 +229,11 @@ fn nests(_: &mut Guest) {
     let (mut outer, mut scoped) = (0, 0);
     let on_ud = |frame: &mut TrapFrame| {
         let inner = read_safe::<u8>(hole).map_err(|trap| (trap.vector, trap.addr));
-        check_eq!("a fault in a handler is a value there", inner, Err((vector::PF, hole)));
+        check_eq!(
+            "a fault in a handler is a value to that handler",
+            inner,
+            Err((vector::PF, hole))
+        );
         let deeper = with_handler(
             vector::UD,
             |frame| frame.rip += UD2_BYTES,
@@ -243,7 +259,7 @@ fn nests(_: &mut Guest) {
         );
         ud2();
     });
-    check_eq!("the outer handler is back behind the inner one", (outer, scoped), (2, 1));
+    check_eq!("the outer handler is in force again behind the inner one", (outer, scoped), (2, 1));
 }
 
 /// Bytes of UD2.
@@ -289,7 +305,7 @@ fn enters_ring_3(_: &mut Guest) {
         trap_number(ud2_safe())
     }
     check_eq!(
-        "#UD in ring 3 is a value there",
+        "#UD in ring 3 is a value to its caller",
         user::run(Rflags::empty(), undefined, 0),
         u64::from(vector::UD)
     );
@@ -309,7 +325,7 @@ fn enters_ring_3(_: &mut Guest) {
         user::run(Rflags::empty(), touch, WINDOW),
         user_read_protection
     );
-    check_eq!("and readable in ring 0", read_safe::<u8>(WINDOW), Ok(0));
+    check_eq!("a page of ring 0 is readable in ring 0", read_safe::<u8>(WINDOW), Ok(0));
     mmu::unmap(WINDOW, mmu::Size::Small);
     check_eq!(
         "a hole is #PF with U in ring 3",
@@ -326,8 +342,8 @@ fn enters_ring_3(_: &mut Guest) {
     poke(RAM, 0x1122_u64);
     let value =
         with_handler(vector::PF, repair, || user::run(Rflags::empty(), fault_for_handler, WINDOW));
-    check_eq!("a handler repairs the page and ring 3 goes on", value, 0x1122);
-    check_eq!("the frame has ring 3's code segment", cs, u64::from(layout::x86_64::USER_CS));
+    check_eq!("ring 3 goes on after a handler repaired its page", value, 0x1122);
+    check_eq!("the trap frame has ring 3's code segment", cs, u64::from(layout::x86_64::USER_CS));
 }
 
 /// Ring 3 runs without privileges, and its traps come back to ring 0 (SDM vol. 3, 5.5 and 4.6).
@@ -361,27 +377,27 @@ fn maps(g: &mut Guest) {
     poke::<u64>(ram + last, 0x2222);
     mmu::map(WINDOW, ram, size, Pte::DEFAULT);
     check_eq!("a mapped page shows its memory", peek::<u64>(WINDOW), 0x1111_0000 | u64::from(RET));
-    check_eq!("to its last byte", peek::<u64>(WINDOW + last), 0x2222);
-    check_eq!("a page that allows it can be executed", fetch(WINDOW), None);
+    check_eq!("a mapped page shows its memory's last byte", peek::<u64>(WINDOW + last), 0x2222);
+    check_eq!("a page that allows execution can be executed", fetch(WINDOW), None);
     mmu::protect(WINDOW, size, Pte::DEFAULT - Pte::RW);
     check_eq!(
         "a store to a read-only page is #PF with P and W",
         write_safe(WINDOW, 1_u64),
         fault(3)
     );
-    check_eq!("a load from it is none", trap_of(read_safe::<u64>(WINDOW)), None);
+    check_eq!("a load from a read-only page is no fault", trap_of(read_safe::<u64>(WINDOW)), None);
     mmu::protect(WINDOW, size, Pte::DEFAULT | Pte::XD);
     check_eq!("a fetch from a page with XD is #PF with P and I", fetch(WINDOW), Some(0x11));
-    check_eq!("a store to it is none", write_safe(WINDOW + 8, 0x3333_u64), Ok(()));
-    check_eq!("the store is in memory", peek::<u64>(ram + 8), 0x3333);
+    check_eq!("a store to a page with XD is no fault", write_safe(WINDOW + 8, 0x3333_u64), Ok(()));
+    check_eq!("a store to a page with XD is in memory", peek::<u64>(ram + 8), 0x3333);
     mmu::unmap(WINDOW, size);
     check_eq!(
         "a load from an unmapped page is #PF",
         trap_of(read_safe::<u64>(WINDOW)),
         Some((vector::PF, 0))
     );
-    check_eq!("a store to it is #PF with W", write_safe(WINDOW, 1_u64), fault(2));
-    check_eq!("a fetch from it is #PF with I", fetch(WINDOW), Some(0x10));
+    check_eq!("a store to an unmapped page is #PF with W", write_safe(WINDOW, 1_u64), fault(2));
+    check_eq!("a fetch from an unmapped page is #PF with I", fetch(WINDOW), Some(0x10));
 }
 
 /// Pages of 4 KiB and 2 MiB are mapped, protected and unmapped as the tables say, with exact error
@@ -411,12 +427,16 @@ fn marks_pages(_: &mut Guest) {
     mmu::map(WINDOW, LARGE_RAM, mmu::Size::Large, Pte::DEFAULT);
     mmu::unmap(WINDOW + PAGE, mmu::Size::Small);
     check_eq!(
-        "one small page of a split large page is gone",
+        "one unmapped page of a split large page is #PF",
         trap_of(read_safe::<u8>(WINDOW + PAGE)),
         Some((vector::PF, 0))
     );
     poke(LARGE_RAM + 2 * PAGE, 0x77_u8);
-    check_eq!("its neighbour is where it was", read_safe::<u8>(WINDOW + 2 * PAGE), Ok(0x77));
+    check_eq!(
+        "the next page of a split large page keeps its place",
+        read_safe::<u8>(WINDOW + 2 * PAGE),
+        Ok(0x77)
+    );
 }
 
 /// Loads and stores set the accessed and dirty bits (SDM vol. 3, 4.8); a large page can be split.

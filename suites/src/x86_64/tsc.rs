@@ -16,11 +16,15 @@ fn moved(before: u64, after: u64, by: u64) -> bool {
 
 #[guest]
 fn adjusts(_: &mut Guest) {
-    check_eq!("IA32_TSC_ADJUST is 0 at first", rdmsr_safe(IA32_TSC_ADJUST), Ok(0));
+    check_eq!("IA32_TSC_ADJUST is 0 at reset", rdmsr_safe(IA32_TSC_ADJUST), Ok(0));
     let mut last = 0_u64;
     for adjust in [FAR, 3 * FAR, FAR, 0, FAR.wrapping_neg(), 1, 0] {
         let before = rdtsc_ordered();
-        check_eq!("IA32_TSC_ADJUST takes {adjust:#x}", wrmsr_safe(IA32_TSC_ADJUST, adjust), Ok(()));
+        check_eq!(
+            "IA32_TSC_ADJUST accepts a write of {adjust:#x}",
+            wrmsr_safe(IA32_TSC_ADJUST, adjust),
+            Ok(())
+        );
         let after = rdtsc_ordered();
         check_eq!("IA32_TSC_ADJUST reads as written", rdmsr(IA32_TSC_ADJUST), adjust);
         let by = adjust.wrapping_sub(last);
@@ -29,8 +33,12 @@ fn adjusts(_: &mut Guest) {
     }
     for value in [FAR, 5 * FAR, NEAR] {
         let (before, adjust) = (rdtsc_ordered(), rdmsr(IA32_TSC_ADJUST));
-        check_eq!("IA32_TSC takes {value:#x}", wrmsr_safe(IA32_TIME_STAMP_COUNTER, value), Ok(()));
-        check!("the TSC goes on from {value:#x}", moved(value, rdtsc_ordered(), 0));
+        check_eq!(
+            "IA32_TSC accepts a write of {value:#x}",
+            wrmsr_safe(IA32_TIME_STAMP_COUNTER, value),
+            Ok(())
+        );
+        check!("the TSC goes on from the guest's {value:#x}", moved(value, rdtsc_ordered(), 0));
         let by = rdmsr(IA32_TSC_ADJUST).wrapping_sub(adjust);
         let want = value.wrapping_sub(before);
         // What passed before the write made the change smaller.
@@ -77,7 +85,7 @@ fn set_msr(vcpu: &Vcpu, index: u32, data: u64) -> TestResult {
     let entry = kvm_msr_entry { index, data, ..Default::default() };
     let msrs = Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
     let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-    check_eq!("userspace sets MSR {index:#x}", taken, 1);
+    check_eq!("userspace can write MSR {index:#x}", taken, 1);
     Ok(())
 }
 
@@ -89,9 +97,13 @@ fn vcpus_write_their_own_tsc(t: &mut OneVcpu) -> TestResult {
     ask(&mut t.vcpu)?;
     t.vcpu.answer(&[SET, before.wrapping_add(FAR)]);
     let first = ask(&mut t.vcpu)?[0];
-    check!("the TSC that was written moves", moved(before, first, FAR), "{before:#x} {first:#x}");
+    check!(
+        "the TSC of the vCPU that wrote moves",
+        moved(before, first, FAR),
+        "{before:#x} {first:#x}"
+    );
     let after = ask(&mut second)?[0];
-    check!("the other's does not", moved(before, after, 0), "{before:#x} {after:#x}");
+    check!("the other vCPU's TSC does not move", moved(before, after, 0), "{before:#x} {after:#x}");
     Ok(())
 }
 
@@ -104,17 +116,33 @@ fn userspace_sets_tsc_and_adjust_apart(t: &mut OneVcpu) -> TestResult {
         set_msr(&t.vcpu, IA32_TIME_STAMP_COUNTER, value)?;
         set_msr(&second, IA32_TIME_STAMP_COUNTER, value)?;
         let first = ask(&mut t.vcpu)?[0];
-        check!("the TSC goes on from {value:#x}", moved(value, first, 0), "{first:#x}");
+        check!(
+            "the first vCPU's TSC goes on from {value:#x}",
+            moved(value, first, 0),
+            "{first:#x}"
+        );
         let other = ask(&mut second)?[0];
-        check!("the other's goes on with it from {value:#x}", moved(first, other, 0), "{other:#x}");
+        check!(
+            "the second vCPU's TSC goes on from {value:#x}",
+            moved(first, other, 0),
+            "{other:#x}"
+        );
         let again = ask(&mut t.vcpu)?[0];
-        check!("neither is behind the other ({value:#x})", moved(other, again, 0), "{again:#x}");
+        check!(
+            "neither vCPU's TSC is behind the other ({value:#x})",
+            moved(other, again, 0),
+            "{again:#x}"
+        );
     }
     let before = ask(&mut t.vcpu)?[0];
     set_msr(&t.vcpu, IA32_TSC_ADJUST, FAR)?;
     let [after, adjust] = ask(&mut t.vcpu)?;
     check_eq!("the guest reads userspace's IA32_TSC_ADJUST", adjust, FAR);
-    check!("its TSC stays", moved(before, after, 0), "{before:#x} {after:#x}");
+    check!(
+        "userspace's IA32_TSC_ADJUST leaves the guest's TSC",
+        moved(before, after, 0),
+        "{before:#x} {after:#x}"
+    );
     Ok(())
 }
 
@@ -162,12 +190,12 @@ fn offset_attribute_moves_the_tsc(t: &mut OneVcpu) -> TestResult {
     let mut last = first;
     for step in [FAR, FAR.wrapping_neg(), 1, 0] {
         let offset = first.wrapping_add(step);
-        check_eq!("an offset is taken ({step:#x})", set(vcpu, offset), Ok(0));
-        check_eq!("it reads as set ({step:#x})", get(vcpu)?, offset);
+        check_eq!("KVM_VCPU_TSC_OFFSET accepts an offset ({step:#x})", set(vcpu, offset), Ok(0));
+        check_eq!("KVM_VCPU_TSC_OFFSET reads as set ({step:#x})", get(vcpu)?, offset);
         let after = ask(vcpu)?[0];
         let by = offset.wrapping_sub(last);
         check!(
-            "the TSC moves with it ({step:#x})",
+            "the TSC moves by the change of its offset ({step:#x})",
             moved(before, after, by),
             "{before:#x} {after:#x}"
         );
@@ -175,11 +203,15 @@ fn offset_attribute_moves_the_tsc(t: &mut OneVcpu) -> TestResult {
     }
     vcpu.answer(&[SET, 3 * FAR]);
     let now = ask(vcpu)?[0];
-    check!("the guest's TSC goes on from what it wrote", moved(3 * FAR, now, 0), "{now:#x}");
+    check!("the guest's TSC goes on from what the guest wrote", moved(3 * FAR, now, 0), "{now:#x}");
     let changed = get(vcpu)?.wrapping_sub(last);
     // What passed before the guest's write made its change smaller.
     let most = (3 * FAR).wrapping_sub(before);
-    check!("the offset has the guest's change", most.wrapping_sub(changed) < NEAR, "{changed:#x}");
+    check!(
+        "the offset reflects the guest's write",
+        most.wrapping_sub(changed) < NEAR,
+        "{changed:#x}"
+    );
     Ok(())
 }
 
@@ -204,7 +236,11 @@ fn unknown_attributes_are_refused(t: &mut OneVcpu) -> TestResult {
     }
     for request in [KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR] {
         let got = attribute(&t.vcpu, request, known);
-        check_eq!("without memory it is EFAULT ({request:#x})", got, Err(Errno::EFAULT));
+        check_eq!(
+            "an attribute at unmapped memory is EFAULT ({request:#x})",
+            got,
+            Err(Errno::EFAULT)
+        );
     }
     Ok(())
 }
@@ -217,14 +253,14 @@ fn frequency_is_set_and_read(t: &mut OneVm) -> TestResult {
     let khz = || vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ");
     let set = |khz| vcpu.fd().set_tsc_khz(khz).map_err(|e| Errno::from_raw(e.errno()));
     let first = khz()?;
-    check!("there is a frequency", first > 0);
-    check_eq!("the same frequency is taken", set(first), Ok(()));
-    check_eq!("and stays", khz()?, first);
+    check!("KVM_GET_TSC_KHZ reports a frequency", first > 0);
+    check_eq!("KVM_SET_TSC_KHZ accepts the current frequency", set(first), Ok(()));
+    check_eq!("the current frequency set again stays", khz()?, first);
     if t.vm.check_extension(bindings::KVM_CAP_TSC_CONTROL) > 0 {
         check_eq!("a frequency beyond any TSC is EINVAL", set(u32::MAX), Err(Errno::EINVAL));
-        check_eq!("and changes nothing", khz()?, first);
+        check_eq!("a refused frequency leaves the current one", khz()?, first);
     }
-    check_eq!("0 is taken", set(0), Ok(()));
+    check_eq!("KVM_SET_TSC_KHZ accepts the value 0", set(0), Ok(()));
     check_eq!("0 means the host's frequency", khz()?, first);
     Ok(())
 }
@@ -236,7 +272,7 @@ fn scaled_tsc_counts_at_its_frequency(t: &mut OneVcpu, divisor: u32) -> TestResu
     let khz = host / divisor;
     t.vcpu.fd().set_tsc_khz(khz).ioctl("KVM_SET_TSC_KHZ")?;
     let got = t.vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ")?;
-    check_eq!("KVM_GET_TSC_KHZ gives what was set", got, khz);
+    check_eq!("KVM_GET_TSC_KHZ returns what was set", got, khz);
     let outer = Instant::now();
     let first = ask(&mut t.vcpu)?[0];
     let inner = Instant::now();
@@ -245,7 +281,7 @@ fn scaled_tsc_counts_at_its_frequency(t: &mut OneVcpu, divisor: u32) -> TestResu
     let second = ask(&mut t.vcpu)?[0];
     let most = outer.elapsed().as_nanos() as f64 * 1.01;
     let passed = second.wrapping_sub(first) as f64 * 1e6 / f64::from(khz);
-    check!("the TSC counts no slower", passed >= least, "{passed} {least}");
-    check!("the TSC counts no faster", passed <= most, "{passed} {most}");
+    check!("the scaled TSC counts no slower than set", passed >= least, "{passed} {least}");
+    check!("the scaled TSC counts no faster than set", passed <= most, "{passed} {most}");
     Ok(())
 }

@@ -76,11 +76,11 @@ fn set_cpuid_takes_up_to_its_limit(t: &mut OneVm, row: (&str, u64, usize)) -> Te
             .map(|entry| word(entry, 0))
             .collect();
         let want: Vec<u32> = (0..nent).map(|i| UNUSED_LEAF + i).collect();
-        check!("{what}: KVM_GET_CPUID2 gives back all of {nent} entries", leaves == want);
+        check!("{what}: KVM_GET_CPUID2 returns all of {nent} entries", leaves == want);
         // Kernels before 6.5 leave the count as it was: then there are empty entries behind.
         let behind = list.get(4 * (HEADER + ENTRY2 * nent as usize)..).unwrap_or_default();
         let empty = behind.iter().all(|byte| *byte == 0);
-        check!("{what}: KVM_GET_CPUID2 gives nothing behind {nent} entries", empty);
+        check!("{what}: KVM_GET_CPUID2 returns nothing behind {nent} entries", empty);
     }
     Ok(())
 }
@@ -117,14 +117,22 @@ fn get_cpuid2_counts_its_entries(t: &mut OneVm) -> TestResult {
         let before = list.clone();
         let got = vcpu.raw(KVM_GET_CPUID2, &mut list);
         if value < STORED {
-            check_eq!("room for {name}: E2BIG", got, Err(Errno::E2BIG));
-            check!("room for {name}: count and entries stay", list == before, "{list:x?}");
+            check_eq!("KVM_GET_CPUID2 with room for {name} is E2BIG", got, Err(Errno::E2BIG));
+            check!(
+                "KVM_GET_CPUID2 with room for {name} keeps count and entries",
+                list == before,
+                "{list:x?}"
+            );
         } else {
-            check_eq!("room for {name}: success", got, Ok(0));
-            check_eq!("room for {name}: the count becomes the true one", word(&list, 0), STORED);
+            check_eq!("KVM_GET_CPUID2 with room for {name} succeeds", got, Ok(0));
+            check_eq!(
+                "KVM_GET_CPUID2 with room for {name} returns the true count",
+                word(&list, 0),
+                STORED
+            );
             let behind = 4 * (HEADER + ENTRY2 * STORED as usize);
             check!(
-                "room for {name}: nothing is written behind the entries",
+                "KVM_GET_CPUID2 with room for {name} writes nothing behind",
                 list[behind..].iter().all(|b| *b == 0)
             );
         }
@@ -153,7 +161,7 @@ fn cpuid_of_the_system_fits_or_is_refused(_: &mut HostOnly, row: (&str, u64)) ->
     raw_ioctl(system, request, &mut all).ioctl(what)?;
     let needed = word(&all, 0);
     all.truncate(4 * (HEADER + ENTRY2 * needed as usize));
-    check!("{what}: it has entries", (1..=LIMIT).contains(&needed), "{needed}");
+    check!("{what}: the system has CPUID entries", (1..=LIMIT).contains(&needed), "{needed}");
 
     for Count { name, value } in counts(needed) {
         let mut list = room(value);
@@ -166,7 +174,11 @@ fn cpuid_of_the_system_fits_or_is_refused(_: &mut HostOnly, row: (&str, u64)) ->
                 continue;
             }
             check_eq!("{what}: room for {name} counts the entries", word(&list, 0), needed);
-            check_eq!("{what}: room for {name} gets the same leaves", leaves(&list), leaves(&all));
+            check_eq!(
+                "{what}: room for {name} returns the same leaves",
+                leaves(&list),
+                leaves(&all)
+            );
         }
     }
     Ok(())

@@ -76,17 +76,17 @@ fn cap_takes_the_bits_that_it_lists(t: &mut OneVm, row: MaskCap) -> TestResult {
         );
         let got = vm.enable_cap(row.cap, [1 << bit | offered & row.takes, 0, 0, 0]);
         check!(
-            "a bit that is not listed is EINVAL beside those that are",
+            "an unlisted bit beside listed ones is EINVAL",
             got == Err(Errno::EINVAL),
             "bit {bit}: {got:?}"
         );
     }
     check_eq!(
-        "listed bits are taken",
+        "all listed bits can be enabled",
         vm.enable_cap(row.cap, [offered & row.takes, 0, 0, 0]),
         Ok(())
     );
-    check_eq!("no bits are taken", vm.enable_cap(row.cap, [0; 4]), Ok(()));
+    check_eq!("a mask of no bits is accepted", vm.enable_cap(row.cap, [0; 4]), Ok(()));
     Ok(())
 }
 
@@ -102,23 +102,27 @@ fn split_irqchip_takes_up_to_its_limit(t: &mut HostOnly) -> TestResult {
         let vm = Vm::new(shape)?;
         let got = vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [pins.into(), 0, 0, 0]);
         if pins > limit {
-            check_eq!("{name} pins: EINVAL", got, Err(Errno::EINVAL));
+            check_eq!("a split irqchip with {name} pins is EINVAL", got, Err(Errno::EINVAL));
             check_eq!(
-                "{name} pins, refused: no interrupt controller",
+                "a split irqchip with {name} pins, refused, is not there",
                 routes(&vm),
                 Err(Errno::EINVAL)
             );
         } else {
-            check_eq!("{name} pins: taken", got, Ok(()));
-            check_eq!("{name} pins: GSIs can be routed", routes(&vm), Ok(0));
+            check_eq!("a split irqchip with {name} pins is accepted", got, Ok(()));
+            check_eq!("a split irqchip with {name} pins can route GSIs", routes(&vm), Ok(0));
             let again = vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [pins.into(), 0, 0, 0]);
-            check_eq!("{name} pins: the second time is EEXIST", again, Err(Errno::EEXIST));
+            check_eq!(
+                "a second split irqchip after {name} pins is EEXIST",
+                again,
+                Err(Errno::EEXIST)
+            );
         }
     }
     let vm = Vm::new(shape)?;
     for (what, pins) in [("2^32", 1 << 32), ("2^63", 1 << 63), ("2^64 - 1", u64::MAX)] {
         let got = vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [pins, 0, 0, 0]);
-        check_eq!("{what} pins: EINVAL", got, Err(Errno::EINVAL));
+        check_eq!("a split irqchip with {what} pins is EINVAL", got, Err(Errno::EINVAL));
     }
     Ok(())
 }
@@ -144,20 +148,28 @@ fn dirty_ring_size_has_its_limits(t: &mut HostOnly) -> TestResult {
         ("2^32 - 1 bytes", u32::MAX.into(), Errno::EINVAL),
     ];
     for (what, bytes, errno) in bad {
-        check_eq!("{what}: {errno:?}", enable(&vm, bytes), Err(errno));
+        check_eq!(
+            "a dirty ring of {what} is refused with {errno:?}",
+            enable(&vm, bytes),
+            Err(errno)
+        );
     }
     // It can be set once only: that it still can shows that nothing above was.
-    check_eq!("the limit is taken, after all that were refused", enable(&vm, most), Ok(()));
-    check_eq!("a second time is EINVAL", enable(&vm, most), Err(Errno::EINVAL));
+    check_eq!("the largest dirty ring is accepted after refused ones", enable(&vm, most), Ok(()));
+    check_eq!("a second dirty ring size is EINVAL", enable(&vm, most), Err(Errno::EINVAL));
     let vcpu = vm.create_vcpu(0)?;
     drop(vcpu);
 
     let mut late = Vm::new(shape)?;
     let vcpu = late.create_vcpu(0)?;
-    check_eq!("behind the first vCPU it is EINVAL", enable(&late, most), Err(Errno::EINVAL));
+    check_eq!(
+        "a dirty ring after the first vCPU is EINVAL",
+        enable(&late, most),
+        Err(Errno::EINVAL)
+    );
     drop(vcpu);
     let half = Vm::new(shape)?;
-    check_eq!("half the limit is taken", enable(&half, most / 2), Ok(()));
+    check_eq!("a dirty ring of half the limit is accepted", enable(&half, most / 2), Ok(()));
     Ok(())
 }
 
@@ -181,12 +193,12 @@ fn vcpu_id_limit_can_be_lowered(t: &mut OneVm) -> TestResult {
     // x86 can enable it since 6.0, and says so nowhere else.
     let got = enable(IDS);
     require!(got != Err(Errno::EINVAL), "KVM_ENABLE_CAP of KVM_CAP_MAX_VCPU_ID");
-    check_eq!("a lower limit is taken", got, Ok(()));
-    check_eq!("another limit is EINVAL", enable(IDS + 1), Err(Errno::EINVAL));
-    check_eq!("the maximum is EINVAL now", enable(most), Err(Errno::EINVAL));
+    check_eq!("a lower vCPU id limit is accepted", got, Ok(()));
+    check_eq!("a second vCPU id limit is EINVAL", enable(IDS + 1), Err(Errno::EINVAL));
+    check_eq!("a return to the maximum vCPU id is EINVAL", enable(most), Err(Errno::EINVAL));
     let create = |id| vm.fd().create_vcpu(id).map(drop).map_err(|e| Errno::from_raw(e.errno()));
     check_eq!("the first id beyond the limit is EINVAL", create(IDS), Err(Errno::EINVAL));
     check_eq!("id 2^32 is not id 0, but EINVAL", create(1 << 32), Err(Errno::EINVAL));
-    check_eq!("the last id within the limit is taken", create(IDS - 1), Ok(()));
+    check_eq!("the last id within the limit is accepted", create(IDS - 1), Ok(()));
     Ok(())
 }

@@ -90,9 +90,9 @@ fn msr_filter_range_takes_up_to_its_limit(t: &mut OneVcpu) -> TestResult {
     probe("MSRs in a range", LIMIT, set, want, || readable(vcpu))?;
 
     set_filter(vm, 0, [sysenter(&deny), EMPTY]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("the filter denies", readable(vcpu)?, false);
+    check_eq!("the guest is denied the filtered MSR", readable(vcpu)?, false);
     set_filter(vm, 0, [sysenter(&allow), EMPTY]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("the filter allows", readable(vcpu)?, true);
+    check_eq!("the guest is allowed the filtered MSR", readable(vcpu)?, true);
     Ok(())
 }
 
@@ -120,16 +120,16 @@ fn bad_msr_filter_is_refused(t: &mut OneVcpu) -> TestResult {
     set_filter(vm, 0, [sysenter(&deny), EMPTY]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     for (what, flags, range, errno) in bad {
         let got = set_filter(vm, flags, [range, EMPTY]);
-        check_eq!("{what} is {errno:?}", got, Err(errno));
-        check!("{what}, refused, leaves the filter", !readable(vcpu)?);
+        check_eq!("a filter with {what} is refused with {errno:?}", got, Err(errno));
+        check!("a filter with {what}, refused, leaves the old filter", !readable(vcpu)?);
         set_filter(vm, 0, [sysenter(&deny), EMPTY]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     }
     for (what, flags) in [("READ", READ), ("WRITE", WRITE), ("READ and WRITE", READ | WRITE)] {
         let got = set_filter(vm, 0, [Range { flags, ..range }, EMPTY]);
-        check_eq!("a range of direction {what} is taken", got, Ok(0));
+        check_eq!("a range of direction {what} is accepted", got, Ok(0));
     }
     set_filter(vm, 0, [sysenter(&deny), EMPTY]).ioctl("KVM_X86_SET_MSR_FILTER")?;
-    check_eq!("a filter without ranges is taken", set_filter(vm, 0, [EMPTY; 2]), Ok(0));
+    check_eq!("a filter without ranges is accepted", set_filter(vm, 0, [EMPTY; 2]), Ok(0));
     check!("a filter without ranges filters nothing", readable(vcpu)?);
     Ok(())
 }
@@ -163,11 +163,15 @@ fn pmu_event_filter_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
         probe_end(&what, MAX_EVENTS, |nevents| set_events(vm, value, nevents, 0), want);
     }
     for (what, action) in [("2", 2), ("2^31", 1 << 31), ("2^32 - 1", u32::MAX)] {
-        check_eq!("action {what} is EINVAL", set_events(vm, action, 1, 0), Err(Errno::EINVAL));
+        check_eq!(
+            "action {what} of a filter is EINVAL",
+            set_events(vm, action, 1, 0),
+            Err(Errno::EINVAL)
+        );
     }
     for flag in [1, 31] {
         let got = set_events(vm, PMU_ALLOW, 1, 1 << flag);
-        check_eq!("flag bit {flag} is EINVAL", got, Err(Errno::EINVAL));
+        check_eq!("flag bit {flag} of a filter is EINVAL", got, Err(Errno::EINVAL));
     }
     let mut cut = words(&[PMU_ALLOW, 2, 0, 0, 0, 0, 0, 0, 1, 0]);
     let got = vm.raw(KVM_SET_PMU_EVENT_FILTER, &mut cut);

@@ -80,7 +80,7 @@ fn gsi_routing_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     set_routes(vm, limit, 0, &all).ioctl("KVM_SET_GSI_ROUTING")?;
     for (place, gsi) in [("first", first), ("last", last)] {
         check_eq!(
-            "the {place} route of a full table works",
+            "the {place} route of a full table delivers",
             pins(vm, gsi)?,
             1 << (gsi % IOAPIC_PINS)
         );
@@ -119,8 +119,8 @@ fn one_bad_route_refuses_the_table(t: &mut OneVm) -> TestResult {
     set_routes(vm, 1, 0, &[ioapic(GSI, PIN)]).ioctl("KVM_SET_GSI_ROUTING")?;
     for (what, route) in bad {
         let got = set_routes(vm, 2, 0, &[ioapic(GSI, OTHER_PIN), route]);
-        check_eq!("{what} is EINVAL", got, Err(Errno::EINVAL));
-        check_eq!("{what}, refused, leaves the routes", pins(vm, GSI)?, 1 << PIN);
+        check_eq!("a table with {what} is EINVAL", got, Err(Errno::EINVAL));
+        check_eq!("a table with {what}, refused, leaves the routes", pins(vm, GSI)?, 1 << PIN);
     }
     for flag in [0, 31] {
         let got = set_routes(vm, 1, 1 << flag, &[ioapic(GSI, OTHER_PIN)]);
@@ -137,8 +137,8 @@ fn one_bad_route_refuses_the_table(t: &mut OneVm) -> TestResult {
 #[kvm_test(requires(cap::IRQ_ROUTING))]
 fn gsi_routing_needs_an_irqchip(t: &mut OneVm) -> TestResult {
     let got = set_routes(&t.vm, 1, 0, &[ioapic(0, 0)]);
-    check_eq!("without an irqchip a route is EINVAL", got, Err(Errno::EINVAL));
+    check_eq!("a route without an irqchip is EINVAL", got, Err(Errno::EINVAL));
     let got = set_routes(&t.vm, 0, 0, &[]);
-    check_eq!("without an irqchip an empty table is EINVAL", got, Err(Errno::EINVAL));
+    check_eq!("an empty table without an irqchip is EINVAL", got, Err(Errno::EINVAL));
     Ok(())
 }

@@ -31,7 +31,7 @@ fn needed(request: u64) -> TestResult<u32> {
 fn msr_index_list_tells_its_length(_: &mut HostOnly, request: u64) -> TestResult {
     let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
     let length = needed(request)?;
-    check!("there are MSRs", length > 1, "{length}");
+    check!("the list has at least two MSRs", length > 1, "{length}");
     for Count { name, value } in counts(length) {
         let mut list = words(&vec![0; 1 + (value.min(length) + SPARE) as usize]);
         list[..4].copy_from_slice(&value.to_ne_bytes());
@@ -39,16 +39,19 @@ fn msr_index_list_tells_its_length(_: &mut HostOnly, request: u64) -> TestResult
         check_eq!("room for {name}: nmsrs becomes the number of MSRs", word(&list, 0), length);
         let indices: Vec<u32> = (1..list.len() / 4).map(|i| word(&list, i)).collect();
         if value < length {
-            check_eq!("room for {name}: E2BIG", got, Err(Errno::E2BIG));
+            check_eq!("room for {name} in the list is E2BIG", got, Err(Errno::E2BIG));
             check!("room for {name}: no index is written", indices.iter().all(|i| *i == 0));
         } else {
-            check_eq!("room for {name}: success", got, Ok(0));
+            check_eq!("room for {name} in the list succeeds", got, Ok(0));
             let (there, behind) = indices.split_at(length as usize);
             let mut unique = there.to_vec();
             unique.sort_unstable();
             unique.dedup();
             check_eq!("room for {name}: every MSR is listed once", unique.len(), there.len());
-            check!("room for {name}: nothing behind the list", behind.iter().all(|i| *i == 0));
+            check!(
+                "room for {name}: nothing is written behind the list",
+                behind.iter().all(|i| *i == 0)
+            );
         }
     }
     Ok(())
@@ -66,10 +69,10 @@ fn register_list_tells_its_length(t: &mut OneVm) -> TestResult {
     let probed = vcpu.raw(request::KVM_GET_REG_LIST, &mut list);
     // x86 has the ioctl since 6.18, and no capability for it.
     require!(!matches!(probed, Err(Errno::EINVAL | Errno::ENOTTY)), "KVM_GET_REG_LIST");
-    check_eq!("plenty of room is enough", probed, Ok(0));
+    check_eq!("a list with plenty of room is filled", probed, Ok(0));
     let n = |list: &[u8]| u64::from_ne_bytes(list[..8].try_into().expect("eight bytes"));
     let length = n(&list);
-    check!("n becomes the number of registers", length < PLENTY, "{length}");
+    check!("plenty of room: n becomes the number of registers", length < PLENTY, "{length}");
 
     let wanted = |room: u64| if room < length { Err(Errno::E2BIG) } else { Ok(0) };
     for (name, room) in [
@@ -80,7 +83,7 @@ fn register_list_tells_its_length(t: &mut OneVm) -> TestResult {
         let mut list = vec![0; 8 * (1 + room as usize)];
         list[..8].copy_from_slice(&room.to_ne_bytes());
         let got = vcpu.raw(request::KVM_GET_REG_LIST, &mut list);
-        check_eq!("room for {name} ends as it must", got, wanted(room));
+        check_eq!("room for {name}: the list is filled or E2BIG", got, wanted(room));
         check_eq!("room for {name}: n becomes the number of registers", n(&list), length);
     }
     for (name, room) in
@@ -114,15 +117,15 @@ fn hyperv_cpuid_fits_or_is_refused(_: &mut HostOnly) -> TestResult {
     let mut all = room(most, most);
     raw_ioctl(system, KVM_GET_SUPPORTED_HV_CPUID, &mut all).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     let length = word(&all, 0);
-    check!("there are leaves", length > 1, "{length}");
+    check!("the list has at least two leaves", length > 1, "{length}");
     for Count { name, value } in counts(length) {
         let mut list = room(value, value.min(length + SPARE));
         let got = raw_ioctl(system, KVM_GET_SUPPORTED_HV_CPUID, &mut list);
         if value < length {
-            check_eq!("room for {name}: E2BIG", got, Err(Errno::E2BIG));
-            check_eq!("room for {name}: the count stays", word(&list, 0), value);
+            check_eq!("room for {name} in the list is E2BIG", got, Err(Errno::E2BIG));
+            check_eq!("room for {name} keeps the count", word(&list, 0), value);
         } else {
-            check_eq!("room for {name}: success", got, Ok(0));
+            check_eq!("room for {name} in the list succeeds", got, Ok(0));
             check_eq!("room for {name}: the count becomes the true one", word(&list, 0), length);
         }
     }
@@ -162,9 +165,9 @@ fn set_xcrs_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     let limit = bindings::KVM_MAX_XCRS;
     let want = |nr| if nr > limit { Err(Errno::EINVAL) } else { Ok(0) };
     vcpu.raw(KVM_SET_XCRS, &mut xcrs(1, 0, X87)).ioctl("KVM_SET_XCRS")?;
-    check_eq!("one register is set", xcr0()?, X87);
+    check_eq!("KVM_SET_XCRS of one register sets it", xcr0()?, X87);
     vcpu.raw(KVM_SET_XCRS, &mut xcrs(0, 0, X87_SSE)).ioctl("KVM_SET_XCRS")?;
-    check_eq!("of no registers, none is set", xcr0()?, X87);
+    check_eq!("KVM_SET_XCRS of no register sets none", xcr0()?, X87);
     // Alternate, so that a refused list could be told from the value before it.
     let mut value = X87;
     let set = |nr| {
@@ -176,8 +179,8 @@ fn set_xcrs_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
         let before = xcr0()?;
         let other = before ^ X87 ^ X87_SSE;
         let got = vcpu.raw(KVM_SET_XCRS, &mut xcrs(1, 1 << flag, other));
-        check_eq!("flag bit {flag} is EINVAL", got, Err(Errno::EINVAL));
-        check_eq!("flag bit {flag}, refused, changes nothing", xcr0()?, before);
+        check_eq!("flag bit {flag} of KVM_SET_XCRS is EINVAL", got, Err(Errno::EINVAL));
+        check_eq!("flag bit {flag} of KVM_SET_XCRS, refused, changes nothing", xcr0()?, before);
     }
     Ok(())
 }

@@ -58,7 +58,11 @@ fn set_msrs_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     probe("KVM_SET_MSRS", LIMIT, set, want, || get(&vcpu, IA32_SYSENTER_CS))?;
 
     vcpu.raw(KVM_SET_MSRS, &mut msrs(LIMIT, |i| (IA32_SYSENTER_CS, i))).ioctl("KVM_SET_MSRS")?;
-    check_eq!("the last of a full list is set last", get(&vcpu, IA32_SYSENTER_CS)?, LIMIT - 1);
+    check_eq!(
+        "the last entry of a full list is set last",
+        get(&vcpu, IA32_SYSENTER_CS)?,
+        LIMIT - 1
+    );
     Ok(())
 }
 
@@ -74,10 +78,10 @@ fn get_msrs_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
         let mut list = msrs(nmsrs, |_| (IA32_SYSENTER_CS, UNTOUCHED));
         let there = (list.len() / 4 - HEADER) / ENTRY;
         let got = vcpu.raw(KVM_GET_MSRS, &mut list);
-        check_eq!("KVM_GET_MSRS keeps nmsrs", word(&list, 0), nmsrs);
+        check_eq!("KVM_GET_MSRS leaves the field nmsrs", word(&list, 0), nmsrs);
         let want = if got.is_ok() { VALUE } else { UNTOUCHED };
         check!(
-            "KVM_GET_MSRS writes every value of a list that it takes, and none of another",
+            "KVM_GET_MSRS writes all values of an accepted list only",
             (0..there).all(|i| data(&list, i) == want),
             "{nmsrs} MSRs: {got:?}"
         );
@@ -145,7 +149,7 @@ fn feature_msrs_have_the_same_limit(_: &mut HostOnly) -> TestResult {
     let feature = word(&list, 1);
     let value = || -> TestResult<u32> {
         let mut list = msrs(1, |_| (feature, 0));
-        check_eq!("one feature MSR is read", raw_ioctl(system, KVM_GET_MSRS, &mut list), Ok(1));
+        check_eq!("one feature MSR can be read", raw_ioctl(system, KVM_GET_MSRS, &mut list), Ok(1));
         Ok(data(&list, 0))
     };
     let read = |nmsrs| raw_ioctl(system, KVM_GET_MSRS, &mut msrs(nmsrs, |_| (feature, 0)));
@@ -154,10 +158,10 @@ fn feature_msrs_have_the_same_limit(_: &mut HostOnly) -> TestResult {
 
     let stop = |i| (if i == 1 { NO_MSR } else { feature }, 0);
     let got = raw_ioctl(system, KVM_GET_MSRS, &mut msrs(3, stop));
-    check_eq!("it stops at what is no MSR", got, Ok(1));
+    check_eq!("reading feature MSRs stops at an unknown one", got, Ok(1));
     let set = raw_ioctl(system, KVM_SET_MSRS, &mut msrs(1, |_| (feature, 0)));
     check!(
-        "feature MSRs cannot be set",
+        "feature MSRs cannot be set by /dev/kvm",
         matches!(set, Err(Errno::EINVAL | Errno::ENOTTY)),
         "{set:?}"
     );

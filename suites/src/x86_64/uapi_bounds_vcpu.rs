@@ -46,7 +46,11 @@ fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
 
     for banks in [1, limit - 1, limit] {
         setup_mce(&vcpu, banks.into()).ioctl("KVM_X86_SETUP_MCE")?;
-        check_eq!("IA32_MCG_CAP tells the banks", msr(&vcpu, IA32_MCG_CAP)?, Some(banks.into()));
+        check_eq!(
+            "IA32_MCG_CAP reports the number of banks",
+            msr(&vcpu, IA32_MCG_CAP)?,
+            Some(banks.into())
+        );
         let ctl = |bank| msr(&vcpu, mce::ctl(bank));
         check_eq!("the last bank reports every error", ctl(banks - 1)?, Some(u64::MAX));
         // Behind bank 31 the MSRs of VMX begin, which a CPU may have.
@@ -63,22 +67,18 @@ fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     for bit in (0..64).filter(|bit| (supported | COUNTS) >> bit & 1 == 0) {
         let got = setup_mce(&vcpu, 1 << bit | 1);
         check!(
-            "a feature that is not supported is EINVAL",
+            "an unsupported MCE feature is EINVAL",
             got == Err(Errno::EINVAL),
             "bit {bit}: {got:?}"
         );
     }
-    check_eq!(
-        "features that are not supported leave IA32_MCG_CAP",
-        msr(&vcpu, IA32_MCG_CAP)?,
-        before
-    );
+    check_eq!("refused MCE features leave IA32_MCG_CAP", msr(&vcpu, IA32_MCG_CAP)?, before);
     let all = supported & !COUNTS | 1;
-    check_eq!("every supported feature is taken", setup_mce(&vcpu, all), Ok(0));
+    check_eq!("every supported MCE feature is accepted", setup_mce(&vcpu, all), Ok(0));
     // AMD's has a bank count and MCG_CTL_P, and reserves the rest: KVM clears it there.
     let told = msr(&vcpu, IA32_MCG_CAP)?.unwrap_or(0);
-    check_eq!("IA32_MCG_CAP tells the bank that came with them", told & 0xff, 1);
-    check_eq!("IA32_MCG_CAP tells no feature that was not asked for", told & !all, 0);
+    check_eq!("IA32_MCG_CAP reports the bank set up with the features", told & 0xff, 1);
+    check_eq!("IA32_MCG_CAP reports no feature that was not asked for", told & !all, 0);
     Ok(())
 }
 
@@ -101,14 +101,18 @@ fn set_mce_wants_a_bank_of_the_vcpu(t: &mut OneVm) -> TestResult {
     };
     let before = statuses()?;
     for bank in [BANKS, BANKS + 1, 31, 32, 128, 255] {
-        check_eq!("bank {bank} of 4 is EINVAL", inject(bank, VAL), Err(Errno::EINVAL));
+        check_eq!("an error of bank {bank} of 4 is EINVAL", inject(bank, VAL), Err(Errno::EINVAL));
     }
     check_eq!("an error without VAL is EINVAL", inject(0, VAL - 1), Err(Errno::EINVAL));
-    check_eq!("what was refused changes no bank", statuses()?, before);
+    check_eq!("a refused error changes no bank", statuses()?, before);
     for bank in [0, BANKS - 1] {
-        check_eq!("bank {bank} of 4 is taken", inject(bank, VAL | u64::from(bank)), Ok(0));
+        check_eq!(
+            "an error of bank {bank} of 4 is accepted",
+            inject(bank, VAL | u64::from(bank)),
+            Ok(0)
+        );
         let status = statuses()?[usize::from(bank)];
-        check_eq!("bank {bank} of 4 tells its error", status, Some(VAL | u64::from(bank)));
+        check_eq!("bank {bank} of 4 reports its error", status, Some(VAL | u64::from(bank)));
     }
     Ok(())
 }
@@ -129,9 +133,9 @@ fn xsave2_moves_exactly_its_size(t: &mut OneVm) -> TestResult {
     let mut area = get()?;
     area[FCW] = FCW_VALUE;
     area[XSTATE_BV..XSTATE_BV + 8].copy_from_slice(&bits!(Xcr0::{X87 | SSE}).to_ne_bytes());
-    check_eq!("KVM_SET_XSAVE takes the area", vcpu.raw(KVM_SET_XSAVE, &mut area), Ok(0));
+    check_eq!("KVM_SET_XSAVE accepts the area", vcpu.raw(KVM_SET_XSAVE, &mut area), Ok(0));
     let before = get()?;
-    check_eq!("KVM_GET_XSAVE2 gives back what was set", before[FCW], FCW_VALUE);
+    check_eq!("KVM_GET_XSAVE2 returns what was set", before[FCW], FCW_VALUE);
 
     let mut short = vec![0; size - 1];
     let got = vcpu.raw(KVM_GET_XSAVE2, &mut short);
@@ -169,7 +173,7 @@ fn nested_state_tells_its_size(t: &mut OneVm) -> TestResult {
         (got, word(&state, SIZE), state)
     };
     let (got, needed, _) = get(0);
-    check_eq!("room for 0 bytes is E2BIG", got, Err(Errno::E2BIG));
+    check_eq!("room for 0 bytes of nested state is E2BIG", got, Err(Errno::E2BIG));
     let range = size_of::<bindings::kvm_nested_state>()..=most;
     check!(
         "the needed size is within the capability's",
@@ -179,7 +183,11 @@ fn nested_state_tells_its_size(t: &mut OneVm) -> TestResult {
     let wanted = |size| if size < needed { Err(Errno::E2BIG) } else { Ok(0) };
     for count in crate::common::boundary::counts(needed) {
         let (name, (got, told, _)) = (count.name, get(count.value));
-        check_eq!("room for {name}: the end", got, wanted(count.value));
+        check_eq!(
+            "room for {name}: KVM_GET_NESTED_STATE succeeds or is E2BIG",
+            got,
+            wanted(count.value)
+        );
         check_eq!("room for {name}: size becomes the needed one", told, needed);
     }
     Ok(())
@@ -206,11 +214,15 @@ fn bad_nested_state_is_refused(t: &mut OneVm) -> TestResult {
     };
     for (what, size) in [("0", 0), ("1", 1), ("the header's - 1", header - 1)] {
         let got = changed(4, &size.to_ne_bytes());
-        check_eq!("size {what} is EINVAL", got, Err(Errno::EINVAL));
+        check_eq!("a nested state of size {what} is EINVAL", got, Err(Errno::EINVAL));
     }
-    check_eq!("flag bit 15 is EINVAL", changed(1, &[0x80]), Err(Errno::EINVAL));
-    check_eq!("format 65535 is EINVAL", changed(2, &[0xff, 0xff]), Err(Errno::EINVAL));
-    check!("what was refused changes nothing", get()? == before);
-    check_eq!("what was read is taken", changed(0, &[]), Ok(0));
+    check_eq!("flag bit 15 of nested state is EINVAL", changed(1, &[0x80]), Err(Errno::EINVAL));
+    check_eq!(
+        "nested state of format 65535 is EINVAL",
+        changed(2, &[0xff, 0xff]),
+        Err(Errno::EINVAL)
+    );
+    check!("refused nested state changes nothing", get()? == before);
+    check_eq!("nested state that was read is accepted", changed(0, &[]), Ok(0));
     Ok(())
 }

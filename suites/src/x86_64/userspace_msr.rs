@@ -28,14 +28,18 @@ fn reads_unknown(_: &mut Guest) {
     let (rax, rdx) = insn::rdmsr_raw(UNKNOWN_MSR);
     check_eq!("RAX gets the low half, and its upper half is cleared", rax, VALUE & 0xffff_ffff);
     check_eq!("RDX gets the high half, and its upper half is cleared", rdx, VALUE >> 32);
-    check_eq!("zero is a value", rdmsr_safe(UNKNOWN_MSR), Ok(0));
-    check_eq!("an error of 1 is #GP(0)", rdmsr_safe(UNKNOWN_MSR).map_err(without_addr), Err(GP_0));
+    check_eq!("userspace can answer a read with zero", rdmsr_safe(UNKNOWN_MSR), Ok(0));
     check_eq!(
-        "any other error is #GP(0)",
+        "a read that userspace fails with 1 is #GP(0)",
         rdmsr_safe(UNKNOWN_MSR).map_err(without_addr),
         Err(GP_0)
     );
-    check_eq!("the next read is asked for again", rdmsr_safe(UNKNOWN_MSR), Ok(!0));
+    check_eq!(
+        "a read that userspace fails with another error is #GP(0)",
+        rdmsr_safe(UNKNOWN_MSR).map_err(without_addr),
+        Err(GP_0)
+    );
+    check_eq!("the next read exits to userspace again", rdmsr_safe(UNKNOWN_MSR), Ok(!0));
 }
 
 /// CR2 says nothing for #GP.
@@ -51,7 +55,7 @@ fn userspace_completes_rdmsr(t: &mut OneVcpu) -> TestResult {
     for (data, error) in [(VALUE, 0), (0, 0), (VALUE, 1), (VALUE, 0xff), (!0, 0)] {
         let mut stop = t.vcpu.run_until(Exit::rdmsr(UNKNOWN_MSR))?;
         let want = Exit::Rdmsr { index: UNKNOWN_MSR, reason: UNKNOWN };
-        check_eq!("the exit has the reason UNKNOWN", stop.exit(), want);
+        check_eq!("a read's exit has the reason UNKNOWN", stop.exit(), want);
         stop.complete_rdmsr_with(data, error);
     }
     t.vcpu.run_until_done()
@@ -61,16 +65,16 @@ fn userspace_completes_rdmsr(t: &mut OneVcpu) -> TestResult {
 fn writes_unknown(_: &mut Guest) {
     insn::wrmsr_raw(UNKNOWN_MSR, VALUE);
     check_eq!(
-        "an error of 1 is #GP(0)",
+        "a write that userspace fails with 1 is #GP(0)",
         wrmsr_safe(UNKNOWN_MSR, 1).map_err(without_addr),
         Err(GP_0)
     );
     check_eq!(
-        "any other error is #GP(0)",
+        "a write that userspace fails with another error is #GP(0)",
         wrmsr_safe(UNKNOWN_MSR, 2).map_err(without_addr),
         Err(GP_0)
     );
-    check_eq!("no error is success", wrmsr_safe(UNKNOWN_MSR, 3), Ok(()));
+    check_eq!("a write that userspace completes succeeds", wrmsr_safe(UNKNOWN_MSR, 3), Ok(()));
 }
 
 /// WRMSR to an MSR unknown to KVM exits with its index and EDX:EAX; it succeeds, or is #GP if
@@ -102,11 +106,11 @@ fn fails_in_every_way(g: &mut Guest) {
     );
     let efer = rdmsr(msr::IA32_EFER);
     check_eq!(
-        "a reserved bit is taken by userspace or #GP",
+        "a reserved bit is written by userspace or #GP",
         write(msr::IA32_EFER, efer | RESERVED_BIT),
         outcome(invalid)
     );
-    check_eq!("KVM's EFER does not change by that", rdmsr(msr::IA32_EFER), efer);
+    check_eq!("EFER does not change by userspace's answer", rdmsr(msr::IA32_EFER), efer);
     check_eq!("a filtered MSR is read by userspace or #GP", read(FILTERED_MSR), value(filtered));
     check_eq!(
         "a filtered MSR is written by userspace or #GP",
@@ -153,8 +157,8 @@ fn only_enabled_reasons_exit(t: &mut OneVcpu, reasons: u32) -> TestResult {
 
 #[guest]
 fn uses_a_known_msr(_: &mut Guest) {
-    check_eq!("a value that KVM takes is written", wrmsr_safe(FILTERED_MSR, VALUE), Ok(()));
-    check_eq!("and read back", rdmsr_safe(FILTERED_MSR), Ok(VALUE));
+    check_eq!("a value that KVM accepts is written", wrmsr_safe(FILTERED_MSR, VALUE), Ok(()));
+    check_eq!("an MSR that KVM completes reads as written", rdmsr_safe(FILTERED_MSR), Ok(VALUE));
 }
 
 /// Accesses that KVM completes do not exit, whatever is enabled.
@@ -181,7 +185,7 @@ fn unknown_reasons_are_refused(t: &mut OneVm) -> TestResult {
         );
     }
     let wide = t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [1 << 32, 0, 0, 0]);
-    check_eq!("bit 32 is EINVAL", wide, Err(Errno::EINVAL));
+    check_eq!("bit 32 of the reasons is EINVAL", wide, Err(Errno::EINVAL));
     let flags = bindings::kvm_enable_cap {
         cap: KVM_CAP_X86_USER_SPACE_MSR,
         flags: 1,

@@ -41,19 +41,27 @@ fn new_vcpu_has_no_events(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let events = get(&vcpu)?;
     let exception = events.exception;
-    check_eq!("no exception", (exception.injected, exception.pending), (0, 0));
+    check_eq!("a new vCPU has no exception", (exception.injected, exception.pending), (0, 0));
     let interrupt = events.interrupt;
-    check_eq!("no interrupt", (interrupt.injected, interrupt.soft, interrupt.shadow), (0, 0, 0));
+    check_eq!(
+        "a new vCPU has no interrupt",
+        (interrupt.injected, interrupt.soft, interrupt.shadow),
+        (0, 0, 0)
+    );
     let nmi = events.nmi;
-    check_eq!("no NMI", (nmi.injected, nmi.pending, nmi.masked), (0, 0, 0));
-    check_eq!("no system management", (events.smi.smm, events.smi.pending), (0, 0));
-    check_eq!("no payload", (events.exception_has_payload, events.exception_payload), (0, 0));
-    check_eq!("reserved bytes are 0", events.reserved, [0; 26]);
+    check_eq!("a new vCPU has no NMI", (nmi.injected, nmi.pending, nmi.masked), (0, 0, 0));
+    check_eq!("a new vCPU is not in SMM", (events.smi.smm, events.smi.pending), (0, 0));
+    check_eq!(
+        "a new vCPU has no exception payload",
+        (events.exception_has_payload, events.exception_payload),
+        (0, 0)
+    );
+    check_eq!("reserved bytes of kvm_vcpu_events are 0", events.reserved, [0; 26]);
     let flags = events.flags & KVM_VCPUEVENT_VALID_NMI_PENDING;
     check_eq!("nmi.pending is reported as valid", flags, KVM_VCPUEVENT_VALID_NMI_PENDING);
     let payload = events.flags & KVM_VCPUEVENT_VALID_PAYLOAD;
-    check_eq!("a payload is not reported before its capability is on", payload, 0);
-    check_eq!("what is reported is taken back", set(&vcpu, &events), Ok(()));
+    check_eq!("a payload is not reported without its capability", payload, 0);
+    check_eq!("the events that KVM reported are accepted", set(&vcpu, &events), Ok(()));
     Ok(())
 }
 
@@ -64,21 +72,29 @@ fn unknown_flags_are_refused(t: &mut OneVm) -> TestResult {
     let before = get(&vcpu)?;
     let with = |flags| set(&vcpu, &kvm_vcpu_events { flags, ..before });
     for bit in 6..32 {
-        check_eq!("an unknown flag is EINVAL", with(1 << bit), Err(Errno::EINVAL));
+        check_eq!(
+            "an unknown flag of kvm_vcpu_events is EINVAL",
+            with(1 << bit),
+            Err(Errno::EINVAL)
+        );
     }
     let payload = with(KVM_VCPUEVENT_VALID_PAYLOAD);
-    check_eq!("VALID_PAYLOAD before its capability is on is EINVAL", payload, Err(Errno::EINVAL));
+    check_eq!("VALID_PAYLOAD without its capability is EINVAL", payload, Err(Errno::EINVAL));
     let triple = with(KVM_VCPUEVENT_VALID_TRIPLE_FAULT);
+    check_eq!("VALID_TRIPLE_FAULT without its capability is EINVAL", triple, Err(Errno::EINVAL));
     check_eq!(
-        "VALID_TRIPLE_FAULT before its capability is on is EINVAL",
-        triple,
-        Err(Errno::EINVAL)
+        "the flag VALID_NMI_PENDING is accepted",
+        with(KVM_VCPUEVENT_VALID_NMI_PENDING),
+        Ok(())
     );
-    check_eq!("VALID_NMI_PENDING is taken", with(KVM_VCPUEVENT_VALID_NMI_PENDING), Ok(()));
-    check_eq!("VALID_SIPI_VECTOR is taken", with(KVM_VCPUEVENT_VALID_SIPI_VECTOR), Ok(()));
-    check_eq!("VALID_SHADOW is taken", with(KVM_VCPUEVENT_VALID_SHADOW), Ok(()));
-    check_eq!("no flag at all is taken", with(0), Ok(()));
-    check_eq!("nothing has changed", get(&vcpu)?, before);
+    check_eq!(
+        "the flag VALID_SIPI_VECTOR is accepted",
+        with(KVM_VCPUEVENT_VALID_SIPI_VECTOR),
+        Ok(())
+    );
+    check_eq!("the flag VALID_SHADOW is accepted", with(KVM_VCPUEVENT_VALID_SHADOW), Ok(()));
+    check_eq!("kvm_vcpu_events without any flag are accepted", with(0), Ok(()));
+    check_eq!("accepted events without content change nothing", get(&vcpu)?, before);
     Ok(())
 }
 
@@ -90,12 +106,12 @@ fn smm_is_refused_where_there_is_none(t: &mut OneVm) -> TestResult {
     let before = get(&vcpu)?;
     let mut events = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SMM, ..before };
     events.smi.smm = 1;
-    check_eq!("smi.smm is EINVAL", set(&vcpu, &events), Err(Errno::EINVAL));
+    check_eq!("smi.smm without SMM is EINVAL", set(&vcpu, &events), Err(Errno::EINVAL));
     (events.smi.smm, events.smi.pending) = (0, 1);
-    check_eq!("smi.pending is EINVAL", set(&vcpu, &events), Err(Errno::EINVAL));
+    check_eq!("smi.pending without SMM is EINVAL", set(&vcpu, &events), Err(Errno::EINVAL));
     (events.smi.pending, events.smi.smm_inside_nmi) = (0, 1);
-    check_eq!("smi.smm_inside_nmi is EINVAL", set(&vcpu, &events), Err(Errno::EINVAL));
-    check_eq!("the vCPU is not in SMM", get(&vcpu)?.smi.smm, 0);
+    check_eq!("smi.smm_inside_nmi without SMM is EINVAL", set(&vcpu, &events), Err(Errno::EINVAL));
+    check_eq!("refused events do not enter SMM", get(&vcpu)?.smi.smm, 0);
     Ok(())
 }
 
@@ -110,10 +126,14 @@ fn impossible_exceptions_are_refused(t: &mut OneVm) -> TestResult {
         set(&vcpu, &events)
     };
     for nr in [32, 33, 128, 255] {
-        check_eq!("a vector above 31 is EINVAL", inject(nr), Err(Errno::EINVAL));
+        check_eq!("an exception vector above 31 is EINVAL", inject(nr), Err(Errno::EINVAL));
     }
-    check_eq!("the NMI's vector is EINVAL", inject(vector::NMI), Err(Errno::EINVAL));
-    check_eq!("nothing was injected", get(&vcpu)?, before);
+    check_eq!(
+        "an exception with the NMI's vector is EINVAL",
+        inject(vector::NMI),
+        Err(Errno::EINVAL)
+    );
+    check_eq!("a refused exception is not injected", get(&vcpu)?, before);
     let mut events = before;
     events.exception.nr = 255;
     check_eq!("the vector does not matter where nothing is injected", set(&vcpu, &events), Ok(()));
@@ -142,9 +162,9 @@ fn injected_exception_is_taken(t: &mut OneVcpu) -> TestResult {
     (exception.has_error_code, exception.error_code) = (1, ERROR_CODE);
     set(&t.vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
     let got = get(&t.vcpu)?.exception;
-    check_eq!("the injected exception comes back", got, events.exception);
+    check_eq!("the injected exception reads as it was set", got, events.exception);
     t.vcpu.run_until_done()?;
-    check_eq!("it is gone once it was taken", get(&t.vcpu)?.exception.injected, 0);
+    check_eq!("no exception is injected after it was taken", get(&t.vcpu)?.exception.injected, 0);
     Ok(())
 }
 
@@ -174,18 +194,18 @@ fn page_fault(t: &mut OneVcpu, pending: bool) -> TestResult {
     set(&t.vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
     let got = get(&t.vcpu)?;
     let state = (got.exception.injected == 1, got.exception.pending == 1);
-    check_eq!("it is either injected or pending", state, (!pending, pending));
+    check_eq!("the exception is injected or pending as it was set", state, (!pending, pending));
     check_eq!(
         "only a pending exception has a payload",
         got.exception_has_payload,
         u8::from(pending)
     );
     if pending {
-        check_eq!("the payload comes back", got.exception_payload, PAYLOAD);
+        check_eq!("the payload reads as it was set", got.exception_payload, PAYLOAD);
     }
     t.vcpu.run_until_done()?;
     let after = get(&t.vcpu)?.exception;
-    check_eq!("it is gone once it was taken", (after.injected, after.pending), (0, 0));
+    check_eq!("no exception is left after it was taken", (after.injected, after.pending), (0, 0));
     Ok(())
 }
 
@@ -206,7 +226,7 @@ fn injected_page_fault_leaves_cr2(t: &mut OneVcpu) -> TestResult {
 fn counts_nmis(g: &mut Guest) {
     let mut taken = 0;
     with_handler(vector::NMI, |_| taken += 1, || outb(STOP_PORT, 0));
-    check_eq!("the guest takes the NMIs that it should", taken, g.arg(0));
+    check_eq!("the guest takes exactly the NMIs that were injected", taken, g.arg(0));
 }
 
 /// `nmi.pending` counts with its flag, and is left alone without.
@@ -220,7 +240,7 @@ fn pending_nmi_needs_its_flag(t: &mut OneVcpu, flag: bool) -> TestResult {
     set(&t.vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
     check_eq!("the NMI is pending if its flag was set", get(&t.vcpu)?.nmi.pending, u8::from(flag));
     t.vcpu.run_until_done()?;
-    check_eq!("nothing is pending in the end", get(&t.vcpu)?.nmi.pending, 0);
+    check_eq!("no NMI is pending in the end", get(&t.vcpu)?.nmi.pending, 0);
     Ok(())
 }
 
@@ -232,9 +252,9 @@ fn injected_nmi_is_taken(t: &mut OneVcpu) -> TestResult {
     let mut events = get(&t.vcpu)?;
     events.nmi.injected = 1;
     set(&t.vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("the injected NMI comes back", get(&t.vcpu)?.nmi.injected, 1);
+    check_eq!("the injected NMI reads as it was set", get(&t.vcpu)?.nmi.injected, 1);
     t.vcpu.run_until_done()?;
-    check_eq!("it is gone once it was taken", get(&t.vcpu)?.nmi.injected, 0);
+    check_eq!("no NMI is injected after it was taken", get(&t.vcpu)?.nmi.injected, 0);
     Ok(())
 }
 
@@ -248,10 +268,10 @@ fn masked_nmi_waits(t: &mut OneVcpu) -> TestResult {
     (events.nmi.masked, events.nmi.pending) = (1, 1);
     set(&t.vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
     let nmi = get(&t.vcpu)?.nmi;
-    check_eq!("masked and pending come back", (nmi.masked, nmi.pending), (1, 1));
+    check_eq!("a masked, pending NMI reads as it was set", (nmi.masked, nmi.pending), (1, 1));
     t.vcpu.run_until_done()?;
     let nmi = get(&t.vcpu)?.nmi;
-    check_eq!("without an IRET it is masked and pending still", (nmi.masked, nmi.pending), (1, 1));
+    check_eq!("an NMI stays masked and pending without an IRET", (nmi.masked, nmi.pending), (1, 1));
     Ok(())
 }
 
@@ -263,13 +283,17 @@ fn injected_interrupt_round_trips(t: &mut OneVm) -> TestResult {
     (events.interrupt.injected, events.interrupt.nr) = (1, INTERRUPT);
     set(&vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
     let got = get(&vcpu)?.interrupt;
-    check_eq!("the interrupt comes back", (got.injected, got.nr, got.soft), (1, INTERRUPT, 0));
+    check_eq!(
+        "the injected interrupt reads as it was set",
+        (got.injected, got.nr, got.soft),
+        (1, INTERRUPT, 0)
+    );
     let bitmap = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?.interrupt_bitmap;
     let want = 1 << (INTERRUPT % 64);
-    check_eq!("KVM_GET_SREGS has it in its bitmap", bitmap, [0, want, 0, 0]);
+    check_eq!("KVM_GET_SREGS has the interrupt in its bitmap", bitmap, [0, want, 0, 0]);
     events.interrupt.injected = 0;
     set(&vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("it can be taken back", get(&vcpu)?.interrupt.injected, 0);
+    check_eq!("an injected interrupt can be taken back", get(&vcpu)?.interrupt.injected, 0);
     Ok(())
 }
 
@@ -284,15 +308,15 @@ fn interrupt_shadow_needs_its_flag(t: &mut OneVm, shadow: u8) -> TestResult {
     let mut events = kvm_vcpu_events { flags: 0, ..before };
     events.interrupt.shadow = shadow;
     set(&vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("without its flag the shadow is left alone", get(&vcpu)?.interrupt.shadow, 0);
+    check_eq!("a shadow without its flag is left alone", get(&vcpu)?.interrupt.shadow, 0);
     events.flags = KVM_VCPUEVENT_VALID_SHADOW;
     set(&vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
     // AMD's one bit stands for both.
     let got = get(&vcpu)?.interrupt.shadow;
-    check_eq!("with its flag the shadow comes back", got & shadow, shadow);
+    check_eq!("a shadow with its flag reads as it was set", got & shadow, shadow);
     events.interrupt.shadow = 0;
     set(&vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("the shadow can be taken away", get(&vcpu)?.interrupt.shadow, 0);
+    check_eq!("an interrupt shadow can be taken away", get(&vcpu)?.interrupt.shadow, 0);
     Ok(())
 }
 
@@ -308,11 +332,15 @@ fn triple_fault_event_shuts_down(t: &mut OneVcpu) -> TestResult {
     run_to_stop(&mut t.vcpu)?;
     let mut events = get(&t.vcpu)?;
     let valid = KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
-    check_eq!("the event is reported as valid", events.flags & valid, valid);
-    check_eq!("none is pending", events.triple_fault.pending, 0);
+    check_eq!("the triple fault event is reported as valid", events.flags & valid, valid);
+    check_eq!("no triple fault is pending at first", events.triple_fault.pending, 0);
     events.triple_fault.pending = 1;
     set(&t.vcpu, &events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("the pending event comes back", get(&t.vcpu)?.triple_fault.pending, 1);
+    check_eq!(
+        "the pending triple fault reads as it was set",
+        get(&t.vcpu)?.triple_fault.pending,
+        1
+    );
     t.vcpu.run_until(Exit::Shutdown)?;
     Ok(())
 }

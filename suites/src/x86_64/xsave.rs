@@ -81,7 +81,7 @@ fn guest_and_userspace_see_the_same_vector_registers(t: &mut OneVcpu) -> TestRes
     let mut area = get_xsave(&t.vcpu)?;
     check_eq!("userspace sees the guest's XMM0 to XMM15", xmms(&area), pattern(GUEST));
     check_eq!(
-        "XSTATE_BV says that they are in use",
+        "XSTATE_BV reports that SSE is in use",
         word(&area, XSTATE_BV) & Xcr0::SSE.bits(),
         Xcr0::SSE.bits()
     );
@@ -101,29 +101,32 @@ fn areas_have_the_sizes_that_are_documented(t: &mut OneVm) -> TestResult {
     let mut area = vec![0xff; XSAVE_BYTES];
     let got = vcpu.raw(KVM_GET_XSAVE, &mut area);
     check_eq!("KVM_GET_XSAVE writes 4096 bytes at most", got, Ok(0));
-    check!("it has written all of them", area.iter().rev().take(64).all(|byte| *byte != 0xff));
+    check!(
+        "KVM_GET_XSAVE writes the last of 4096 bytes",
+        area.iter().rev().take(64).all(|byte| *byte != 0xff)
+    );
     let mut short = vec![0; XSAVE_BYTES - 8];
     let got = vcpu.raw(KVM_GET_XSAVE, &mut short);
-    check_eq!("it writes no less: a buffer 8 bytes short is EFAULT", got, Err(Errno::EFAULT));
+    check_eq!("KVM_GET_XSAVE to a buffer 8 bytes short is EFAULT", got, Err(Errno::EFAULT));
 
     let size = t.vm.check_extension(KVM_CAP_XSAVE2) as usize;
     require!(size != 0, "KVM_CAP_XSAVE2");
     check!("KVM_CAP_XSAVE2 reports 4096 bytes or more", size >= XSAVE_BYTES, "{size}");
     let mut large = vec![0; size];
     let got = vcpu.raw(KVM_GET_XSAVE2, &mut large);
-    check_eq!("KVM_GET_XSAVE2 writes what is reported at most", got, Ok(0));
+    check_eq!("KVM_GET_XSAVE2 writes the reported size at most", got, Ok(0));
     let same = large[..XSAVE_BYTES] == get_xsave(&vcpu)?;
-    check!("its first 4096 bytes are those of KVM_GET_XSAVE", same);
+    check!("KVM_GET_XSAVE2 begins with what KVM_GET_XSAVE returns", same);
     let mut short = vec![0; size - 8];
     let got = vcpu.raw(KVM_GET_XSAVE2, &mut short);
-    check_eq!("it writes no less: a buffer 8 bytes short is EFAULT", got, Err(Errno::EFAULT));
+    check_eq!("KVM_GET_XSAVE2 to a buffer 8 bytes short is EFAULT", got, Err(Errno::EFAULT));
     let got = vcpu.raw(KVM_SET_XSAVE, &mut short);
+    check_eq!("KVM_SET_XSAVE of a buffer shorter than reported is EFAULT", got, Err(Errno::EFAULT));
     check_eq!(
-        "KVM_SET_XSAVE reads the reported size: a shorter buffer is EFAULT",
-        got,
-        Err(Errno::EFAULT)
+        "KVM_SET_XSAVE accepts an area of the reported size",
+        vcpu.raw(KVM_SET_XSAVE, &mut large),
+        Ok(0)
     );
-    check_eq!("and takes the area of that size", vcpu.raw(KVM_SET_XSAVE, &mut large), Ok(0));
     Ok(())
 }
 
@@ -143,7 +146,7 @@ fn impossible_areas_are_refused(t: &mut OneVm) -> TestResult {
         let xstate_bv = word(&bad, XSTATE_BV) | 1 << bit;
         bad[XSTATE_BV..][..8].copy_from_slice(&xstate_bv.to_ne_bytes());
         let result = set_xsave(&t.vm, &vcpu, &bad);
-        check_eq!("a component without a meaning is EINVAL", result, Err(Errno::EINVAL));
+        check_eq!("an undefined component of XSTATE_BV is EINVAL", result, Err(Errno::EINVAL));
     }
     for bit in 18..32 {
         let mut bad = bad.clone();
@@ -151,12 +154,12 @@ fn impossible_areas_are_refused(t: &mut OneVm) -> TestResult {
         let result = set_xsave(&t.vm, &vcpu, &bad);
         check_eq!("a reserved bit of MXCSR is EINVAL", result, Err(Errno::EINVAL));
     }
-    check!("the state stays as it was", get_xsave(&vcpu)? == before);
+    check!("refused areas leave the state", get_xsave(&vcpu)? == before);
     let mut good = before.clone();
     good[MXCSR..][..4].copy_from_slice(&0x7fbf_u32.to_ne_bytes());
     set_xsave(&t.vm, &vcpu, &good).ioctl("KVM_SET_XSAVE")?;
     let mxcsr = word(&get_xsave(&vcpu)?, MXCSR) as u32;
-    check_eq!("every bit that MXCSR has on any CPU comes back", mxcsr, 0x7fbf);
+    check_eq!("every bit that MXCSR has on any CPU round-trips", mxcsr, 0x7fbf);
     Ok(())
 }
 
@@ -182,10 +185,10 @@ fn xcr0(vcpu: &Vcpu) -> TestResult<u64> {
 #[kvm_test(exchanges, requires(cap::XCRS, cpu::XSAVE))]
 fn xcr0_takes_what_xsetbv_would(t: &mut OneVcpu) -> TestResult {
     let reset = t.vcpu.fd().get_xcrs().ioctl("KVM_GET_XCRS")?;
-    check_eq!("there is one register", reset.nr_xcrs, 1);
-    check_eq!("it is XCR0", reset.xcrs[0].xcr, 0);
-    check_eq!("flags are 0", reset.flags, 0);
-    check_eq!("XCR0 starts with x87 alone", reset.xcrs[0].value, Xcr0::X87.bits());
+    check_eq!("KVM_GET_XCRS returns one register", reset.nr_xcrs, 1);
+    check_eq!("the one register is XCR0", reset.xcrs[0].xcr, 0);
+    check_eq!("flags of kvm_xcrs are 0", reset.flags, 0);
+    check_eq!("XCR0 is x87 alone at reset", reset.xcrs[0].value, Xcr0::X87.bits());
     for (what, value) in [
         ("nothing", 0),
         ("SSE without x87", Xcr0::SSE.bits()),
@@ -195,16 +198,20 @@ fn xcr0_takes_what_xsetbv_would(t: &mut OneVcpu) -> TestResult {
     ] {
         check_eq!("{what} in XCR0 is EINVAL", set_xcr0(&t.vcpu, value), Err(Errno::EINVAL));
     }
-    check_eq!("refused values change nothing", xcr0(&t.vcpu)?, Xcr0::X87.bits());
-    check_eq!("x87 and SSE are taken", set_xcr0(&t.vcpu, bits!(Xcr0::{X87 | SSE})), Ok(()));
-    check_eq!("they come back", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
+    check_eq!("refused values of XCR0 change nothing", xcr0(&t.vcpu)?, Xcr0::X87.bits());
+    check_eq!(
+        "x87 and SSE in XCR0 are accepted",
+        set_xcr0(&t.vcpu, bits!(Xcr0::{X87 | SSE})),
+        Ok(())
+    );
+    check_eq!("XCR0 reads as it was set", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
 
     let set = |xcrs: &kvm_xcrs| t.vcpu.fd().set_xcrs(xcrs).map_err(|e| Errno::from_raw(e.errno()));
     let too_many = kvm_xcrs { nr_xcrs: 17, ..xcrs(0, Xcr0::X87.bits()) };
     check_eq!("more registers than fit are EINVAL", set(&too_many), Err(Errno::EINVAL));
     let flags = kvm_xcrs { flags: 1, ..xcrs(0, Xcr0::X87.bits()) };
-    check_eq!("a flag is EINVAL", set(&flags), Err(Errno::EINVAL));
-    check_eq!("refused lists change nothing", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
+    check_eq!("a flag of kvm_xcrs is EINVAL", set(&flags), Err(Errno::EINVAL));
+    check_eq!("refused lists leave XCR0 unchanged", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
     Ok(())
 }
 
@@ -231,7 +238,7 @@ fn cpuid_follows_xcr0(t: &mut OneVcpu) -> TestResult {
     ] {
         set_xcr0(&t.vcpu, value).ioctl("KVM_SET_XCRS")?;
         let [got, ..] = t.vcpu.run_until_sync(1)?;
-        check_eq!("the size of {what}", got, u64::from(size));
+        check_eq!("CPUID reports the size of {what}", got, u64::from(size));
         t.vcpu.answer(&[1]);
         t.vcpu.complete_exit()?;
     }
