@@ -69,13 +69,11 @@ fn reads_through_large_pages(_: &mut Guest) {
             0x77
         );
         let faults = |name: &str, access: Result<(), Trap>, address: u64, status: u64| {
-            let Err(trap) = access else {
-                check!("a {name} faults as the tables say", false);
-                return;
-            };
-            check_eq!("a {name} is a data abort", trap.vector, vector::DATA_ABORT);
-            check_eq!("a {name} reports its address", trap.addr, address);
-            check_eq!("a {name} reports its fault status", trap.iss() & esr::FSC, status);
+            check!("{name} faults as the tables say", access.is_err());
+            let Err(trap) = access else { return };
+            check_eq!("{name} is a data abort", trap.vector, vector::DATA_ABORT);
+            check_eq!("{name} reports its address", trap.addr, address);
+            check_eq!("{name} reports its fault status", trap.iss() & esr::FSC, status);
         };
         let hole = last + 8;
         let load = read_safe::<u64>(hole).map(drop);
