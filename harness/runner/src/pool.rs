@@ -198,7 +198,7 @@ fn unloads_kvm(job: &Job) -> bool {
 }
 
 fn with_kvm(act: fn(&System) -> TestResult) {
-    if let Ok(system) = System::get()
+    if let Ok(system) = System::usable()
         && let Err(error) = act(system)
     {
         eprintln!("kvm-conformance: {error}");

@@ -14,7 +14,7 @@ use crate::{KvmUnusable, System};
 ///
 /// `/dev/kvm` cannot be used; the message says why and what to do.
 pub fn probe() -> Result<HostFacts, KvmUnusable> {
-    let system = System::get()?;
+    let system = System::usable()?;
     let vm = system.make_a_vm()?;
     // Not from /proc, which may not be there.
     let kernel = nix::sys::utsname::uname()

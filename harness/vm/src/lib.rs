@@ -153,12 +153,14 @@ macro_rules! shared_static {
 #[doc(hidden)]
 pub use guest_runtime;
 
+use nix::errno::Errno;
+
 use crate::failure::Failure;
 
 /// An ioctl that should have worked did not: KVM is wrong, unless the errno says that the host ran
 /// out of something, or that the deadline's signal cut it off.
 pub fn unexpected_errno(what: &str, errno: i32) -> Failure {
-    let name = nix::errno::Errno::from_raw(errno);
+    let name = Errno::from_raw(errno);
     let message = format!("{what}: unexpected {name:?} ({})", name.desc());
     match errno {
         libc::EINTR if watchdog::expired() => {
@@ -169,24 +171,39 @@ pub fn unexpected_errno(what: &str, errno: i32) -> Failure {
     }
 }
 
-/// `?` for results of kvm-ioctls, with the ioctl's name in the failure.
+/// What a test makes of the result of an ioctl.
 pub trait Ioctl<T> {
-    /// Names the ioctl.
+    /// For one that must succeed: its name in the failure if it does not.
     ///
     /// # Errors
     ///
     /// The ioctl's own error, as [`unexpected_errno`] sees it.
     fn ioctl(self, what: &str) -> Result<T, Failure>;
+
+    /// For one that a test expects to fail.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    fn errno(self) -> Result<T, Errno>;
 }
 
 impl<T> Ioctl<T> for Result<T, kvm_ioctls::Error> {
     fn ioctl(self, what: &str) -> Result<T, Failure> {
         self.map_err(|e| unexpected_errno(what, e.errno()))
     }
+
+    fn errno(self) -> Result<T, Errno> {
+        self.map_err(|e| Errno::from_raw(e.errno()))
+    }
 }
 
-impl<T> Ioctl<T> for Result<T, nix::errno::Errno> {
+impl<T> Ioctl<T> for Result<T, Errno> {
     fn ioctl(self, what: &str) -> Result<T, Failure> {
         self.map_err(|e| unexpected_errno(what, e as i32))
+    }
+
+    fn errno(self) -> Result<T, Errno> {
+        self
     }
 }

@@ -8,6 +8,7 @@ use std::{fs, io};
 use kvm_ioctls::{Kvm, VmFd};
 
 use crate::arch;
+use crate::failure::{Failure, TestResult};
 use crate::keep_open;
 
 /// The API version that every KVM since 2.6.22 has (api.rst 4.1).
@@ -46,12 +47,21 @@ pub struct System {
 }
 
 impl System {
-    /// The host's KVM; `KVM_CONFORMANCE_DEVICE` names another node than `/dev/kvm`.
+    /// The host's KVM, for a test; `KVM_CONFORMANCE_DEVICE` names another node than `/dev/kvm`.
     ///
     /// # Errors
     ///
     /// It cannot be used.
-    pub fn get() -> Result<&'static Self, KvmUnusable> {
+    pub fn get() -> TestResult<&'static Self> {
+        Self::usable().map_err(|e| Failure::Error(e.to_string()))
+    }
+
+    /// The same, for those who look into why not.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be used.
+    pub fn usable() -> Result<&'static Self, KvmUnusable> {
         static SYSTEM: OnceLock<Result<System, KvmUnusable>> = OnceLock::new();
         let open = || {
             let path =

@@ -47,7 +47,7 @@ impl Vcpu {
         vm: Arc<arch::VmState>,
         vm_fd: Weak<VmFd>,
     ) -> TestResult<Self> {
-        let mmap_size = System::get().map_err(|e| Failure::Error(e.to_string()))?.vcpu_mmap_size();
+        let mmap_size = System::get()?.vcpu_mmap_size();
         let vm_raw = vm_fd.upgrade().map(|vm| vm.as_raw_fd());
         Ok(Self {
             known: Known::new(fd.as_raw_fd(), vm_raw, fd.get_kvm_run(), index),

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use super::{Ioctl, Mapping, Ram, System, Vcpu, raw_ioctl};
 use crate::arch;
 use crate::case::GuestFn;
-use crate::failure::{Failure, TestResult};
+use crate::failure::TestResult;
 use crate::payload::Payload;
 
 /// Which interrupt controller the VM gets before its first vCPU.
@@ -57,7 +57,7 @@ impl Vm {
     ///
     /// KVM or the host refuses.
     pub fn new(shape: VmShape) -> TestResult<Self> {
-        let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+        let system = System::get()?;
         let fd = arch::create_vm(system).ioctl("KVM_CREATE_VM")?;
         let ram = Payload::get()?.instantiate()?;
         let mut vm = Self {
@@ -140,7 +140,7 @@ impl Vm {
         };
         // SAFETY: a guest can write what is at `hva`: tests give memory of their own mappings, which
         // the VM or the test keeps for as long as the slot lives.
-        unsafe { self.fd.set_user_memory_region(region) }.map_err(|e| Errno::from_raw(e.errno()))
+        unsafe { self.fd.set_user_memory_region(region) }.errno()
     }
 
     /// Adds a memslot over fresh zeroes, kept by the VM. Returns its mapping.
@@ -213,7 +213,7 @@ impl Vm {
     /// The errno.
     pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result<(), Errno> {
         let cap = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
-        self.fd.enable_cap(&cap).map_err(|e| Errno::from_raw(e.errno()))
+        self.fd.enable_cap(&cap).errno()
     }
 
     /// An ioctl on the VM with a structure of plain bytes ([`raw_ioctl`]).

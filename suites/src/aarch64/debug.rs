@@ -215,7 +215,7 @@ fn unknown_flags_are_refused(t: &mut OneVcpu) -> TestResult {
     for bit in (0..32).filter(|bit| known >> bit & 1 == 0) {
         let control = KVM_GUESTDBG_ENABLE | 1 << bit;
         let set = t.vcpu.fd().set_guest_debug(&kvm_guest_debug { control, ..Default::default() });
-        let errno = set.map_err(|e| Errno::from_raw(e.errno()));
+        let errno = set.errno();
         check!(
             "an unknown flag of KVM_SET_GUEST_DEBUG is EINVAL",
             errno == Err(Errno::EINVAL),

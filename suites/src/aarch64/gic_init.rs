@@ -147,7 +147,7 @@ fn order_of_creation(t: &mut OneVm, version: GicVersion) -> TestResult {
         device.get::<u32>(NR_IRQS, 0),
         Ok(256)
     );
-    let late = t.vm.fd().create_vcpu(1).map(drop).map_err(|e| Errno::from_raw(e.errno()));
+    let late = t.vm.fd().create_vcpu(1).map(drop).errno();
     check_eq!("a vCPU after CTRL_INIT is EBUSY", late, Err(Errno::EBUSY));
     vcpu.run_until_done()
 }

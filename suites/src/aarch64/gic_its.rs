@@ -429,7 +429,7 @@ fn signal_msi(vm: &Vm, flags: u32, devid: u32, data: u32) -> Result<i32, Errno> 
         devid,
         ..Default::default()
     };
-    vm.fd().signal_msi(msi).map_err(|e| Errno::from_raw(e.errno()))
+    vm.fd().signal_msi(msi).errno()
 }
 
 /// `KVM_SIGNAL_MSI` with a device id: above 0 for what was delivered, 0 for what the guest has blocked

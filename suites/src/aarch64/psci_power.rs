@@ -198,7 +198,7 @@ fn mp_state(vcpu: &Vcpu) -> TestResult<u32> {
 #[host]
 fn set_mp_state(vcpu: &Vcpu, mp_state: u32) -> Result<(), Errno> {
     let set = vcpu.fd().set_mp_state(kvm_mp_state { mp_state });
-    set.map_err(|e| Errno::from_raw(e.errno()))
+    set.errno()
 }
 
 /// The end of the system is for userspace: all vCPUs are stopped, and one that userspace runs again finds

@@ -71,7 +71,7 @@ fn extension(vm: &impl AsRawFd, cap: u32) -> i32 {
 #[host]
 fn vm_for_guest_memfd() -> TestResult<OwnedFd> {
     const KVM_X86_SW_PROTECTED_VM: u64 = 1;
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let vms = [0, KVM_X86_SW_PROTECTED_VM]
         .into_iter()
         .filter_map(|kind| raw_ioctl_value_fd(system, request::KVM_CREATE_VM, kind).ok());

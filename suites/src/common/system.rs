@@ -8,22 +8,17 @@ use request::*;
 #[host]
 const API_VERSION: i32 = 12;
 
-#[host]
-fn system() -> TestResult<&'static System> {
-    System::get().map_err(|e| Failure::Error(e.to_string()))
-}
-
 /// KVM_CREATE_VCPU; the descriptor is closed at once, the vCPU stays.
 #[host]
 fn create_vcpu(vm: &Vm, id: u64) -> Result<(), Errno> {
-    vm.fd().create_vcpu(id).map(drop).map_err(|e| Errno::from_raw(e.errno()))
+    vm.fd().create_vcpu(id).map(drop).errno()
 }
 
 /// api.rst 4.1, 4.5: the version is 12 and the size of kvm_run's mapping is whole pages; both take no
 /// argument.
 #[kvm_test]
 fn version_and_mmap_size_take_no_argument(_: &mut HostOnly) -> TestResult {
-    let system = system()?;
+    let system = System::get()?;
     let call = |request, argument| raw_ioctl_value(system, request, argument);
     check_eq!("the API version is 12", call(KVM_GET_API_VERSION, 0), Ok(API_VERSION));
     let size = call(KVM_GET_VCPU_MMAP_SIZE, 0).ioctl("KVM_GET_VCPU_MMAP_SIZE")? as usize;
@@ -45,7 +40,7 @@ fn version_and_mmap_size_take_no_argument(_: &mut HostOnly) -> TestResult {
 /// api.rst 4.4: an extension that nobody knows is 0, on /dev/kvm and on a VM.
 #[kvm_test(requires(cap::CHECK_EXTENSION_VM))]
 fn unknown_extension_is_zero(t: &mut OneVm) -> TestResult {
-    let system = system()?;
+    let system = System::get()?;
     let unknown = [
         ("0x10000", 0x1_0000),
         ("2^31 - 1", (1 << 31) - 1),
@@ -78,7 +73,7 @@ fn unknown_extension_is_zero(t: &mut OneVm) -> TestResult {
 #[kvm_test(requires(cap::CHECK_EXTENSION_VM, cap::NR_VCPUS, cap::MAX_VCPUS, cap::MAX_VCPU_ID))]
 fn vcpu_limits_are_consistent(t: &mut OneVm) -> TestResult {
     let limit = |cap| -> TestResult<i64> {
-        let (system, vm) = (system()?.check_extension(cap), t.vm.check_extension(cap));
+        let (system, vm) = (System::get()?.check_extension(cap), t.vm.check_extension(cap));
         check_eq!("/dev/kvm and a VM report the same limits", i64::from(vm), system);
         Ok(system)
     };
@@ -98,7 +93,7 @@ fn vcpu_limits_are_consistent(t: &mut OneVm) -> TestResult {
 /// api.rst 4.2: an unknown machine type is EINVAL, and makes no VM.
 #[kvm_test]
 fn unknown_vm_type_is_einval(_: &mut HostOnly) -> TestResult {
-    let system = system()?;
+    let system = System::get()?;
     for bit in [30, 31, 63] {
         let got = raw_ioctl_fd_value(system, 1 << bit);
         check_eq!("VM type 2^{bit} is EINVAL", got, Some(Errno::EINVAL));
@@ -116,7 +111,7 @@ fn unknown_vm_type_is_einval(_: &mut HostOnly) -> TestResult {
 #[host]
 fn raw_ioctl_fd_value(system: &System, kind: u64) -> Option<Errno> {
     let made = system.fd().create_vm_with_type(kind);
-    made.err().map(|e| Errno::from_raw(e.errno()))
+    made.errno().err()
 }
 
 /// api.rst 4.7: an id that is taken is EEXIST, whether its descriptor is open or not; an id of
@@ -171,7 +166,7 @@ fn unknown_ioctl_is_refused(t: &mut OneVcpu) -> TestResult {
     const UNKNOWN: u64 = io(0xff);
     /// `_IO('?', 0)`.
     const OTHER_TYPE: u64 = 0x3f00;
-    let system = system()?;
+    let system = System::get()?;
     let unknown = [("an unknown ioctl", UNKNOWN), ("an ioctl of another type", OTHER_TYPE)];
     for (what, request) in unknown {
         let ends = [
@@ -197,7 +192,7 @@ fn unknown_ioctl_is_refused(t: &mut OneVcpu) -> TestResult {
 /// An ioctl on a descriptor of the wrong kind is refused: a VM is no system, a vCPU no VM.
 #[kvm_test(returns)]
 fn ioctl_of_another_descriptor_is_refused(t: &mut OneVcpu) -> TestResult {
-    let system = system()?;
+    let system = System::get()?;
     let ends = [
         ("KVM_CREATE_VCPU on /dev/kvm", raw_ioctl_value(system, KVM_CREATE_VCPU, 1)),
         ("KVM_RUN on /dev/kvm", raw_ioctl_value(system, KVM_RUN, 0)),

@@ -35,7 +35,7 @@ fn get(vcpu: &Vcpu) -> TestResult<kvm_debugregs> {
 
 #[host]
 fn set(vcpu: &Vcpu, regs: &kvm_debugregs) -> Result<(), Errno> {
-    vcpu.fd().set_debug_regs(regs).map_err(|e| Errno::from_raw(e.errno()))
+    vcpu.fd().set_debug_regs(regs).errno()
 }
 
 /// The guest reads the debug registers that userspace set, and userspace those that the guest wrote.

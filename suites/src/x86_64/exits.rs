@@ -222,7 +222,7 @@ fn pending_triple_fault_is_delivered(t: &mut OneVcpu) -> TestResult {
     check_eq!("the triple fault flag is clear without the capability", events.flags & FLAG, 0);
     events.flags = FLAG;
     events.triple_fault.pending = 1;
-    let refused = t.vcpu.fd().set_vcpu_events(&events).map_err(|e| Errno::from_raw(e.errno()));
+    let refused = t.vcpu.fd().set_vcpu_events(&events).errno();
     check_eq!(
         "the triple fault flag is EINVAL without the capability",
         refused,

@@ -84,7 +84,7 @@ fn is_sound(leaves: &[kvm_cpuid_entry2]) -> TestResult {
 /// The system's list.
 #[kvm_test(requires(cap::SYS_HYPERV_CPUID))]
 fn systems_leaves_are_sound(_: &mut HostOnly) -> TestResult {
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let leaves = supported_hyperv_cpuid(system).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     is_sound(&leaves)?;
     let ipis = recommends(&leaves, Recommendations::USE_SYNTHETIC_CLUSTER_IPI)?;

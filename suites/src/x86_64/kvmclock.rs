@@ -139,7 +139,7 @@ fn set_clock(vm: &Vm, clock: u64) -> Result<(), Errno> {
 
 #[host]
 fn set_clock_with(vm: &Vm, data: kvm_clock_data) -> Result<(), Errno> {
-    vm.fd().set_clock(&data).map_err(|e| Errno::from_raw(e.errno()))
+    vm.fd().set_clock(&data).errno()
 }
 
 #[host]
@@ -383,7 +383,7 @@ fn changing_the_msr_updates_the_master_clock(t: &mut OneVcpu) -> TestResult {
 /// clock page it is EINVAL (api.rst 4.70).
 #[kvm_test(tells_the_time, requires(cap::CLOCKSOURCE, cap::KVMCLOCK_CTRL, cap::ADJUST_CLOCK))]
 fn stopped_guest_is_told(t: &mut OneVcpu) -> TestResult {
-    let ctrl = |t: &OneVcpu| t.vcpu.fd().kvmclock_ctrl().map_err(|e| Errno::from_raw(e.errno()));
+    let ctrl = |t: &OneVcpu| t.vcpu.fd().kvmclock_ctrl().errno();
     check_eq!("KVM_KVMCLOCK_CTRL without a clock page is EINVAL", ctrl(t), Err(Errno::EINVAL));
     let stopped = |told: &Told| told.flags & PvclockFlags::GUEST_STOPPED.bits() != 0;
     check!("the refused request sets no flag", !stopped(&ask(t)?));

@@ -81,7 +81,7 @@ fn get(vm: &Vm) -> TestResult<kvm_clock_data> {
 
 #[host]
 fn set(vm: &Vm, data: kvm_clock_data) -> Result<(), Errno> {
-    vm.fd().set_clock(&data).map_err(|e| Errno::from_raw(e.errno()))
+    vm.fd().set_clock(&data).errno()
 }
 
 #[host]
@@ -271,7 +271,7 @@ fn wall_clock_follows_the_clock(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(tells, requires(cap::CLOCKSOURCE, cap::KVMCLOCK_CTRL))]
 fn stopped_vcpu_alone_is_told(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(tells))?;
-    let ctrl = |vcpu: &Vcpu| vcpu.fd().kvmclock_ctrl().map_err(|e| Errno::from_raw(e.errno()));
+    let ctrl = |vcpu: &Vcpu| vcpu.fd().kvmclock_ctrl().errno();
     let stopped = |page: PvclockVcpuTimeInfo| page.flags & PvclockFlags::GUEST_STOPPED.bits() != 0;
     told(&mut t.vcpu, GO_ON)?;
     check_eq!(

@@ -32,7 +32,7 @@ const MISC: u64 = 0x8c;
 
 #[host]
 fn supported() -> TestResult<u64> {
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let mut caps = [0; 8];
     raw_ioctl(system, KVM_X86_GET_MCE_CAP_SUPPORTED, &mut caps)
         .ioctl("KVM_X86_GET_MCE_CAP_SUPPORTED")?;

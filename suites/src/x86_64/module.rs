@@ -35,15 +35,10 @@ fn modules() -> TestResult<[Module; 2]> {
     Ok(modules)
 }
 
-#[host]
-fn system() -> TestResult<&'static System> {
-    System::get().map_err(|e| Failure::Error(e.to_string()))
-}
-
 /// Whether a guest runs in a fresh VM.
 #[host]
 fn a_guest_runs(shape: vm::VmShape) -> TestResult<bool> {
-    system()?.take_back()?;
+    System::get()?.take_back()?;
     let run = || -> TestResult<bool> {
         let mut vm = Vm::new(shape)?;
         vm.add_memory(
@@ -62,7 +57,7 @@ fn a_guest_runs(shape: vm::VmShape) -> TestResult<bool> {
         Ok(right && dirty.len() as u64 == PAGES)
     };
     let ran = run();
-    system()?.let_go()?;
+    System::get()?.let_go()?;
     ran
 }
 
@@ -169,7 +164,7 @@ fn module_in_use_stays(t: &mut HostOnly) -> TestResult {
     let busy = Err(Errno::EWOULDBLOCK);
     check_eq!("kvm stays while the backend is loaded", kvm.unload(), busy);
 
-    let system = system()?;
+    let system = System::get()?;
     system.take_back()?;
     check_eq!("the backend stays while /dev/kvm is open", backend.unload(), busy);
     let mut vm = Vm::new(t.setup.shape)?;

@@ -42,7 +42,7 @@ fn state(vcpu: &Vcpu) -> TestResult<u32> {
 
 #[host]
 fn set(vcpu: &Vcpu, mp_state: u32) -> Result<(), Errno> {
-    vcpu.fd().set_mp_state(kvm_mp_state { mp_state }).map_err(|e| Errno::from_raw(e.errno()))
+    vcpu.fd().set_mp_state(kvm_mp_state { mp_state }).errno()
 }
 
 /// Selector and base of CS, and RIP.

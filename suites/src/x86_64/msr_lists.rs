@@ -21,18 +21,13 @@ const UNKNOWN_MSR: u32 = msr::UNKNOWN;
 #[host]
 const CANARY: u8 = 0xc5;
 
-#[host]
-fn system() -> TestResult<&'static System> {
-    System::get().map_err(|e| Failure::Error(e.to_string()))
-}
-
 /// One of the list ioctls with room for `room` indices, saying `nmsrs`: its result, the count that
 /// it wrote, and the indices.
 #[host]
 fn list(request: u64, nmsrs: u32, room: usize) -> TestResult<(Result<i32, Errno>, u32, Vec<u32>)> {
     let mut bytes = vec![CANARY; 4 + 4 * room];
     bytes[..4].copy_from_slice(&nmsrs.to_ne_bytes());
-    let result = raw_ioctl(system()?, request, &mut bytes);
+    let result = raw_ioctl(System::get()?, request, &mut bytes);
     let mut words = bytes.chunks_exact(4).map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
     let count = words.next().unwrap_or(0);
     Ok((result, count, words.collect()))
@@ -68,7 +63,7 @@ fn check_list_contract(request: u64) -> TestResult {
     check_eq!("nothing is written behind the list", roomy[n..], [canary; 3]);
     let distinct: HashSet<u32> = exact.iter().copied().collect();
     check_eq!("no MSR is listed twice", distinct.len(), n);
-    let nowhere = raw_ioctl_value(system()?, request, 8);
+    let nowhere = raw_ioctl_value(System::get()?, request, 8);
     check_eq!("an unreadable list is EFAULT", nowhere, Err(Errno::EFAULT));
     Ok(())
 }
@@ -153,14 +148,14 @@ fn feature_msrs_can_be_read_from_the_system(_: &mut HostOnly) -> TestResult {
     let unreadable: Vec<u32> = indices
         .iter()
         .copied()
-        .filter(|&index| match system() {
+        .filter(|&index| match System::get() {
             Ok(system) => transfer(system, KVM_GET_MSRS, &[(index, 0)]).0 != Ok(1),
             Err(_) => true,
         })
         .collect();
     check_eq!("every feature MSR can be read", unreadable, Vec::<u32>::new());
     let all: Entries = indices.iter().map(|&index| (index, 0)).collect();
-    let (count, _) = transfer(system()?, KVM_GET_MSRS, &all);
+    let (count, _) = transfer(System::get()?, KVM_GET_MSRS, &all);
     check_eq!("all feature MSRs can be read at once", count, Ok(all.len() as i32));
     Ok(())
 }
@@ -169,10 +164,13 @@ fn feature_msrs_can_be_read_from_the_system(_: &mut HostOnly) -> TestResult {
 #[kvm_test(requires(cap::GET_MSR_FEATURES, host::UNKNOWN_MSRS_FAULT))]
 fn system_reads_only_feature_msrs(_: &mut HostOnly) -> TestResult {
     let features = whole_list(KVM_GET_MSR_FEATURE_INDEX_LIST)?;
-    let (count, _) = transfer(system()?, KVM_GET_MSRS, &[(UNKNOWN_MSR, 0)]);
+    let (count, _) = transfer(System::get()?, KVM_GET_MSRS, &[(UNKNOWN_MSR, 0)]);
     check_eq!("the system's KVM_GET_MSRS does not read an unknown MSR", count, Ok(0));
-    let (count, _) =
-        transfer(system()?, KVM_GET_MSRS, &[(features[0], 0), (UNKNOWN_MSR, 0), (features[0], 0)]);
+    let (count, _) = transfer(
+        System::get()?,
+        KVM_GET_MSRS,
+        &[(features[0], 0), (UNKNOWN_MSR, 0), (features[0], 0)],
+    );
     check_eq!("the system's KVM_GET_MSRS stops at the first failure", count, Ok(1));
     Ok(())
 }

@@ -56,7 +56,7 @@ fn looks_for_pebs(_: &mut Guest) {
 /// IA32_PERF_CAPABILITIES as KVM offers it (KVM_GET_MSRS on /dev/kvm); 0 where it does not.
 #[host]
 fn offered_capabilities() -> TestResult<u64> {
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let entry = bindings::kvm_msr_entry { index: IA32_PERF_CAPABILITIES, ..Default::default() };
     let mut msrs =
         bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;

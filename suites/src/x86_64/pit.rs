@@ -13,7 +13,7 @@ fn create(vm: &Vm) -> Result<(), Errno> {
     // With the speaker's port the kernel handles port 0x61 too.
     let config =
         bindings::kvm_pit_config { flags: bindings::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.fd().create_pit2(config).map_err(|e| Errno::from_raw(e.errno()))
+    vm.fd().create_pit2(config).errno()
 }
 
 /// The timer needs an in-kernel interrupt controller, and there is one.
@@ -26,7 +26,7 @@ fn pit_needs_an_irqchip(t: &mut OneVm) -> TestResult {
 /// What can be done with a timer that is, or is not, there.
 #[kvm_test(irqchip, requires(cap::PIT2, cap::PIT_STATE2))]
 fn state_round_trips(t: &mut OneVm) -> TestResult {
-    let get = || t.vm.fd().get_pit2().map_err(|e| Errno::from_raw(e.errno()));
+    let get = || t.vm.fd().get_pit2().errno();
     check_eq!("KVM_GET_PIT2 without a timer is ENXIO", get().map(drop), Err(Errno::ENXIO));
     check_eq!("KVM_CREATE_PIT2 makes a timer", create(&t.vm), Ok(()));
     check_eq!("a second KVM_CREATE_PIT2 is EEXIST", create(&t.vm), Err(Errno::EEXIST));

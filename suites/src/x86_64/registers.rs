@@ -315,9 +315,7 @@ fn msr_values_that_cannot_be_are_refused(t: &mut OneVm) -> TestResult {
 fn mp_state_without_irqchip_is_runnable(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let get = || vcpu.fd().get_mp_state().map(|s| s.mp_state).ioctl("KVM_GET_MP_STATE");
-    let set = |mp_state| {
-        vcpu.fd().set_mp_state(kvm_mp_state { mp_state }).map_err(|e| Errno::from_raw(e.errno()))
-    };
+    let set = |mp_state| vcpu.fd().set_mp_state(kvm_mp_state { mp_state }).errno();
     check_eq!("a new vCPU is runnable", get()?, KVM_MP_STATE_RUNNABLE);
     for (name, state) in [
         ("UNINITIALIZED", KVM_MP_STATE_UNINITIALIZED),

@@ -142,7 +142,7 @@ fn require_amd(vm: &mut Vm) -> TestResult {
 fn smi_is_refused_where_there_is_no_smm(t: &mut OneVm) -> TestResult {
     require!(t.vm.check_extension(KVM_CAP_X86_SMM) == 0, "a KVM without KVM_CAP_X86_SMM");
     let vcpu = t.vm.create_vcpu(0)?;
-    let got = vcpu.fd().smi().map_err(|e| Errno::from_raw(e.errno()));
+    let got = vcpu.fd().smi().errno();
     check_eq!("KVM_SMI without SMM is ENOTTY", got, Err(Errno::ENOTTY));
     Ok(())
 }

@@ -26,7 +26,7 @@ fn get(vcpu: &Vcpu) -> TestResult<kvm_sregs> {
 
 #[host]
 fn set(vcpu: &Vcpu, sregs: &kvm_sregs) -> Result<(), Errno> {
-    vcpu.fd().set_sregs(sregs).map_err(|e| Errno::from_raw(e.errno()))
+    vcpu.fd().set_sregs(sregs).errno()
 }
 
 #[guest]

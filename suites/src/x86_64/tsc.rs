@@ -251,7 +251,7 @@ fn unknown_attributes_are_refused(t: &mut OneVcpu) -> TestResult {
 fn frequency_is_set_and_read(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let khz = || vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ");
-    let set = |khz| vcpu.fd().set_tsc_khz(khz).map_err(|e| Errno::from_raw(e.errno()));
+    let set = |khz| vcpu.fd().set_tsc_khz(khz).errno();
     let first = khz()?;
     check!("KVM_GET_TSC_KHZ reports a frequency", first > 0);
     check_eq!("KVM_SET_TSC_KHZ accepts the current frequency", set(first), Ok(()));

@@ -156,7 +156,7 @@ fn leaves(list: &[u8]) -> Vec<[u32; 2]> {
 ])]
 fn cpuid_of_the_system_fits_or_is_refused(_: &mut HostOnly, row: (&str, u64)) -> TestResult {
     let (what, request) = row;
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let mut all = room(LIMIT);
     raw_ioctl(system, request, &mut all).ioctl(what)?;
     let needed = word(&all, 0);

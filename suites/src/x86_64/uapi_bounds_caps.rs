@@ -196,7 +196,7 @@ fn vcpu_id_limit_can_be_lowered(t: &mut OneVm) -> TestResult {
     check_eq!("a lower vCPU id limit is accepted", got, Ok(()));
     check_eq!("a second vCPU id limit is EINVAL", enable(IDS + 1), Err(Errno::EINVAL));
     check_eq!("a return to the maximum vCPU id is EINVAL", enable(most), Err(Errno::EINVAL));
-    let create = |id| vm.fd().create_vcpu(id).map(drop).map_err(|e| Errno::from_raw(e.errno()));
+    let create = |id| vm.fd().create_vcpu(id).map(drop).errno();
     check_eq!("the first id beyond the limit is EINVAL", create(IDS), Err(Errno::EINVAL));
     check_eq!("id 2^32 is not id 0, but EINVAL", create(1 << 32), Err(Errno::EINVAL));
     check_eq!("the last id within the limit is accepted", create(IDS - 1), Ok(()));

@@ -17,7 +17,7 @@ const SPARE: u32 = 1;
 #[host]
 fn needed(request: u64) -> TestResult<u32> {
     let mut empty = words(&[0]);
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     check_eq!("an empty list is E2BIG", raw_ioctl(system, request, &mut empty), Err(Errno::E2BIG));
     Ok(word(&empty, 0))
 }
@@ -29,7 +29,7 @@ fn needed(request: u64) -> TestResult<u32> {
     features: KVM_GET_MSR_FEATURE_INDEX_LIST,
 ])]
 fn msr_index_list_tells_its_length(_: &mut HostOnly, request: u64) -> TestResult {
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let length = needed(request)?;
     check!("the list has at least two MSRs", length > 1, "{length}");
     for Count { name, value } in counts(length) {
@@ -107,7 +107,7 @@ fn register_list_tells_its_length(t: &mut OneVm) -> TestResult {
 fn hyperv_cpuid_fits_or_is_refused(_: &mut HostOnly) -> TestResult {
     const HEADER: usize = 2;
     const ENTRY: usize = 10;
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let room = |nent: u32, there: u32| {
         let mut list = vec![0; HEADER + ENTRY * there as usize];
         list[0] = nent;

@@ -140,7 +140,7 @@ fn msr_calls_stop_at_the_first_bad_one(t: &mut OneVm) -> TestResult {
 /// first that is none.
 #[kvm_test(requires(cap::GET_MSR_FEATURES))]
 fn feature_msrs_have_the_same_limit(_: &mut HostOnly) -> TestResult {
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let mut list = words(&[0; 1 + MAX_IO_MSRS as usize]);
     list[..4].copy_from_slice(&MAX_IO_MSRS.to_ne_bytes());
     raw_ioctl(system, KVM_GET_MSR_FEATURE_INDEX_LIST, &mut list)

@@ -37,7 +37,7 @@ fn setup_mce_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     const COUNTS: u64 = bits!(McgCap::{COUNT | MCG_EXT_CNT});
     /// IA32_VMX_BASIC stands where bank 32 would.
     const NR_BANKS_BELOW_VMX: u32 = (IA32_VMX_BASIC - IA32_MC0_CTL) / BANK_MSRS;
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     let vcpu = t.vm.create_vcpu(0)?;
     let limit = system.check_extension(bindings::KVM_CAP_MCE) as u32;
     let set = |banks: u32| setup_mce(&vcpu, banks.into());

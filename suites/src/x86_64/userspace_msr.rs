@@ -191,7 +191,7 @@ fn unknown_reasons_are_refused(t: &mut OneVm) -> TestResult {
         flags: 1,
         ..Default::default()
     };
-    let result = t.vm.fd().enable_cap(&flags).map_err(|e| Errno::from_raw(e.errno()));
+    let result = t.vm.fd().enable_cap(&flags).errno();
     check_eq!("flags other than 0 are EINVAL", result, Err(Errno::EINVAL));
     Ok(())
 }

@@ -25,7 +25,7 @@ fn get(vcpu: &Vcpu) -> TestResult<kvm_vcpu_events> {
 
 #[host]
 fn set(vcpu: &Vcpu, events: &kvm_vcpu_events) -> Result<(), Errno> {
-    vcpu.fd().set_vcpu_events(events).map_err(|e| Errno::from_raw(e.errno()))
+    vcpu.fd().set_vcpu_events(events).errno()
 }
 
 /// Runs to the guest's stop, with the instruction there completed.

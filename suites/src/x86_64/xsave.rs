@@ -172,7 +172,7 @@ fn xcrs(xcr: u32, value: u64) -> kvm_xcrs {
 
 #[host]
 fn set_xcr0(vcpu: &Vcpu, value: u64) -> Result<(), Errno> {
-    vcpu.fd().set_xcrs(&xcrs(0, value)).map_err(|e| Errno::from_raw(e.errno()))
+    vcpu.fd().set_xcrs(&xcrs(0, value)).errno()
 }
 
 #[host]
@@ -206,7 +206,7 @@ fn xcr0_takes_what_xsetbv_would(t: &mut OneVcpu) -> TestResult {
     );
     check_eq!("XCR0 reads as it was set", xcr0(&t.vcpu)?, bits!(Xcr0::{X87 | SSE}));
 
-    let set = |xcrs: &kvm_xcrs| t.vcpu.fd().set_xcrs(xcrs).map_err(|e| Errno::from_raw(e.errno()));
+    let set = |xcrs: &kvm_xcrs| t.vcpu.fd().set_xcrs(xcrs).errno();
     let too_many = kvm_xcrs { nr_xcrs: 17, ..xcrs(0, Xcr0::X87.bits()) };
     check_eq!("more registers than fit are EINVAL", set(&too_many), Err(Errno::EINVAL));
     let flags = kvm_xcrs { flags: 1, ..xcrs(0, Xcr0::X87.bits()) };

@@ -12,7 +12,7 @@ impl Vcpu {
     /// The errno.
     pub fn get_reg(&self, id: u64) -> Result<u64, Errno> {
         let mut bytes = [0; 8];
-        self.fd().get_one_reg(id, &mut bytes).map_err(|e| Errno::from_raw(e.errno()))?;
+        self.fd().get_one_reg(id, &mut bytes).errno()?;
         Ok(u64::from_ne_bytes(bytes))
     }
 
@@ -23,6 +23,6 @@ impl Vcpu {
     /// The errno.
     pub fn set_reg(&self, id: u64, value: u64) -> Result<(), Errno> {
         let result = self.fd().set_one_reg(id, &value.to_ne_bytes());
-        result.map(drop).map_err(|e| Errno::from_raw(e.errno()))
+        result.map(drop).errno()
     }
 }

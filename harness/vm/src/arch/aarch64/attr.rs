@@ -7,11 +7,7 @@ use kvm_bindings::{
 };
 use nix::errno::Errno;
 
-use crate::{Vcpu, Vm};
-
-fn errno(result: Result<(), kvm_ioctls::Error>) -> Result<(), Errno> {
-    result.map_err(|e| Errno::from_raw(e.errno()))
-}
+use crate::{Ioctl, Vcpu, Vm};
 
 impl Vcpu {
     /// `KVM_HAS_DEVICE_ATTR`.
@@ -36,7 +32,7 @@ impl Vcpu {
     /// The errno.
     pub fn set_attr_at(&self, group: u32, attr: u32, addr: u64) -> Result<(), Errno> {
         let attr = kvm_device_attr { group, attr: attr.into(), addr, flags: 0 };
-        errno(self.fd().set_device_attr(&attr))
+        self.fd().set_device_attr(&attr).errno()
     }
 
     /// Gives the vCPU's PMU its interrupt: `KVM_ARM_VCPU_PMU_V3_IRQ`.
@@ -81,7 +77,7 @@ impl Vm {
     /// The errno.
     pub fn set_attr_at(&self, group: u32, attr: u32, addr: u64) -> Result<(), Errno> {
         let attr = kvm_device_attr { group, attr: attr.into(), addr, flags: 0 };
-        errno(self.fd().set_device_attr(&attr))
+        self.fd().set_device_attr(&attr).errno()
     }
 }
 

@@ -43,7 +43,7 @@ impl Device {
     /// The errno.
     pub fn create(vm: &VmFd, type_: u32) -> Result<Self, Errno> {
         let mut device = kvm_create_device { type_, fd: 0, flags: 0 };
-        vm.create_device(&mut device).map(Self).map_err(|e| Errno::from_raw(e.errno()))
+        vm.create_device(&mut device).map(Self).errno()
     }
 
     /// Whether KVM would make one: `KVM_CREATE_DEVICE_TEST`, which gives no descriptor.

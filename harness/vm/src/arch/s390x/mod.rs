@@ -151,7 +151,7 @@ impl Vcpu {
     /// The errno.
     pub fn get_reg32(&self, id: u64) -> Result<u32, Errno> {
         let mut bytes = [0; 4];
-        self.fd().get_one_reg(id, &mut bytes).map_err(|e| Errno::from_raw(e.errno()))?;
+        self.fd().get_one_reg(id, &mut bytes).errno()?;
         Ok(u32::from_ne_bytes(bytes))
     }
 
@@ -162,7 +162,7 @@ impl Vcpu {
     /// The errno.
     pub fn set_reg32(&self, id: u64, value: u32) -> Result<(), Errno> {
         let result = self.fd().set_one_reg(id, &value.to_ne_bytes());
-        result.map(drop).map_err(|e| Errno::from_raw(e.errno()))
+        result.map(drop).errno()
     }
 
     /// The registers that `kvm_run` synchronizes (api.rst 5, `KVM_CAP_SYNC_REGS`): the guest's after

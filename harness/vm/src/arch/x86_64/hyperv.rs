@@ -52,7 +52,7 @@ pub fn supported_hyperv_cpuid(fd: &impl AsRawFd) -> Result<Vec<kvm_cpuid_entry2>
 /// The leaves, from the system or, where that has no such ioctl, from a vCPU of a VM with an
 /// in-kernel local APIC.
 fn leaves() -> TestResult<Vec<kvm_cpuid_entry2>> {
-    let system = System::get().map_err(|e| Failure::Error(e.to_string()))?;
+    let system = System::get()?;
     if let Ok(leaves) = supported_hyperv_cpuid(system) {
         return Ok(leaves);
     }
