@@ -32,7 +32,7 @@ mod host_half {
     pub use vm::fixture::{Fixture, HostOnly, OneVcpu, OneVm};
     pub use vm::{
         Event, Exit, ExitMatch, GuardedBuffer, IoDirection, IoEventfd, Ioctl, Irqchip, Irqfd,
-        Mapping, Next, Route, System, Vcpu, Vm, VmShape, bindings, eventually, raw_ioctl,
+        Mapping, Next, Route, System, Vcpu, Vm, VmConfig, bindings, eventually, raw_ioctl,
         raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request,
     };
     pub use vm::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};

@@ -151,7 +151,7 @@ fn payload_lacks_the_guest_function(t: &mut OneVm) -> TestResult {
 /// A VM that outlives its test is told: the next test on this host would share it.
 #[kvm_test(groups("nodefault"))]
 fn vm_is_left_open(t: &mut HostOnly) -> TestResult {
-    std::mem::forget(Vm::new(t.setup.shape)?);
+    std::mem::forget(Vm::new(&t.setup.config)?);
     Ok(())
 }
 

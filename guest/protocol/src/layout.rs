@@ -6,9 +6,10 @@
 //! | 0 | never mapped: catches null |
 //! | 0x1000 | translation tables, prebuilt by the host |
 //! | 0x2_0000 | free for tests (real-mode code, PV structures) |
-//! | 0x10_0000 | one [`VCPU_AREA_SIZE`] area for each vCPU |
+//! | 0x10_0000 | one [`VCPU_AREA_SIZE`] area for each of [`DEFAULT_VCPUS`] vCPUs |
 //! | 0x20_0000 | payload image |
-//! | [`RAM_SIZE`] | end of the default memslot |
+//! | [`DEFAULT_RAM_SIZE`] | end of the memslot, unless a test asks for more RAM or vCPUs |
+//! | same | one [`VCPU_AREA_SIZE`] area for each vCPU behind [`DEFAULT_VCPUS`] |
 
 /// Bytes of a small page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -28,14 +29,18 @@ pub const VCPU_AREA: u64 = 0x10_0000;
 /// Bytes of one vCPU's area; also its alignment, so that a stack pointer tells its vCPU.
 pub const VCPU_AREA_SIZE: u64 = 0x1_0000;
 
-/// vCPUs that can run guest functions.
-pub const MAX_VCPUS: u64 = 16;
+/// vCPUs that can run guest functions where the host says no other number.
+pub const DEFAULT_VCPUS: u64 = 16;
+
+/// vCPUs that the guest runtime has room for.
+pub const MAX_VCPUS: u64 = 64;
 
 /// Link address of the payload.
 pub const PAYLOAD: u64 = 0x20_0000;
 
-/// Bytes of the default memslot, which starts at 0.
-pub const RAM_SIZE: u64 = 0x100_0000;
+/// Bytes of the memslot at 0 where the host says no other number; [`crate::StartInfo::ram_size`] is what
+/// a VM has.
+pub const DEFAULT_RAM_SIZE: u64 = 0x100_0000;
 
 /// Free guest-physical space for tests' own memslots and MMIO: no RAM, identity-mapped.
 pub const FREE: u64 = 0x4000_0000;
@@ -68,10 +73,35 @@ pub mod vcpu_area {
     pub const FATAL_STACK_END: u64 = 0x1_0000;
 }
 
+/// Area of the first vCPU behind [`DEFAULT_VCPUS`]; the others follow.
+pub const HIGH_VCPU_AREA: u64 = DEFAULT_RAM_SIZE;
+
 /// Address of the area of vCPU `index`.
 pub const fn vcpu_area(index: u64) -> u64 {
-    VCPU_AREA + index * VCPU_AREA_SIZE
+    if index < DEFAULT_VCPUS {
+        VCPU_AREA + index * VCPU_AREA_SIZE
+    } else {
+        HIGH_VCPU_AREA + (index - DEFAULT_VCPUS) * VCPU_AREA_SIZE
+    }
 }
+
+/// The vCPU in whose area a stack pointer is.
+pub const fn vcpu_of_stack(pointer: u64) -> u64 {
+    // The end of an area is an empty stack.
+    let at = pointer.wrapping_sub(1);
+    if at < HIGH_VCPU_AREA {
+        at.wrapping_sub(VCPU_AREA) / VCPU_AREA_SIZE
+    } else {
+        DEFAULT_VCPUS + (at - HIGH_VCPU_AREA) / VCPU_AREA_SIZE
+    }
+}
+
+const _: () = assert!(
+    vcpu_of_stack(VCPU_AREA + 1) == 0
+        && vcpu_of_stack(vcpu_area(15) + VCPU_AREA_SIZE) == 15
+        && vcpu_of_stack(vcpu_area(16) + 8) == 16
+        && vcpu_of_stack(vcpu_area(63) + VCPU_AREA_SIZE) == 63
+);
 
 /// x86_64.
 pub mod x86_64 {

@@ -10,7 +10,7 @@ pub mod layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Raised whenever a message or [`StartInfo`] changes shape or meaning.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// First word of every valid [`Message`] and [`StartInfo`]: "KVMC" read as little-endian ASCII.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"KVMC");
@@ -125,6 +125,8 @@ pub struct StartInfo {
     pub reserved: u32,
     /// Arguments from the host half.
     pub args: [u64; 6],
+    /// Bytes of RAM, from guest-physical 0.
+    pub ram_size: u64,
 }
 
 /// One row of the payload's table of guest functions (section `guest_entries`).

@@ -1,11 +1,20 @@
 //! From the first instruction to the guest function, and out again.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use guest_protocol::{MAGIC, PROTOCOL_VERSION, StartInfo};
 
 use crate::{arch, ucall};
 
 /// A guest function.
 pub type EntryFn = fn(&mut Guest);
+
+static RAM_SIZE: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of RAM, from guest-physical 0.
+pub fn ram_size() -> u64 {
+    RAM_SIZE.load(Ordering::Relaxed)
+}
 
 /// A vCPU, as its guest function sees it.
 #[derive(Debug)]
@@ -23,6 +32,11 @@ impl Guest {
     /// Argument `index` that the host half gave ([`StartInfo::args`]).
     pub fn arg(&self, index: usize) -> u64 {
         self.args[index]
+    }
+
+    /// Bytes of RAM, from guest-physical 0.
+    pub fn ram_size(&self) -> u64 {
+        ram_size()
     }
 
     /// Stops until the host half runs this vCPU again. Returns the host's answer.
@@ -45,6 +59,7 @@ pub(crate) unsafe extern "C" fn start(info: *const StartInfo) -> ! {
         arch::ring_doorbell(guest_protocol::DOORBELL_BROKEN);
         arch::halt_forever();
     }
+    RAM_SIZE.store(info.ram_size, Ordering::Relaxed);
     arch::init_cpu();
     // SAFETY: the host took the address from `guest_entries`, which holds only `EntryFn`s.
     let entry: EntryFn = unsafe { core::mem::transmute::<usize, EntryFn>(info.entry as usize) };

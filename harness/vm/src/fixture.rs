@@ -2,15 +2,15 @@
 
 use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
-use crate::{Vcpu, Vm, VmShape};
+use crate::{Vcpu, Vm, VmConfig};
 
 /// What `#[kvm_test]` knows when it makes a test's fixture.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     /// The guest function named in the attribute.
     pub guest: Option<GuestFn>,
-    /// The VM's shape.
-    pub shape: VmShape,
+    /// What the VM is made of.
+    pub config: VmConfig,
 }
 
 impl Setup {
@@ -46,8 +46,9 @@ pub struct OneVcpu {
 
 impl Fixture for OneVcpu {
     fn new(setup: Setup) -> TestResult<Self> {
-        let mut vm = Vm::new(setup.shape)?;
-        let vcpu = vm.add_vcpu(0, setup.guest()?)?;
+        let guest = setup.guest()?;
+        let mut vm = Vm::new(setup.config)?;
+        let vcpu = vm.add_vcpu(0, guest)?;
         Ok(Self { vcpu, vm })
     }
 }
@@ -63,7 +64,7 @@ pub struct OneVm {
 
 impl Fixture for OneVm {
     fn new(setup: Setup) -> TestResult<Self> {
-        Ok(Self { vm: Vm::new(setup.shape)?, guest: setup.guest })
+        Ok(Self { vm: Vm::new(setup.config)?, guest: setup.guest })
     }
 }
 

@@ -11,6 +11,7 @@ pub extern crate kvm_uapi as kvm_ioctls;
 
 pub mod arch;
 pub mod case;
+mod config;
 mod dirty;
 mod event;
 mod exit;
@@ -37,6 +38,7 @@ mod vcpu;
 mod vm;
 mod watchdog;
 
+pub use config::{Capability, Irqchip, VmConfig};
 pub use dirty::{
     DirtyBitmap, DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET, bitmap,
     set_bits,
@@ -58,7 +60,7 @@ pub use run::{Message, Next, Stop};
 pub use system::{KvmUnusable, System};
 pub use uffd::{FaultMode, Userfault, shared_twins};
 pub use vcpu::Vcpu;
-pub use vm::{Irqchip, SharedStatic, Vm, VmShape};
+pub use vm::{SharedStatic, Vm};
 pub use watchdog::install as install_watchdog;
 pub use watchdog::told as told_at_deadline;
 

@@ -135,13 +135,19 @@ impl<'elf> Payload<'elf> {
         self.start
     }
 
-    /// Memory for one VM: a private view of the image, zeroes behind it.
+    /// Memory for one VM: a private view of the image, and zeroes behind it up to `ram_size`.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn instantiate(&self) -> TestResult<Ram> {
-        let mut mapping = Mapping::anonymous(layout::RAM_SIZE as usize)?;
+    pub fn instantiate(&self, ram_size: u64) -> TestResult<Ram> {
+        if ram_size < self.image_len as u64 {
+            return Err(Failure::Error(format!(
+                "{ram_size:#x} bytes of RAM: the payload needs {:#x}",
+                self.image_len
+            )));
+        }
+        let mut mapping = Mapping::anonymous(ram_size as usize)?;
         mapping.overlay(&self.image, self.image_len)?;
         Ok(Ram(mapping))
     }
@@ -152,7 +158,7 @@ impl<'elf> Payload<'elf> {
         let mut fp = fp;
         while addresses.len() < MAX_FRAMES {
             let Some((next, return_address)) = arch::caller(ram, fp) else { break };
-            if !(layout::PAYLOAD..layout::RAM_SIZE).contains(&return_address) {
+            if !(layout::PAYLOAD..self.image_len as u64).contains(&return_address) {
                 break;
             }
             // The call is before the address it returns to.

@@ -4,36 +4,16 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use guest_protocol::layout;
 use guest_runtime::shared::Shared;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 
-use super::{Ioctl, Mapping, Ram, System, Vcpu, raw_ioctl};
+use super::{Ioctl, Mapping, Ram, System, Vcpu, VmConfig, raw_ioctl};
 use crate::arch;
 use crate::case::GuestFn;
-use crate::failure::TestResult;
+use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-
-/// Which interrupt controller the VM gets before its first vCPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Irqchip {
-    /// None: HLT exits to userspace.
-    #[default]
-    None,
-    /// All of it in the kernel.
-    Kernel,
-    /// x86: local APICs in the kernel, the rest in userspace (`KVM_CAP_SPLIT_IRQCHIP`).
-    Split,
-}
-
-/// What a test's VM looks like.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct VmShape {
-    /// Interrupt controller.
-    pub irqchip: Irqchip,
-}
 
 /// A VM with the payload in its memslot 0.
 #[derive(Debug)]
@@ -41,7 +21,8 @@ pub struct Vm {
     fd: Arc<VmFd>,
     ram: Arc<Ram>,
     regions: Vec<Mapping>,
-    cpuid: arch::Cpuid,
+    vcpu_config: arch::VcpuConfig,
+    nr_vcpus: u32,
     state: Arc<arch::VmState>,
 }
 
@@ -51,25 +32,32 @@ const _: () = {
 };
 
 impl Vm {
-    /// Creates a VM of this shape.
+    /// Creates a VM.
     ///
     /// # Errors
     ///
-    /// KVM or the host refuses.
-    pub fn new(shape: VmShape) -> TestResult<Self> {
+    /// KVM or the host refuses, or the guest-physical map has no room for it.
+    pub fn new(config: impl Into<VmConfig>) -> TestResult<Self> {
+        let config = config.into();
+        config.check()?;
         let system = System::get()?;
         let fd = arch::create_vm(system).ioctl("KVM_CREATE_VM")?;
-        let ram = Payload::get()?.instantiate()?;
+        let ram = Payload::get()?.instantiate(config.ram_size())?;
+        arch::extend_tables(&ram, config.nr_vcpus());
         let mut vm = Self {
             fd: Arc::new(fd),
             ram: Arc::new(ram),
             regions: Vec::new(),
-            cpuid: arch::default_cpuid(system),
+            vcpu_config: config.vcpu_config(arch::default_vcpu_config(system)),
+            nr_vcpus: config.nr_vcpus(),
             state: Arc::default(),
         };
-        vm.set_region(0, 0, 0, layout::RAM_SIZE, vm.ram.mapping().hva())
+        vm.set_region(0, 0, 0, config.ram_size(), vm.ram.mapping().hva())
             .ioctl("KVM_SET_USER_MEMORY_REGION")?;
-        vm.state = Arc::new(arch::prepare_vm(&vm, shape)?);
+        for (cap, args) in config.caps {
+            vm.enable_cap(cap, args).ioctl(&format!("KVM_ENABLE_CAP({cap})"))?;
+        }
+        vm.state = Arc::new(arch::prepare_vm(&vm, config.irqchip)?);
         Ok(vm)
     }
 
@@ -88,9 +76,13 @@ impl Vm {
         &self.state
     }
 
-    /// The CPUID (aarch64: features) that vCPUs made from now on get.
-    pub fn cpuid_mut(&mut self) -> &mut arch::Cpuid {
-        &mut self.cpuid
+    /// What vCPUs made from now on are made of ([`VmConfig::vcpu`]).
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        expect(dead_code, reason = "tests change it there only")
+    )]
+    pub(crate) fn vcpu_config_mut(&mut self) -> &mut arch::VcpuConfig {
+        &mut self.vcpu_config
     }
 
     /// Creates vCPU `index`, set to run `guest` from its first instruction.
@@ -99,12 +91,18 @@ impl Vm {
     ///
     /// KVM refuses.
     pub fn add_vcpu(&mut self, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
+        if index >= self.nr_vcpus {
+            return Err(Failure::Error(format!(
+                "vCPU {index} runs a guest function: VmConfig::vcpus gave room for {}",
+                self.nr_vcpus
+            )));
+        }
         let mut vcpu = self.create_vcpu(index)?;
         vcpu.start_at(guest)?;
         Ok(vcpu)
     }
 
-    /// Creates vCPU `index` in the state KVM gives it, except for its CPUID.
+    /// Creates vCPU `index` in the state KVM gives it, except for what [`VmConfig::vcpu`] covers.
     ///
     /// # Errors
     ///
@@ -113,7 +111,7 @@ impl Vm {
         let fd = self.fd.create_vcpu(index.into()).ioctl("KVM_CREATE_VCPU")?;
         let (ram, state) = (Arc::clone(&self.ram), Arc::clone(&self.state));
         let vcpu = Vcpu::new(fd, index, ram, state, Arc::downgrade(&self.fd))?;
-        arch::prepare_vcpu(&vcpu, &self.cpuid)?;
+        arch::prepare_vcpu(&vcpu, &self.vcpu_config)?;
         Ok(vcpu)
     }
 

@@ -177,7 +177,7 @@ fn case(
             fn run() -> ::vm::failure::TestResult {
                 let setup = ::vm::fixture::Setup {
                     guest: #guest,
-                    shape: ::vm::VmShape { irqchip: ::vm::Irqchip::#irqchip },
+                    config: ::vm::VmConfig::new().irqchip(::vm::Irqchip::#irqchip),
                 };
                 let mut fixture = <#fixture as ::vm::fixture::Fixture>::new(setup)?;
                 #name(&mut fixture #argument)

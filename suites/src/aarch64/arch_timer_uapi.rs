@@ -171,7 +171,7 @@ fn running_timer_migrates(t: &mut OneVcpu) -> TestResult {
     }
     check_eq!("userspace reads the guest's compare value", values[1], seen[0]);
     check!("userspace reads the guest's count", values[0] >= seen[1]);
-    let mut other = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
+    let mut other = Vm::new(Irqchip::Kernel)?;
     let mut target = other.add_vcpu(0, guest_fn!(takes_over_a_timer))?;
     for (id, value) in ids.into_iter().zip(&values) {
         target.set_reg(id, *value).ioctl("KVM_SET_ONE_REG of the timer")?;

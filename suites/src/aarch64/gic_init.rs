@@ -90,12 +90,12 @@ fn addresses_are_checked(t: &mut OneVm, version: GicVersion) -> TestResult {
 #[kvm_test(does_nothing, params = [gicv2: V2, gicv3: V3])]
 fn number_of_interrupts_is_checked(t: &mut OneVm, version: GicVersion) -> TestResult {
     for nr_irqs in [0, 32, 63, 65, 96 + 16, 1056, 1 << 31] {
-        let vm = Vm::new(VmShape::default())?;
+        let vm = Vm::new(VmConfig::new())?;
         let gic = Gic::create(&vm, version)?;
         check_eq!("{nr_irqs} interrupts are EINVAL", gic.set_nr_irqs(nr_irqs), Err(Errno::EINVAL));
     }
     for nr_irqs in [64, 96, 992, 1024] {
-        let vm = Vm::new(VmShape::default())?;
+        let vm = Vm::new(VmConfig::new())?;
         let gic = Gic::create(&vm, version)?;
         check_eq!("{nr_irqs} interrupts are accepted", gic.set_nr_irqs(nr_irqs), Ok(()));
         check_eq!(
@@ -256,7 +256,7 @@ fn all_vcpus_start_with_the_gic(t: &mut OneVm, version: GicVersion) -> TestResul
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let end = Instant::now() + LONGEST;
     for _ in 0..NR_VMS {
-        let mut vm = Vm::new(VmShape::default())?;
+        let mut vm = Vm::new(VmConfig::new())?;
         let result = Bench::of(&mut vm, version, guest, &[guest], |_| Ok(()))?.run_all_at_once();
         let (works, why) = match result {
             Ok(()) => (true, String::new()),

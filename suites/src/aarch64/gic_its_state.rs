@@ -97,7 +97,7 @@ fn its_is_moved(t: &mut OneVm) -> TestResult {
     let values = registers().into_iter().map(|(name, r)| its.register(r).ioctl(name));
     let values = values.collect::<TestResult<Vec<_>>>()?;
 
-    let mut vm = Vm::new(VmShape::default())?;
+    let mut vm = Vm::new(VmConfig::new())?;
     let mut tables = vec![0; (its::TABLES.end - its::TABLES.start) as usize];
     t.vm.ram().mapping().read(its::TABLES.start as usize, &mut tables);
     vm.ram().mapping().write(its::TABLES.start as usize, &tables);

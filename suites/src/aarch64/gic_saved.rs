@@ -239,7 +239,7 @@ pub fn restored(
     order: ControlIs,
     guest: GuestFn,
 ) -> TestResult<(Vm, Bench)> {
-    let mut vm = Vm::new(VmShape::default())?;
+    let mut vm = Vm::new(VmConfig::new())?;
     let others = vec![guest; saved.cpu.len() - 1];
     let bench = Bench::of(&mut vm, version, guest, &others, few_interrupts)?;
     saved.restore(&bench, order)?;

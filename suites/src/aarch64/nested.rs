@@ -26,7 +26,7 @@ const SCTLR_RES1: u64 = 0x30d0_0800;
 /// A vCPU that starts at EL2.
 #[host]
 fn vcpu_at_el2(t: &mut OneVm) -> TestResult<Vcpu> {
-    t.vm.cpuid_mut().add(KVM_ARM_VCPU_HAS_EL2);
+    t.vm.features_mut().add(KVM_ARM_VCPU_HAS_EL2);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     t.vm.add_vcpu(0, guest)
 }

@@ -12,7 +12,7 @@ pub const PMU_INTID: u32 = 23;
 /// A VM whose vCPU 0 has a PMU.
 #[host]
 pub fn vcpu_with_pmu(t: &mut OneVm) -> TestResult<Vcpu> {
-    t.vm.cpuid_mut().add(KVM_ARM_VCPU_PMU_V3);
+    t.vm.features_mut().add(KVM_ARM_VCPU_PMU_V3);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let vcpu = t.vm.add_vcpu(0, guest)?;
     t.vm.state().gic()?.init()?;

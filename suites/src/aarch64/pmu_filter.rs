@@ -109,7 +109,7 @@ fn software_increments_are_left_out(t: &mut OneVm) -> TestResult {
 /// A vCPU with a PMU that is not yet initialized.
 #[host]
 fn raw_vcpu(t: &mut OneVm) -> TestResult<Vcpu> {
-    t.vm.cpuid_mut().add(KVM_ARM_VCPU_PMU_V3);
+    t.vm.features_mut().add(KVM_ARM_VCPU_PMU_V3);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let vcpu = t.vm.add_vcpu(0, guest)?;
     let has = vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER);

@@ -130,8 +130,7 @@ fn pmu_state_migrates(t: &mut OneVm, pairs: Pairs) -> TestResult {
     let events = value(PMEVCNTR2_EL0).unwrap_or(0);
     check!("the event counter is saved with what it has counted", events > seen[1], "{events:#x}");
 
-    let other = VmShape { irqchip: Irqchip::Kernel };
-    let mut other = OneVm { vm: Vm::new(other)?, guest: Some(guest_fn!(arrives)) };
+    let mut other = OneVm { vm: Vm::new(Irqchip::Kernel)?, guest: Some(guest_fn!(arrives)) };
     let mut target = vcpu_with_pmu(&mut other)?;
     if pairs == Pairs::ClearThenSet {
         for (_, clear) in PAIRS {

@@ -16,7 +16,7 @@ fn idles(_: &mut Guest) {}
 
 #[host]
 fn vcpu(t: &mut OneVm, index: u32) -> TestResult<Vcpu> {
-    t.vm.cpuid_mut().add(KVM_ARM_VCPU_PMU_V3);
+    t.vm.features_mut().add(KVM_ARM_VCPU_PMU_V3);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     t.vm.add_vcpu(index, guest)
 }

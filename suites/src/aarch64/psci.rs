@@ -111,7 +111,7 @@ fn powered_on(g: &mut Guest) {
 /// A vCPU made with KVM_ARM_VCPU_POWER_OFF waits for CPU_ON, and starts at its entry point.
 #[kvm_test(powers_on, vcpus = 2)]
 fn cpu_on_starts_a_vcpu_that_is_off(t: &mut OneVcpu) -> TestResult {
-    t.vm.cpuid_mut().add(KVM_ARM_VCPU_POWER_OFF);
+    t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
     let mut other = t.vm.add_vcpu(1, guest_fn!(powered_on))?;
     std::thread::scope(|scope| {
         let other = scope.spawn(move || other.run_until_done());

@@ -146,7 +146,7 @@ fn asks_psci_0_1(_: &mut Guest) {
 /// A vCPU without KVM_ARM_VCPU_PSCI_0_2 has PSCI 0.1, which has no such functions (api.rst 4.82).
 #[kvm_test(asks_psci_0_1)]
 fn psci_0_1_has_no_version(t: &mut OneVm) -> TestResult {
-    t.vm.cpuid_mut().remove(KVM_ARM_VCPU_PSCI_0_2);
+    t.vm.features_mut().remove(KVM_ARM_VCPU_PSCI_0_2);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let mut vcpu = t.vm.add_vcpu(0, guest)?;
     let later = vcpu.set_reg(fw(0), V1_0);
@@ -287,7 +287,7 @@ fn idles(_: &mut Guest) {}
 /// states, and no other (api.rst 4.38, 4.39).
 #[kvm_test(wakes_the_other, vcpus = 2)]
 fn power_state_is_the_mp_state(t: &mut OneVcpu) -> TestResult {
-    t.vm.cpuid_mut().add(KVM_ARM_VCPU_POWER_OFF);
+    t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
     let other = t.vm.add_vcpu(1, guest_fn!(idles))?;
     check_eq!("a running vCPU is RUNNABLE", mp_state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
     check_eq!("a vCPU that is off is STOPPED", mp_state(&other)?, KVM_MP_STATE_STOPPED);

@@ -49,7 +49,7 @@ fn profiling_is_hidden(t: &mut OneVm, with_pmu: bool) -> TestResult {
         require!(t.vm.check_extension(vm::bindings::KVM_CAP_ARM_PMU_V3) > 0, "KVM_CAP_ARM_PMU_V3");
         super::pmu::vcpu_with_pmu(t)?
     } else {
-        t.vm.cpuid_mut().remove(KVM_ARM_VCPU_PMU_V3);
+        t.vm.features_mut().remove(KVM_ARM_VCPU_PMU_V3);
         let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
         t.vm.add_vcpu(0, guest)?
     };

@@ -41,7 +41,7 @@ fn vcpu_with_spe(t: &mut OneVm) -> TestResult<Vcpu> {
         skip!("KVM_CAP_ARM_SPE");
     };
     require!(t.vm.check_extension(capability) > 0, "KVM_CAP_ARM_SPE");
-    t.vm.cpuid_mut().add(feature);
+    t.vm.features_mut().add(feature);
     let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     t.vm.add_vcpu(0, guest)
 }

@@ -106,7 +106,7 @@ fn resolve(
 
 #[host]
 fn page_in(t: &mut HostOnly, mode: FaultMode, plan: &Plan) -> TestResult {
-    let mut vm = Vm::new(t.setup.shape)?;
+    let mut vm = Vm::new(&t.setup.config)?;
     let len = (plan.all_pages() * PAGE) as usize;
     let fault = Userfault::new(mode)?;
     let (memory, _twin) = match mode {

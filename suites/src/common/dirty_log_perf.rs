@@ -373,7 +373,7 @@ impl Bench {
 #[host]
 fn bench(t: &mut HostOnly, log: Log, bytes: u64, iterations: u64) -> TestResult {
     let plan = Plan::read(bytes, iterations)?;
-    Bench::new(Vm::new(t.setup.shape)?, plan, log)?.run()
+    Bench::new(Vm::new(&t.setup.config)?, plan, log)?.run()
 }
 
 /// Whatever the log's form: a page that a vCPU wrote in a round is in that round's log, and no other is
@@ -410,7 +410,7 @@ fn no_written_page_is_lost_with(t: &mut HostOnly, shape: Shape) -> TestResult {
         run_while_disabling: shape.run_while_disabling,
         ..Plan::read(shape.pages * PAGE, 2)?
     };
-    Bench::new(Vm::new(t.setup.shape)?, plan, Log::Bitmap)?.run()
+    Bench::new(Vm::new(&t.setup.config)?, plan, Log::Bitmap)?.run()
 }
 
 #[host]

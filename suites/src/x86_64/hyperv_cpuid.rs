@@ -96,7 +96,7 @@ fn systems_leaves_are_sound(_: &mut HostOnly) -> TestResult {
 /// VMCS only where there is one.
 #[kvm_test(requires(cap::HYPERV_CPUID), params = [none: Irqchip::None, kernel: Irqchip::Kernel])]
 fn vcpus_leaves_follow_its_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestResult {
-    let mut vm = Vm::new(VmShape { irqchip })?;
+    let mut vm = Vm::new(irqchip)?;
     let vcpu = vm.create_vcpu(0)?;
     let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     is_sound(&leaves)?;
@@ -113,7 +113,7 @@ fn vcpus_leaves_follow_its_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestResul
 /// IPIs by hypercall need the APIC too.
 #[kvm_test(requires(cap::HYPERV_CPUID), params = [none: Irqchip::None, kernel: Irqchip::Kernel])]
 fn ipi_hypercalls_follow_the_apic(_: &mut HostOnly, irqchip: Irqchip) -> TestResult {
-    let mut vm = Vm::new(VmShape { irqchip })?;
+    let mut vm = Vm::new(irqchip)?;
     let vcpu = vm.create_vcpu(0)?;
     let leaves = supported_hyperv_cpuid(&vcpu).ioctl("KVM_GET_SUPPORTED_HV_CPUID")?;
     let ipis = recommends(&leaves, Recommendations::USE_SYNTHETIC_CLUSTER_IPI)?;

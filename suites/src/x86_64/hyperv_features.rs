@@ -120,8 +120,8 @@ fn enforce(vcpu: &Vcpu, enforced: Enforced) -> TestResult {
 
 /// A VM of a vCPU that offers these of Hyper-V's features and finds those in `there`; with a SynIC.
 #[host]
-fn touch(shape: VmShape, offered: Features, enforced: Enforced) -> TestResult {
-    let mut vm = Vm::new(shape)?;
+fn touch(config: &VmConfig, offered: Features, enforced: Enforced) -> TestResult {
+    let mut vm = Vm::new(config)?;
     vm.offer_hyperv()?;
     let known = vm.hyperv_features()?;
     let now = known & offered;
@@ -157,7 +157,7 @@ const ALL: Features = Features::from_bits_retain(!0);
     invariant_tsc: Features::ACCESS_TSC_INVARIANT_CONTROLS, crash: Features::GUEST_CRASH_MSRS_AVAILABLE,
 ])]
 fn features_offer_their_msrs(t: &mut HostOnly, features: Features) -> TestResult {
-    touch(t.setup.shape, features, Enforced::Yes)
+    touch(&t.setup.config, features, Enforced::Yes)
 }
 
 /// Not enforced, every MSR is there whatever CPUID offers.
@@ -165,7 +165,7 @@ fn features_offer_their_msrs(t: &mut HostOnly, features: Features) -> TestResult
     never: Enforced::Never, no_more: Enforced::NoMore,
 ])]
 fn not_enforced_every_msr_is_there(t: &mut HostOnly, enforced: Enforced) -> TestResult {
-    touch(t.setup.shape, Features::empty(), enforced)
+    touch(&t.setup.config, Features::empty(), enforced)
 }
 
 #[guest]

@@ -273,7 +273,7 @@ fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
 ])]
 fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {
     const EINVAL: Result<(), Errno> = Err(Errno::EINVAL);
-    let mut vm = Vm::new(t.setup.shape)?;
+    let mut vm = Vm::new(&t.setup.config)?;
     vm.offer_hyperv()?;
     let vcpu = vm.create_vcpu(0)?;
     check_eq!(
@@ -283,7 +283,7 @@ fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {
     );
     check!("a refused capability enables no SynIC", !vcpu.set_msr(msr::SINT0, sint::MASKED)?);
     for irqchip in [Irqchip::Kernel, Irqchip::Split] {
-        let mut vm = Vm::new(VmShape { irqchip })?;
+        let mut vm = Vm::new(irqchip)?;
         vm.offer_hyperv()?;
         let vcpu = vm.create_vcpu(0)?;
         for flags in [1_u32, 1 << 31] {

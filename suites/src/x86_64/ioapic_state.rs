@@ -37,7 +37,7 @@ fn request_of(chip: u32) -> Vec<u8> {
 ])]
 fn missing_chips_are_refused(t: &mut HostOnly, (irqchip, errno): (Irqchip, Errno)) -> TestResult {
     let _ = t;
-    let vm = Vm::new(VmShape { irqchip })?;
+    let vm = Vm::new(irqchip)?;
     for chip in [3, 1 << 31, u32::MAX] {
         let got = vm.raw(KVM_GET_IRQCHIP, &mut request_of(chip));
         check_eq!("KVM_GET_IRQCHIP of chip {chip:#x} is refused", got, Err(errno));
@@ -129,7 +129,7 @@ fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
     check_eq!("the state has the pin's Remote IRR", entry, LEVEL_ENTRY | REMOTE_IRR);
     let lapic = cpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
 
-    let mut vm = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
+    let mut vm = Vm::new(Irqchip::Kernel)?;
     let mut cpu = guest::start(&mut vm, 0)?;
     if flight.ioapic_first {
         vm.set_ioapic(&state)?;

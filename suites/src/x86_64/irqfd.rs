@@ -378,7 +378,7 @@ fn eventfd_triggers_one_gsi(t: &mut OneVm) -> TestResult {
         t.vm.assign_irqfd(&event, GSI + 1),
         busy
     );
-    let other = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
+    let other = Vm::new(Irqchip::Kernel)?;
     check_eq!("assigning an eventfd in another VM is EBUSY", other.assign_irqfd(&event, GSI), busy);
     t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
     other.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign, other VM)")?;
@@ -487,7 +487,7 @@ fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
 /// Two VMs that fight for an eventfd leave it free: the loser gets EBUSY, if anything.
 #[kvm_test(requires(cap::IRQFD, host::TWO_CPUS), irqchip, vcpus = 2, groups("race"))]
 fn two_vms_leave_the_eventfd_free(t: &mut OneVm) -> TestResult {
-    let other = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
+    let other = Vm::new(Irqchip::Kernel)?;
     for _ in 0..TWO_VM_RACES {
         let event = Event::new()?;
         let assign = |vm: &Vm| (vm.assign_irqfd(&event, GSI), vm.deassign_irqfd(&event, GSI));

@@ -304,7 +304,7 @@ fn refused_assign_changes_nothing(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(requires(cap::IRQFD_RESAMPLE), params = [none: Irqchip::None, split: Irqchip::Split])]
 fn resampling_needs_the_ioapic_in_the_kernel(t: &mut HostOnly, irqchip: Irqchip) -> TestResult {
     let _ = t;
-    let vm = Vm::new(VmShape { irqchip })?;
+    let vm = Vm::new(irqchip)?;
     let (trigger, resample) = (Event::new()?, Event::new()?);
     let refused = vm.assign_level_irqfd(&trigger, GSI, &resample);
     check_eq!("resampling without an in-kernel I/O APIC is EINVAL", refused, Err(Errno::EINVAL));

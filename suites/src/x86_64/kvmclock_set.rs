@@ -236,7 +236,7 @@ fn clock_goes_on_in_another_vm(t: &mut OneVcpu) -> TestResult {
     told(&mut t.vcpu, GO_ON)?;
     let taken = require_master_clock(&t.vm)?;
     std::thread::sleep(Duration::from_millis(20));
-    let mut other = Vm::new(VmShape::default())?;
+    let mut other = Vm::new(VmConfig::new())?;
     let mut vcpu = other.add_vcpu(0, guest_fn!(tells))?;
     told(&mut vcpu, GO_ON)?;
     check_eq!("KVM_SET_CLOCK accepts another VM's clock", set(&other, taken), Ok(()));

@@ -557,7 +557,7 @@ fn ring_3_accesses_exit_with_physical_addresses(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Guest-physical addresses without memory, below the 36 bits that every long-mode CPU has.
-const GPAS: [u64; 4] = [layout::RAM_SIZE, 0xd000_0ff8, 1 << 32, (1 << 36) - 8];
+const GPAS: [u64; 4] = [layout::DEFAULT_RAM_SIZE, 0xd000_0ff8, 1 << 32, (1 << 36) - 8];
 
 #[guest]
 fn stores_everywhere(_: &mut Guest) {

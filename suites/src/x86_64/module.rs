@@ -37,10 +37,10 @@ fn modules() -> TestResult<[Module; 2]> {
 
 /// Whether a guest runs in a fresh VM.
 #[host]
-fn a_guest_runs(shape: vm::VmShape) -> TestResult<bool> {
+fn a_guest_runs(config: &VmConfig) -> TestResult<bool> {
     System::get()?.take_back()?;
     let run = || -> TestResult<bool> {
-        let mut vm = Vm::new(shape)?;
+        let mut vm = Vm::new(config)?;
         vm.add_memory(
             SLOT,
             bindings::KVM_MEM_LOG_DIRTY_PAGES,
@@ -116,7 +116,7 @@ fn every_boolean_parameter_can_be_flipped(t: &mut HostOnly) -> TestResult {
     let modules = modules()?;
     let _restore = Restore::new(&modules);
     let [backend, kvm] = &modules;
-    check!("a guest runs before the reloads", a_guest_runs(t.setup.shape)?);
+    check!("a guest runs before the reloads", a_guest_runs(&t.setup.config)?);
     for (module, other) in [(backend, kvm), (kvm, backend)] {
         for (name, value) in module.parameters() {
             if TAINTING.contains(&name.as_str()) {
@@ -144,13 +144,13 @@ fn every_boolean_parameter_can_be_flipped(t: &mut HostOnly) -> TestResult {
                 !off || got == flipped,
                 "{got}"
             );
-            check!("{module_name} {setting}: a guest runs on it", a_guest_runs(t.setup.shape)?);
+            check!("{module_name} {setting}: a guest runs on it", a_guest_runs(&t.setup.config)?);
             check!("{module_name} {setting}: the other module is loaded", other.is_loaded());
         }
     }
     unload_both(&modules)?;
     drop(_restore);
-    check!("a guest runs after the reloads", a_guest_runs(t.setup.shape)?);
+    check!("a guest runs after the reloads", a_guest_runs(&t.setup.config)?);
     Ok(())
 }
 
@@ -167,7 +167,7 @@ fn module_in_use_stays(t: &mut HostOnly) -> TestResult {
     let system = System::get()?;
     system.take_back()?;
     check_eq!("the backend stays while /dev/kvm is open", backend.unload(), busy);
-    let mut vm = Vm::new(t.setup.shape)?;
+    let mut vm = Vm::new(&t.setup.config)?;
     system.let_go()?;
     check_eq!("the backend stays while a VM is open", backend.unload(), busy);
     let vcpu = vm.create_vcpu(0);
@@ -185,7 +185,7 @@ fn module_in_use_stays(t: &mut HostOnly) -> TestResult {
     check_eq!("kvm loads again after unloading", kvm.load(""), Ok(()));
     check_eq!("loading a module twice is EEXIST", kvm.load(""), Err(Errno::EEXIST));
     check_eq!("the backend loads again", backend.load(""), Ok(()));
-    check!("a guest runs after loading again", a_guest_runs(t.setup.shape)?);
+    check!("a guest runs after loading again", a_guest_runs(&t.setup.config)?);
     Ok(())
 }
 
@@ -239,7 +239,7 @@ fn reloads_leave_nothing_behind(t: &mut HostOnly) -> TestResult {
     for nr in 0..RELOADS {
         reload()?;
         if nr % 10 == 0 {
-            check!("a guest runs after each reload", a_guest_runs(t.setup.shape)?);
+            check!("a guest runs after each reload", a_guest_runs(&t.setup.config)?);
         }
     }
     for (key, before) in keys.into_iter().zip(before) {

@@ -323,7 +323,7 @@ fn feature_offers_its_hypercalls_only(t: &mut HostOnly) -> TestResult {
         Features::PV_SCHED_YIELD,
         all,
     ] {
-        let mut vm = Vm::new(t.setup.shape)?;
+        let mut vm = Vm::new(&t.setup.config)?;
         offer(&mut vm, features)?;
         let mut vcpu = vm.add_vcpu(0, guest_fn!(makes_every_hypercall))?;
         vcpu.set_args(&[features.bits().into()]);

@@ -214,7 +214,7 @@ fn flag_counts_in_the_structure_in_use(t: &mut OneVm) -> TestResult {
 fn without_the_feature_the_flag_means_nothing(_: &mut HostOnly) -> TestResult {
     const ROUNDS: u64 = 50;
     let flushes = |flush, flag| -> TestResult<u64> {
-        let mut vm = Vm::new(VmShape::default())?;
+        let mut vm = Vm::new(VmConfig::new())?;
         offer(&mut vm, flush)?;
         let mut reader = vm.add_vcpu(0, guest_fn!(reads))?;
         reader

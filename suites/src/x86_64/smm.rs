@@ -46,7 +46,7 @@ fn stops_twice(_: &mut Guest) {
 pub fn make_smram(vm: &Vm) -> TestResult {
     if vm.check_extension(KVM_CAP_MULTI_ADDRESS_SPACE) > 1 {
         let hva = vm.ram().mapping().hva();
-        vm.set_region(SMM_SPACE, 0, 0, layout::RAM_SIZE, hva)
+        vm.set_region(SMM_SPACE, 0, 0, layout::DEFAULT_RAM_SIZE, hva)
             .ioctl("KVM_SET_USER_MEMORY_REGION of SMM's address space")?;
     }
     put_handler(vm, SMBASE);

@@ -94,12 +94,12 @@ fn cap_takes_the_bits_that_it_lists(t: &mut OneVm, row: MaskCap) -> TestResult {
 /// more is EINVAL and gives the VM no interrupt controller; a second controller is EEXIST.
 #[kvm_test(requires(cap::SPLIT_IRQCHIP, cap::IRQ_ROUTING))]
 fn split_irqchip_takes_up_to_its_limit(t: &mut HostOnly) -> TestResult {
-    let shape = t.setup.shape;
+    let config = &t.setup.config;
     let routes = |vm: &Vm| vm.raw(request::KVM_SET_GSI_ROUTING, &mut words(&[0, 0]));
-    let limit = Vm::new(shape)?.check_extension(KVM_CAP_IRQ_ROUTING) as u32;
+    let limit = Vm::new(config)?.check_extension(KVM_CAP_IRQ_ROUTING) as u32;
     for count in counts(limit) {
         let (name, pins) = (count.name, count.value);
-        let vm = Vm::new(shape)?;
+        let vm = Vm::new(config)?;
         let got = vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [pins.into(), 0, 0, 0]);
         if pins > limit {
             check_eq!("a split irqchip with {name} pins is EINVAL", got, Err(Errno::EINVAL));
@@ -119,7 +119,7 @@ fn split_irqchip_takes_up_to_its_limit(t: &mut HostOnly) -> TestResult {
             );
         }
     }
-    let vm = Vm::new(shape)?;
+    let vm = Vm::new(config)?;
     for (what, pins) in [("2^32", 1 << 32), ("2^63", 1 << 63), ("2^64 - 1", u64::MAX)] {
         let got = vm.enable_cap(KVM_CAP_SPLIT_IRQCHIP, [pins, 0, 0, 0]);
         check_eq!("a split irqchip with {what} pins is EINVAL", got, Err(Errno::EINVAL));
@@ -131,8 +131,8 @@ fn split_irqchip_takes_up_to_its_limit(t: &mut HostOnly) -> TestResult {
 /// bytes at most (E2BIG above); it is set once, before the first vCPU.
 #[kvm_test(requires(cap::DIRTY_LOG_RING))]
 fn dirty_ring_size_has_its_limits(t: &mut HostOnly) -> TestResult {
-    let shape = t.setup.shape;
-    let mut vm = Vm::new(shape)?;
+    let config = &t.setup.config;
+    let mut vm = Vm::new(config)?;
     let most = vm.check_extension(KVM_CAP_DIRTY_LOG_RING) as u64;
     let entry = size_of::<kvm_dirty_gfn>() as u64;
     let enable = |vm: &Vm, bytes| vm.enable_cap(KVM_CAP_DIRTY_LOG_RING, [bytes, 0, 0, 0]);
@@ -160,7 +160,7 @@ fn dirty_ring_size_has_its_limits(t: &mut HostOnly) -> TestResult {
     let vcpu = vm.create_vcpu(0)?;
     drop(vcpu);
 
-    let mut late = Vm::new(shape)?;
+    let mut late = Vm::new(config)?;
     let vcpu = late.create_vcpu(0)?;
     check_eq!(
         "a dirty ring after the first vCPU is EINVAL",
@@ -168,7 +168,7 @@ fn dirty_ring_size_has_its_limits(t: &mut HostOnly) -> TestResult {
         Err(Errno::EINVAL)
     );
     drop(vcpu);
-    let half = Vm::new(shape)?;
+    let half = Vm::new(config)?;
     check_eq!("a dirty ring of half the limit is accepted", enable(&half, most / 2), Ok(()));
     Ok(())
 }

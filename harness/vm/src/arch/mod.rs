@@ -70,6 +70,7 @@ fn write_start_info(vcpu: &Vcpu, entry: u64, args: [u64; 6]) -> u64 {
         vcpu: vcpu.index(),
         reserved: 0,
         args,
+        ram_size: vcpu.ram.mapping().len() as u64,
     };
     vcpu.ram.write(area + START_INFO, info.as_bytes()).expect("vCPU area is RAM");
     area
@@ -82,4 +83,18 @@ pub(crate) fn write_args(vcpu: &mut Vcpu, args: [u64; 6]) {
     for (i, arg) in args.iter().enumerate() {
         vcpu.ram.write(gpa + 8 * i as u64, &arg.to_ne_bytes()).expect("the start info is RAM");
     }
+}
+
+/// The 2 MiB blocks of RAM behind the default one, and of each the pages that must not be mapped: those at
+/// the offsets `guards` of the areas of vCPUs that begin there.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn more_ram(ram: &crate::Ram, nr_vcpus: u32, guards: &[u64]) -> Vec<(u64, Vec<u64>)> {
+    const BLOCK: u64 = 2 << 20;
+    let blocks = (layout::DEFAULT_RAM_SIZE..ram.mapping().len() as u64).step_by(BLOCK as usize);
+    let guards = |block: u64| {
+        let areas = (layout::DEFAULT_VCPUS..nr_vcpus.into()).map(vcpu_area);
+        let inside = areas.filter(move |area| (block..block + BLOCK).contains(area));
+        inside.flat_map(|area| guards.iter().map(move |guard| area + guard)).collect()
+    };
+    blocks.map(|block| (block, guards(block))).collect()
 }

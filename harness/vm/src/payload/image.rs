@@ -85,7 +85,7 @@ fn segments<'elf>(file: &object::File<'elf>) -> Result<(Vec<Segment<'elf>>, u64)
         let data = segment.data().map_err(|e| e.to_string())?;
         let end = start
             .checked_add(size)
-            .filter(|end| start >= layout::PAYLOAD && *end <= layout::RAM_SIZE)
+            .filter(|end| start >= layout::PAYLOAD && *end <= layout::DEFAULT_RAM_SIZE)
             .ok_or_else(|| {
                 format!("segment of {size:#x} bytes at {start:#x} is outside the payload's place")
             })?;

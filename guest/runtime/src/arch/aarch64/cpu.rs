@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use guest_protocol::layout::{VCPU_AREA, VCPU_AREA_SIZE};
+use guest_protocol::layout::vcpu_of_stack;
 
 use super::sysreg::DAIF;
 use super::trap::{Trap, catching};
@@ -13,7 +13,7 @@ pub fn cpu_id() -> u64 {
     let sp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    sp.wrapping_sub(VCPU_AREA + 1) / VCPU_AREA_SIZE
+    vcpu_of_stack(sp)
 }
 
 /// Program counter, stack pointer and frame pointer of the caller.

@@ -4,8 +4,8 @@
 
 use core::arch::asm;
 
+use guest_protocol::layout::FREE;
 use guest_protocol::layout::aarch64::descriptor::{ADDRESS, DEFAULT, DEVICE, PAGE, TABLE, VALID};
-use guest_protocol::layout::{FREE, RAM_SIZE};
 
 use super::mmu;
 use super::sysreg::{SCTLR_EL1, TCR_EL1, TTBR0_EL1};
@@ -58,7 +58,7 @@ impl Tables {
     }
 
     fn kind(gpa: u64) -> u64 {
-        if (RAM_SIZE..FREE).contains(&gpa) { DEVICE } else { DEFAULT }
+        if (ram_size()..FREE).contains(&gpa) { DEVICE } else { DEFAULT }
     }
 
     fn of_level2(&self, gva: u64) -> u64 {

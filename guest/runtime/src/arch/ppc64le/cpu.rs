@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use guest_protocol::layout::{VCPU_AREA, VCPU_AREA_SIZE};
+use guest_protocol::layout::vcpu_of_stack;
 
 use super::trap::{Trap, catching};
 
@@ -15,7 +15,7 @@ pub fn cpu_id() -> u64 {
     let sp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mr {}, 1", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    sp.wrapping_sub(VCPU_AREA + 1) / VCPU_AREA_SIZE
+    vcpu_of_stack(sp)
 }
 
 /// Address of the instruction, and twice the stack pointer: its back chain is the frame record.

@@ -6,7 +6,7 @@ use core::arch::{asm, x86_64};
 
 use defs::x86::cpuid::Feature;
 use defs::x86::rflags::Rflags;
-use guest_protocol::layout::{VCPU_AREA, VCPU_AREA_SIZE};
+use guest_protocol::layout::vcpu_of_stack;
 
 use super::trap::{Trap, catching};
 
@@ -15,7 +15,7 @@ pub fn cpu_id() -> u64 {
     let rsp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
-    rsp.wrapping_sub(VCPU_AREA + 1) / VCPU_AREA_SIZE
+    vcpu_of_stack(rsp)
 }
 
 /// Program counter, stack pointer and frame pointer of the caller.

@@ -260,9 +260,11 @@ impl Gic {
     }
 }
 
-/// An attribute of vCPU `vcpu`, whose affinity is its index.
+/// An attribute of vCPU `vcpu`: KVM makes the lowest field of its affinity of the index's lowest 4 bits,
+/// and the next one of the 8 above them.
 pub(super) fn of_vcpu(vcpu: u32, attr: u64) -> u64 {
-    u64::from(vcpu) << 32 | attr
+    let affinity = vcpu & 0xf | vcpu >> 4 << 8;
+    u64::from(affinity) << 32 | attr
 }
 
 /// A system register's encoding as KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS has it.

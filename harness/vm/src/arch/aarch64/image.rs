@@ -1,11 +1,17 @@
 //! Translation tables that every vCPU starts on (ARM ARM D8, 4 KiB granule, 48-bit addresses).
 
 use guest_protocol::layout::aarch64::{TRAP_STACK_GUARD, descriptor::*};
-use guest_protocol::layout::{self, FREE, PAGE_SIZE, RAM_SIZE, vcpu_area};
+use guest_protocol::layout::{self, DEFAULT_RAM_SIZE, FREE, PAGE_SIZE, vcpu_area};
+
+use super::super::more_ram;
+use crate::Ram;
 
 const BLOCK: u64 = 2 << 20;
 /// RAM is mapped by pages, so that a test can change one without splitting the block it runs in.
-const RAM_TABLES: u64 = RAM_SIZE / BLOCK;
+const RAM_TABLES: u64 = DEFAULT_RAM_SIZE / BLOCK;
+
+/// Pages of a vCPU's area that are never mapped.
+const GUARDS: [u64; 3] = [vcpu_area::GUARD, vcpu_area::TRAP_GUARD, TRAP_STACK_GUARD];
 
 /// Writes translation tables into the image of guest-physical memory.
 pub(crate) fn prepare_image(
@@ -32,15 +38,40 @@ pub(crate) fn prepare_image(
     for i in 0..RAM_TABLES {
         put(level2 + i * 8, (level3 + i * PAGE_SIZE) | VALID | TABLE);
     }
-    for page in 1..RAM_SIZE / PAGE_SIZE {
+    for page in 1..DEFAULT_RAM_SIZE / PAGE_SIZE {
         put(level3 + page * 8, (page * PAGE_SIZE) | DEFAULT | VALID | PAGE);
     }
-    for vcpu in 0..layout::MAX_VCPUS {
-        for guard in [vcpu_area::GUARD, vcpu_area::TRAP_GUARD, TRAP_STACK_GUARD] {
+    for vcpu in 0..layout::DEFAULT_VCPUS {
+        for guard in GUARDS {
             put(level3 + (layout::vcpu_area(vcpu) + guard) / PAGE_SIZE * 8, 0);
         }
     }
     Ok(())
 }
 
-const _: () = assert!(layout::PAGE_TABLES + (6 + RAM_TABLES) * PAGE_SIZE <= layout::SCRATCH);
+/// Tables for the blocks with the areas of vCPUs behind the default ones, which have guard pages.
+const MORE_TABLES: u64 = layout::PAGE_TABLES + (6 + RAM_TABLES) * PAGE_SIZE;
+
+/// Maps RAM of one VM behind the default one, which the image has as devices.
+pub(crate) fn extend_tables(ram: &Ram, nr_vcpus: u32) {
+    let put = |gpa: u64, value: u64| {
+        ram.write(gpa, &value.to_le_bytes()).expect("the tables are RAM");
+    };
+    let level2 = layout::PAGE_TABLES + 2 * PAGE_SIZE;
+    let mut tables = (MORE_TABLES..).step_by(PAGE_SIZE as usize);
+    for (block, guards) in more_ram(ram, nr_vcpus, &GUARDS) {
+        let entry = level2 + block / BLOCK * 8;
+        if guards.is_empty() {
+            put(entry, block | DEFAULT | VALID);
+            continue;
+        }
+        let table = tables.next().expect("addresses do not end");
+        for page in (block..block + BLOCK).step_by(PAGE_SIZE as usize) {
+            let entry = if guards.contains(&page) { 0 } else { page | DEFAULT | VALID | PAGE };
+            put(table + (page - block) / PAGE_SIZE * 8, entry);
+        }
+        put(entry, table | VALID | TABLE);
+    }
+}
+
+const _: () = assert!(MORE_TABLES + 2 * PAGE_SIZE <= layout::SCRATCH);

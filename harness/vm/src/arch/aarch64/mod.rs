@@ -15,7 +15,7 @@ pub use device::{Device, Number};
 pub use exits::DebugExit;
 pub use features::VcpuFeatures;
 pub use gic::{Gic, GicVersion, Its};
-pub(crate) use image::prepare_image;
+pub(crate) use image::{extend_tables, prepare_image};
 
 use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
 use guest_runtime::arch::aarch64::sysreg::{
@@ -28,10 +28,15 @@ use nix::errno::Errno;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm};
 
 /// What a vCPU is made of beside the preferred target.
-pub type Cpuid = VcpuFeatures;
+pub type VcpuConfig = VcpuFeatures;
+
+/// vCPUs that can run guest functions.
+pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// RAM that a VM can have: devices and tests' own memslots are behind it.
+pub const MAX_RAM: u64 = map::GICD;
 
 /// Bits of guest-physical address in a VM of type 0 (api.rst 4.2).
 const DEFAULT_IPA_BITS: i64 = 40;
@@ -89,7 +94,7 @@ pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
 }
 
 /// PSCI, and nothing else that is optional.
-pub(crate) fn default_cpuid(_: &System) -> Cpuid {
+pub(crate) fn default_vcpu_config(_: &System) -> VcpuConfig {
     VcpuFeatures::default()
 }
 
@@ -110,12 +115,13 @@ pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
 }
 
 /// Set-up that must precede the first vCPU.
-pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
+pub(crate) fn prepare_vm(vm: &Vm, irqchip: Irqchip) -> TestResult<VmState> {
     let mut target = kvm_vcpu_init::default();
     vm.fd().get_preferred_target(&mut target).ioctl("KVM_ARM_PREFERRED_TARGET")?;
-    let gic = match shape.irqchip {
+    let gic = match irqchip {
         Irqchip::None => None,
         Irqchip::Kernel => Some(Gic::newest(vm)?),
+        Irqchip::Gic(version) => Some(Gic::create(vm, version)?),
         Irqchip::Split => return Err(Failure::Skip("KVM_CAP_SPLIT_IRQCHIP".into())),
     };
     Ok(VmState { target, gic })
@@ -127,7 +133,7 @@ pub(crate) fn before_first_run(vm: &VmState) -> TestResult {
 }
 
 /// `KVM_ARM_VCPU_INIT` of a new vCPU.
-pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &Cpuid) -> TestResult {
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
     let mut init = vcpu.vm.target;
     for (word, wanted) in init.features.iter_mut().zip(features.0) {
         *word |= wanted;
@@ -204,6 +210,13 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
         vcpu.set_reg(register, value).ioctl("KVM_SET_ONE_REG of a core register")?;
     }
     Ok(())
+}
+
+impl Vm {
+    /// The features that vCPUs made from now on get.
+    pub fn features_mut(&mut self) -> &mut VcpuFeatures {
+        self.vcpu_config_mut()
+    }
 }
 
 impl Vcpu {

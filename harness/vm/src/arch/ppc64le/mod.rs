@@ -7,16 +7,24 @@ mod image;
 pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
 pub(crate) use image::prepare_image;
 
-use guest_protocol::layout::{ppc64le as map, vcpu_area};
+use guest_protocol::layout::{self, ppc64le as map, vcpu_area};
 use kvm_bindings::kvm_regs;
 use kvm_ioctls::VmFd;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm};
 
 /// There is nothing to choose.
-pub type Cpuid = ();
+pub type VcpuConfig = ();
+
+/// vCPUs that can run guest functions.
+pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// RAM that a VM can have: tests' own memslots are behind it.
+pub const MAX_RAM: u64 = layout::FREE;
+
+/// Guest functions run without translation.
+pub(crate) fn extend_tables(_: &Ram, _: u32) {}
 
 /// Nothing has to be kept of a VM.
 #[derive(Debug, Default)]
@@ -46,7 +54,7 @@ pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
 }
 
 /// Nothing to choose.
-pub(crate) fn default_cpuid(_: &System) -> Cpuid {}
+pub(crate) fn default_vcpu_config(_: &System) -> VcpuConfig {}
 
 /// None has a name yet.
 pub(crate) fn cpu_features(_: &System, _: &VmFd) -> Vec<String> {
@@ -71,8 +79,8 @@ pub(crate) fn caller(ram: &Ram, sp: u64) -> Option<(u64, u64)> {
 }
 
 /// Set-up that must precede the first vCPU.
-pub(crate) fn prepare_vm(_: &Vm, shape: VmShape) -> TestResult<VmState> {
-    match shape.irqchip {
+pub(crate) fn prepare_vm(_: &Vm, irqchip: Irqchip) -> TestResult<VmState> {
+    match irqchip {
         Irqchip::None => Ok(VmState),
         Irqchip::Kernel | Irqchip::Split => {
             Err(Failure::Skip("an interrupt controller set up by the harness".into()))
@@ -86,7 +94,7 @@ pub(crate) fn before_first_run(_: &VmState) -> TestResult {
 }
 
 /// Makes a new vCPU one that KVM runs.
-pub(crate) fn prepare_vcpu(vcpu: &Vcpu, (): &Cpuid) -> TestResult {
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, (): &VcpuConfig) -> TestResult {
     vcpu.enable_cap(KVM_CAP_PPC_PAPR, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_PAPR)")
 }
 

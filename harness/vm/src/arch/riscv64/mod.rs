@@ -4,9 +4,9 @@ mod describe;
 mod image;
 
 pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
-pub(crate) use image::prepare_image;
+pub(crate) use image::{extend_tables, prepare_image};
 
-use guest_protocol::layout::{riscv64 as map, vcpu_area};
+use guest_protocol::layout::{self, riscv64 as map, vcpu_area};
 use kvm_bindings::{
     KVM_CREATE_DEVICE_TEST, KVM_MP_STATE_RUNNABLE, kvm_create_device,
     kvm_device_type_KVM_DEV_TYPE_RISCV_AIA, kvm_mp_state,
@@ -16,14 +16,26 @@ use kvm_ioctls::VmFd;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
 use crate::requirement::riscv64::AIA;
-use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmShape};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm};
 
-/// There is nothing to choose.
-pub type Cpuid = ();
+/// What a vCPU is made of beside all that KVM offers.
+pub type VcpuConfig = VcpuFeatures;
+
+/// vCPUs that can run guest functions.
+pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// RAM that a VM can have: tests' own memslots are behind it.
+pub const MAX_RAM: u64 = layout::FREE;
 
 /// Nothing has to be kept of a VM.
 #[derive(Debug, Default)]
 pub struct VmState;
+
+/// Features of a vCPU.
+#[derive(Clone, Debug, Default)]
+pub struct VcpuFeatures {
+    /// `KVM_RISCV_ISA_EXT_*` of extensions that it does not have.
+    pub without: Vec<u64>,
+}
 
 /// Registers for `KVM_GET_ONE_REG` (api.rst 4.68, "RISC-V registers").
 pub mod reg {
@@ -33,6 +45,10 @@ pub mod reg {
 
     /// mvendorid, in the configuration registers.
     pub const MVENDORID: u64 = KVM_REG_RISCV_U64 | 1 << 24 | 2;
+    /// Whether the vCPU has ISA extension `KVM_RISCV_ISA_EXT_*`.
+    pub const fn isa_extension(number: u64) -> u64 {
+        KVM_REG_RISCV_U64 | 7 << 24 | number
+    }
     /// The program counter.
     pub const PC: u64 = CORE;
     /// x`n`, for `n` from 1.
@@ -71,8 +87,10 @@ pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
     system.fd().create_vm()
 }
 
-/// Nothing to choose.
-pub(crate) fn default_cpuid(_: &System) -> Cpuid {}
+/// Everything that KVM offers.
+pub(crate) fn default_vcpu_config(_: &System) -> VcpuConfig {
+    VcpuConfig::default()
+}
 
 /// What KVM can give to guests.
 pub(crate) fn cpu_features(_: &System, vm: &VmFd) -> Vec<String> {
@@ -102,8 +120,8 @@ pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
 }
 
 /// Set-up that must precede the first vCPU.
-pub(crate) fn prepare_vm(_: &Vm, shape: VmShape) -> TestResult<VmState> {
-    match shape.irqchip {
+pub(crate) fn prepare_vm(_: &Vm, irqchip: Irqchip) -> TestResult<VmState> {
+    match irqchip {
         Irqchip::None => Ok(VmState),
         Irqchip::Kernel => {
             Err(Failure::Skip("an interrupt controller set up by the harness".into()))
@@ -117,9 +135,11 @@ pub(crate) fn before_first_run(_: &VmState) -> TestResult {
     Ok(())
 }
 
-/// Nothing to choose.
-pub(crate) fn prepare_vcpu(_: &Vcpu, (): &Cpuid) -> TestResult {
-    Ok(())
+/// Takes from a new vCPU what it is not to have.
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
+    features.without.iter().try_for_each(|&extension| {
+        vcpu.set_reg(reg::isa_extension(extension), 0).ioctl("KVM_SET_ONE_REG(ISA extension)")
+    })
 }
 
 /// Sets registers so that a vCPU starts in the guest function at `entry`.

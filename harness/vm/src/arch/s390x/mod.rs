@@ -6,17 +6,25 @@ mod describe;
 pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
 
 use guest_protocol::layout::s390x::{self as map, low_core, start};
-use guest_protocol::layout::vcpu_area;
+use guest_protocol::layout::{self, vcpu_area};
 use kvm_bindings::{KVM_SYNC_CRS, KVM_SYNC_GPRS, KVM_SYNC_PREFIX, kvm_sync_regs};
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{Exit, Irqchip, Ram, System, Vcpu, Vm, VmShape};
+use crate::{Exit, Irqchip, Ram, System, Vcpu, Vm};
 
 /// There is nothing to choose.
-pub type Cpuid = ();
+pub type VcpuConfig = ();
+
+/// vCPUs that can run guest functions.
+pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// RAM that a VM can have: tests' own memslots are behind it.
+pub const MAX_RAM: u64 = layout::FREE;
+
+/// Guest functions run without translation.
+pub(crate) fn extend_tables(_: &Ram, _: u32) {}
 
 /// Nothing has to be kept of a VM.
 #[derive(Debug, Default)]
@@ -58,7 +66,7 @@ pub(crate) fn create_vm(system: &System) -> Result<VmFd, kvm_ioctls::Error> {
 }
 
 /// Nothing to choose.
-pub(crate) fn default_cpuid(_: &System) -> Cpuid {}
+pub(crate) fn default_vcpu_config(_: &System) -> VcpuConfig {}
 
 /// None has a name yet.
 pub(crate) fn cpu_features(_: &System, _: &VmFd) -> Vec<String> {
@@ -96,8 +104,8 @@ pub(crate) fn caller(ram: &Ram, sp: u64) -> Option<(u64, u64)> {
 }
 
 /// Set-up that must precede the first vCPU.
-pub(crate) fn prepare_vm(_: &Vm, shape: VmShape) -> TestResult<VmState> {
-    match shape.irqchip {
+pub(crate) fn prepare_vm(_: &Vm, irqchip: Irqchip) -> TestResult<VmState> {
+    match irqchip {
         Irqchip::None => Ok(VmState),
         Irqchip::Kernel | Irqchip::Split => {
             Err(Failure::Skip("an interrupt controller besides the CPU's own".into()))
@@ -111,7 +119,7 @@ pub(crate) fn before_first_run(_: &VmState) -> TestResult {
 }
 
 /// Nothing to choose.
-pub(crate) fn prepare_vcpu(_: &Vcpu, (): &Cpuid) -> TestResult {
+pub(crate) fn prepare_vcpu(_: &Vcpu, (): &VcpuConfig) -> TestResult {
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::failure::{Failure, TestResult};
 use crate::request::x86::KVM_GET_SUPPORTED_HV_CPUID;
-use crate::{Exit, Irqchip, System, Vcpu, Vm, VmShape, raw_ioctl};
+use crate::{Exit, Irqchip, System, Vcpu, Vm, raw_ioctl};
 
 /// Leaves of hypervisors: those that any interface may have.
 const HYPERVISOR_LEAVES: std::ops::Range<u32> = HYPERVISOR..HYPERVISOR + 0x1000;
@@ -56,7 +56,7 @@ fn leaves() -> TestResult<Vec<kvm_cpuid_entry2>> {
     if let Ok(leaves) = supported_hyperv_cpuid(system) {
         return Ok(leaves);
     }
-    let mut vm = Vm::new(VmShape { irqchip: Irqchip::Kernel })?;
+    let mut vm = Vm::new(Irqchip::Kernel)?;
     let vcpu = vm.create_vcpu(0)?;
     supported_hyperv_cpuid(&vcpu)
         .map_err(|errno| Failure::Skip(format!("KVM_GET_SUPPORTED_HV_CPUID ({errno})")))

@@ -6,6 +6,9 @@ use defs::x86::paging::{ENTRIES, LARGE_PAGE, Pte};
 use defs::x86::segment::{Descriptor, GATE_SIZE, Gate, tss};
 use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
 
+use super::super::more_ram;
+use crate::Ram;
+
 /// IST indices; every vector uses one.
 const IST_TRAP: u8 = 1;
 const IST_NMI: u8 = 2;
@@ -67,14 +70,14 @@ pub(crate) fn prepare_image(
     for page in 1..ENTRIES {
         put(pt + page * 8, (page * layout::PAGE_SIZE) | Pte::DEFAULT.bits());
     }
-    for vcpu in 0..layout::MAX_VCPUS {
+    for vcpu in 0..layout::DEFAULT_VCPUS {
         for guard in [vcpu_area::GUARD, vcpu_area::TRAP_GUARD] {
             put(pt + (layout::vcpu_area(vcpu) + guard) / layout::PAGE_SIZE * 8, 0);
         }
     }
 
     let stubs = symbol("trap_stubs").ok_or("the payload has no symbol trap_stubs")?;
-    if !(layout::PAYLOAD..layout::RAM_SIZE).contains(&stubs) {
+    if !(layout::PAYLOAD..layout::DEFAULT_RAM_SIZE).contains(&stubs) {
         return Err(format!("the payload's trap_stubs are at {stubs:#x}, outside its place"));
     }
     for vector in 0..map::NR_VECTORS {
@@ -94,3 +97,25 @@ pub(crate) fn prepare_image(
     }
     Ok(())
 }
+
+/// Tables for the blocks with the areas of vCPUs behind the default ones, which have guard pages.
+const MORE_TABLES: u64 = layout::PAGE_TABLES + 7 * layout::PAGE_SIZE;
+
+/// Adapts the tables of one VM, which map everything, to RAM behind the default one.
+pub(crate) fn extend_tables(ram: &Ram, nr_vcpus: u32) {
+    let put = |gpa: u64, value: u64| {
+        ram.write(gpa, &value.to_le_bytes()).expect("the tables are RAM");
+    };
+    let pd = layout::PAGE_TABLES + 2 * layout::PAGE_SIZE;
+    let blocks = more_ram(ram, nr_vcpus, &[vcpu_area::GUARD, vcpu_area::TRAP_GUARD]);
+    let split = blocks.into_iter().filter(|(_, guards)| !guards.is_empty());
+    for ((block, guards), table) in split.zip((MORE_TABLES..).step_by(layout::PAGE_SIZE as usize)) {
+        for page in (block..block + LARGE_PAGE).step_by(layout::PAGE_SIZE as usize) {
+            let entry = if guards.contains(&page) { 0 } else { page | Pte::DEFAULT.bits() };
+            put(table + (page - block) / layout::PAGE_SIZE * 8, entry);
+        }
+        put(pd + block / LARGE_PAGE * 8, table | Pte::TABLE.bits());
+    }
+}
+
+const _: () = assert!(MORE_TABLES + 2 * layout::PAGE_SIZE <= map::IDT);

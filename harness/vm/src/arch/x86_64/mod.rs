@@ -6,7 +6,7 @@ mod interrupts;
 mod msrs;
 mod state;
 
-pub(crate) use image::prepare_image;
+pub(crate) use image::{extend_tables, prepare_image};
 pub use interrupts::IoapicState;
 
 use std::sync::OnceLock;
@@ -29,12 +29,15 @@ use zerocopy::IntoBytes;
 use crate::failure::TestResult;
 use crate::payload::Payload;
 use crate::requirement::cpu;
-use crate::{
-    Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, VmShape, request,
-};
+use crate::{Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, request};
 
 /// What `KVM_SET_CPUID2` gets.
-pub type Cpuid = CpuId;
+pub type VcpuConfig = CpuId;
+
+/// vCPUs that can run guest functions.
+pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// RAM that a VM can have: devices and tests' own memslots are behind it.
+pub const MAX_RAM: u64 = layout::FREE;
 
 /// Nothing has to be kept of a VM.
 #[derive(Debug, Default)]
@@ -69,7 +72,7 @@ pub(crate) fn doorbell(vcpu: &mut Vcpu, exit: &Exit) -> Option<u32> {
 }
 
 /// Everything that KVM supports.
-pub(crate) fn default_cpuid(system: &System) -> Cpuid {
+pub(crate) fn default_vcpu_config(system: &System) -> VcpuConfig {
     supported_cpuid(system).clone()
 }
 
@@ -95,9 +98,9 @@ pub(crate) fn caller(ram: &Ram, fp: u64) -> Option<(u64, u64)> {
 }
 
 /// Set-up that must precede the first vCPU.
-pub(crate) fn prepare_vm(vm: &Vm, shape: VmShape) -> TestResult<VmState> {
+pub(crate) fn prepare_vm(vm: &Vm, irqchip: Irqchip) -> TestResult<VmState> {
     vm.fd().set_tss_address(TSS_ADDRESS).ioctl("KVM_SET_TSS_ADDR")?;
-    match shape.irqchip {
+    match irqchip {
         Irqchip::None => {}
         Irqchip::Kernel => vm.fd().create_irq_chip().ioctl("KVM_CREATE_IRQCHIP")?,
         Irqchip::Split => {
@@ -118,7 +121,7 @@ pub(crate) fn before_first_run(_: &VmState) -> TestResult {
 }
 
 /// Gives a new vCPU its CPUID.
-pub(crate) fn prepare_vcpu(vcpu: &Vcpu, cpuid: &Cpuid) -> TestResult {
+pub(crate) fn prepare_vcpu(vcpu: &Vcpu, cpuid: &VcpuConfig) -> TestResult {
     let mut cpuid = cpuid.clone();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -131,6 +134,13 @@ pub(crate) fn prepare_vcpu(vcpu: &Vcpu, cpuid: &Cpuid) -> TestResult {
         }
     }
     vcpu.fd().set_cpuid2(&cpuid).ioctl("KVM_SET_CPUID2")
+}
+
+impl Vm {
+    /// The CPUID that vCPUs made from now on get.
+    pub fn cpuid_mut(&mut self) -> &mut CpuId {
+        self.vcpu_config_mut()
+    }
 }
 
 /// A segment of ring 0 over all addresses.
