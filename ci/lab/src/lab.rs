@@ -208,12 +208,18 @@ fn plan(request: &Request, base: &Base) -> Plan {
     Plan {
         modules: base.modules.iter().map(|module| with_params(module, profile)).collect(),
         argv,
-        env: request.env.clone(),
+        env: environment(request),
         kvm_optional: request.kvm_optional,
         clocksource: profile.clocksource.clone(),
         result_device: emulator::result_device(profile).map(str::to_owned),
         ..Plan::default()
     }
+}
+
+/// The runner's environment: what the request says, and the profile's quirks.
+fn environment(request: &Request) -> Vec<(String, String)> {
+    let quirks = ("KVM_CONFORMANCE_QUIRKS".to_owned(), request.profile.quirks.join(","));
+    request.env.iter().cloned().chain([quirks]).collect()
 }
 
 pub(crate) fn with_params(module: &Module, profile: &Profile) -> Module {

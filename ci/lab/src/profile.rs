@@ -58,6 +58,8 @@ pub struct Profile {
     pub clocksource: Option<String>,
     /// Why there is no KVM in this host, where that is known beforehand.
     pub no_kvm: Option<String>,
+    /// What tests must know of the host that real ones have not got: names that the runner knows.
+    pub quirks: Vec<String>,
     /// How much slower than hardware; a hint for deadlines.
     pub slowness: f64,
 }
@@ -84,6 +86,7 @@ struct File {
     emulator_version: Option<String>,
     clocksource: Option<String>,
     no_kvm: Option<String>,
+    quirks: Option<Vec<String>>,
     slowness: Option<f64>,
 }
 
@@ -118,6 +121,7 @@ impl Profile {
             emulator_version: file.emulator_version,
             clocksource: file.clocksource,
             no_kvm: file.no_kvm,
+            quirks: file.quirks.unwrap_or_default(),
             slowness: file.slowness.unwrap_or(1.0),
             name,
         })
@@ -202,6 +206,7 @@ fn merge(base: File, over: File) -> File {
         emulator_version: over.emulator_version.or(base.emulator_version),
         clocksource: over.clocksource.or(base.clocksource),
         no_kvm: over.no_kvm.or(base.no_kvm),
+        quirks: over.quirks.or(base.quirks),
         slowness: over.slowness.or(base.slowness),
     }
 }
@@ -227,6 +232,13 @@ mod tests {
         assert_eq!(variant.cpu, base.cpu);
         assert_eq!(variant.modules["kvm-amd"]["npt"], "0");
         assert_eq!(variant.modules["kvm-amd"]["nested"], base.modules["kvm-amd"]["nested"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_variant_has_the_quirks_of_its_base() -> Result<()> {
+        let quirks = Profile::load("amd64-svm-npt0")?.quirks;
+        assert_eq!(quirks, ["huge-pages-on-request"]);
         Ok(())
     }
 

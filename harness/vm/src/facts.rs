@@ -6,14 +6,18 @@ use std::fs;
 use results::HostFacts;
 
 use crate::requirement::cap;
-use crate::{KvmUnusable, System};
+use crate::{KvmUnusable, System, quirks};
 
 /// Probes this host.
 ///
 /// # Errors
 ///
-/// `/dev/kvm` cannot be used; the message says why and what to do.
+/// `/dev/kvm` cannot be used, or the lab names a quirk that this build does not know; the message says
+/// why and what to do.
 pub fn probe() -> Result<HostFacts, KvmUnusable> {
+    if let Err(why) = quirks::here() {
+        return Err(KvmUnusable::Other(quirks::VARIABLE.into(), why.clone()));
+    }
     let system = System::usable()?;
     let vm = system.make_a_vm()?;
     // Not from /proc, which may not be there.

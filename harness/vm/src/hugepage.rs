@@ -10,6 +10,7 @@ use nix::sys::mman::{MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mpro
 
 use super::Mapping;
 use crate::failure::{Failure, TestResult};
+use crate::quirks::Quirk;
 use crate::skip;
 
 /// Kinds of memory that a slot can be of.
@@ -95,8 +96,7 @@ fn huge_or_page() -> usize {
 /// Bytes of a transparent huge page, where the host makes them on request.
 fn transparent_huge_page_size() -> Option<usize> {
     const DIR: &str = "/sys/kernel/mm/transparent_hugepage";
-    if in_lab() {
-        // Linux makes none by itself where memory is as small as there.
+    if Quirk::HugePagesOnRequest.is_here() {
         let _ = fs::write(format!("{DIR}/enabled"), "madvise");
     }
     let enabled = fs::read_to_string(format!("{DIR}/enabled")).ok()?;
@@ -111,8 +111,8 @@ fn meminfo(key: &str) -> Option<usize> {
     value.split_whitespace().next()?.parse().ok()
 }
 
-/// Maps `len` bytes, rounded up to huge pages, while so many are to be had: a host of the lab gets more of
-/// them, another one must have them.
+/// Maps `len` bytes, rounded up to huge pages, while so many are to be had: a host that makes them on
+/// request gets more of them, another one must have them.
 fn with_huge_pages(
     len: usize,
     map: impl FnOnce(usize) -> TestResult<Mapping>,
@@ -128,7 +128,7 @@ fn with_huge_pages(
     let needed = len.div_ceil(size);
     let number = |key| meminfo(key).unwrap_or(0);
     let free = || number("HugePages_Free:").saturating_sub(number("HugePages_Rsvd:"));
-    if free() < needed && in_lab() {
+    if free() < needed && Quirk::HugePagesOnRequest.is_here() {
         let more = number("HugePages_Total:") + needed - free();
         let _ = fs::write("/proc/sys/vm/nr_hugepages", more.to_string());
     }
@@ -136,11 +136,6 @@ fn with_huge_pages(
         skip!("{needed} free huge pages of {} KiB (vm.nr_hugepages)", size >> 10);
     }
     map(needed * size)
-}
-
-/// Whether this is an emulated host of the lab, which a test may configure.
-fn in_lab() -> bool {
-    std::env::var("KVM_CONFORMANCE_PROFILE").is_ok_and(|profile| profile != "native")
 }
 
 impl Mapping {

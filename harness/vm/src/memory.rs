@@ -12,10 +12,9 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonym
 use guest_protocol::layout;
 use nix::errno::Errno;
 
+use crate::arch;
 use crate::failure::{Failure, TestResult};
-
-/// Bytes that one entry of a segment table maps on s390x.
-const S390_SEGMENT: usize = 1 << 20;
+use crate::quirks::Quirk;
 
 /// Page-aligned memory of this process; unmapped on drop.
 #[derive(Debug)]
@@ -49,10 +48,9 @@ impl Mapping {
     ///
     /// The host refuses.
     pub fn with_flags(len: usize, flags: MapFlags) -> TestResult<Self> {
-        match cfg!(target_arch = "s390x") {
-            // KVM/s390 maps a guest's memory by segments, and wants it to start at one.
-            true => Self::with_alignment(len, S390_SEGMENT, flags),
-            false => Self::anywhere(len, flags),
+        match arch::SLOT_ALIGNMENT {
+            Some(align) => Self::with_alignment(len, align, flags),
+            None => Self::anywhere(len, flags),
         }
     }
 
@@ -123,8 +121,7 @@ impl Mapping {
         let address = NonZeroUsize::new(self.base.as_ptr() as usize);
         let size = NonZeroUsize::new(len).ok_or_else(|| Failure::Error("empty overlay".into()))?;
         let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        if cfg!(target_arch = "s390x") {
-            // Hercules goes on 2 bytes too far when the host has no page for a guest's instruction.
+        if Quirk::FetchNeedsMappedPages.is_here() {
             flags |= MapFlags::MAP_POPULATE;
         }
         // SAFETY: replaces pages of our own mapping.

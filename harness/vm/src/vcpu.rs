@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use super::exit::{Exit, ExitCounts};
 use super::last_words::Known;
 use super::request::{KVM_ENABLE_CAP, KVM_INTERRUPT, KVM_RUN};
-use super::{Ram, System, raw_ioctl, stats, watchdog};
+use super::{Ram, System, raw_ioctl, stats, together, watchdog};
 use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
@@ -131,7 +131,8 @@ impl Vcpu {
     ///
     /// # Errors
     ///
-    /// The deadline has passed: `Failure::Timeout` with the vCPU's state.
+    /// The deadline has passed: `Failure::Timeout` with the vCPU's state. Another thread of the test has
+    /// failed.
     pub fn run_once(&mut self) -> TestResult<Exit> {
         if self.exits.total() == 0 {
             arch::before_first_run(&self.vm)?;
@@ -140,16 +141,17 @@ impl Vcpu {
         let run: *mut kvm_run = self.fd.get_kvm_run();
         let running = watchdog::Running::enter(run);
         // SAFETY: the descriptor is a vCPU's; KVM_RUN takes no pointer.
-        let result = unsafe { libc::ioctl(raw, KVM_RUN as _, 0) };
+        let result = arch::around_kvm_run(|| unsafe { libc::ioctl(raw, KVM_RUN as _, 0) });
         let errno = if result < 0 { Errno::last_raw() } else { 0 };
-        #[cfg(target_arch = "powerpc64")]
-        arch::callers_registers::distrust();
         drop(running);
         self.known.count_exit();
         self.exits.add(self.fd.get_kvm_run().exit_reason, errno);
         let exit = Exit::decode(self.fd.get_kvm_run(), errno);
         if watchdog::expired() {
             return Err(self.out_of_time());
+        }
+        if together::is_stopped() {
+            return Err(together::stopped());
         }
         Ok(exit)
     }

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::Vcpu;
+use crate::{Ioctl, Vcpu};
 
 impl Vcpu {
     /// `KVM_GET_ONE_REG` of a 64-bit register.

@@ -4,7 +4,7 @@ use kvm_bindings::{KVM_CREATE_DEVICE_TEST, kvm_create_device, kvm_device_attr};
 use kvm_ioctls::{DeviceFd, VmFd};
 use nix::errno::Errno;
 
-use crate::{GuardedBuffer, raw_ioctl, request};
+use crate::{GuardedBuffer, Ioctl, raw_ioctl, request};
 
 /// A number that an attribute holds: 32 or 64 bits wide.
 pub trait Number: Copy {

@@ -22,19 +22,21 @@ use guest_runtime::arch::aarch64::sysreg::{
     CPACR_EL1, CPTR_EL2, HCR_EL2, MAIR_EL1, MAIR_EL2, SCTLR_EL1, SCTLR_EL2, SP_EL2, SysReg,
     TCR_EL1, TCR_EL2, TTBR0_EL1, TTBR0_EL2, VBAR_EL1, VBAR_EL2,
 };
-use kvm_bindings::{KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
+use kvm_bindings::{KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmConfig};
 
 /// What a vCPU is made of beside the preferred target.
 pub type VcpuConfig = VcpuFeatures;
 
 /// vCPUs that can run guest functions.
 pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// What a slot's memory must start at a multiple of, beside a page.
+pub(crate) const SLOT_ALIGNMENT: Option<usize> = None;
 /// RAM that a VM can have: devices and tests' own memslots are behind it.
 pub const MAX_RAM: u64 = map::GICD;
 
@@ -146,6 +148,44 @@ pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
     Ok(())
 }
 
+/// The interrupt of vCPUs' PMUs, a PPI, where [`VmConfig::pmu`] gives them one.
+pub const PMU_INTID: u32 = 23;
+
+/// What has to wait until all vCPUs are there: their PMUs.
+pub(crate) fn make_ready(vm: &Vm, vcpus: &[Vcpu], config: &VmConfig) -> TestResult {
+    if !config.has_pmu {
+        return Ok(());
+    }
+    vm.state().gic()?.init()?;
+    for vcpu in vcpus {
+        vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+        vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
+    }
+    Ok(())
+}
+
+impl VmConfig {
+    /// With vCPUs that have feature `KVM_ARM_VCPU_*`.
+    #[must_use]
+    pub fn feature(self, feature: u32) -> Self {
+        self.vcpu(move |features| features.add(feature))
+    }
+
+    /// With vCPUs that do not have feature `KVM_ARM_VCPU_*`.
+    #[must_use]
+    pub fn no_feature(self, feature: u32) -> Self {
+        self.vcpu(move |features| features.remove(feature))
+    }
+
+    /// With vCPUs that have a PMU; fixtures with vCPUs make it ready, with interrupt [`PMU_INTID`]. It
+    /// takes an interrupt controller in the kernel.
+    #[must_use]
+    pub fn pmu(mut self) -> Self {
+        self.has_pmu = true;
+        self.feature(KVM_ARM_VCPU_PMU_V3)
+    }
+}
+
 /// Registers of the exception level in which guest functions run.
 struct Level {
     mair: SysReg,
@@ -178,6 +218,11 @@ const EL2: Level = Level {
     sctlr: SCTLR_EL2,
     pstate: 0x8 ^ 0x4,
 };
+
+/// Calls KVM_RUN by `run`.
+pub(crate) fn around_kvm_run(run: impl FnOnce() -> i32) -> i32 {
+    run()
+}
 
 /// Sets registers so that a vCPU starts in the guest function at `entry`.
 pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestResult {

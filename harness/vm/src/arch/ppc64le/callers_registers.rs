@@ -5,6 +5,7 @@ use std::arch::asm;
 use std::os::fd::AsRawFd as _;
 
 use crate::Vcpu;
+use crate::quirks::Quirk;
 use crate::request::KVM_RUN;
 
 /// VSX registers that a system call must keep: VS14 to VS31, whose first halves are F14 to F31, and VS52
@@ -57,9 +58,22 @@ pub fn kvm_run_with(vcpu: &Vcpu, before: &[[u64; 2]; NR_KEPT]) -> [[u64; 2]; NR_
     after
 }
 
-/// Keeps the compiler from trusting that KVM_RUN has kept these registers: where a host loses them, a test
-/// of its own says so, and the others go on.
-pub(crate) fn distrust() {
+/// Calls KVM_RUN by `run`. On a host whose KVM_RUN loses these registers a test of its own says so, and the
+/// others go on.
+pub(crate) fn around_kvm_run(run: impl FnOnce() -> i32) -> i32 {
+    if Quirk::KvmRunLosesRegisters.is_here() { distrustful(run) } else { run() }
+}
+
+/// In a frame of its own, which keeps the registers from before `run` on.
+#[inline(never)]
+fn distrustful(run: impl FnOnce() -> i32) -> i32 {
+    let result = run();
+    distrust();
+    result
+}
+
+/// Keeps the compiler from trusting that these registers are what they were.
+fn distrust() {
     // SAFETY: does nothing.
     unsafe {
         asm!(

@@ -4,6 +4,7 @@ pub mod callers_registers;
 mod describe;
 mod image;
 
+pub(crate) use callers_registers::around_kvm_run;
 pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
 pub(crate) use image::prepare_image;
 
@@ -13,13 +14,15 @@ use kvm_ioctls::VmFd;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmConfig};
 
 /// There is nothing to choose.
 pub type VcpuConfig = ();
 
 /// vCPUs that can run guest functions.
 pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// What a slot's memory must start at a multiple of, beside a page.
+pub(crate) const SLOT_ALIGNMENT: Option<usize> = None;
 /// RAM that a VM can have: tests' own memslots are behind it.
 pub const MAX_RAM: u64 = layout::FREE;
 
@@ -96,6 +99,11 @@ pub(crate) fn before_first_run(_: &VmState) -> TestResult {
 /// Makes a new vCPU one that KVM runs.
 pub(crate) fn prepare_vcpu(vcpu: &Vcpu, (): &VcpuConfig) -> TestResult {
     vcpu.enable_cap(KVM_CAP_PPC_PAPR, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_PAPR)")
+}
+
+/// Nothing is left to do when all vCPUs are there.
+pub(crate) fn make_ready(_: &Vm, _: &[Vcpu], _: &VmConfig) -> TestResult {
+    Ok(())
 }
 
 /// Sets registers so that a vCPU starts in the guest function at `entry`.

@@ -16,13 +16,15 @@ use kvm_ioctls::VmFd;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
 use crate::requirement::riscv64::AIA;
-use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmConfig};
 
 /// What a vCPU is made of beside all that KVM offers.
 pub type VcpuConfig = VcpuFeatures;
 
 /// vCPUs that can run guest functions.
 pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// What a slot's memory must start at a multiple of, beside a page.
+pub(crate) const SLOT_ALIGNMENT: Option<usize> = None;
 /// RAM that a VM can have: tests' own memslots are behind it.
 pub const MAX_RAM: u64 = layout::FREE;
 
@@ -35,6 +37,14 @@ pub struct VmState;
 pub struct VcpuFeatures {
     /// `KVM_RISCV_ISA_EXT_*` of extensions that it does not have.
     pub without: Vec<u64>,
+}
+
+impl VmConfig {
+    /// With vCPUs that do not have extension `KVM_RISCV_ISA_EXT_*`.
+    #[must_use]
+    pub fn no_feature(self, extension: u64) -> Self {
+        self.vcpu(move |features| features.without.push(extension))
+    }
 }
 
 /// Registers for `KVM_GET_ONE_REG` (api.rst 4.68, "RISC-V registers").
@@ -140,6 +150,16 @@ pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
     features.without.iter().try_for_each(|&extension| {
         vcpu.set_reg(reg::isa_extension(extension), 0).ioctl("KVM_SET_ONE_REG(ISA extension)")
     })
+}
+
+/// Nothing is left to do when all vCPUs are there.
+pub(crate) fn make_ready(_: &Vm, _: &[Vcpu], _: &VmConfig) -> TestResult {
+    Ok(())
+}
+
+/// Calls KVM_RUN by `run`.
+pub(crate) fn around_kvm_run(run: impl FnOnce() -> i32) -> i32 {
+    run()
 }
 
 /// Sets registers so that a vCPU starts in the guest function at `entry`.

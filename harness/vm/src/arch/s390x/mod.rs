@@ -13,13 +13,16 @@ use nix::errno::Errno;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{Exit, Irqchip, Ram, System, Vcpu, Vm};
+use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmConfig};
 
 /// There is nothing to choose.
 pub type VcpuConfig = ();
 
 /// vCPUs that can run guest functions.
 pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// What a slot's memory must start at a multiple of, beside a page: KVM/s390 maps a guest's memory by
+/// segments.
+pub(crate) const SLOT_ALIGNMENT: Option<usize> = Some(1 << 20);
 /// RAM that a VM can have: tests' own memslots are behind it.
 pub const MAX_RAM: u64 = layout::FREE;
 
@@ -121,6 +124,16 @@ pub(crate) fn before_first_run(_: &VmState) -> TestResult {
 /// Nothing to choose.
 pub(crate) fn prepare_vcpu(_: &Vcpu, (): &VcpuConfig) -> TestResult {
     Ok(())
+}
+
+/// Nothing is left to do when all vCPUs are there.
+pub(crate) fn make_ready(_: &Vm, _: &[Vcpu], _: &VmConfig) -> TestResult {
+    Ok(())
+}
+
+/// Calls KVM_RUN by `run`.
+pub(crate) fn around_kvm_run(run: impl FnOnce() -> i32) -> i32 {
+    run()
 }
 
 /// Sets registers and this vCPU's low core so that it starts in the guest function at `entry`.

@@ -29,13 +29,17 @@ use zerocopy::IntoBytes;
 use crate::failure::TestResult;
 use crate::payload::Payload;
 use crate::requirement::cpu;
-use crate::{Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, request};
+use crate::{
+    Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, VmConfig, request,
+};
 
 /// What `KVM_SET_CPUID2` gets.
 pub type VcpuConfig = CpuId;
 
 /// vCPUs that can run guest functions.
 pub const MAX_VCPUS: u64 = layout::MAX_VCPUS;
+/// What a slot's memory must start at a multiple of, beside a page.
+pub(crate) const SLOT_ALIGNMENT: Option<usize> = None;
 /// RAM that a VM can have: devices and tests' own memslots are behind it.
 pub const MAX_RAM: u64 = layout::FREE;
 
@@ -158,6 +162,16 @@ fn flat(selector: u16, kind: u8) -> kvm_segment {
         g: 1,
         ..Default::default()
     }
+}
+
+/// Nothing is left to do when all vCPUs are there.
+pub(crate) fn make_ready(_: &Vm, _: &[Vcpu], _: &VmConfig) -> TestResult {
+    Ok(())
+}
+
+/// Calls KVM_RUN by `run`.
+pub(crate) fn around_kvm_run(run: impl FnOnce() -> i32) -> i32 {
+    run()
 }
 
 /// Sets registers and this vCPU's tables so that it starts in the guest function at `entry`.
