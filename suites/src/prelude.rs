@@ -8,7 +8,7 @@ pub use guest_runtime::protocol::layout;
 pub use guest_runtime::shared::PageAligned;
 pub use guest_runtime::sync::{Barrier, spin_for, wait_until};
 pub use guest_runtime::{Guest, Trap, TrapFrame};
-pub use suites_macros::{guest, host, kvm_test, shared};
+pub use suites_macros::{guest, host, kvm_test, kvm_tests, shared};
 
 #[cfg(target_arch = "aarch64")]
 pub use crate::aarch64::prelude::*;
@@ -29,11 +29,12 @@ mod host_half {
     pub use nix::errno::Errno;
     pub use vm::case::GuestFn;
     pub use vm::failure::{Failure, TestResult};
-    pub use vm::fixture::{Fixture, HostOnly, OneVcpu, OneVm};
+    pub use vm::fixture::{Fixture, HostOnly, KVM_TESTS, OneVcpu, OneVm, Setup, Vcpus};
     pub use vm::{
         Event, Exit, ExitMatch, GuardedBuffer, IoDirection, IoEventfd, Ioctl, Irqchip, Irqfd,
-        Mapping, Next, Route, System, Vcpu, Vm, VmConfig, bindings, eventually, raw_ioctl,
-        raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request,
+        Mapping, Next, Route, System, Thread, Together, Vcpu, Vm, VmConfig, bindings, eventually,
+        raw_ioctl, raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request, run_together,
+        together,
     };
     pub use vm::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};
 }

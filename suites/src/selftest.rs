@@ -17,12 +17,8 @@ fn guest_loops_for_ever(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(loops_for_ever, vcpus = 2, groups("nodefault"))]
 fn both_guests_loop_for_ever(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(loops_for_ever))?;
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| second.run_until_done());
-        let first = t.vcpu.run_until_done();
-        let _ = run.join();
-        first
-    })
+    run_together([&mut t.vcpu, &mut second], Vcpu::run_until_done)?;
+    Ok(())
 }
 
 #[guest]

@@ -41,6 +41,8 @@ pub struct VmConfig {
     pub(crate) caps: Vec<Capability>,
     ram: Option<u64>,
     vcpus: Option<u32>,
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) has_pmu: bool,
     vcpu_edits: Vec<VcpuEdit>,
 }
 

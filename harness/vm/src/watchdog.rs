@@ -6,10 +6,12 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use kvm_bindings::kvm_run;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use crate::together;
 
 /// Threads that can be inside KVM_RUN at once and still be told of the deadline.
 const SLOTS: usize = 512;
@@ -64,9 +66,47 @@ extern "C" fn on_deadline(_: libc::c_int) {
     }
 }
 
-fn tid() -> i32 {
+/// Gets `thread`, which has not ended, out of KVM_RUN, if it is there or about to be.
+pub(crate) fn kick(thread: i32) {
+    static HANDLER: Once = Once::new();
+    HANDLER.call_once(|| {
+        let action =
+            SigAction::new(SigHandler::Handler(on_kick), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler uses atomics and async-signal-safe system calls only.
+        unsafe { sigaction(Signal::SIGURG, &action) }.expect("a handler for SIGURG");
+    });
+    // SAFETY: a system call without pointers.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGURG) };
+}
+
+extern "C" fn on_kick(_: libc::c_int) {
+    let me = tid();
+    for (_, run) in THREADS.iter().zip(&RUNS).filter(|(t, _)| t.load(Ordering::SeqCst) == me) {
+        let run = run.load(Ordering::SeqCst);
+        if !run.is_null() {
+            // SAFETY: this thread's own, which stays mapped until it has taken it back (`Running`).
+            unsafe { (&raw mut (*run).immediate_exit).write_volatile(1) };
+        }
+    }
+}
+
+pub(crate) fn tid() -> i32 {
     // SAFETY: a system call without arguments.
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
+}
+
+/// The process and place in [`THREADS`] of a thread that has run a vCPU; free again when it ends.
+struct Slot(Cell<Option<(u32, usize)>>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some((owner, index)) = self.0.get()
+            && owner == std::process::id()
+            && let Some(thread) = THREADS.get(index)
+        {
+            thread.store(0, Ordering::SeqCst);
+        }
+    }
 }
 
 /// This thread is about to enter KVM_RUN on `run`.
@@ -74,10 +114,10 @@ pub(crate) struct Running(usize);
 
 impl Running {
     pub(crate) fn enter(run: *mut kvm_run) -> Self {
-        thread_local!(static SLOT: Cell<Option<(u32, usize)>> = const { Cell::new(None) });
+        thread_local!(static SLOT: Slot = const { Slot(Cell::new(None)) });
         // A forked child must not take over its parent's slot for another thread id.
         let pid = std::process::id();
-        let index = match SLOT.get() {
+        let index = match SLOT.with(|slot| slot.0.get()) {
             Some((owner, index)) if owner == pid => index,
             _ => {
                 let me = tid();
@@ -86,15 +126,15 @@ impl Running {
                 });
                 // With no slot left, the thread still dies with its process.
                 let index = free.unwrap_or(SLOTS);
-                SLOT.set(Some((pid, index)));
+                SLOT.with(|slot| slot.0.set(Some((pid, index))));
                 index
             }
         };
         if let Some(slot) = RUNS.get(index) {
             slot.store(run, Ordering::SeqCst);
         }
-        // Either the handler sees the slot, or this sees that the handler has been there.
-        if expired() {
+        // Either whoever wants this thread out sees the slot, or this sees that somebody does.
+        if expired() || together::is_stopped() {
             // SAFETY: the caller's own `kvm_run`, which is mapped while its vCPU lives.
             unsafe { (&raw mut (*run).immediate_exit).write_volatile(1) };
         }

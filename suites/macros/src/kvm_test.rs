@@ -1,7 +1,7 @@
-//! `#[kvm_test]`.
+//! `#[kvm_test]` and `kvm_tests!`.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
@@ -9,15 +9,32 @@ use syn::{
     Error, Expr, ExprLit, FnArg, Ident, ItemFn, Lit, LitInt, LitStr, Path, Result, Token, Type,
 };
 
-const OPTIONS: [&str; 7] =
-    ["requires", "irqchip", "split_irqchip", "vcpus", "groups", "exclusive", "params"];
+/// Options of a test, and whether a file can have them for all of its tests.
+const OPTIONS: [(&str, bool); 14] = [
+    ("requires", true),
+    ("irqchip", true),
+    ("split_irqchip", true),
+    ("no_irqchip", false),
+    ("ram", true),
+    ("enable", true),
+    ("features", true),
+    ("no_features", true),
+    ("pmu", true),
+    ("groups", true),
+    ("exclusive", true),
+    ("guests", false),
+    ("vcpus", false),
+    ("params", false),
+];
 
-/// What stands in the attribute's parentheses.
+/// What stands in the parentheses of the attribute, or in the braces of `kvm_tests!`.
 #[derive(Default)]
 pub(crate) struct Options {
-    guest: Option<Path>,
+    guests: Vec<Path>,
     requires: Vec<Path>,
     irqchip: Option<Ident>,
+    /// Calls of `VmConfig`'s methods.
+    config: Vec<TokenStream>,
     vcpus: Option<LitInt>,
     groups: Vec<LitStr>,
     exclusive: bool,
@@ -26,83 +43,130 @@ pub(crate) struct Options {
 
 impl Parse for Options {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
+        Self::parse_with(input, true)
+    }
+}
+
+/// Options that hold for every test of a file.
+pub(crate) struct FileOptions(Options);
+
+impl Parse for FileOptions {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        Options::parse_with(input, false).map(Self)
+    }
+}
+
+impl Options {
+    fn parse_with(input: ParseStream<'_>, of_test: bool) -> Result<Self> {
         let mut options = Self::default();
-        let mut first = true;
+        let mut may_be_guest = of_test;
         while !input.is_empty() {
-            options.option(input, first)?;
-            first = false;
+            options.option(input, of_test, may_be_guest)?;
+            may_be_guest = false;
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
             }
         }
         Ok(options)
     }
-}
 
-impl Options {
-    fn option(&mut self, input: ParseStream<'_>, first: bool) -> Result<()> {
+    fn option(&mut self, input: ParseStream<'_>, of_test: bool, may_be_guest: bool) -> Result<()> {
         let path: Path = input.parse()?;
         let name = path.get_ident().map(Ident::to_string).unwrap_or_default();
+        let known =
+            OPTIONS.iter().any(|(option, of_file)| *option == name && (of_test || *of_file));
+        if !known {
+            if may_be_guest && !input.peek(Token![=]) && !input.peek(syn::token::Paren) {
+                self.guests.push(path);
+                return Ok(());
+            }
+            let names = OPTIONS.iter().filter(|(_, of_file)| of_test || *of_file).map(|o| o.0);
+            let names: Vec<&str> = names.collect();
+            let message = format!("unknown option: expected one of {}", names.join(", "));
+            return Err(Error::new(path.span(), message));
+        }
         match name.as_str() {
+            "guests" => self.guests.extend(list::<Path>(input)?),
             "requires" => self.requires.extend(list::<Path>(input)?),
             "groups" => self.groups.extend(list::<LitStr>(input)?),
-            "irqchip" | "split_irqchip" => {
-                if self.irqchip.is_some() {
-                    return Err(Error::new(path.span(), "the VM has one interrupt controller"));
-                }
-                let variant = if name == "irqchip" { "Kernel" } else { "Split" };
-                self.irqchip = Some(Ident::new(variant, path.span()));
-            }
+            "irqchip" => self.set_irqchip("Kernel", &path)?,
+            "split_irqchip" => self.set_irqchip("Split", &path)?,
+            "no_irqchip" => self.set_irqchip("None", &path)?,
             "exclusive" => self.exclusive = true,
+            "pmu" => self.config.push(quote!(.pmu())),
+            "features" => {
+                self.config.extend(list::<Path>(input)?.iter().map(|f| quote!(.feature(#f))));
+            }
+            "no_features" => {
+                self.config.extend(list::<Path>(input)?.iter().map(|f| quote!(.no_feature(#f))));
+            }
+            "enable" => {
+                let call = |Enable { cap, argument }| quote!(.enable(#cap, [#argument, 0, 0, 0]));
+                self.config.extend(list::<Enable>(input)?.into_iter().map(call));
+            }
+            "ram" => {
+                input.parse::<Token![=]>()?;
+                let bytes: Expr = input.parse()?;
+                self.config.push(quote!(.ram(#bytes)));
+            }
             "vcpus" => {
                 input.parse::<Token![=]>()?;
                 self.vcpus = Some(input.parse()?);
             }
-            "params" => {
+            _ => {
                 input.parse::<Token![=]>()?;
                 let content;
                 syn::bracketed!(content in input);
-                let parse = |p: ParseStream<'_>| {
-                    let name: Ident = p.parse()?;
-                    p.parse::<Token![:]>()?;
-                    Ok((name, p.parse::<Expr>()?))
-                };
-                self.params
-                    .extend(Punctuated::<_, Token![,]>::parse_terminated_with_fn(&content, parse)?);
-            }
-            _ if first && !input.peek(Token![=]) && !input.peek(syn::token::Paren) => {
-                self.guest = Some(path);
-            }
-            _ => {
-                let message = format!("unknown option: expected one of {}", OPTIONS.join(", "));
-                return Err(Error::new(path.span(), message));
+                let params: Punctuated<Param, Token![,]> = Punctuated::parse_terminated(&content)?;
+                self.params.extend(params.into_iter().map(|Param { name, value }| (name, value)));
             }
         }
         Ok(())
     }
-}
 
-/// `Punctuated::parse_terminated_with`, with a closure.
-trait ParseWith<T>: Sized {
-    fn parse_terminated_with_fn(
-        input: ParseStream<'_>,
-        parser: impl Fn(ParseStream<'_>) -> Result<T>,
-    ) -> Result<Vec<T>>;
-}
-
-impl<T> ParseWith<T> for Punctuated<T, Token![,]> {
-    fn parse_terminated_with_fn(
-        input: ParseStream<'_>,
-        parser: impl Fn(ParseStream<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let mut items = Vec::new();
-        while !input.is_empty() {
-            items.push(parser(input)?);
-            if !input.is_empty() {
-                input.parse::<Token![,]>()?;
-            }
+    fn set_irqchip(&mut self, variant: &str, path: &Path) -> Result<()> {
+        if self.irqchip.is_some() {
+            return Err(Error::new(path.span(), "the VM has one interrupt controller"));
         }
-        Ok(items)
+        self.irqchip = Some(Ident::new(variant, path.span()));
+        Ok(())
+    }
+
+    /// `VmConfig`'s methods, as they follow an expression of one.
+    fn config(&self) -> TokenStream {
+        let (irqchip, calls) = (self.irqchip.iter(), &self.config);
+        quote!(#(.irqchip(::vm::Irqchip::#irqchip))* #(#calls)*)
+    }
+}
+
+/// `name: value`.
+struct Param {
+    name: Ident,
+    value: Expr,
+}
+
+impl Parse for Param {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let name = input.parse()?;
+        input.parse::<Token![:]>()?;
+        Ok(Self { name, value: input.parse()? })
+    }
+}
+
+/// `KVM_CAP_X`, or `KVM_CAP_X = argument`.
+struct Enable {
+    cap: Path,
+    argument: Expr,
+}
+
+impl Parse for Enable {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let cap = input.parse()?;
+        let argument = match input.parse::<Option<Token![=]>>()? {
+            Some(_) => input.parse()?,
+            None => syn::parse_quote!(0),
+        };
+        Ok(Self { cap, argument })
     }
 }
 
@@ -110,6 +174,25 @@ fn list<T: Parse>(input: ParseStream<'_>) -> Result<Punctuated<T, Token![,]>> {
     let content;
     syn::parenthesized!(content in input);
     Punctuated::parse_terminated(&content)
+}
+
+/// What the tests of a file share: a constant, which shadows the prelude's of the same name.
+pub(crate) fn expand_file(FileOptions(options): FileOptions) -> TokenStream {
+    let Options { requires, groups, exclusive, .. } = &options;
+    let config = options.config();
+    quote! {
+        #[cfg(not(kvm_guest))]
+        const KVM_TESTS: ::vm::fixture::FileDefaults = {
+            #[allow(unused_imports, reason = "requirements name these modules")]
+            use ::vm::{cap, cpu, host};
+            ::vm::fixture::FileDefaults {
+                requires: &[#(#requires),*],
+                groups: &[#(#groups),*],
+                exclusive: #exclusive,
+                config: || ::vm::VmConfig::new()#config,
+            }
+        };
+    }
 }
 
 /// The test, and one registration for each of its cases; nothing in the payload.
@@ -160,13 +243,9 @@ fn case(
         Some((param, value)) => (format!("::{param}"), Some(quote!(, #value))),
         None => (String::new(), None),
     };
-    let guest = match &options.guest {
-        Some(guest) => quote!(Some(::vm::guest_fn!(#guest))),
-        None => quote!(None),
-    };
-    let irqchip = options.irqchip.clone().unwrap_or_else(|| format_ident!("None"));
     let vcpus = options.vcpus.as_ref().map_or(quote!(1), |n| quote!(#n));
-    let (requires, groups, exclusive) = (&options.requires, &options.groups, options.exclusive);
+    let Options { guests, requires, groups, exclusive, .. } = options;
+    let config = options.config();
     let doc = doc(function);
     quote! {
         #[cfg(not(kvm_guest))]
@@ -174,10 +253,14 @@ fn case(
             #[allow(unused_imports, reason = "requirements name these modules")]
             use ::vm::{cap, cpu, host};
 
+            const GUESTS: &[::vm::case::GuestFn] = &[#(::vm::guest_fn!(#guests)),*];
+            const REQUIRES: &[::vm::requirement::Requirement] = &[#(#requires),*];
+            const GROUPS: &[&str] = &[#(#groups),*];
+
             fn run() -> ::vm::failure::TestResult {
                 let setup = ::vm::fixture::Setup {
-                    guest: #guest,
-                    config: ::vm::VmConfig::new().irqchip(::vm::Irqchip::#irqchip),
+                    guests: GUESTS,
+                    config: (KVM_TESTS.config)()#config,
                 };
                 let mut fixture = <#fixture as ::vm::fixture::Fixture>::new(setup)?;
                 #name(&mut fixture #argument)
@@ -190,9 +273,17 @@ fn case(
                 file: file!(),
                 line: line!(),
                 doc: #doc,
-                requires: &[#(#requires),*],
-                groups: &[#(#groups),*],
-                exclusive: #exclusive,
+                requires: &::vm::fixture::joined::<_, { KVM_TESTS.requires.len() + REQUIRES.len() }>(
+                    ::vm::requirement::Requirement::NONE,
+                    KVM_TESTS.requires,
+                    REQUIRES,
+                ),
+                groups: &::vm::fixture::joined::<_, { KVM_TESTS.groups.len() + GROUPS.len() }>(
+                    "",
+                    KVM_TESTS.groups,
+                    GROUPS,
+                ),
+                exclusive: #exclusive || KVM_TESTS.exclusive,
                 vcpus: #vcpus,
                 run,
             };
@@ -230,13 +321,17 @@ mod tests {
     #[test]
     fn every_option_is_taken() {
         let options = "guest_code, requires(cap::IRQCHIP, cpu::X2APIC), irqchip, vcpus = 2, \
+                       ram = 64 << 20, enable(KVM_CAP_A, KVM_CAP_B = 7), \
                        groups(\"smoke\", \"irq\"), exclusive,";
         let tokens = expand(syn::parse_str(options).unwrap(), syn::parse_str(GOOD).unwrap());
         let text = tokens.unwrap().to_string();
         for part in [
             "guest_fn ! (guest_code)",
             "cap :: IRQCHIP , cpu :: X2APIC",
-            "Kernel",
+            "irqchip (:: vm :: Irqchip :: Kernel)",
+            "ram (64 << 20)",
+            "enable (KVM_CAP_A , [0 , 0 , 0 , 0])",
+            "enable (KVM_CAP_B , [7 , 0 , 0 , 0])",
             "\"smoke\" , \"irq\"",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
@@ -250,6 +345,17 @@ mod tests {
         let text = expand(options, syn::parse_str(function).unwrap()).unwrap().to_string();
         assert_eq!(text.matches("distributed_slice").count(), 2);
         assert!(text.contains("\"::byte\"") && text.contains("\"::word\""), "{text}");
+    }
+
+    #[test]
+    fn a_file_gives_its_tests_requirements_and_no_guests() {
+        let options = syn::parse_str("requires(cap::ARM_PMU_V3), irqchip, pmu").unwrap();
+        let text = expand_file(options).to_string();
+        assert!(text.contains("const KVM_TESTS") && text.contains("cap :: ARM_PMU_V3"), "{text}");
+        for refused in ["guests(a, b)", "vcpus = 2", "guest_code"] {
+            let error = syn::parse_str::<FileOptions>(refused).err().expect(refused).to_string();
+            assert!(error.starts_with("unknown option: expected one of requires"), "{error}");
+        }
     }
 
     #[test]

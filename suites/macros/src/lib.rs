@@ -73,17 +73,31 @@ pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
 /// A test: `#[kvm_test(guest_code, requires(cap::IRQCHIP), irqchip)] fn rule(t: &mut OneVcpu) -> TestResult`.
 ///
 /// Options, in any order behind the optional guest function:
+/// - `guests(a, b)`: the guest functions of vCPUs 0, 1, …, for the fixture `Vcpus`;
 /// - `requires(cap::X, cpu::Y, host::Z)`: what the host must have;
-/// - `irqchip`, `split_irqchip`: the VM's interrupt controller;
+/// - `irqchip`, `split_irqchip`, `no_irqchip`: the VM's interrupt controller;
+/// - `ram = BYTES`: the VM's RAM;
+/// - `enable(KVM_CAP_X, KVM_CAP_Y = argument)`: capabilities to enable first;
+/// - `features(KVM_ARM_VCPU_X)`, `no_features(KVM_ARM_VCPU_X)`: of the vCPUs;
+/// - `pmu`: aarch64: vCPUs with a PMU that is ready, and its interrupt `vm::arch::PMU_INTID`;
 /// - `vcpus = N`: vCPUs that run at a time (the weight in parallel runs);
 /// - `groups("a", "b")`: groups beside the file's and the architecture's;
 /// - `exclusive`: runs alone;
 /// - `params = [name: expression, …]`: one case each, handed to the function as its second argument.
+///
+/// What all tests of a file share stands in [`kvm_tests!`].
 #[proc_macro_attribute]
 pub fn kvm_test(options: TokenStream, item: TokenStream) -> TokenStream {
     let options = parse_macro_input!(options as kvm_test::Options);
     let function = parse_macro_input!(item as ItemFn);
     kvm_test::expand(options, function).unwrap_or_else(|e| e.to_compile_error()).into()
+}
+
+/// What every test of a file has beside what its attribute says: `kvm_tests! { irqchip, requires(cap::X) }`,
+/// with options of [`macro@kvm_test`]. It stands once, in a file that imports the prelude.
+#[proc_macro]
+pub fn kvm_tests(options: TokenStream) -> TokenStream {
+    kvm_test::expand_file(parse_macro_input!(options as kvm_test::FileOptions)).into()
 }
 
 fn no_options(options: TokenStream) -> Result<(), TokenStream> {

@@ -2,6 +2,8 @@
 use crate::prelude::*;
 use timer::{CTL_ENABLE, CTL_IMASK, CTL_ISTATUS, PHYSICAL, VIRTUAL};
 
+kvm_tests! { irqchip }
+
 /// Rounds in which an interrupt that may not come would.
 const PATIENCE: u64 = 10_000;
 
@@ -61,7 +63,7 @@ fn counts(g: &mut Guest) {
 }
 
 /// Counter, compare value and its view as a distance agree.
-#[kvm_test(counts, irqchip, params = [virtual_timer: 0, physical_timer: 1])]
+#[kvm_test(counts, params = [virtual_timer: 0, physical_timer: 1])]
 fn registers_agree(t: &mut OneVcpu, timer: u64) -> TestResult {
     t.vcpu.set_args(&[timer]);
     t.vcpu.run_until_done()
@@ -135,7 +137,7 @@ fn fires(g: &mut Guest) {
 }
 
 /// The timer's interrupt comes once, on time, and only when it may.
-#[kvm_test(fires, irqchip, params = [virtual_timer: 0, physical_timer: 1])]
+#[kvm_test(fires, params = [virtual_timer: 0, physical_timer: 1])]
 fn interrupt_comes_at_the_deadline(t: &mut OneVcpu, timer: u64) -> TestResult {
     t.vcpu.set_args(&[timer]);
     t.vcpu.run_until_done()
@@ -150,7 +152,7 @@ fn reads_the_virtual_count(g: &mut Guest) {
 }
 
 /// `KVM_REG_ARM_TIMER_CNT` (whose id, by api.rst, is CNTV_CVAL_EL0's encoding) sets the virtual count.
-#[kvm_test(reads_the_virtual_count, irqchip)]
+#[kvm_test(reads_the_virtual_count)]
 fn userspace_sets_the_virtual_count(t: &mut OneVcpu) -> TestResult {
     const KVM_REG_ARM_TIMER_CNT: u64 = CNTV_CVAL_EL0.one_reg();
     const FAR_AHEAD: u64 = 1 << 50;

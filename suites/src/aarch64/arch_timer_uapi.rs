@@ -8,6 +8,8 @@ use vm::bindings::{
     KVM_ARM_VCPU_TIMER_CTRL, KVM_ARM_VCPU_TIMER_IRQ_PTIMER, KVM_ARM_VCPU_TIMER_IRQ_VTIMER,
 };
 
+kvm_tests! { irqchip }
+
 /// `KVM_ARM_SET_COUNTER_OFFSET`.
 #[host]
 const KVM_ARM_SET_COUNTER_OFFSET: u64 = 0x4010_aeb5;
@@ -37,7 +39,7 @@ fn fires_elsewhere(_: &mut Guest) {
 
 /// Userspace chooses the timers' PPIs, one for each timer and for all vCPUs, before the first KVM_RUN:
 /// EINVAL for other numbers, EBUSY later (vcpu.rst 2.1).
-#[kvm_test(fires_elsewhere, irqchip)]
+#[kvm_test(fires_elsewhere)]
 fn userspace_chooses_the_interrupts(t: &mut OneVcpu) -> TestResult {
     let attributes = [KVM_ARM_VCPU_TIMER_IRQ_VTIMER, KVM_ARM_VCPU_TIMER_IRQ_PTIMER];
     let set =
@@ -72,7 +74,7 @@ fn userspace_chooses_the_interrupts(t: &mut OneVcpu) -> TestResult {
 fn idles(_: &mut Guest) {}
 
 /// Both timers on one interrupt do not run: EINVAL (vcpu.rst 2.1).
-#[kvm_test(idles, irqchip)]
+#[kvm_test(idles)]
 fn timers_do_not_share_an_interrupt(t: &mut OneVcpu) -> TestResult {
     for attr in [KVM_ARM_VCPU_TIMER_IRQ_VTIMER, KVM_ARM_VCPU_TIMER_IRQ_PTIMER] {
         t.vcpu.set_attr(KVM_ARM_VCPU_TIMER_CTRL, attr, 20_u32).ioctl("KVM_ARM_VCPU_TIMER_IRQ")?;
@@ -101,7 +103,7 @@ fn reads_both_counts(g: &mut Guest) {
 
 /// KVM_ARM_SET_COUNTER_OFFSET takes one offset from both counters; from then on writes to the counters by
 /// KVM_SET_ONE_REG are ignored.
-#[kvm_test(reads_both_counts, irqchip, requires(cap::COUNTER_OFFSET))]
+#[kvm_test(reads_both_counts, requires(cap::COUNTER_OFFSET))]
 fn one_offset_shifts_both_counters(t: &mut OneVcpu) -> TestResult {
     /// Far more than any test takes.
     const SHIFT: u64 = 1 << 48;
@@ -158,7 +160,7 @@ fn takes_over_a_timer(g: &mut Guest) {
 }
 
 /// A timer that runs moves to another VM: count, compare value and control.
-#[kvm_test(leaves_a_timer, irqchip)]
+#[kvm_test(leaves_a_timer)]
 fn running_timer_migrates(t: &mut OneVcpu) -> TestResult {
     /// api.rst: the ids of the count and of the compare value are exchanged.
     const KVM_REG_ARM_TIMER_CNT: u64 = CNTV_CVAL_EL0.one_reg();

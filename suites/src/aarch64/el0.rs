@@ -215,9 +215,9 @@ fn reaches_for_the_pmu(_: &mut Guest) {
 }
 
 /// PMUSERENR_EL0.EN gives EL0 the PMU but for interrupts (ARM ARM D13, PMUSERENR_EL0).
-#[kvm_test(reaches_for_the_pmu, irqchip, requires(cap::ARM_PMU_V3))]
-fn pmu_is_given_to_el0(t: &mut OneVm) -> TestResult {
-    super::pmu::vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(reaches_for_the_pmu, irqchip, pmu, requires(cap::ARM_PMU_V3))]
+fn pmu_is_given_to_el0(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -246,9 +246,9 @@ fn reaches_for_counters(_: &mut Guest) {
 }
 
 /// PMUSERENR_EL0.CR, ER and SW give EL0 counters to read, and software increments.
-#[kvm_test(reaches_for_counters, irqchip, requires(cap::ARM_PMU_V3))]
-fn counters_are_given_to_el0(t: &mut OneVm) -> TestResult {
-    super::pmu::vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(reaches_for_counters, irqchip, pmu, requires(cap::ARM_PMU_V3))]
+fn counters_are_given_to_el0(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -265,9 +265,9 @@ fn is_refused_the_pmu(_: &mut Guest) {
 
 /// An access that PMUSERENR_EL0 refuses is trapped to EL1 with the class of a system register access
 /// (0x18), not as an undefined instruction (ARM ARM D13, PMCR_EL0, accessibility).
-#[kvm_test(is_refused_the_pmu, irqchip, requires(cap::ARM_PMU_V3))]
-fn refused_pmu_accesses_are_traps(t: &mut OneVm) -> TestResult {
-    super::pmu::vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(is_refused_the_pmu, irqchip, pmu, requires(cap::ARM_PMU_V3))]
+fn refused_pmu_accesses_are_traps(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]

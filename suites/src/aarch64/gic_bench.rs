@@ -247,9 +247,7 @@ impl Bench {
         others: &[GuestFn],
         prepare: impl FnOnce(&Gic) -> TestResult,
     ) -> TestResult<Self> {
-        let guest = t
-            .guest
-            .ok_or_else(|| Failure::Error("the attribute names no guest function".into()))?;
+        let guest = t.setup.guest()?;
         Self::of(&mut t.vm, version, guest, others, prepare)
     }
 
@@ -293,14 +291,9 @@ impl Bench {
     }
 
     /// The same with the first KVM_RUN of every vCPU at a time.
-    pub fn run_all_at_once(self) -> TestResult {
-        std::thread::scope(|scope| {
-            let runs = self.vcpus.into_iter().map(|mut v| scope.spawn(move || v.run_until_done()));
-            let runs = runs.collect::<Vec<_>>();
-            runs.into_iter().try_for_each(|run| {
-                run.join().unwrap_or_else(|_| fail!("a vCPU's thread panicked"))
-            })
-        })
+    pub fn run_all_at_once(mut self) -> TestResult {
+        run_together(&mut self.vcpus, Vcpu::run_until_done)?;
+        Ok(())
     }
 }
 

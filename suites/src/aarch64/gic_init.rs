@@ -118,7 +118,6 @@ fn number_of_interrupts_is_checked(t: &mut OneVm, version: GicVersion) -> TestRe
 /// The GIC is made once, before its vCPUs run, and initialized when they are there.
 #[kvm_test(does_nothing, params = [gicv2: V2, gicv3: V3])]
 fn order_of_creation(t: &mut OneVm, version: GicVersion) -> TestResult {
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let gic = Gic::create(&t.vm, version)?;
     let second = Device::create(t.vm.fd(), version.device_type()).map(drop);
     check_eq!("a second GIC of a VM is EEXIST", second, Err(Errno::EEXIST));
@@ -134,7 +133,7 @@ fn order_of_creation(t: &mut OneVm, version: GicVersion) -> TestResult {
         device.has(KVM_DEV_ARM_VGIC_GRP_CTRL, 99),
         Err(Errno::ENXIO)
     );
-    let mut vcpu = t.vm.add_vcpu(0, guest)?;
+    let mut vcpu = t.add_vcpu(0)?;
     check_eq!("CTRL_INIT is accepted when there are vCPUs", gic.try_init(), Ok(()));
     check_eq!("a second CTRL_INIT changes nothing", gic.try_init(), Ok(()));
     check_eq!(
@@ -182,7 +181,6 @@ fn redistributor_regions(t: &mut OneVm) -> TestResult {
     const ATTR: u64 = KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION as u64;
     const FIRST: u64 = GICR;
     const SECOND: u64 = GICR + 4 * GICR_STRIDE;
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let gic = Gic::without_addresses(&t.vm, V3)?;
     let device = gic.device();
     let set = |value: u64| device.set(ADDR, ATTR, value);
@@ -235,8 +233,8 @@ fn redistributor_regions(t: &mut OneVm) -> TestResult {
     check_eq!("the first region reads back as set", get(0), Ok(region(1, FIRST, 0)));
     check_eq!("the second region reads back as set", get(1), Ok(region(1, SECOND, 1)));
     check_eq!("a region that does not exist is ENOENT", get(2), Err(Errno::ENOENT));
-    let mut vcpu = t.vm.add_vcpu(0, guest)?;
-    let _other = t.vm.add_vcpu(1, guest)?;
+    let mut vcpu = t.add_vcpu(0)?;
+    let _other = t.add_vcpu(1)?;
     gic.init()?;
     vcpu.set_args(&[FIRST, SECOND]);
     vcpu.run_until_done()
@@ -253,7 +251,7 @@ fn reads_the_distributor(_: &mut Guest) {
 fn all_vcpus_start_with_the_gic(t: &mut OneVm, version: GicVersion) -> TestResult {
     const NR_VMS: usize = 100;
     const LONGEST: Duration = Duration::from_millis(800);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
+    let guest = t.setup.guest()?;
     let end = Instant::now() + LONGEST;
     for _ in 0..NR_VMS {
         let mut vm = Vm::new(VmConfig::new())?;

@@ -413,9 +413,8 @@ fn gicv2_groups_need_the_revision(t: &mut OneVm) -> TestResult {
 fn register_accesses_are_refused(t: &mut OneVm) -> TestResult {
     const NO_REGISTER: u64 = 0x5000;
     const BAD_ADDRESS: u64 = 1 << 63;
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
     let gic = Gic::create(&t.vm, V3)?;
-    let _vcpu = t.vm.add_vcpu(0, guest)?;
+    let _vcpu = t.add_vcpu(0)?;
     check_eq!(
         "a register before initialization is EBUSY",
         gic.dist(gicd::CTLR.offset()),
@@ -491,11 +490,12 @@ fn runs_until_told(_: &mut Guest) {
 /// The registers cannot be had while a vCPU runs.
 #[kvm_test(runs_until_told, params = [gicv2: V2, gicv3: V3])]
 fn running_vcpus_are_busy(t: &mut OneVm, version: GicVersion) -> TestResult {
-    let Bench { gic, vcpus } = Bench::new(t, version)?;
+    let Bench { gic, mut vcpus } = Bench::new(t, version)?;
     let running = t.vm.shared(shared_static!(RUNNING));
-    std::thread::scope(|scope| {
-        let runs = vcpus.into_iter().map(|mut vcpu| scope.spawn(move || vcpu.run_until_done()));
-        let runs = runs.collect::<Vec<_>>();
+    together(|threads| {
+        for vcpu in &mut vcpus {
+            let _ = threads.run(vcpu, Vcpu::run_until_done);
+        }
         check!(
             "the vCPU runs while its registers are read",
             eventually(|| running.load(SeqCst) == 1)
@@ -511,8 +511,7 @@ fn running_vcpus_are_busy(t: &mut OneVm, version: GicVersion) -> TestResult {
             Err(Errno::EBUSY)
         );
         running.store(2, SeqCst);
-        runs.into_iter()
-            .try_for_each(|run| run.join().unwrap_or_else(|_| fail!("the vCPU's thread panicked")))
+        Ok(())
     })?;
     check!("a stopped vCPU's registers can be read", gic.dist(gicd::CTLR.offset()).is_ok());
     Ok(())

@@ -6,6 +6,8 @@ use insn::{HVC, NOP, mrs, msr};
 #[host]
 use vm::bindings::KVM_ARM_VCPU_HAS_EL2;
 
+kvm_tests! { irqchip, features(KVM_ARM_VCPU_HAS_EL2), requires(cap::ARM_EL2) }
+
 /// HCR_EL2.
 mod hcr {
     pub const VM: u64 = 1 << 0;
@@ -22,14 +24,6 @@ const VECTORS: u64 = layout::SCRATCH + 0x8000;
 const HVC64: u8 = 0x16;
 /// SCTLR_EL1's RES1 bits: no translation, little-endian.
 const SCTLR_RES1: u64 = 0x30d0_0800;
-
-/// A vCPU that starts at EL2.
-#[host]
-fn vcpu_at_el2(t: &mut OneVm) -> TestResult<Vcpu> {
-    t.vm.features_mut().add(KVM_ARM_VCPU_HAS_EL2);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    t.vm.add_vcpu(0, guest)
-}
 
 #[guest]
 fn runs_at_el2(_: &mut Guest) {
@@ -61,9 +55,9 @@ fn runs_at_el2(_: &mut Guest) {
 }
 
 /// A guest with KVM_ARM_VCPU_HAS_EL2 runs at EL2, and EL0 below it.
-#[kvm_test(runs_at_el2, irqchip, requires(cap::ARM_EL2))]
-fn guest_runs_at_el2(t: &mut OneVm) -> TestResult {
-    vcpu_at_el2(t)?.run_until_done()
+#[kvm_test(runs_at_el2)]
+fn guest_runs_at_el2(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -96,9 +90,9 @@ fn interrupts_itself(_: &mut Guest) {
 }
 
 /// Interrupts reach a guest at EL2.
-#[kvm_test(interrupts_itself, irqchip, requires(cap::ARM_EL2))]
-fn timers_of_el2_interrupt(t: &mut OneVm) -> TestResult {
-    vcpu_at_el2(t)?.run_until_done()
+#[kvm_test(interrupts_itself)]
+fn timers_of_el2_interrupt(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 /// Runs a program at EL1 of a nested guest.
@@ -148,9 +142,9 @@ fn runs_a_guest(_: &mut Guest) {
 }
 
 /// A guest at EL2 runs a guest of its own at EL1, with registers of its own.
-#[kvm_test(runs_a_guest, irqchip, requires(cap::ARM_EL2))]
-fn nested_guest_runs_at_el1(t: &mut OneVm) -> TestResult {
-    vcpu_at_el2(t)?.run_until_done()
+#[kvm_test(runs_a_guest)]
+fn nested_guest_runs_at_el1(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -196,7 +190,7 @@ fn traps_a_guest(_: &mut Guest) {
 }
 
 /// Traps and stage 2 of a guest hypervisor work on its guest.
-#[kvm_test(traps_a_guest, irqchip, requires(cap::ARM_EL2))]
-fn guest_hypervisor_controls_its_guest(t: &mut OneVm) -> TestResult {
-    vcpu_at_el2(t)?.run_until_done()
+#[kvm_test(traps_a_guest)]
+fn guest_hypervisor_controls_its_guest(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }

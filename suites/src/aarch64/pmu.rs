@@ -3,23 +3,10 @@
 use crate::prelude::*;
 use pmu::{COUNTERS, CYCLES, SELECT_CYCLES, TYPES, event, filter, implemented, nr_counters, pmcr};
 
-#[host]
-use vm::bindings::KVM_ARM_VCPU_PMU_V3;
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 /// The PMU's interrupt in these VMs, a PPI.
 pub const PMU_INTID: u32 = 23;
-
-/// A VM whose vCPU 0 has a PMU.
-#[host]
-pub fn vcpu_with_pmu(t: &mut OneVm) -> TestResult<Vcpu> {
-    t.vm.features_mut().add(KVM_ARM_VCPU_PMU_V3);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    let vcpu = t.vm.add_vcpu(0, guest)?;
-    t.vm.state().gic()?.init()?;
-    vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
-    vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
-    Ok(vcpu)
-}
 
 #[guest]
 fn reads_registers(_: &mut Guest) {
@@ -66,9 +53,9 @@ fn reads_registers(_: &mut Guest) {
 }
 
 /// Set, clear and select registers agree, for the counters that there are.
-#[kvm_test(reads_registers, irqchip, requires(cap::ARM_PMU_V3))]
-fn registers_agree(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(reads_registers)]
+fn registers_agree(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -132,9 +119,9 @@ fn configures_counters(_: &mut Guest) {
 }
 
 /// Every counter has its value and its event, by number and by selection.
-#[kvm_test(configures_counters, irqchip, requires(cap::ARM_PMU_V3))]
-fn counters_are_configured_one_by_one(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(configures_counters)]
+fn counters_are_configured_one_by_one(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -187,9 +174,9 @@ fn touches_absent_counters(_: &mut Guest) {
 
 /// Accesses to counters from PMCR_EL0.N on are undefined: of what the ARM ARM allows (D13, "Accesses to
 /// counters that are not implemented") KVM takes that.
-#[kvm_test(touches_absent_counters, irqchip, requires(cap::ARM_PMU_V3))]
-fn absent_counters_are_undefined(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(touches_absent_counters)]
+fn absent_counters_are_undefined(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -200,15 +187,15 @@ fn clears_lc(_: &mut Guest) {
 }
 
 /// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code, for the guest and for userspace.
-#[kvm_test(clears_lc, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH64_ONLY))]
-fn lc_is_res1(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+#[kvm_test(clears_lc, requires(cpu::AARCH64_ONLY))]
+fn lc_is_res1(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
     let lc = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|value| value & pmcr::LC);
-    check_eq!("userspace reads PMCR.LC as 1 from reset on", lc(&vcpu), Ok(pmcr::LC));
+    check_eq!("userspace reads PMCR.LC as 1 from reset on", lc(vcpu), Ok(pmcr::LC));
     vcpu.run_until_done()?;
     let value = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
     vcpu.set_sysreg(&PMCR_EL0, value & !pmcr::LC).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-    check_eq!("userspace cannot clear PMCR.LC", lc(&vcpu), Ok(pmcr::LC));
+    check_eq!("userspace cannot clear PMCR.LC", lc(vcpu), Ok(pmcr::LC));
     Ok(())
 }
 
@@ -221,9 +208,9 @@ fn clears_lc_with_aarch32(_: &mut Guest) {
 }
 
 /// PMCR_EL0.LC is a bit like others where EL0 can run AArch32 code.
-#[kvm_test(clears_lc_with_aarch32, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH32_EL0))]
-fn lc_is_writable_with_aarch32(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(clears_lc_with_aarch32, requires(cpu::AARCH32_EL0))]
+fn lc_is_writable_with_aarch32(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -254,9 +241,9 @@ fn tells_of_events(g: &mut Guest) {
 
 /// The events that the architecture requires are offered (ARM ARM D13.11), and those that the host's
 /// kernel has found in its own PMCEID<n>_EL0.
-#[kvm_test(tells_of_events, irqchip, requires(cap::ARM_PMU_V3))]
-fn required_events_are_offered(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+#[kvm_test(tells_of_events)]
+fn required_events_are_offered(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
     vcpu.set_args(&[dfr0 >> 8 & 0xf]);
     let seen = vcpu.run_until_sync(1)?;

@@ -1,10 +1,10 @@
 //! Chained event counters: the odd counter counts overflows of the even one below (ARM ARM D13, CHAIN).
 #[host]
-use super::pmu::vcpu_with_pmu;
-#[host]
 use super::pmu_events::tell_width;
 use crate::prelude::*;
 use pmu::{WRAP, event, pmcr};
+
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 /// Events before a wrap.
 const SOON: u64 = 10;
@@ -118,20 +118,20 @@ fn chains(g: &mut Guest) {
 }
 
 /// An overflow of the even counter counts as one CHAIN event, and sets the even counter's flag.
-#[kvm_test(chains, irqchip, requires(cap::ARM_PMU_V3), params = [
+#[kvm_test(chains, params = [
     cycles: (0, 0),
     software: (1, 0),
     software_in_counters_2_and_3: (1, 2),
 ])]
-fn odd_counter_counts_overflows(t: &mut OneVm, (software, even): (u64, u64)) -> TestResult {
+fn odd_counter_counts_overflows(t: &mut OneVcpu, (software, even): (u64, u64)) -> TestResult {
     run(t, software, even)
 }
 
 /// Runs the guest with events of that kind, in that pair of counters.
 #[host]
-fn run(t: &mut OneVm, software: u64, even: u64) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, 0)?;
+fn run(t: &mut OneVcpu, software: u64, even: u64) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, 0)?;
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
     let wide = (dfr0 >> 8 & 0xf) >= super::pmu_events::PMUV3P5;
     vcpu.set_args(&[wide.into(), 0, software, even]);
@@ -214,12 +214,12 @@ fn promotes(g: &mut Guest) {
 }
 
 /// Counters become a chain, and cease to be one, by enables and by events, and lose no count.
-#[kvm_test(promotes, irqchip, requires(cap::ARM_PMU_V3), params = [
+#[kvm_test(promotes, params = [
     cycles: (0, 0),
     software: (1, 0),
     cycles_in_counters_2_and_3: (0, 2),
 ])]
-fn chains_come_and_go(t: &mut OneVm, (software, even): (u64, u64)) -> TestResult {
+fn chains_come_and_go(t: &mut OneVcpu, (software, even): (u64, u64)) -> TestResult {
     run(t, software, even)
 }
 
@@ -240,9 +240,9 @@ fn misplaces_chain(_: &mut Guest) {
 }
 
 /// Only an odd counter can be chained, and only to the even one below.
-#[kvm_test(misplaces_chain, irqchip, requires(cap::ARM_PMU_V3))]
-fn even_counters_are_not_chained(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(misplaces_chain)]
+fn even_counters_are_not_chained(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -262,7 +262,7 @@ fn chains_at_64_bits(_: &mut Guest) {
 }
 
 /// With PMCR_EL0.LP counters have 64 bits of their own, and CHAIN counts nothing.
-#[kvm_test(chains_at_64_bits, irqchip, requires(cap::ARM_PMU_V3, cpu::PMUV3P5))]
-fn lp_undoes_chains(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(chains_at_64_bits, requires(cpu::PMUV3P5))]
+fn lp_undoes_chains(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }

@@ -1,8 +1,8 @@
 //! The cycle counter: 64 bits, whatever PMCR_EL0.LC says (ARM ARM D13.3, PMCCNTR_EL0).
-#[host]
-use super::pmu::vcpu_with_pmu;
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, pmcr};
+
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 /// Cycles before a wrap, at which counting starts.
 const SOON: u64 = 100;
@@ -87,17 +87,17 @@ fn counts_cycles(g: &mut Guest) {
 }
 
 /// The cycle counter always has 64 bits; PMCR_EL0.LC only says which of them overflows.
-#[kvm_test(counts_cycles, irqchip, requires(cap::ARM_PMU_V3))]
-fn counter_has_64_bits(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+#[kvm_test(counts_cycles)]
+fn counter_has_64_bits(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
     vcpu.set_args(&[pmcr::LC]);
     vcpu.run_until_done()
 }
 
 /// The same with LC = 0, which needs a host where it is not RES1.
-#[kvm_test(counts_cycles, irqchip, requires(cap::ARM_PMU_V3, cpu::AARCH32_EL0))]
-fn counter_has_64_bits_without_lc(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(counts_cycles, requires(cpu::AARCH32_EL0))]
+fn counter_has_64_bits_without_lc(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -118,9 +118,9 @@ fn counts_short_runs(_: &mut Guest) {
 }
 
 /// A few instructions count as a few cycles.
-#[kvm_test(counts_short_runs, irqchip, requires(cap::ARM_PMU_V3))]
-fn short_runs_count(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(counts_short_runs)]
+fn short_runs_count(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -140,9 +140,9 @@ fn exits_while_counting(g: &mut Guest) {
 }
 
 /// What the counter has counted survives the vCPU's stay in userspace.
-#[kvm_test(exits_while_counting, irqchip, requires(cap::ARM_PMU_V3))]
-fn counting_survives_exits(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+#[kvm_test(exits_while_counting)]
+fn counting_survives_exits(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
     let mut before = 0;
     for stage in 1..=5 {
         vcpu.run_until_sync(stage)?;

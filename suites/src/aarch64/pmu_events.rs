@@ -1,8 +1,8 @@
 //! Event counters of the virtual PMU: hardware and software events, at 32 and at 64 bits (ARM ARM D13).
-#[host]
-use super::pmu::vcpu_with_pmu;
 use crate::prelude::*;
 use pmu::{COUNTERS, WRAP, event, pmcr};
+
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 /// Events before a wrap.
 const SOON: u64 = 10;
@@ -81,18 +81,18 @@ fn counts_software_events(g: &mut Guest) {
 }
 
 /// PMSWINC_EL0 counts in the counters that it names, that are enabled, and whose event is SW_INCR.
-#[kvm_test(counts_software_events, irqchip, requires(cap::ARM_PMU_V3))]
-fn software_increments(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, 0)?;
+#[kvm_test(counts_software_events)]
+fn software_increments(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, 0)?;
     vcpu.run_until_done()
 }
 
 /// The same with PMCR_EL0.LP: counters overflow at 64 bits.
-#[kvm_test(counts_software_events, irqchip, requires(cap::ARM_PMU_V3, cpu::PMUV3P5))]
-fn software_increments_at_64_bits(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, pmcr::LP)?;
+#[kvm_test(counts_software_events, requires(cpu::PMUV3P5))]
+fn software_increments_at_64_bits(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, pmcr::LP)?;
     vcpu.run_until_done()
 }
 
@@ -111,10 +111,10 @@ fn sets_lp(g: &mut Guest) {
 }
 
 /// PMCR_EL0.LP and the high halves of event counters are RES0 before PMUv3p5.
-#[kvm_test(sets_lp, irqchip, requires(cap::ARM_PMU_V3))]
-fn lp_follows_the_version(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, 0)?;
+#[kvm_test(sets_lp)]
+fn lp_follows_the_version(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, 0)?;
     vcpu.run_until_done()
 }
 
@@ -180,18 +180,18 @@ fn counts_hardware_events(g: &mut Guest) {
 }
 
 /// CPU_CYCLES and INST_RETIRED (where it exists) count; a wrap sets the flag of its counter alone.
-#[kvm_test(counts_hardware_events, irqchip, requires(cap::ARM_PMU_V3))]
-fn hardware_events(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, 0)?;
+#[kvm_test(counts_hardware_events)]
+fn hardware_events(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, 0)?;
     vcpu.run_until_done()
 }
 
 /// The same with PMCR_EL0.LP: counters overflow at 64 bits.
-#[kvm_test(counts_hardware_events, irqchip, requires(cap::ARM_PMU_V3, cpu::PMUV3P5))]
-fn hardware_events_at_64_bits(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, pmcr::LP)?;
+#[kvm_test(counts_hardware_events, requires(cpu::PMUV3P5))]
+fn hardware_events_at_64_bits(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, pmcr::LP)?;
     vcpu.run_until_done()
 }
 
@@ -242,17 +242,17 @@ fn counts_memory_accesses(g: &mut Guest) {
 }
 
 /// MEM_ACCESS counts loads, where the host has that event.
-#[kvm_test(counts_memory_accesses, irqchip, requires(cap::ARM_PMU_V3))]
-fn memory_accesses(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, 0)?;
+#[kvm_test(counts_memory_accesses)]
+fn memory_accesses(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, 0)?;
     vcpu.run_until_done()
 }
 
 /// The same with PMCR_EL0.LP: counters overflow at 64 bits.
-#[kvm_test(counts_memory_accesses, irqchip, requires(cap::ARM_PMU_V3, cpu::PMUV3P5))]
-fn memory_accesses_at_64_bits(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    tell_width(&mut vcpu, pmcr::LP)?;
+#[kvm_test(counts_memory_accesses, requires(cpu::PMUV3P5))]
+fn memory_accesses_at_64_bits(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
+    tell_width(vcpu, pmcr::LP)?;
     vcpu.run_until_done()
 }

@@ -1,8 +1,6 @@
 //! What counters leave out: exception levels (PMEVTYPER<n>_EL0, PMCCFILTR_EL0), and the events that
 //! userspace denies (vcpu.rst 1.3, KVM_ARM_VCPU_PMU_V3_FILTER).
 use super::pmu::PMU_INTID;
-#[host]
-use super::pmu::vcpu_with_pmu;
 use crate::prelude::*;
 use insn::{AGAIN, COUNT_DOWN, SVC};
 use pmu::{CYCLES, WRAP, event, filter, pmcr};
@@ -12,6 +10,8 @@ use vm::bindings::{
     KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER, KVM_PMU_EVENT_ALLOW,
     KVM_PMU_EVENT_DENY, kvm_pmu_event_filter,
 };
+
+kvm_tests! { irqchip, features(KVM_ARM_VCPU_PMU_V3), requires(cap::ARM_PMU_V3) }
 
 /// Rounds of EL0's loop, far more than what entering and leaving EL0 takes at EL1.
 const ROUNDS: u64 = 20_000;
@@ -72,14 +72,13 @@ fn filters_levels(g: &mut Guest) {
 }
 
 /// P and U of PMEVTYPER<n>_EL0 and PMCCFILTR_EL0 leave out EL1 and EL0.
-#[kvm_test(filters_levels, irqchip, requires(cap::ARM_PMU_V3), params = [
+#[kvm_test(filters_levels, pmu, params = [
     event_counter: 0,
     cycle_counter: 1,
 ])]
-fn exception_levels_are_left_out(t: &mut OneVm, counter: u64) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
-    vcpu.set_args(&[counter]);
-    vcpu.run_until_done()
+fn exception_levels_are_left_out(t: &mut OneVcpu, counter: u64) -> TestResult {
+    t.vcpu.set_args(&[counter]);
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -101,21 +100,18 @@ fn filters_software_events(_: &mut Guest) {
 
 /// PMSWINC_EL0 written at EL1 is an event of EL1, and is left out like others (ARM ARM D13.7, "Events
 /// that are filtered by exception level"; pseudocode CountPMUEvents).
-#[kvm_test(filters_software_events, irqchip, requires(cap::ARM_PMU_V3))]
-fn software_increments_are_left_out(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(filters_software_events, pmu)]
+fn software_increments_are_left_out(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
-/// A vCPU with a PMU that is not yet initialized.
+/// A vCPU with a PMU that is not yet initialized, and takes filters.
 #[host]
-fn raw_vcpu(t: &mut OneVm) -> TestResult<Vcpu> {
-    t.vm.features_mut().add(KVM_ARM_VCPU_PMU_V3);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    let vcpu = t.vm.add_vcpu(0, guest)?;
-    let has = vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER);
+fn raw_vcpu(t: &mut OneVcpu) -> TestResult<&mut Vcpu> {
+    let has = t.vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER);
     require!(has, "KVM_ARM_VCPU_PMU_V3_FILTER");
     t.vm.state().gic()?.init()?;
-    Ok(vcpu)
+    Ok(&mut t.vcpu)
 }
 
 #[host]
@@ -186,14 +182,14 @@ fn counts_filtered_events(g: &mut Guest) {
     ),
 ])]
 fn userspace_filters_events(
-    t: &mut OneVm,
+    t: &mut OneVcpu,
     (filters, allowed): (&[(u64, u16, u32)], [bool; 3]),
 ) -> TestResult {
-    let mut vcpu = raw_vcpu(t)?;
+    let vcpu = raw_vcpu(t)?;
     for &(base, n, action) in filters {
-        check_eq!("an event filter is accepted", set_filter(&vcpu, base, n, action), Ok(()));
+        check_eq!("an event filter is accepted", set_filter(vcpu, base, n, action), Ok(()));
     }
-    finish(&vcpu)?;
+    finish(vcpu)?;
     vcpu.set_args(&allowed.map(u64::from));
     vcpu.run_until_done()
 }
@@ -203,9 +199,9 @@ fn idles(_: &mut Guest) {}
 
 /// A filter names a range of events that the architecture has, allows or denies it, and comes before
 /// KVM_ARM_VCPU_PMU_V3_INIT; else EINVAL, EBUSY, EFAULT (vcpu.rst 1.3).
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
-fn bad_event_filters_are_refused(t: &mut OneVm) -> TestResult {
-    let mut vcpu = raw_vcpu(t)?;
+#[kvm_test(idles)]
+fn bad_event_filters_are_refused(t: &mut OneVcpu) -> TestResult {
+    let vcpu = raw_vcpu(t)?;
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
     // PMUv3 has event numbers of 10 bits, PMUv3p1 of 16.
     let last: u64 = if dfr0 >> 8 & 0xf >= 4 { 0xffff } else { 0x3ff };
@@ -216,30 +212,30 @@ fn bad_event_filters_are_refused(t: &mut OneVm) -> TestResult {
     ] {
         check_eq!(
             "an event filter with {what} is EINVAL",
-            set_filter(&vcpu, base, n, action),
+            set_filter(vcpu, base, n, action),
             Err(Errno::EINVAL)
         );
     }
     for action in [deny + 1, 0xff] {
         check_eq!(
             "an unknown filter action is EINVAL",
-            set_filter(&vcpu, 0, 1, action),
+            set_filter(vcpu, 0, 1, action),
             Err(Errno::EINVAL)
         );
     }
     let nowhere = vcpu.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_FILTER, 0);
     check_eq!("an event filter at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("a filter may name the last event", set_filter(&vcpu, last, 1, deny), Ok(()));
-    finish(&vcpu)?;
+    check_eq!("a filter may name the last event", set_filter(vcpu, last, 1, deny), Ok(()));
+    finish(vcpu)?;
     check_eq!(
         "an event filter after INIT is EBUSY",
-        set_filter(&vcpu, 0, 1, deny),
+        set_filter(vcpu, 0, 1, deny),
         Err(Errno::EBUSY)
     );
     vcpu.run_until_done()?;
     check_eq!(
         "an event filter after KVM_RUN is EBUSY",
-        set_filter(&vcpu, 0, 1, deny),
+        set_filter(vcpu, 0, 1, deny),
         Err(Errno::EBUSY)
     );
     Ok(())

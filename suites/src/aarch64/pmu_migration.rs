@@ -1,12 +1,12 @@
 //! PMU state leaves one VM and goes on in another (KVM_GET_ONE_REG, KVM_SET_ONE_REG).
 use super::pmu::PMU_INTID;
-#[host]
-use super::pmu::vcpu_with_pmu;
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, event, pmcr};
 
 #[host]
 use super::sysreg::register_list;
+
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 /// Counter 0 wrapped in the source, and its interrupt was not taken there.
 const PENDING: u64 = 0b001;
@@ -106,15 +106,15 @@ const PAIRS: [(SysReg, SysReg); 3] = [
 
 /// All that `KVM_GET_REG_LIST` has of the PMU, saved in the middle of counting and restored into another
 /// VM, makes its PMU go on: counts, events, enables, and a pending interrupt.
-#[kvm_test(leaves, irqchip, requires(cap::ARM_PMU_V3), params = [
+#[kvm_test(leaves, params = [
     as_listed: Pairs::Listed,
     clear_then_set: Pairs::ClearThenSet,
 ])]
-fn pmu_state_migrates(t: &mut OneVm, pairs: Pairs) -> TestResult {
-    let mut source = vcpu_with_pmu(t)?;
+fn pmu_state_migrates(t: &mut OneVcpu, pairs: Pairs) -> TestResult {
+    let source = &mut t.vcpu;
     let seen = source.run_until_sync(1)?;
     let mut saved = Vec::new();
-    for id in register_list(&source)?.into_iter().filter(|&id| is_pmu(id)) {
+    for id in register_list(source)?.into_iter().filter(|&id| is_pmu(id)) {
         saved.push((id, source.get_reg(id).ioctl("KVM_GET_ONE_REG")?));
     }
     let all = saved.clone();
@@ -130,8 +130,9 @@ fn pmu_state_migrates(t: &mut OneVm, pairs: Pairs) -> TestResult {
     let events = value(PMEVCNTR2_EL0).unwrap_or(0);
     check!("the event counter is saved with what it has counted", events > seen[1], "{events:#x}");
 
-    let mut other = OneVm { vm: Vm::new(Irqchip::Kernel)?, guest: Some(guest_fn!(arrives)) };
-    let mut target = vcpu_with_pmu(&mut other)?;
+    let config = VmConfig::from(Irqchip::Kernel).pmu();
+    let setup = Setup { guests: &[guest_fn!(arrives)], config };
+    let OneVcpu { vcpu: mut target, vm: _other } = OneVcpu::new(setup)?;
     if pairs == Pairs::ClearThenSet {
         for (_, clear) in PAIRS {
             target.set_sysreg(&clear, u64::MAX).ioctl("KVM_SET_ONE_REG")?;
@@ -170,9 +171,9 @@ fn reads_what_userspace_set(g: &mut Guest) {
 
 /// Userspace's writes set registers to a value: what is not in it is cleared, in the set registers too
 /// (they and their clearing twins are one register for KVM_SET_ONE_REG).
-#[kvm_test(reads_what_userspace_set, irqchip, requires(cap::ARM_PMU_V3))]
-fn userspace_writes_whole_values(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+#[kvm_test(reads_what_userspace_set)]
+fn userspace_writes_whole_values(t: &mut OneVcpu) -> TestResult {
+    let vcpu = &mut t.vcpu;
     let all = vcpu.run_until_sync(1)?[0];
     let sets = [PMCNTENSET_EL0, PMINTENSET_EL1, PMOVSSET_EL0];
     for register in sets {

@@ -1,9 +1,9 @@
 //! The PMU's overflow interrupt (ARM ARM D13.3.1): level, one for each wrap, and none without one.
 use super::pmu::PMU_INTID;
-#[host]
-use super::pmu::vcpu_with_pmu;
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, event, pmcr};
+
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 /// Counts of the interrupts that came.
 #[derive(Default)]
@@ -112,9 +112,9 @@ fn overflows_by_software(_: &mut Guest) {
 }
 
 /// An overflow flag raises the PMU's interrupt while PMINTENSET_EL1 and PMCR_EL0.E let it.
-#[kvm_test(overflows_by_software, irqchip, requires(cap::ARM_PMU_V3))]
-fn software_overflows_interrupt(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(overflows_by_software)]
+fn software_overflows_interrupt(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -152,9 +152,9 @@ fn keeps_the_level(_: &mut Guest) {
 }
 
 /// The PMU's interrupt is level-sensitive.
-#[kvm_test(keeps_the_level, irqchip, requires(cap::ARM_PMU_V3))]
-fn interrupt_is_a_level(t: &mut OneVm) -> TestResult {
-    vcpu_with_pmu(t)?.run_until_done()
+#[kvm_test(keeps_the_level)]
+fn interrupt_is_a_level(t: &mut OneVcpu) -> TestResult {
+    t.vcpu.run_until_done()
 }
 
 /// Wraps, and how far before one the counter starts.
@@ -200,25 +200,25 @@ fn counts_on_after_wraps(g: &mut Guest) {
 /// After an overflow the next one is a whole period away, 2^32 or 2^64 events, for the guest, and for
 /// the host, which takes about one interrupt of its own for each (the rule that commit 8c3252c06516,
 /// "Reset sample period on overflow handling", restored).
-#[kvm_test(counts_on_after_wraps, irqchip, exclusive, requires(cap::ARM_PMU_V3), params = [
+#[kvm_test(counts_on_after_wraps, exclusive, params = [
     event_counter: (0, pmcr::LC),
     cycle_counter: (1, pmcr::LC),
 ])]
-fn one_interrupt_a_wrap(t: &mut OneVm, args: (u64, u64)) -> TestResult {
+fn one_interrupt_a_wrap(t: &mut OneVcpu, args: (u64, u64)) -> TestResult {
     run_wraps(t, args)
 }
 
 /// The same for the cycle counter with LC = 0, which wraps at 32 bits.
-#[kvm_test(counts_on_after_wraps, irqchip, exclusive, requires(cap::ARM_PMU_V3, cpu::AARCH32_EL0))]
-fn one_interrupt_a_wrap_without_lc(t: &mut OneVm) -> TestResult {
+#[kvm_test(counts_on_after_wraps, exclusive, requires(cpu::AARCH32_EL0))]
+fn one_interrupt_a_wrap_without_lc(t: &mut OneVcpu) -> TestResult {
     run_wraps(t, (1, 0))
 }
 
 #[host]
-fn run_wraps(t: &mut OneVm, (cycle_counter, lc): (u64, u64)) -> TestResult {
+fn run_wraps(t: &mut OneVcpu, (cycle_counter, lc): (u64, u64)) -> TestResult {
     /// Interrupts of the host for each of the guest's, and some that belong to nobody.
     const PROPORTION: u64 = 3;
-    let mut vcpu = vcpu_with_pmu(t)?;
+    let vcpu = &mut t.vcpu;
     vcpu.set_args(&[cycle_counter, lc]);
     let before = host_pmu_interrupts();
     vcpu.run_until_done()?;
@@ -279,9 +279,9 @@ fn overflows_in_a_chain(g: &mut Guest) {
 }
 
 /// Both counters of a chain have their own overflow flags and enables.
-#[kvm_test(overflows_in_a_chain, irqchip, requires(cap::ARM_PMU_V3), params = [cycles: 0, software: 1])]
-fn chained_overflows_interrupt(t: &mut OneVm, software: u64) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+#[kvm_test(overflows_in_a_chain, params = [cycles: 0, software: 1])]
+fn chained_overflows_interrupt(t: &mut OneVcpu, software: u64) -> TestResult {
+    let vcpu = &mut t.vcpu;
     vcpu.set_args(&[software]);
     vcpu.run_until_done()
 }

@@ -1,7 +1,5 @@
 //! How userspace makes a PMU (vcpu.rst 1, KVM_ARM_VCPU_PMU_V3_CTRL), and how many counters it gives.
 use super::pmu::PMU_INTID;
-#[host]
-use super::pmu::vcpu_with_pmu;
 use crate::prelude::*;
 use pmu::pmcr;
 
@@ -11,22 +9,17 @@ use vm::bindings::{
     KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ, KVM_ARM_VCPU_PMU_V3_SET_PMU,
 };
 
+kvm_tests! { irqchip, features(KVM_ARM_VCPU_PMU_V3), requires(cap::ARM_PMU_V3) }
+
 #[guest]
 fn idles(_: &mut Guest) {}
 
-#[host]
-fn vcpu(t: &mut OneVm, index: u32) -> TestResult<Vcpu> {
-    t.vm.features_mut().add(KVM_ARM_VCPU_PMU_V3);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    t.vm.add_vcpu(index, guest)
-}
-
 /// The interrupt is a PPI or an SPI, told once, a PPI the same for all vCPUs and an SPI another for each;
 /// EINVAL, EBUSY and EFAULT tell what is wrong (vcpu.rst 1.1).
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn interrupt_is_set_once_and_for_all(t: &mut OneVm) -> TestResult {
-    let first = vcpu(t, 0)?;
-    let second = vcpu(t, 1)?;
+    let first = t.add_vcpu(0)?;
+    let second = t.add_vcpu(1)?;
     check!(
         "the PMU's interrupt attribute exists",
         first.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_IRQ)
@@ -62,10 +55,10 @@ fn interrupt_is_set_once_and_for_all(t: &mut OneVm) -> TestResult {
 }
 
 /// SPIs: one for each vCPU.
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn spis_are_not_shared(t: &mut OneVm) -> TestResult {
-    let first = vcpu(t, 0)?;
-    let second = vcpu(t, 1)?;
+    let first = t.add_vcpu(0)?;
+    let second = t.add_vcpu(1)?;
     check_eq!("an SPI is accepted as interrupt", first.set_pmu_irq(40), Ok(()));
     check_eq!(
         "the same SPI for another vCPU is EINVAL",
@@ -78,9 +71,9 @@ fn spis_are_not_shared(t: &mut OneVm) -> TestResult {
 
 /// INIT comes after the interrupt controller's initialization and the interrupt's number, once (vcpu.rst
 /// 1.2).
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn init_comes_last_and_once(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu(t, 0)?;
+    let mut vcpu = t.add_vcpu(0)?;
     check!(
         "the attribute INIT exists",
         vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT)
@@ -100,18 +93,18 @@ fn init_comes_last_and_once(t: &mut OneVm) -> TestResult {
 }
 
 /// A PMU that is not initialized keeps its vCPU from running.
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn running_without_init_is_refused(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu(t, 0)?;
+    let mut vcpu = t.add_vcpu(0)?;
     let refused = Exit::RunFailed { errno: Errno::EINVAL as i32 };
     check_eq!("KVM_RUN without an interrupt is EINVAL", vcpu.run_once()?, refused);
     Ok(())
 }
 
 /// An interrupt that another device of the vCPU has is EEXIST (vcpu.rst 1.2).
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn interrupt_of_another_device_is_refused(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu(t, 0)?;
+    let mut vcpu = t.add_vcpu(0)?;
     t.vm.state().gic()?.init()?;
     check_eq!(
         "the virtual timer's interrupt number is accepted",
@@ -131,7 +124,7 @@ fn interrupt_of_another_device_is_refused(t: &mut OneVm) -> TestResult {
 }
 
 /// Without KVM_ARM_VCPU_PMU_V3 a vCPU has none of it: ENODEV, and ENXIO where it asks.
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles, no_features(KVM_ARM_VCPU_PMU_V3))]
 fn vcpu_without_the_feature_has_no_pmu(t: &mut OneVcpu) -> TestResult {
     let vcpu = &t.vcpu;
     for (what, attr) in [
@@ -155,9 +148,9 @@ fn vcpu_without_the_feature_has_no_pmu(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Without an in-kernel interrupt controller there is no interrupt to set, and INIT needs none.
-#[kvm_test(idles, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles, no_irqchip)]
 fn pmu_works_without_a_gic(t: &mut OneVm) -> TestResult {
-    let mut vcpu = vcpu(t, 0)?;
+    let mut vcpu = t.add_vcpu(0)?;
     check_eq!(
         "setting the interrupt without a GIC is EINVAL",
         vcpu.set_pmu_irq(PMU_INTID),
@@ -168,9 +161,9 @@ fn pmu_works_without_a_gic(t: &mut OneVm) -> TestResult {
 }
 
 /// An attribute that does not exist is ENXIO.
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn unknown_attributes_are_refused(t: &mut OneVm) -> TestResult {
-    let vcpu = vcpu(t, 0)?;
+    let vcpu = t.add_vcpu(0)?;
     const UNKNOWN: u32 = 77;
     check!(
         "an unknown attribute does not exist",
@@ -191,10 +184,10 @@ fn host_pmu_type() -> Option<u32> {
 
 /// SET_PMU selects one of the host's PMUs by its perf type; another type is ENXIO, after KVM_RUN it is
 /// EBUSY (vcpu.rst 1.4).
-#[kvm_test(idles, irqchip, requires(cap::ARM_PMU_V3))]
+#[kvm_test(idles)]
 fn userspace_selects_a_pmu(t: &mut OneVm) -> TestResult {
-    let mut first = vcpu(t, 0)?;
-    let second = vcpu(t, 1)?;
+    let mut first = t.add_vcpu(0)?;
+    let second = t.add_vcpu(1)?;
     let set = |vcpu: &Vcpu, pmu: u32| {
         vcpu.set_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_PMU, pmu)
     };
@@ -224,11 +217,11 @@ fn userspace_selects_a_pmu(t: &mut OneVm) -> TestResult {
 
 /// SET_NR_COUNTERS sets PMCR_EL0.N, at most what the PMU has that SET_PMU selected, before INIT: EINVAL,
 /// EBUSY and EFAULT tell what is wrong (vcpu.rst 1.5).
-#[kvm_test(counts_what_it_has, irqchip, requires(cap::ARM_PMU_V3), params = [none: 0, one: 1, two: 2])]
+#[kvm_test(counts_what_it_has, params = [none: 0, one: 1, two: 2])]
 fn attribute_sets_the_number_of_counters(t: &mut OneVm, n: u32) -> TestResult {
     /// Newer than the bindings.
     const KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS: u32 = 4;
-    let mut vcpu = vcpu(t, 0)?;
+    let mut vcpu = t.add_vcpu(0)?;
     let has = vcpu.has_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS);
     require!(has, "KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS");
     let Some(pmu) = host_pmu_type() else { skip!("a PMU in /sys/bus/event_source/devices") };
@@ -291,14 +284,14 @@ fn counts_what_it_has(g: &mut Guest) {
 
 /// Before the first KVM_RUN userspace can lower PMCR_EL0.N; more than the host has is ignored, and so is
 /// a change after KVM_RUN (since Linux 6.8, without a capability).
-#[kvm_test(counts_what_it_has, irqchip, requires(cap::ARM_PMU_V3), params = [
+#[kvm_test(counts_what_it_has, pmu, params = [
     none: 0,
     one: 1,
     two: 2,
     one_less: 31,
 ])]
-fn userspace_sets_the_number_of_counters(t: &mut OneVm, wanted: u64) -> TestResult {
-    let mut vcpu = vcpu_with_pmu(t)?;
+fn userspace_sets_the_number_of_counters(t: &mut OneVcpu, wanted: u64) -> TestResult {
+    let vcpu = &mut t.vcpu;
     let pmcr = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
     let all = (pmcr & pmcr::N) >> pmcr::N_SHIFT;
     let n = if wanted == 31 { all.saturating_sub(1) } else { wanted };
@@ -306,14 +299,14 @@ fn userspace_sets_the_number_of_counters(t: &mut OneVm, wanted: u64) -> TestResu
     let with = |n: u64| pmcr & !pmcr::N | n << pmcr::N_SHIFT;
     let number = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|v| (v & pmcr::N) >> pmcr::N_SHIFT);
     vcpu.set_sysreg(&PMCR_EL0, with(n)).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-    require!(number(&vcpu) == Ok(n), "a number of PMU counters that userspace sets");
+    require!(number(vcpu) == Ok(n), "a number of PMU counters that userspace sets");
     if all < 31 {
         vcpu.set_sysreg(&PMCR_EL0, with(all + 1)).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-        check_eq!("a larger number than the host's is ignored", number(&vcpu), Ok(n));
+        check_eq!("a larger number than the host's is ignored", number(vcpu), Ok(n));
     }
     vcpu.set_args(&[n]);
     vcpu.run_until_done()?;
     vcpu.set_sysreg(&PMCR_EL0, with(all)).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-    check_eq!("the number of counters stays after KVM_RUN", number(&vcpu), Ok(n));
+    check_eq!("the number of counters stays after KVM_RUN", number(vcpu), Ok(n));
     Ok(())
 }

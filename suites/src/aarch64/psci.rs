@@ -113,9 +113,6 @@ fn powered_on(g: &mut Guest) {
 fn cpu_on_starts_a_vcpu_that_is_off(t: &mut OneVcpu) -> TestResult {
     t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
     let mut other = t.vm.add_vcpu(1, guest_fn!(powered_on))?;
-    std::thread::scope(|scope| {
-        let other = scope.spawn(move || other.run_until_done());
-        t.vcpu.run_until_done()?;
-        other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
-    })
+    run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
+    Ok(())
 }

@@ -144,14 +144,11 @@ fn asks_psci_0_1(_: &mut Guest) {
 }
 
 /// A vCPU without KVM_ARM_VCPU_PSCI_0_2 has PSCI 0.1, which has no such functions (api.rst 4.82).
-#[kvm_test(asks_psci_0_1)]
-fn psci_0_1_has_no_version(t: &mut OneVm) -> TestResult {
-    t.vm.features_mut().remove(KVM_ARM_VCPU_PSCI_0_2);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    let mut vcpu = t.vm.add_vcpu(0, guest)?;
-    let later = vcpu.set_reg(fw(0), V1_0);
+#[kvm_test(asks_psci_0_1, no_features(KVM_ARM_VCPU_PSCI_0_2))]
+fn psci_0_1_has_no_version(t: &mut OneVcpu) -> TestResult {
+    let later = t.vcpu.set_reg(fw(0), V1_0);
     check_eq!("a later version without PSCI 0.2 is EINVAL", later, Err(Errno::EINVAL));
-    vcpu.run_until_done()
+    t.vcpu.run_until_done()
 }
 
 #[guest]

@@ -2,9 +2,6 @@
 //! hidden, register by register. `spe_abi.rs` has what a KVM that gives it must do.
 use crate::prelude::*;
 
-#[host]
-use vm::bindings::KVM_ARM_VCPU_PMU_V3;
-
 /// The extension's registers that EL1 has.
 const SPE: [SysReg; 12] = [
     PMSCR_EL1,
@@ -44,16 +41,14 @@ fn looks_for_spe(_: &mut Guest) {
 
 /// A guest sees no SPE: PMSVer is 0, and every register is UNDEFINED, with a PMU and without.
 #[kvm_test(looks_for_spe, irqchip, params = [without_pmu: false, with_pmu: true])]
-fn profiling_is_hidden(t: &mut OneVm, with_pmu: bool) -> TestResult {
-    let mut vcpu = if with_pmu {
-        require!(t.vm.check_extension(vm::bindings::KVM_CAP_ARM_PMU_V3) > 0, "KVM_CAP_ARM_PMU_V3");
-        super::pmu::vcpu_with_pmu(t)?
-    } else {
-        t.vm.features_mut().remove(KVM_ARM_VCPU_PMU_V3);
-        let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-        t.vm.add_vcpu(0, guest)?
-    };
-    vcpu.run_until_done()
+fn profiling_is_hidden(t: &mut HostOnly, with_pmu: bool) -> TestResult {
+    let mut setup = t.setup.clone();
+    if with_pmu {
+        let has = System::get()?.check_extension(vm::bindings::KVM_CAP_ARM_PMU_V3) > 0;
+        require!(has, "KVM_CAP_ARM_PMU_V3");
+        setup.config = setup.config.pmu();
+    }
+    OneVcpu::new(setup)?.vcpu.run_until_done()
 }
 
 #[guest]

@@ -8,6 +8,8 @@ use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_S
 #[host]
 use vm::record::parameter;
 
+kvm_tests! { irqchip }
+
 /// The buffer management interrupt in these VMs, a PPI.
 const SPE_INTID: u32 = 21;
 
@@ -42,8 +44,7 @@ fn vcpu_with_spe(t: &mut OneVm) -> TestResult<Vcpu> {
     };
     require!(t.vm.check_extension(capability) > 0, "KVM_CAP_ARM_SPE");
     t.vm.features_mut().add(feature);
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    t.vm.add_vcpu(0, guest)
+    t.add_vcpu(0)
 }
 
 /// The same, ready to run: interrupt and SPE initialized, memory locked.
@@ -72,11 +73,10 @@ fn idles(_: &mut Guest) {}
 
 /// The interrupt is a PPI, the same for all vCPUs, told once; INIT comes behind it and behind the
 /// interrupt controller's initialization, once.
-#[kvm_test(idles, irqchip)]
+#[kvm_test(idles)]
 fn set_up_has_an_order(t: &mut OneVm) -> TestResult {
     let first = vcpu_with_spe(t)?;
-    let guest = t.guest.ok_or_else(|| Failure::Error("no guest function".into()))?;
-    let second = t.vm.add_vcpu(1, guest)?;
+    let second = t.add_vcpu(1)?;
     check!(
         "the SPE interrupt attribute exists",
         first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ)
@@ -133,7 +133,7 @@ fn introspects(_: &mut Guest) {
 }
 
 /// What PMSIDR_EL1 and PMBIDR_EL1 tell is within the architecture.
-#[kvm_test(introspects, irqchip)]
+#[kvm_test(introspects)]
 fn features_are_plausible(t: &mut OneVm) -> TestResult {
     ready_vcpu(t)?.run_until_done()
 }
@@ -214,7 +214,7 @@ fn fills_the_buffer(_: &mut Guest) {
 }
 
 /// Records are written to the buffer; a full one interrupts.
-#[kvm_test(fills_the_buffer, irqchip)]
+#[kvm_test(fills_the_buffer)]
 fn buffer_is_filled(t: &mut OneVm) -> TestResult {
     ready_vcpu(t)?.run_until_done()
 }
@@ -232,7 +232,7 @@ fn serves_the_interrupt(_: &mut Guest) {
 }
 
 /// The interrupt follows PMBSR_EL1.S.
-#[kvm_test(serves_the_interrupt, irqchip)]
+#[kvm_test(serves_the_interrupt)]
 fn interrupt_follows_the_service_bit(t: &mut OneVm) -> TestResult {
     ready_vcpu(t)?.run_until_done()
 }
@@ -262,7 +262,7 @@ fn faults(_: &mut Guest) {
 }
 
 /// Faults of the buffer interrupt with their syndrome.
-#[kvm_test(faults, irqchip)]
+#[kvm_test(faults)]
 fn faults_of_the_buffer_interrupt(t: &mut OneVm) -> TestResult {
     ready_vcpu(t)?.run_until_done()
 }

@@ -133,28 +133,21 @@ fn page_in(t: &mut HostOnly, mode: FaultMode, plan: &Plan) -> TestResult {
     let (stop, fault, memory) = (&Event::new()?, &fault, &memory);
     let start_line = &HostBarrier::new(vcpus.len() + 1);
     let mut times = Times::new();
-    let resolved = thread::scope(|scope| -> TestResult<u64> {
+    let resolved = together(|threads| {
         let resolver = || resolve(fault, memory, mode, plan.delay, stop);
-        let readers: Vec<_> = (0..plan.readers).map(|_| scope.spawn(resolver)).collect();
+        let readers: Vec<_> = (0..plan.readers).map(|_| threads.spawn(resolver)).collect();
         let run = |vcpu: &mut Vcpu| -> TestResult {
             start_line.wait();
             let [wrong, first, ..] = vcpu.run_until_sync(READY)?;
             check!("each page holds what was supplied", wrong == 0, "{wrong} wrong, first {first}");
             vcpu.run_until_done()
         };
-        let threads: Vec<_> = vcpus.iter_mut().map(|vcpu| scope.spawn(move || run(vcpu))).collect();
+        let vcpus: Vec<_> = vcpus.iter_mut().map(|vcpu| threads.run(vcpu, run)).collect();
         start_line.wait();
-        let panicked = |_| Err(Failure::Error("a thread panicked".into()));
-        let ended = times
-            .measure(|| threads.into_iter().try_for_each(|t| t.join().unwrap_or_else(panicked)));
+        let ended = times.measure(|| vcpus.into_iter().try_for_each(Thread::join));
         stop.signal(1)?;
-        let mut resolved = 0;
-        for reader in readers {
-            resolved += reader
-                .join()
-                .unwrap_or_else(|_| Err(Failure::Error("a reader panicked".into())))?;
-        }
-        ended.map(|()| resolved)
+        let resolved: TestResult<u64> = readers.into_iter().map(Thread::join).sum();
+        ended.and(resolved)
     })?;
     check_eq!("each page is asked for exactly once", resolved, plan.all_pages());
     times.report("guest execution");

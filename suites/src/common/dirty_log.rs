@@ -9,6 +9,8 @@ use vm::bindings::{
 #[host]
 use vm::bitmap;
 
+kvm_tests! { requires(host::SMALL_SLOTS) }
+
 const PAGE: u64 = layout::PAGE_SIZE;
 const BASE: u64 = layout::FREE;
 const SLOT: u32 = 1;
@@ -86,7 +88,7 @@ fn manual_protect(vm: &Vm, options: u32) -> Result<(), Errno> {
 }
 
 /// The bitmap has exactly the pages that the guest wrote since the last call (api.rst 4.8).
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn bitmap_has_exactly_the_written_pages(t: &mut OneVcpu) -> TestResult {
     t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, BASE, NR_PAGES * PAGE)?;
     t.vcpu.run_until_sync(READY)?;
@@ -112,7 +114,7 @@ fn bitmap_has_exactly_the_written_pages(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Stores of every width dirty their page, at its first and at its last byte.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [
+#[kvm_test(obeys, params = [
     bits_8: (STORE_8, 1),
     bits_16: (STORE_16, 2),
     bits_32: (STORE_32, 4),
@@ -130,7 +132,7 @@ fn store_dirties_its_page_only(t: &mut OneVcpu, (kind, width): (u64, u64)) -> Te
 }
 
 /// Loads from pages that are mapped for the guest dirty nothing.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn loads_dirty_nothing(t: &mut OneVcpu) -> TestResult {
     logged_slot(t)?;
     access(&mut t.vcpu, LOAD, BASE + 3 * PAGE, 0)?;
@@ -143,7 +145,7 @@ fn loads_dirty_nothing(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Userspace's own accesses to a slot's memory are not in the log, whose subject is the guest.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn host_stores_are_not_logged(t: &mut OneVcpu) -> TestResult {
     logged_slot(t)?;
     t.vm.mapping(0).write((4 * PAGE) as usize, &[0x55; 8]);
@@ -152,7 +154,7 @@ fn host_stores_are_not_logged(t: &mut OneVcpu) -> TestResult {
 }
 
 /// KVM_MEM_LOG_DIRTY_PAGES can be set and cleared on a live slot (api.rst 4.35).
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn logging_is_switched_on_and_off(t: &mut OneVcpu) -> TestResult {
     let size = NR_PAGES * PAGE;
     let hva = t.vm.add_memory(SLOT, 0, BASE, size)?.hva();
@@ -191,7 +193,7 @@ fn logging_is_switched_on_and_off(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Slots are logged apart from each other.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn slots_have_logs_of_their_own(t: &mut OneVcpu) -> TestResult {
     const SECOND: u32 = 2;
     logged_slot(t)?;
@@ -207,7 +209,7 @@ fn slots_have_logs_of_their_own(t: &mut OneVcpu) -> TestResult {
 }
 
 /// KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG refuse slots that cannot be.
-#[kvm_test(requires(host::SMALL_SLOTS))]
+#[kvm_test]
 fn impossible_slots_are_refused(t: &mut OneVm) -> TestResult {
     t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, BASE, NR_PAGES * PAGE)?;
     let get = |slot| t.vm.dirty_pages(slot, NR_PAGES);
@@ -228,7 +230,7 @@ fn impossible_slots_are_refused(t: &mut OneVm) -> TestResult {
 
 /// What a clear may name (api.rst 4.117): `first_page` a multiple of 64, `num_pages` too unless it
 /// reaches the slot's end, and nothing behind that end.
-#[kvm_test(requires(host::SMALL_SLOTS, cap::MANUAL_DIRTY_LOG_PROTECT2))]
+#[kvm_test(requires(cap::MANUAL_DIRTY_LOG_PROTECT2))]
 fn clear_refuses_ranges_that_are_not_aligned(t: &mut OneVm) -> TestResult {
     let options = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
     manual_protect(&t.vm, options).ioctl("KVM_ENABLE_CAP")?;
@@ -273,7 +275,7 @@ fn clear_refuses_ranges_that_are_not_aligned(t: &mut OneVm) -> TestResult {
 
 /// With manual protection, reading the log leaves it as it is, and KVM_CLEAR_DIRTY_LOG clears what
 /// its bitmap names, no page more (api.rst 4.117, 7.18).
-#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::MANUAL_DIRTY_LOG_PROTECT2))]
+#[kvm_test(obeys, requires(cap::MANUAL_DIRTY_LOG_PROTECT2))]
 fn manual_protect_clears_exactly_what_is_named(t: &mut OneVcpu) -> TestResult {
     let options = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE;
     manual_protect(&t.vm, options).ioctl("KVM_ENABLE_CAP")?;
@@ -303,7 +305,7 @@ fn manual_protect_clears_exactly_what_is_named(t: &mut OneVcpu) -> TestResult {
 
 /// Without manual protection KVM_CLEAR_DIRTY_LOG works too (api.rst 4.117: it is "mostly useful"
 /// with it), on bits set since the last KVM_GET_DIRTY_LOG.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::MANUAL_DIRTY_LOG_PROTECT2))]
+#[kvm_test(obeys, requires(cap::MANUAL_DIRTY_LOG_PROTECT2))]
 fn clear_works_without_manual_protect(t: &mut OneVcpu) -> TestResult {
     logged_slot(t)?;
     write_pages(&mut t.vcpu, &[20, 70])?;
@@ -316,7 +318,7 @@ fn clear_works_without_manual_protect(t: &mut OneVcpu) -> TestResult {
 
 /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 takes the options that it reports; INITIALLY_SET only together
 /// with MANUAL_PROTECT_ENABLE (api.rst 7.18).
-#[kvm_test(requires(host::SMALL_SLOTS, cap::MANUAL_DIRTY_LOG_PROTECT2))]
+#[kvm_test(requires(cap::MANUAL_DIRTY_LOG_PROTECT2))]
 fn manual_protect_options_are_checked(t: &mut OneVm) -> TestResult {
     let offered = t.vm.check_extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) as u32;
     let (enable, initially_set) =
@@ -339,7 +341,7 @@ fn manual_protect_options_are_checked(t: &mut OneVm) -> TestResult {
 }
 
 /// With KVM_DIRTY_LOG_INITIALLY_SET a new log has every page of its slot (api.rst 7.18).
-#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::MANUAL_DIRTY_LOG_PROTECT2))]
+#[kvm_test(obeys, requires(cap::MANUAL_DIRTY_LOG_PROTECT2))]
 fn initially_set_log_is_full(t: &mut OneVcpu) -> TestResult {
     let options = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
     let offered = t.vm.check_extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) as u32;
@@ -367,7 +369,7 @@ fn second_writer(g: &mut Guest) {
 }
 
 /// Every vCPU's writes are in the slot's one log.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn second_vcpu_writes_into_the_same_log(t: &mut OneVcpu) -> TestResult {
     logged_slot(t)?;
     let mut second = t.vm.add_vcpu(1, guest_fn!(second_writer))?;
@@ -406,7 +408,7 @@ fn counts(_: &mut Guest) {
 
 /// A log read while the guest writes loses no page: whoever copies each page after its bit came up
 /// has, when the guest has stopped and the log was read once more, all of memory.
-#[kvm_test(counts, requires(host::SMALL_SLOTS), vcpus = 2, params = [automatic: false, manual: true])]
+#[kvm_test(counts, vcpus = 2, params = [automatic: false, manual: true])]
 fn concurrent_writes_are_never_lost(t: &mut OneVcpu, manual: bool) -> TestResult {
     if manual {
         let offered = t.vm.check_extension(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
@@ -429,20 +431,14 @@ fn concurrent_writes_are_never_lost(t: &mut OneVcpu, manual: bool) -> TestResult
         Ok(pages.len())
     };
     let mut rounds_with_pages = 0;
-    std::thread::scope(|scope| -> TestResult {
-        let guest = scope.spawn(|| vcpu.run_until_done());
-        let mut harvest = Ok(0);
+    together(|threads| {
+        let _guest = threads.run(vcpu, Vcpu::run_until_done);
         for _ in 0..RACE_ROUNDS {
-            harvest = copy_dirty_pages();
-            match harvest {
-                Ok(pages) => rounds_with_pages += u64::from(pages > 0),
-                Err(_) => break,
-            }
+            rounds_with_pages += u64::from(copy_dirty_pages()? > 0);
             std::thread::sleep(std::time::Duration::from_micros(100));
         }
         vm.shared(shared_static!(STOP)).store(1, SeqCst);
-        guest.join().map_err(|_| Failure::Error("the vCPU's thread panicked".into()))??;
-        harvest.map(drop)
+        Ok(())
     })?;
     copy_dirty_pages()?;
     check!("the guest wrote while the log was read", rounds_with_pages > 1);

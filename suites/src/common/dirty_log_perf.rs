@@ -16,6 +16,8 @@ use vm::perf::{Options, Times};
 #[host]
 use vm::{Backing, DirtyBitmap, DirtyGfn, DirtyRing};
 
+kvm_tests! { requires(host::SMALL_SLOTS) }
+
 const PAGE: u64 = layout::PAGE_SIZE;
 const READY: u64 = 1;
 /// The round in which the memory is populated; logged rounds follow.
@@ -209,7 +211,7 @@ impl Bench {
     ) -> TestResult<Duration> {
         let start_line = HostBarrier::new(self.vcpus.len() + 1);
         let start_line = &start_line;
-        thread::scope(|scope| {
+        together(|threads| {
             let run = |vcpu: &mut Vcpu| {
                 vcpu.answer(&[round]);
                 start_line.wait();
@@ -226,19 +228,12 @@ impl Bench {
                     }
                 }
             };
-            let threads: Vec<_> =
-                self.vcpus.iter_mut().map(|vcpu| scope.spawn(move || run(vcpu))).collect();
+            let vcpus = self.vcpus.iter_mut();
+            let vcpus: Vec<_> = vcpus.map(|vcpu| threads.run(vcpu, run)).collect();
             start_line.wait();
-            let running = || threads.iter().any(|thread| !thread.is_finished());
-            let result = beside(&self.vm, &mut self.rings, &running);
-            let mut slowest = Duration::ZERO;
-            for thread in threads {
-                let time = thread
-                    .join()
-                    .unwrap_or_else(|_| Err(Failure::Error("a vCPU's thread panicked".into())))?;
-                slowest = slowest.max(time);
-            }
-            result.map(|()| slowest)
+            beside(&self.vm, &mut self.rings, &|| threads.is_running())?;
+            let times = vcpus.into_iter().map(Thread::join);
+            times.reduce(|a, b| Ok(a?.max(b?))).unwrap_or(Ok(Duration::ZERO))
         })
     }
 
@@ -378,7 +373,7 @@ fn bench(t: &mut HostOnly, log: Log, bytes: u64, iterations: u64) -> TestResult 
 
 /// Whatever the log's form: a page that a vCPU wrote in a round is in that round's log, and no other is
 /// (api.rst 4.8, 4.117, 8.29).
-#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, params = [
+#[kvm_test(vcpus = 2, params = [
     bitmap: Log::Bitmap,
     manual_protect: Log::Manual,
     initially_set: Log::InitiallySet,
@@ -389,7 +384,7 @@ fn no_written_page_is_lost(t: &mut HostOnly, log: Log) -> TestResult {
 }
 
 /// The same with memory in slots, in random order, reading too, and from every vCPU to the same pages.
-#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, params = [
+#[kvm_test(vcpus = 2, params = [
     slots: Shape { slots: 8, ..SMALL },
     random: Shape { random: true, ..SMALL },
     reads_too: Shape { percent: 50, ..SMALL },
@@ -437,7 +432,7 @@ const SMALL: Shape = Shape {
 };
 
 /// The same, measured: by default 2 vCPUs with 64 MiB each, written whole in each of 5 rounds.
-#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), params = [
+#[kvm_test(vcpus = 2, exclusive, groups("perf"), params = [
     bitmap: Log::Bitmap,
     manual_protect: Log::Manual,
     initially_set: Log::InitiallySet,

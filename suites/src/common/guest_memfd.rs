@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 #[host]
 use vm::bindings::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
+kvm_tests! { requires(host::SMALL_SLOTS) }
+
 #[host]
 const SLOT: u32 = 1;
 #[host]
@@ -83,7 +85,7 @@ fn vm_for_guest_memfd() -> TestResult<OwnedFd> {
 
 /// api.rst 4.140: without KVM_MEM_GUEST_MEMFD, KVM_SET_USER_MEMORY_REGION2 is
 /// KVM_SET_USER_MEMORY_REGION: the same slots, the same refusals.
-#[kvm_test(requires(host::SMALL_SLOTS, cap::USER_MEMORY2))]
+#[kvm_test(requires(cap::USER_MEMORY2))]
 fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     let memory = pages(2, 0)?;
@@ -120,7 +122,7 @@ fn region2_is_region_with_more_room(t: &mut OneVm) -> TestResult {
 }
 
 /// api.rst 4.142: a guest_memfd has a size of whole pages, not 0, and known flags only; else EINVAL.
-#[kvm_test(requires(host::SMALL_SLOTS, cap::GUEST_MEMFD))]
+#[kvm_test(requires(cap::GUEST_MEMFD))]
 fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
     let vm = &vm_for_guest_memfd()?;
     let sizes = [
@@ -165,7 +167,7 @@ fn backing_flags(vm: &impl AsRawFd) -> u64 {
 
 /// api.rst 4.140: the part of a guest_memfd that backs a slot starts at a whole page, lies inside the
 /// file, is of this VM's guest_memfd, and backs no other slot.
-#[kvm_test(requires(host::SMALL_SLOTS, cap::USER_MEMORY2, cap::GUEST_MEMFD))]
+#[kvm_test(requires(cap::USER_MEMORY2, cap::GUEST_MEMFD))]
 fn guest_memfd_binding_is_checked(_: &mut HostOnly) -> TestResult {
     const FILE_PAGES: u64 = 4;
     let vm = &vm_for_guest_memfd()?;

@@ -44,9 +44,6 @@ fn second(g: &mut Guest) {
 #[kvm_test(first, vcpus = 2)]
 fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
     let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
-    std::thread::scope(|scope| {
-        let other = scope.spawn(move || other.run_until_done());
-        t.vcpu.run_until_done()?;
-        other.join().unwrap_or_else(|_| fail!("the second vCPU's thread panicked"))
-    })
+    run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
+    Ok(())
 }

@@ -7,6 +7,8 @@ use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 #[host]
 use vm::{Backing, huge_page_size};
 
+kvm_tests! { requires(host::SMALL_SLOTS) }
+
 const PAGE: u64 = layout::PAGE_SIZE;
 const READY: u64 = 1;
 const READ_IDS: u64 = 1;
@@ -136,7 +138,7 @@ impl Placement {
 
 /// Each page of a slot is the page of memory at the same distance, for reads and for writes, in every
 /// combination of the two addresses' misalignments.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [
+#[kvm_test(obeys, params = [
     thp: Backing::Thp,
     hugetlb: Backing::Hugetlb,
     shared_hugetlb: Backing::MemfdHugetlb,
@@ -185,7 +187,7 @@ const WARM_UP: u64 = layout::FREE + (512 << 20);
 
 /// KVM maps by a huge page exactly what lies inside the slot and has the same offset in both address
 /// spaces: never more, or pages would be wrong; not less, or the memory's size is for nothing.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::BINARY_STATS_FD), params = [
+#[kvm_test(obeys, requires(cap::BINARY_STATS_FD), params = [
     small: Backing::Anonymous,
     thp: Backing::Thp,
     hugetlb: Backing::Hugetlb,
@@ -241,7 +243,7 @@ fn mappings_are_as_large_as_alignment_allows(t: &mut OneVcpu, backing: Backing) 
 }
 
 /// The memory behind a slot is not the guest's, although a huge page of the host holds both.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn slot_ends_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult {
     /// What userspace answers to MMIO reads.
     const MMIO: u64 = 0x4f4f_4f4f_0b0b_0b0b;
@@ -295,7 +297,7 @@ fn slot_ends_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult
 
 /// Two slots that meet inside a huge page each give their own memory, in whatever order they are
 /// touched, and writes to one do not reach the other's.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn slots_meet_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResult {
     const OTHER_ID: u64 = 0x10_0000;
     let huge = huge()?;
@@ -341,7 +343,7 @@ fn slots_meet_inside_a_huge_page(t: &mut OneVcpu, backing: Backing) -> TestResul
 
 /// Dirty logging is by small pages whatever maps the slot (api.rst 4.8): what was a huge mapping is
 /// split, and the log has the written pages alone. Without logging, pages are what they were.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
     let in_huge = huge / PAGE;
@@ -383,7 +385,7 @@ fn dirty_log_tells_small_pages_of_huge_mappings(t: &mut OneVcpu, backing: Backin
 
 /// A slot that is logged from its start has never had a huge mapping to split: it gets none, and the log has
 /// each written page, also behind the first one of a huge page.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn slot_logged_from_its_start_has_small_pages(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
     let in_huge = huge / PAGE;
@@ -404,7 +406,7 @@ fn slot_logged_from_its_start_has_small_pages(t: &mut OneVcpu, backing: Backing)
 }
 
 /// Huge mappings come back when logging is switched off.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS, cap::BINARY_STATS_FD), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+#[kvm_test(obeys, requires(cap::BINARY_STATS_FD), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
 fn huge_mappings_come_back_after_logging(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let huge = huge()?;
     let memory = numbered(backing, HUGE_PAGES * huge, 0)?;

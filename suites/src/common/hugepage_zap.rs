@@ -6,9 +6,10 @@ use vm::{Backing, huge_page_size};
 #[host]
 use {
     nix::sys::mman::{MmapAdvise, ProtFlags},
-    std::thread,
     std::time::{Duration, Instant},
 };
+
+kvm_tests! { requires(host::SMALL_SLOTS) }
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const GPA: u64 = layout::FREE;
@@ -79,8 +80,6 @@ const SLOT: u32 = 1;
 const ROUNDS: u64 = 12;
 #[host]
 const LONGEST: Duration = Duration::from_millis(150);
-#[host]
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 #[host]
 fn fill(memory: &Mapping, round: u64) {
@@ -111,39 +110,31 @@ fn beside(
     t.vcpu.set_args(&[memory.len() as u64 / PAGE]);
     let OneVcpu { vcpu, vm } = t;
     let (step, seen) = (vm.shared(shared_static!(STEP)), vm.shared(shared_static!(SEEN)));
-    thread::scope(|scope| {
-        let reader = scope.spawn(|| vcpu.run_until_done());
+    together(|threads| {
+        let _reader = threads.run(vcpu, Vcpu::run_until_done);
         let announce = |value: u64| {
             step.store(value, SeqCst);
             // What goes or comes is judged as it goes; what stands must be seen by a whole pass.
-            let start = Instant::now();
-            while matches!(value % STEPS, THERE | GONE) && seen.load(SeqCst) != value {
-                if reader.is_finished() || start.elapsed() > LONGEST_WAIT {
-                    fail!("no whole pass of the guest in step {value}");
-                }
-                thread::yield_now();
-            }
-            Ok(())
+            let is_judged = !matches!(value % STEPS, THERE | GONE);
+            threads.wait_until("a whole pass of the guest in one step", || {
+                is_judged || seen.load(SeqCst) == value
+            })
         };
         let start = Instant::now();
         let mut rounds = 0;
-        let mut result = announce(THERE);
-        while result.is_ok() && rounds < ROUNDS && (rounds == 0 || start.elapsed() < LONGEST) {
-            result = change(rounds, &announce);
+        announce(THERE)?;
+        while rounds < ROUNDS && (rounds == 0 || start.elapsed() < LONGEST) {
+            change(rounds, &announce)?;
             rounds += 1;
         }
         step.store(END, SeqCst);
-        let ended = reader
-            .join()
-            .unwrap_or_else(|_| Err(Failure::Error("the vCPU's thread panicked".into())));
-        // What ended the guest says more than that it did not answer.
-        ended.and(result).map(|()| rounds)
+        Ok(rounds)
     })
 }
 
 /// From the moment that madvise(MADV_DONTNEED) returns, the guest reads zeroes, and what the host
 /// writes from then on.
-#[kvm_test(reads_all_pages, requires(host::SMALL_SLOTS), vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
+#[kvm_test(reads_all_pages, vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
 fn discarded_memory_is_gone_at_once(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let memory = slot(&t.vm, backing)?;
     let rounds = beside(t, &memory, |round, announce| {
@@ -159,7 +150,7 @@ fn discarded_memory_is_gone_at_once(t: &mut OneVcpu, backing: Backing) -> TestRe
 }
 
 /// From the moment that mremap returns, the guest reads the pages that were moved under its slot.
-#[kvm_test(reads_all_pages, requires(host::SMALL_SLOTS), vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
+#[kvm_test(reads_all_pages, vcpus = 2, params = [small: Backing::Anonymous, thp: Backing::Thp])]
 fn moved_pages_show_at_once(t: &mut OneVcpu, backing: Backing) -> TestResult {
     let memory = slot(&t.vm, backing)?;
     let rounds = beside(t, &memory, |round, announce| {
@@ -207,7 +198,7 @@ fn ask(vcpu: &mut Vcpu, request: &[u64]) -> TestResult<(u64, u64)> {
 }
 
 /// One page taken out of a huge page reads as zero; its neighbours stay themselves.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS))]
+#[kvm_test(obeys)]
 fn one_page_is_taken_out_of_a_huge_page(t: &mut OneVcpu) -> TestResult {
     let memory = slot(&t.vm, Backing::Thp)?;
     let pages = memory.len() as u64 / PAGE;
@@ -228,7 +219,7 @@ fn one_page_is_taken_out_of_a_huge_page(t: &mut OneVcpu) -> TestResult {
 
 /// mprotect(PROT_READ) of one page: the guest's writes to it, and to no other, are EFAULT until the
 /// host allows them again; reads go on.
-#[kvm_test(obeys, requires(host::SMALL_SLOTS), params = [small: Backing::Anonymous, thp: Backing::Thp])]
+#[kvm_test(obeys, params = [small: Backing::Anonymous, thp: Backing::Thp])]
 fn write_protected_page_refuses_writes(t: &mut OneVcpu, backing: Backing) -> TestResult {
     const VALUE: u64 = 0x7777_1234;
     let memory = slot(&t.vm, backing)?;

@@ -5,6 +5,8 @@ use super::memslots::serve;
 #[host]
 use super::memslots::{Access, READY, pages, read};
 
+kvm_tests! { requires(host::SMALL_SLOTS) }
+
 #[guest]
 fn accesses(g: &mut Guest) {
     serve(g);
@@ -32,7 +34,7 @@ fn delete(vm: &Vm, slot: u32) -> Result<(), Errno> {
 
 /// api.rst 4.35: slots of one address space may not overlap (EEXIST), in whatever way; neighbours may
 /// touch. The slot that was there stays, the refused one is not there.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn overlapping_slots_are_eexist(t: &mut OneVcpu) -> TestResult {
     let OneVcpu { vcpu, vm } = t;
     let (memory, wide) = (pages(4, CONTENT)?, pages(8, 0)?);
@@ -101,7 +103,7 @@ fn overlapping_slots_are_eexist(t: &mut OneVcpu) -> TestResult {
 
 /// api.rst 4.35: addresses and sizes are whole pages, ranges do not wrap, `userspace_addr` is this
 /// process's, a slot has fewer than 2^31 pages: anything else is EINVAL, and no slot comes to be.
-#[kvm_test(requires(host::SMALL_SLOTS))]
+#[kvm_test]
 fn misplaced_slots_are_einval(t: &mut OneVm) -> TestResult {
     /// Low enough that the largest sizes still end within a process's addresses.
     const LOW_HVA: u64 = 1 << 32;
@@ -147,7 +149,7 @@ fn misplaced_slots_are_einval(t: &mut OneVm) -> TestResult {
 
 /// api.rst 4.35: KVM_MEM_LOG_DIRTY_PAGES and KVM_MEM_READONLY are the only flags; ids go up to
 /// KVM_CAP_NR_MEMSLOTS - 1, address spaces up to KVM_CAP_MULTI_ADDRESS_SPACE - 1. The rest is EINVAL.
-#[kvm_test(requires(host::SMALL_SLOTS))]
+#[kvm_test]
 fn unknown_flags_and_slot_ids_are_einval(t: &mut OneVm) -> TestResult {
     const FLAGS: u32 = bindings::KVM_MEM_LOG_DIRTY_PAGES | bindings::KVM_MEM_READONLY;
     let vm = &t.vm;
@@ -179,7 +181,7 @@ fn unknown_flags_and_slot_ids_are_einval(t: &mut OneVm) -> TestResult {
 }
 
 /// api.rst 4.35: address spaces are apart: the same range, and the same id, can be used in each.
-#[kvm_test(requires(host::SMALL_SLOTS, cap::MULTI_ADDRESS_SPACE))]
+#[kvm_test(requires(cap::MULTI_ADDRESS_SPACE))]
 fn address_spaces_do_not_overlap(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     let memory = pages(1, CONTENT)?;
@@ -206,7 +208,7 @@ fn address_spaces_do_not_overlap(t: &mut OneVm) -> TestResult {
 
 /// api.rst 4.35: an existing slot can be moved and its dirty logging switched. Its size, its memory
 /// and KVM_MEM_READONLY cannot change (EINVAL); deleting a slot that is not there is EINVAL.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn existing_slot_keeps_its_size_and_memory(t: &mut OneVcpu) -> TestResult {
     const LOG: u32 = bindings::KVM_MEM_LOG_DIRTY_PAGES;
     const READONLY: u32 = bindings::KVM_MEM_READONLY;
@@ -276,7 +278,7 @@ fn existing_slot_keeps_its_size_and_memory(t: &mut OneVcpu) -> TestResult {
 }
 
 /// api.rst 4.35: each of many slots, up to the last id, holds its own memory.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS, cap::NR_MEMSLOTS))]
+#[kvm_test(accesses, requires(cap::NR_MEMSLOTS))]
 fn many_slots_hold_their_own_memory(t: &mut OneVcpu) -> TestResult {
     const MANY: u64 = 256;
     let slots = t.vm.check_extension(bindings::KVM_CAP_NR_MEMSLOTS) as u64;
@@ -286,7 +288,7 @@ fn many_slots_hold_their_own_memory(t: &mut OneVcpu) -> TestResult {
 
 /// api.rst 4.35: all KVM_CAP_NR_MEMSLOTS slots can be used at a time. (Seconds: each slot waits for
 /// every vCPU to let go of the old set.)
-#[kvm_test(accesses, requires(host::SMALL_SLOTS, cap::NR_MEMSLOTS), groups("nodefault"))]
+#[kvm_test(accesses, requires(cap::NR_MEMSLOTS), groups("nodefault"))]
 fn all_slots_hold_their_own_memory(t: &mut OneVcpu) -> TestResult {
     let slots = t.vm.check_extension(bindings::KVM_CAP_NR_MEMSLOTS) as u64;
     fill_slots(t, (1..slots).collect())

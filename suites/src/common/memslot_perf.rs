@@ -2,11 +2,13 @@
 //! with a look at what the guest sees. Options (docs/results.md) say how much memory in how many slots.
 use crate::prelude::*;
 #[host]
+use nix::sys::mman::MmapAdvise;
+#[host]
 use vm::Backing;
 #[host]
 use vm::perf::{Options, Times};
-#[host]
-use {nix::sys::mman::MmapAdvise, std::thread};
+
+kvm_tests! { requires(host::SMALL_SLOTS) }
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const GPA: u64 = layout::FREE;
@@ -161,8 +163,8 @@ fn move_slot(t: &mut OneVcpu, plan: &Plan, active: bool) -> TestResult {
     let hva = memory.hva() + offset;
     let place = |vm: &Vm, gpa| vm.set_region(slot, 0, gpa, size, hva);
     let OneVcpu { vcpu, vm } = t;
-    let moved = thread::scope(|scope| -> TestResult<u64> {
-        let mover = scope.spawn(|| -> TestResult {
+    let moved = together(|threads| {
+        let mover = threads.spawn(|| {
             for _ in 0..plan.iterations {
                 times
                     .measure(|| place(vm, away).and_then(|()| place(vm, home)))
@@ -194,7 +196,7 @@ fn move_slot(t: &mut OneVcpu, plan: &Plan, active: bool) -> TestResult {
             }
             passes += 1;
         }
-        mover.join().unwrap_or_else(|_| Err(Failure::Error("the mover panicked".into())))?;
+        mover.join()?;
         Ok(passes)
     })?;
     check!("the guest ran while the slot moved", moved > 0);
@@ -206,31 +208,31 @@ fn move_slot(t: &mut OneVcpu, plan: &Plan, active: bool) -> TestResult {
 
 /// Memory in many slots comes on first use, holds what is written, and is gone when userspace has
 /// discarded it.
-#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), params = [one_slot: 1, many_slots: 64])]
+#[kvm_test(uses_memory, params = [one_slot: 1, many_slots: 64])]
 fn memory_is_mapped_used_and_discarded(t: &mut OneVcpu, slots: u64) -> TestResult {
     map_use_unmap(t, &Plan::read(1 << 20, slots, 2)?)
 }
 
 /// A slot moves away and back under a guest that uses it: afterwards everything is where it was.
-#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2)]
+#[kvm_test(uses_memory, vcpus = 2)]
 fn slot_in_use_moves_and_comes_back(t: &mut OneVcpu) -> TestResult {
     move_slot(t, &Plan::read(1 << 20, 4, 20)?, true)
 }
 
 /// A slot that the guest does not use moves: the guest notices nothing, not one MMIO exit.
-#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2)]
+#[kvm_test(uses_memory, vcpus = 2)]
 fn slot_not_in_use_moves_unnoticed(t: &mut OneVcpu) -> TestResult {
     move_slot(t, &Plan::read(1 << 20, 4, 20)?, false)
 }
 
 /// The same, measured: by default 64 MiB in 256 slots.
-#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"))]
+#[kvm_test(uses_memory, vcpus = 2, exclusive, groups("perf"))]
 fn measured_map_and_unmap(t: &mut OneVcpu) -> TestResult {
     map_use_unmap(t, &Plan::read(64 << 20, 256, 6)?)
 }
 
 /// Moves, measured: by default 4 MiB in 16 slots.
-#[kvm_test(uses_memory, requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), params = [active: true, inactive: false])]
+#[kvm_test(uses_memory, vcpus = 2, exclusive, groups("perf"), params = [active: true, inactive: false])]
 fn measured_move(t: &mut OneVcpu, active: bool) -> TestResult {
     move_slot(t, &Plan::read(4 << 20, 16, 200)?, active)
 }

@@ -6,9 +6,9 @@
 use crate::prelude::*;
 
 #[host]
-use std::thread;
-#[host]
 use std::time::{Duration, Instant};
+
+kvm_tests! { requires(host::SMALL_SLOTS) }
 
 /// Low two bits: what the slot is doing. The rest: which round, and so which content.
 #[shared]
@@ -91,50 +91,33 @@ fn run_with_mmio(vcpu: &mut Vcpu) -> TestResult<u64> {
     Ok(exits)
 }
 
-/// Waits until the guest has come to `done`, or its vCPU has stopped.
-#[host]
-fn wait_for(what: &str, running: &dyn Fn() -> bool, done: impl Fn() -> bool) -> TestResult {
-    const LONGEST_WAIT: Duration = Duration::from_secs(5);
-    let start = Instant::now();
-    while !done() && running() {
-        if start.elapsed() > LONGEST_WAIT {
-            return Err(Failure::Timeout(format!("the guest does not come to {what}")));
-        }
-        thread::yield_now();
-    }
-    Ok(())
-}
-
 /// Sets the step and waits until the guest has read within it.
 #[host]
-fn step_and_wait(vm: &Vm, step: u64, running: &dyn Fn() -> bool) -> TestResult {
+fn step_and_wait(vm: &Vm, step: u64, threads: &Together<'_, '_>) -> TestResult {
     let seen = vm.shared(shared_static!(SEEN));
     vm.shared(shared_static!(STEP)).store(step, SeqCst);
-    wait_for("a read within one step", running, || seen.load(SeqCst) == step)
+    threads.wait_until("a read within one step", || seen.load(SeqCst) == step)
 }
 
 /// Runs `change` beside the vCPU, then ends the guest; tells the vCPU's MMIO exits.
 #[host]
 fn beside(
     t: &mut OneVcpu,
-    change: impl FnOnce(&Vm, &dyn Fn() -> bool) -> TestResult,
+    change: impl FnOnce(&Vm, &Together<'_, '_>) -> TestResult,
 ) -> TestResult<u64> {
     let OneVcpu { vcpu, vm } = t;
-    thread::scope(|scope| {
-        let runner = scope.spawn(|| run_with_mmio(vcpu));
-        let changed = change(vm, &|| !runner.is_finished());
+    together(|threads| {
+        let runner = threads.run(vcpu, run_with_mmio);
+        change(vm, threads)?;
         vm.shared(shared_static!(STEP)).store(END, SeqCst);
-        let exits = runner
-            .join()
-            .unwrap_or_else(|_| Err(Failure::Error("the vCPU's thread panicked".into())))?;
-        changed.map(|()| exits)
+        runner.join()
     })
 }
 
 /// A slot that is deleted under a running vCPU turns its reads into MMIO exits, and from the moment
 /// that the ioctl returns no read sees its memory; added over other memory, from that moment on every
 /// read sees the new one.
-#[kvm_test(reads_a_slot_that_comes_and_goes, requires(host::SMALL_SLOTS), vcpus = 2)]
+#[kvm_test(reads_a_slot_that_comes_and_goes, vcpus = 2)]
 fn slot_is_deleted_and_added_under_a_reader(t: &mut OneVcpu) -> TestResult {
     let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
     let set = |vm: &Vm, round: u64, size: u64| {
@@ -144,15 +127,15 @@ fn slot_is_deleted_and_added_under_a_reader(t: &mut OneVcpu) -> TestResult {
     };
     set(&t.vm, 0, PAGE)?;
     let mut rounds = 0;
-    let exits = beside(t, |vm, running| {
+    let exits = beside(t, |vm, threads| {
         let start = Instant::now();
         let step = vm.shared(shared_static!(STEP));
-        while rounds < ROUNDS && start.elapsed() < LONGEST && running() {
+        while rounds < ROUNDS && start.elapsed() < LONGEST {
             let present = rounds * STEPS;
-            step_and_wait(vm, present, running)?;
+            step_and_wait(vm, present, threads)?;
             step.store(present + GOING, SeqCst);
             set(vm, rounds, 0)?;
-            step_and_wait(vm, present + ABSENT, running)?;
+            step_and_wait(vm, present + ABSENT, threads)?;
             step.store(present + ABSENT + 1, SeqCst);
             rounds += 1;
             set(vm, rounds, PAGE)?;
@@ -203,7 +186,7 @@ fn reads_two_places_of_one_slot(_: &mut Guest) {
 
 /// A slot that moves under a running vCPU is at its old place or at its new one; from the moment that
 /// the ioctl returns, at its new one only.
-#[kvm_test(reads_two_places_of_one_slot, requires(host::SMALL_SLOTS), vcpus = 2)]
+#[kvm_test(reads_two_places_of_one_slot, vcpus = 2)]
 fn slot_is_moved_under_a_reader(t: &mut OneVcpu) -> TestResult {
     let memory = Mapping::anonymous(PAGE as usize)?;
     memory.write(0, &content(0).to_ne_bytes());
@@ -212,15 +195,15 @@ fn slot_is_moved_under_a_reader(t: &mut OneVcpu) -> TestResult {
     };
     put(&t.vm, HERE)?;
     let mut rounds = 0;
-    beside(t, |vm, running| {
+    beside(t, |vm, threads| {
         let start = Instant::now();
         let step = vm.shared(shared_static!(STEP));
-        while rounds < ROUNDS && start.elapsed() < LONGEST && running() {
+        while rounds < ROUNDS && start.elapsed() < LONGEST {
             // The content stays: only the low bits of the step are told to the guest.
-            step_and_wait(vm, PRESENT, running)?;
+            step_and_wait(vm, PRESENT, threads)?;
             step.store(GOING, SeqCst);
             put(vm, THERE)?;
-            step_and_wait(vm, ABSENT, running)?;
+            step_and_wait(vm, ABSENT, threads)?;
             step.store(ABSENT + 1, SeqCst);
             put(vm, HERE)?;
             rounds += 1;
@@ -244,7 +227,7 @@ fn writes_a_slot_that_comes_and_goes(_: &mut Guest) {
 
 /// Every write of a running vCPU goes either to the slot's memory or to an MMIO exit: none is lost, none
 /// comes twice, and after the slot is gone none reaches its memory.
-#[kvm_test(writes_a_slot_that_comes_and_goes, requires(host::SMALL_SLOTS), vcpus = 2)]
+#[kvm_test(writes_a_slot_that_comes_and_goes, vcpus = 2)]
 fn no_write_is_lost_when_a_slot_goes(t: &mut OneVcpu) -> TestResult {
     let memory = Mapping::anonymous(PAGE as usize)?;
     let put = |vm: &Vm, size| {
@@ -254,8 +237,8 @@ fn no_write_is_lost_when_a_slot_goes(t: &mut OneVcpu) -> TestResult {
     let vm = &*vm;
     put(vm, PAGE)?;
     let mut rounds = 0;
-    let (last_mmio, changed) = thread::scope(|scope| {
-        let runner = scope.spawn(|| -> TestResult<u64> {
+    let last_mmio = together(|threads| {
+        let runner = threads.run(vcpu, |vcpu| {
             let mut last = 0;
             while let Some(mut stop) = vcpu.run_until_exit()? {
                 let Exit::Mmio { gpa: HERE, len: 8, is_write: true } = stop.exit() else {
@@ -271,45 +254,32 @@ fn no_write_is_lost_when_a_slot_goes(t: &mut OneVcpu) -> TestResult {
             }
             Ok(last)
         });
-        let running = || !runner.is_finished();
         // The first of two may have begun before the call.
         let two_writes = || {
             let writes = vm.shared(shared_static!(WRITES));
             let before = writes.load(SeqCst);
-            wait_for("another write", &running, || writes.load(SeqCst) >= before + 2)
+            threads.wait_until("another write", || writes.load(SeqCst) >= before + 2)
         };
-        let mut change = || -> TestResult {
-            let start = Instant::now();
-            while rounds < ROUNDS && start.elapsed() < LONGEST && running() {
-                put(vm, 0)?;
-                let left = memory.read_u64(0);
-                two_writes()?;
-                check_eq!(
-                    "no write reaches the memory of a deleted slot",
-                    memory.read_u64(0),
-                    left
-                );
-                put(vm, PAGE)?;
-                two_writes()?;
-                let now = memory.read_u64(0);
-                check!(
-                    "writes reach the memory of a slot that is back",
-                    now > left || !running(),
-                    "{now} after {left}"
-                );
-                rounds += 1;
-            }
-            Ok(())
-        };
-        let changed = change();
+        let start = Instant::now();
+        while rounds < ROUNDS && start.elapsed() < LONGEST {
+            put(vm, 0)?;
+            let left = memory.read_u64(0);
+            two_writes()?;
+            check_eq!("no write reaches the memory of a deleted slot", memory.read_u64(0), left);
+            put(vm, PAGE)?;
+            two_writes()?;
+            let now = memory.read_u64(0);
+            check!(
+                "writes reach the memory of a slot that is back",
+                now > left,
+                "{now} after {left}"
+            );
+            rounds += 1;
+        }
         vm.shared(shared_static!(STEP)).store(END, SeqCst);
-        let last = runner
-            .join()
-            .unwrap_or_else(|_| Err(Failure::Error("the vCPU's thread panicked".into())));
-        (last, changed)
-    });
-    changed?;
-    let (last_mmio, writes) = (last_mmio?, vm.shared(shared_static!(WRITES)).load(SeqCst));
+        runner.join()
+    })?;
+    let writes = vm.shared(shared_static!(WRITES)).load(SeqCst);
     check_eq!(
         "the last write went to memory or to MMIO",
         memory.read_u64(0).max(last_mmio),

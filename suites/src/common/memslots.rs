@@ -2,6 +2,8 @@
 //! there is none.
 use crate::prelude::*;
 
+kvm_tests! { requires(host::SMALL_SLOTS) }
+
 /// The guest has done what it was asked to, and waits.
 pub const READY: u64 = 1;
 const READ: u64 = 1;
@@ -99,7 +101,7 @@ pub fn pages(pages: u64, value: u64) -> TestResult<Mapping> {
 
 /// api.rst 4.35: a slot's memory is the guest's; a moved slot is at its new place and no longer at its
 /// old one; a deleted one (size 0) is gone, and its memory keeps what the guest wrote.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn slot_is_created_moved_and_deleted(t: &mut OneVcpu) -> TestResult {
     const ELSEWHERE: u64 = GPA + 16 * PAGE;
     let OneVcpu { vcpu, vm } = t;
@@ -164,7 +166,7 @@ fn slot_is_created_moved_and_deleted(t: &mut OneVcpu) -> TestResult {
 
 /// A slot that is added again over other memory shows that memory, on every vCPU: none goes on with a
 /// translation of the old one.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn new_backing_shows_on_every_vcpu(t: &mut OneVcpu) -> TestResult {
     let OneVcpu { vcpu, vm } = t;
     let mut second = vm.add_vcpu(1, guest_fn!(accesses))?;
@@ -213,7 +215,7 @@ fn new_backing_shows_on_every_vcpu(t: &mut OneVcpu) -> TestResult {
 
 /// api.rst 4.35 (KVM_MEM_READONLY): reads go to memory, writes end in KVM_EXIT_MMIO and leave the
 /// memory alone, also where the slot logs dirty pages.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS, cap::READONLY_MEM), params = [
+#[kvm_test(accesses, requires(cap::READONLY_MEM), params = [
     plain: bindings::KVM_MEM_READONLY,
     logged: bindings::KVM_MEM_READONLY | bindings::KVM_MEM_LOG_DIRTY_PAGES,
 ])]
@@ -263,7 +265,7 @@ fn read_only_slot_reads_memory_and_exits_on_writes(t: &mut OneVcpu, flags: u32) 
 }
 
 /// Two slots over the same memory show the same bytes, and deleting one leaves the other.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn slots_can_share_memory(t: &mut OneVcpu) -> TestResult {
     const TWIN: u64 = GPA + 64 * PAGE;
     let OneVcpu { vcpu, vm } = t;
@@ -297,7 +299,7 @@ fn slots_can_share_memory(t: &mut OneVcpu) -> TestResult {
 }
 
 /// An access across the border of two slots takes a part from each.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn access_across_two_slots_takes_from_both(t: &mut OneVcpu) -> TestResult {
     const BORDER: u64 = GPA + PAGE;
     let OneVcpu { vcpu, vm } = t;
@@ -328,7 +330,7 @@ fn access_across_two_slots_takes_from_both(t: &mut OneVcpu) -> TestResult {
 
 /// A slot over host memory that cannot be accessed is taken; KVM_RUN fails with EFAULT once the guest
 /// touches it (api.rst 5, KVM_EXIT_MEMORY_FAULT), never before.
-#[kvm_test(accesses, requires(host::SMALL_SLOTS))]
+#[kvm_test(accesses)]
 fn inaccessible_backing_is_efault(t: &mut OneVcpu) -> TestResult {
     let OneVcpu { vcpu, vm } = t;
     // One page that can be accessed, and the guard page behind it.

@@ -6,6 +6,8 @@ use std::{collections::HashSet, fs::File, os::fd::AsRawFd, os::unix::fs::FileExt
 #[host]
 use vm::bindings::*;
 
+kvm_tests! { requires(cap::BINARY_STATS_FD) }
+
 /// Bytes of `struct kvm_stats_header`.
 #[host]
 const HEADER: u64 = size_of::<kvm_stats_header>() as u64;
@@ -206,7 +208,7 @@ fn stops_twice(g: &mut Guest) {
 }
 
 /// api.rst 4.133: a VM's statistics describe themselves, and reads end where the data do.
-#[kvm_test(requires(cap::BINARY_STATS_FD))]
+#[kvm_test]
 fn vm_statistics_describe_themselves(t: &mut OneVm) -> TestResult {
     let stats = Stats::open(&t.vm)?;
     stats.check_layout()?;
@@ -214,7 +216,7 @@ fn vm_statistics_describe_themselves(t: &mut OneVm) -> TestResult {
 }
 
 /// api.rst 4.133: so do a vCPU's.
-#[kvm_test(stops_twice, requires(cap::BINARY_STATS_FD))]
+#[kvm_test(stops_twice)]
 fn vcpu_statistics_describe_themselves(t: &mut OneVcpu) -> TestResult {
     let stats = Stats::open(&t.vcpu)?;
     stats.check_layout()?;
@@ -222,7 +224,7 @@ fn vcpu_statistics_describe_themselves(t: &mut OneVcpu) -> TestResult {
 }
 
 /// api.rst 4.133: data are read live, on every descriptor of the vCPU; another vCPU counts for itself.
-#[kvm_test(stops_twice, requires(cap::BINARY_STATS_FD))]
+#[kvm_test(stops_twice)]
 fn statistics_count_what_the_vcpu_does(t: &mut OneVcpu) -> TestResult {
     let mut other = t.vm.add_vcpu(1, guest_fn!(stops_twice))?;
     let (stats, twin, idle) = (Stats::open(&t.vcpu)?, Stats::open(&t.vcpu)?, Stats::open(&other)?);
@@ -243,7 +245,7 @@ fn statistics_count_what_the_vcpu_does(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Statistics are of the vCPU, not of the descriptor: they can be read after the vCPU's is closed.
-#[kvm_test(stops_twice, requires(cap::BINARY_STATS_FD))]
+#[kvm_test(stops_twice)]
 fn statistics_outlive_the_vcpu_descriptor(t: &mut OneVm) -> TestResult {
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(stops_twice))?;
     vcpu.run_until_sync(1)?;

@@ -3,6 +3,8 @@
 use crate::prelude::*;
 use hcall::code::*;
 
+kvm_tests! { requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL) }
+
 /// H_SET_MODE resources.
 const SET_DAWR0: u64 = 2;
 const SET_DAWR1: u64 = 5;
@@ -43,7 +45,7 @@ fn sets_without_leave(_: &mut Guest) {
 }
 
 /// H_SET_MODE of DAWR1 is H_FUNCTION until userspace has enabled KVM_CAP_PPC_DAWR1.
-#[kvm_test(sets_without_leave, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL))]
+#[kvm_test(sets_without_leave)]
 fn dawr1_is_unknown_until_enabled(t: &mut OneVcpu) -> TestResult {
     enable(&t.vm, false)?;
     t.vcpu.run_until_done()
@@ -65,7 +67,7 @@ fn sets(g: &mut Guest) {
 }
 
 /// What the guest sets is what KVM_GET_ONE_REG gives; what is refused changes nothing.
-#[kvm_test(sets, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL), params = [
+#[kvm_test(sets, params = [
     first: (SET_DAWR0, reg::DAWR, reg::DAWRX),
     second: (SET_DAWR1, reg::DAWR1, reg::DAWRX1),
 ])]
@@ -88,7 +90,7 @@ fn set_mode_sets_the_watchpoint(
 fn returns(_: &mut Guest) {}
 
 /// KVM_SET_ONE_REG of DAWR1 and DAWRX1 is read back, and leaves the first watchpoint alone.
-#[kvm_test(returns, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL))]
+#[kvm_test(returns)]
 fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
     enable(&t.vm, true)?;
     let registers = [
@@ -136,7 +138,7 @@ fn watches(g: &mut Guest) {
 
 /// A store to the doubleword that is watched is a data storage interrupt; its neighbours and loads are
 /// not.
-#[kvm_test(watches, requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL), params = [first: SET_DAWR0, second: SET_DAWR1])]
+#[kvm_test(watches, params = [first: SET_DAWR0, second: SET_DAWR1])]
 fn watchpoint_matches(t: &mut OneVcpu, resource: u64) -> TestResult {
     enable(&t.vm, true)?;
     t.vcpu.set_args(&[resource]);

@@ -122,7 +122,6 @@ impl Pages {
 #[host]
 use {
     std::sync::mpsc::{self, RecvTimeoutError},
-    std::thread,
     std::time::Duration,
     vm::{Backing, FaultMode, Userfault},
 };
@@ -174,21 +173,21 @@ impl Absent {
     /// in KVM_RUN instead gets its page after a while, so that the test fails, and does not hang.
     pub fn told(&self, vcpu: &mut Vcpu, index: u64) -> TestResult<u64> {
         let (running, ended) = mpsc::channel::<()>();
-        thread::scope(|scope| {
-            let watcher = scope.spawn(move || -> TestResult {
+        together(|threads| {
+            let watcher = threads.spawn(move || {
                 check_eq!("the vCPU asks for page {index}", self.asked()?, index);
                 match ended.recv_timeout(PATIENCE) {
                     Err(RecvTimeoutError::Timeout) => self.supply(index),
                     _ => Ok(()),
                 }
             });
-            let token = vcpu.run_until_sync(NOT_PRESENT);
+            let token = threads.run(vcpu, |vcpu| vcpu.run_until_sync(NOT_PRESENT)).join();
             drop(running);
             if token.is_err() {
                 self.stop.signal(1)?;
             }
-            let watched = watcher.join().expect("the watcher");
-            token.and_then(|args| watched.map(|()| args[0]))
+            watcher.join()?;
+            Ok(token?[0])
         })
     }
 
@@ -198,14 +197,14 @@ impl Absent {
         vcpu: &mut Vcpu,
         supplier: impl FnOnce() -> TestResult + Send,
     ) -> TestResult {
-        thread::scope(|scope| {
-            let supplier = scope.spawn(supplier);
-            let ended = vcpu.run_until_done();
+        together(|threads| {
+            let supplier = threads.spawn(supplier);
+            let ended = threads.run(vcpu, Vcpu::run_until_done).join();
             if ended.is_err() {
                 self.stop.signal(1)?;
             }
-            let supplied = supplier.join().expect("the supplier");
-            ended.and(supplied)
+            supplier.join()?;
+            ended
         })
     }
 }

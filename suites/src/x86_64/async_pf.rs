@@ -5,6 +5,8 @@ use super::absent_pages::*;
 use crate::prelude::*;
 use guest_runtime::ucall::sync;
 
+kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
+
 /// What the guest reports.
 const READY: u64 = 1;
 const INDEX: u64 = 2;
@@ -60,7 +62,7 @@ use std::thread;
 
 /// A guest that may be told (in ring 0 by KVM_ASYNC_PF_SEND_ALWAYS) gets #PF with a token in CR2 while
 /// the host has no page, and an interrupt with the same token when it has, which wakes a halted vCPU.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip, params = [
+#[kvm_test(params = [
     ring_0: (0, SEND_ALWAYS), ring_3: (1, 0), ring_3_always: (1, SEND_ALWAYS),
 ])]
 fn absent_page_is_told_and_then_ready(t: &mut OneVm, (in_ring_3, bits): (u64, u64)) -> TestResult {
@@ -78,7 +80,7 @@ fn absent_page_is_told_and_then_ready(t: &mut OneVm, (in_ring_3, bits): (u64, u6
 }
 
 /// Each vCPU is told of a page that it waits for itself, by a token of its own.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test]
 fn each_vcpu_waits_for_itself(t: &mut OneVm) -> TestResult {
     let absent = Absent::new(&mut t.vm)?;
     let mut vcpus = Vec::new();
@@ -133,7 +135,7 @@ fn cannot_be_told(g: &mut Guest) {
 
 /// Where the guest cannot be told, its access waits: without the enable bit, without delivery by
 /// interrupt, with interrupts off, and in ring 0 without KVM_ASYNC_PF_SEND_ALWAYS.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip, params = [
+#[kvm_test(params = [
     disabled: (SEND_ALWAYS | DELIVERY_AS_INT, true), no_delivery: (ENABLED | SEND_ALWAYS, true),
     interrupts_off: (ON, false), ring_0: (TOLD, true),
 ])]
@@ -178,7 +180,7 @@ fn tries_again(_: &mut Guest) {
 
 /// A guest that was told may try again: its access waits then, and the page is told as ready as to any
 /// other.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test]
 fn another_try_waits_for_the_page(t: &mut OneVm) -> TestResult {
     let absent = Absent::new(&mut t.vm)?;
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(tries_again))?;
@@ -245,7 +247,7 @@ fn waits_for_two(_: &mut Guest) {
 
 /// Pages are told as they come, one at a time: the next takes the token's place when that is free
 /// again and MSR_KVM_ASYNC_PF_ACK is written.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test]
 fn faults_in_flight_are_told_apart(t: &mut OneVm) -> TestResult {
     let absent = Absent::new(&mut t.vm)?;
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(waits_for_two))?;

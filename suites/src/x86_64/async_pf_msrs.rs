@@ -4,6 +4,8 @@ use super::absent_pages::*;
 use crate::prelude::*;
 use guest_runtime::ucall::sync;
 
+kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
+
 const READY: u64 = 1;
 const GP: Option<(u8, u32)> = Some((vector::GP, 0));
 
@@ -82,7 +84,7 @@ use std::{thread, time::Duration};
 
 /// The vector has 8 bits; the structure's address, aligned to 64 bytes, must be memory when it counts;
 /// reserved bits are #GP.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test]
 fn registers_are_as_documented(t: &mut OneVm) -> TestResult {
     t.vm.add_vcpu(0, guest_fn!(sets_msrs))?.run_until_done()
 }
@@ -114,7 +116,7 @@ fn has_no_apic(_: &mut Guest) {
 }
 
 /// Without a local APIC in the kernel pages could not be told as ready: nothing can be enabled.
-#[kvm_test(has_no_apic, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT))]
+#[kvm_test(has_no_apic, no_irqchip)]
 fn without_an_apic_it_stays_off(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -140,7 +142,7 @@ fn has_its_apic_off(g: &mut Guest) {
 
 /// A vCPU whose local APIC is off could not take the interrupt: what is ready waits for the APIC, and
 /// is not lost.
-#[kvm_test(has_its_apic_off, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test(has_its_apic_off)]
 fn apic_that_is_off_delays_what_is_ready(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     t.vcpu.run_until_done()
@@ -180,7 +182,7 @@ fn gives_up_waiting(_: &mut Guest) {
 
 /// What is outstanding when the guest disables asynchronous page faults is not told any more; enabling
 /// wakes whoever may wait, by a token of its own.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test]
 fn disabling_forgets_what_is_outstanding(t: &mut OneVm) -> TestResult {
     let absent = Absent::new(&mut t.vm)?;
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(gives_up_waiting))?;
@@ -232,7 +234,7 @@ fn gets_enabled(g: &mut Guest) {
 
 /// What userspace reads of the MSRs enables them on another vCPU, where everybody is woken: pages that
 /// were outstanding are not told any more (migration). Userspace's reserved bits are refused too.
-#[kvm_test(requires(cap::ASYNC_PF, cap::ASYNC_PF_INT), irqchip)]
+#[kvm_test]
 fn msrs_move_to_another_vcpu(t: &mut OneVm) -> TestResult {
     let mut from = t.vm.add_vcpu(0, guest_fn!(is_enabled))?;
     from.run_until_sync(READY)?;

@@ -4,6 +4,8 @@ use defs::x86::debug::{Dr6, Dr7};
 #[host]
 use vm::bindings::kvm_debugregs;
 
+kvm_tests! { requires(cap::DEBUGREGS) }
+
 /// Addresses that no instruction of the guest touches.
 const USERSPACE_DB: [u64; 4] =
     [0x7fff_0000_1000, 0xffff_8000_0000_2000, 0xdead_b000, 0xffff_ffff_ffff_f000];
@@ -39,7 +41,7 @@ fn set(vcpu: &Vcpu, regs: &kvm_debugregs) -> Result<(), Errno> {
 }
 
 /// The guest reads the debug registers that userspace set, and userspace those that the guest wrote.
-#[kvm_test(compares_debug_registers, requires(cap::DEBUGREGS))]
+#[kvm_test(compares_debug_registers)]
 fn guest_and_userspace_see_the_same_debug_registers(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(1)?;
     t.vcpu.complete_exit()?;
@@ -55,7 +57,7 @@ fn guest_and_userspace_see_the_same_debug_registers(t: &mut OneVcpu) -> TestResu
 }
 
 /// A new vCPU has the debug registers of a reset (SDM vol. 3, table "IA-32 processor states").
-#[kvm_test(requires(cap::DEBUGREGS))]
+#[kvm_test]
 fn debug_registers_start_as_after_reset(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let regs = get(&vcpu)?;
@@ -69,7 +71,7 @@ fn debug_registers_start_as_after_reset(t: &mut OneVm) -> TestResult {
 
 /// Every field comes back; flags, and bits that the registers do not have, are EINVAL and change
 /// nothing.
-#[kvm_test(requires(cap::DEBUGREGS))]
+#[kvm_test]
 fn debug_registers_round_trip_or_are_refused(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let ones = kvm_debugregs {

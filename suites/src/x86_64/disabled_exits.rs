@@ -88,12 +88,10 @@ fn interrupt_wakes_a_vcpu_from_hlt(t: &mut OneVm, disabled: Disabled) -> TestRes
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(halts))?;
     let vm = &t.vm;
     let (halting, taken) = (vm.shared(shared_static!(HALTING)), vm.shared(shared_static!(TAKEN)));
-    std::thread::scope(|s| {
-        let guest = s.spawn(|| vcpu.run_until_done());
+    together(|threads| {
+        let _guest = threads.run(&mut vcpu, Vcpu::run_until_done);
         for round in 1..=ROUNDS {
-            if !eventually(|| halting.load(SeqCst) == round || guest.is_finished()) {
-                break;
-            }
+            threads.wait_until("the guest halts", || halting.load(SeqCst) == round)?;
             std::thread::sleep(MOMENT);
             let early = taken.load(SeqCst);
             check_eq!("no interrupt is taken before it is sent", early, round - 1);
@@ -105,7 +103,7 @@ fn interrupt_wakes_a_vcpu_from_hlt(t: &mut OneVm, disabled: Disabled) -> TestRes
             let sent = vm.fd().signal_msi(msi).ioctl("KVM_SIGNAL_MSI")?;
             check_eq!("a vCPU in HLT accepts the interrupt", sent, 1);
         }
-        guest.join().expect("the vCPU's thread")
+        Ok(())
     })?;
     check_eq!("the guest takes every interrupt that was sent", taken.load(SeqCst), ROUNDS);
     if let Some(halts) = vcpu.stat("halt_exits") {
@@ -191,12 +189,12 @@ fn mwait_without_exits_waits_for_a_store(t: &mut OneVm, in_cpuid: bool) -> TestR
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(waits_for_a_store))?;
     vcpu.set_args(&[NO_FAULT]);
     let ram = t.vm.ram();
-    std::thread::scope(|s| {
-        let guest = s.spawn(|| vcpu.run_until_done());
-        while !guest.is_finished() {
+    together(|threads| {
+        let _guest = threads.run(&mut vcpu, Vcpu::run_until_done);
+        while threads.is_running() {
             ram.write(LINE, &[0]).expect("the line is RAM");
             std::thread::sleep(MOMENT);
         }
-        guest.join().expect("the vCPU's thread")
+        Ok(())
     })
 }

@@ -4,15 +4,13 @@ use crate::prelude::*;
 use kvm_pv::MSR_KVM_SYSTEM_TIME_NEW;
 use kvm_pv::error::KVM_ENOSYS;
 #[host]
-use std::{
-    os::fd::AsRawFd,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{os::fd::AsRawFd, time::Instant};
 #[host]
 use vm::perf::Options;
 #[host]
 use vm::record;
+
+kvm_tests! { irqchip }
 
 const READY: u64 = 1;
 const PORT: u16 = 0x94;
@@ -159,7 +157,7 @@ fn measure(t: &mut OneVcpu, name: &str, kind: u64, rounds: u64) -> TestResult {
 }
 
 /// Every way out of the guest and back gives the guest what it should, and is told in cycles.
-#[kvm_test(causes_exits, irqchip, params = [
+#[kvm_test(causes_exits, params = [
     cpuid: ("CPUID", CPUID),
     port: ("port read by userspace", PIO),
     port_event: ("port write to an ioeventfd", PIO_EVENT),
@@ -175,7 +173,7 @@ fn exits_and_back(t: &mut OneVcpu, (name, kind): (&str, u64)) -> TestResult {
 }
 
 /// The same, measured: by default loops of 5,000; of 500 where the guest halts.
-#[kvm_test(causes_exits, irqchip, exclusive, groups("perf"), params = [
+#[kvm_test(causes_exits, exclusive, groups("perf"), params = [
     cpuid: ("CPUID", CPUID),
     port: ("port read by userspace", PIO),
     port_event: ("port write to an ioeventfd", PIO_EVENT),
@@ -230,38 +228,30 @@ fn plays_ping_pong(g: &mut Guest) {
 #[host]
 fn ping_pong(t: &mut OneVm, rounds: u64) -> TestResult {
     let rounds = Options.count("rounds", rounds)?;
-    let mut vcpus = [0, 1].map(|index| t.vm.add_vcpu(index, guest_fn!(plays_ping_pong)));
-    let mut cycles = Vec::new();
-    thread::scope(|scope| -> TestResult {
-        let run = |vcpu: &mut TestResult<Vcpu>| -> TestResult<[u64; 2]> {
-            let vcpu = vcpu.as_mut().map_err(|e| e.clone())?;
-            vcpu.set_args(&[rounds]);
-            let [cycles, taken, ..] = vcpu.run_until_sync(READY)?;
-            vcpu.run_until_done()?;
-            Ok([cycles, taken])
-        };
-        let threads = vcpus.each_mut().map(|vcpu| scope.spawn(move || run(vcpu)));
-        for thread in threads {
-            let [sample, taken] = thread
-                .join()
-                .unwrap_or_else(|_| Err(Failure::Error("a vCPU's thread panicked".into())))?;
-            check_eq!("each IPI is taken exactly once", taken, rounds);
-            cycles.push(sample as f64 / rounds as f64);
-        }
-        Ok(())
+    let vcpus = [0, 1].map(|index| t.vm.add_vcpu(index, guest_fn!(plays_ping_pong)));
+    let mut vcpus: Vec<Vcpu> = vcpus.into_iter().collect::<TestResult<_>>()?;
+    let ends = run_together(&mut vcpus, |vcpu| {
+        vcpu.set_args(&[rounds]);
+        let [cycles, taken, ..] = vcpu.run_until_sync(READY)?;
+        vcpu.run_until_done()?;
+        Ok([cycles, taken])
     })?;
-    record::samples("IPI to another vCPU and its answer", "cycles", &cycles[..1]);
+    for [_, taken] in &ends {
+        check_eq!("each IPI is taken exactly once", *taken, rounds);
+    }
+    let cycles = ends[0][0] as f64 / rounds as f64;
+    record::samples("IPI to another vCPU and its answer", "cycles", &[cycles]);
     Ok(())
 }
 
 /// Two vCPUs answer each other's IPIs: none is lost, none comes twice.
-#[kvm_test(irqchip, vcpus = 2)]
+#[kvm_test(vcpus = 2)]
 fn ipi_and_its_answer(t: &mut OneVm) -> TestResult {
     ping_pong(t, 20)
 }
 
 /// The same, measured: by default 1,000 rounds.
-#[kvm_test(irqchip, vcpus = 2, exclusive, groups("perf"))]
+#[kvm_test(vcpus = 2, exclusive, groups("perf"))]
 fn ipi_measured(t: &mut OneVm) -> TestResult {
     ping_pong(t, 1_000)
 }
@@ -292,7 +282,6 @@ fn waits_for_interrupts(g: &mut Guest) {
 
 #[host]
 fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
-    const LONGEST: Duration = Duration::from_secs(3);
     let rounds = Options.count("rounds", rounds)?;
     t.vcpu.run_until_sync(READY)?;
     let event = Event::new()?;
@@ -300,24 +289,17 @@ fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
     let (taken, ended) = (t.vm.shared(shared_static!(TAKEN)), t.vm.shared(shared_static!(ENDED)));
     let vcpu = &mut t.vcpu;
     let mut times = Vec::new();
-    thread::scope(|scope| -> TestResult {
-        let runner = scope.spawn(|| vcpu.run_until_done());
-        let mut lost = None;
-        for round in 0..rounds {
+    together(|threads| {
+        let _guest = threads.run(vcpu, Vcpu::run_until_done);
+        for round in 1..=rounds {
             let start = Instant::now();
             event.signal(1)?;
-            while taken.load(SeqCst) != round + 1 && lost.is_none() {
-                thread::yield_now();
-                if start.elapsed() > LONGEST || runner.is_finished() {
-                    lost = Some(round);
-                }
-            }
+            threads.wait_until("the event's interrupt", || taken.load(SeqCst) >= round)?;
             times.push(start.elapsed().as_nanos() as f64 / 1e3);
+            check_eq!("each event is taken as one interrupt", taken.load(SeqCst), round);
         }
-        check_eq!("each event is taken as one interrupt", lost, None);
         ended.store(1, SeqCst);
-        event.signal(1)?;
-        runner.join().unwrap_or_else(|_| Err(Failure::Error("the vCPU's thread panicked".into())))
+        event.signal(1)
     })?;
     check_eq!("no interrupt comes without an event", taken.load(SeqCst), rounds + 1);
     record::samples("eventfd to the guest's handler", "us", &times);
@@ -325,20 +307,13 @@ fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
 }
 
 /// An eventfd's signal becomes the guest's interrupt, told in microseconds of the host.
-#[kvm_test(waits_for_interrupts, irqchip, vcpus = 2, requires(cap::IRQFD))]
+#[kvm_test(waits_for_interrupts, vcpus = 2, requires(cap::IRQFD))]
 fn irqfd_to_handler(t: &mut OneVcpu) -> TestResult {
     event_to_interrupt(t, 20)
 }
 
 /// The same, measured: by default 2,000 events.
-#[kvm_test(
-    waits_for_interrupts,
-    irqchip,
-    vcpus = 2,
-    exclusive,
-    groups("perf"),
-    requires(cap::IRQFD)
-)]
+#[kvm_test(waits_for_interrupts, vcpus = 2, exclusive, groups("perf"), requires(cap::IRQFD))]
 fn irqfd_measured(t: &mut OneVcpu) -> TestResult {
     event_to_interrupt(t, 2_000)
 }
@@ -395,13 +370,13 @@ fn timer_to_handler(t: &mut OneVcpu, rounds: u64) -> TestResult {
 
 /// A shot of the APIC timer comes once and not before its time; how much later is told in microseconds
 /// (SDM vol. 3, "APIC Timer").
-#[kvm_test(shoots_its_timer, irqchip, requires(cap::GET_TSC_KHZ))]
+#[kvm_test(shoots_its_timer, requires(cap::GET_TSC_KHZ))]
 fn timer_shot_to_handler(t: &mut OneVcpu) -> TestResult {
     timer_to_handler(t, 10)
 }
 
 /// The same, measured: by default 1,000 shots.
-#[kvm_test(shoots_its_timer, irqchip, exclusive, groups("perf"), requires(cap::GET_TSC_KHZ))]
+#[kvm_test(shoots_its_timer, exclusive, groups("perf"), requires(cap::GET_TSC_KHZ))]
 fn timer_measured(t: &mut OneVcpu) -> TestResult {
     timer_to_handler(t, 1_000)
 }

@@ -167,8 +167,8 @@ fn hlt_sleeps_with_irqchip(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until(Exit::io_out(MARK))?;
     let vm = &t.vm;
     let vcpu = &mut t.vcpu;
-    std::thread::scope(|scope| {
-        let waker = scope.spawn(|| {
+    together(|threads| {
+        let waker = threads.spawn(|| {
             std::thread::sleep(SLEEP);
             let woken_early = vm.shared(shared_static!(WOKEN)).load(SeqCst);
             let msi = bindings::kvm_msi {
@@ -179,8 +179,7 @@ fn hlt_sleeps_with_irqchip(t: &mut OneVcpu) -> TestResult {
             vm.fd().signal_msi(msi).ioctl("KVM_SIGNAL_MSI").map(|sent| (woken_early, sent))
         });
         vcpu.run_until_done()?;
-        let (woken_early, sent) =
-            waker.join().map_err(|_| Failure::Error("the waker panicked".into()))??;
+        let (woken_early, sent) = waker.join()?;
         check_eq!("the guest sleeps in HLT until its interrupt", woken_early, 1);
         check!(
             "the MSI is delivered to the sleeping vCPU",

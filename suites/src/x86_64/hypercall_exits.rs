@@ -7,6 +7,8 @@ use kvm_pv::{
     KVM_MAP_GPA_RANGE_PAGE_SZ_2M,
 };
 
+kvm_tests! { requires(cap::EXIT_HYPERCALL) }
+
 /// A range and its attributes: encrypted, 2 MiB pages.
 const GPA: u64 = 0x20_0000;
 const NPAGES: u64 = 0x1200;
@@ -62,7 +64,7 @@ const LONG_MODE: u64 = 1;
 
 /// Enabled, a valid range exits with its arguments, and the guest gets userspace's result; an invalid one
 /// is refused without an exit.
-#[kvm_test(maps_ranges, requires(cap::EXIT_HYPERCALL))]
+#[kvm_test(maps_ranges)]
 fn enabled_hypercall_exits(t: &mut OneVcpu) -> TestResult {
     t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
     t.vcpu.set_args(&[1]);
@@ -90,7 +92,7 @@ fn enabled_hypercall_exits(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Not enabled, or disabled again, there is no such hypercall.
-#[kvm_test(maps_ranges, requires(cap::EXIT_HYPERCALL), params = [never: false, no_more: true])]
+#[kvm_test(maps_ranges, params = [never: false, no_more: true])]
 fn disabled_hypercall_does_not_exit(t: &mut OneVcpu, before: bool) -> TestResult {
     for mask in [MAP_GPA_RANGE, 0].into_iter().filter(|_| before) {
         t.vm.enable_cap(CAP, [mask, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
@@ -100,7 +102,7 @@ fn disabled_hypercall_does_not_exit(t: &mut OneVcpu, before: bool) -> TestResult
 
 /// KVM_CHECK_EXTENSION tells which hypercalls can be enabled; others, and arguments that do not exist, are
 /// refused.
-#[kvm_test(requires(cap::EXIT_HYPERCALL))]
+#[kvm_test]
 fn unknown_hypercalls_are_refused(t: &mut OneVm) -> TestResult {
     let known = t.vm.check_extension(CAP) as u32;
     check_eq!("KVM_HC_MAP_GPA_RANGE alone can be enabled", u64::from(known), MAP_GPA_RANGE);
@@ -136,7 +138,7 @@ fn calls_from_ring_3(_: &mut Guest) {
 }
 
 /// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.
-#[kvm_test(calls_from_ring_3, requires(cap::EXIT_HYPERCALL))]
+#[kvm_test(calls_from_ring_3)]
 fn ring_3_makes_no_hypercalls(t: &mut OneVcpu) -> TestResult {
     t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
     t.vcpu.run_until_done()

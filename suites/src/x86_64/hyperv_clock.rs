@@ -6,6 +6,8 @@ use hyperv::cpuid::Features;
 use hyperv::msr::{self, LINUX, ReenlightenmentControl};
 use hyperv::{ENABLE, REFERENCE_TIME_HZ, read_reference_tsc};
 
+kvm_tests! { requires(cap::HYPERV_TIME) }
+
 /// Places for the page.
 const PAGE: u64 = layout::SCRATCH;
 const OTHER_PAGE: u64 = layout::SCRATCH + 0x1000;
@@ -188,7 +190,7 @@ fn get_msr(vcpu: &Vcpu, index: u32) -> TestResult<u64> {
 }
 
 /// The page is as the specification says, and is the same time as the counter.
-#[kvm_test(reads_the_page, requires(cap::HYPERV_TIME))]
+#[kvm_test(reads_the_page)]
 fn page_is_valid_and_agrees_with_the_counter(t: &mut OneVm) -> TestResult {
     start(t, guest_fn!(reads_the_page))?.run_until_done()
 }
@@ -205,7 +207,7 @@ fn reads_frequencies(g: &mut Guest) {
 
 /// The frequency MSRs tell the guest's TSC and APIC bus; the guest cannot set them, userspace's
 /// attempts are ignored.
-#[kvm_test(reads_frequencies, requires(cap::HYPERV_TIME, cap::GET_TSC_KHZ))]
+#[kvm_test(reads_frequencies, requires(cap::GET_TSC_KHZ))]
 fn frequencies_are_the_vcpus(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(reads_frequencies))?;
     let khz = vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ")?;
@@ -220,7 +222,7 @@ fn frequencies_are_the_vcpus(t: &mut OneVm) -> TestResult {
 }
 
 /// Counter and page pass as fast as the host's time.
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME))]
+#[kvm_test(keeps_a_page)]
 fn time_passes_as_on_the_host(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(keeps_a_page))?;
     let outer = Instant::now();
@@ -240,7 +242,7 @@ fn time_passes_as_on_the_host(t: &mut OneVm) -> TestResult {
 }
 
 /// Without a page the counter is KVM_GET_CLOCK.
-#[kvm_test(tells_the_time, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(tells_the_time, requires(cap::ADJUST_CLOCK))]
 fn counter_alone_follows_the_clock(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(tells_the_time))?;
     for base in [HOUR, 2 * HOUR, CENTURY, 0] {
@@ -262,7 +264,7 @@ fn counter_alone_follows_the_clock(t: &mut OneVm) -> TestResult {
 
 /// KVM_SET_CLOCK moves the page's time to what was set, however small, large or far back: never
 /// anywhere else.
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK))]
 fn set_clock_moves_the_pages_time(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(keeps_a_page))?;
     let mut told = ask_valid(&mut vcpu)?;
@@ -301,7 +303,7 @@ fn set_clock_moves_the_pages_time(t: &mut OneVm) -> TestResult {
 
 /// Many updates in a row: each time the clock was set a moment before, which is where a difference
 /// between two readings of the host's clock could make it negative.
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK))]
 fn clock_of_zero_is_never_negative(t: &mut OneVm) -> TestResult {
     const ROUNDS: u64 = 100;
     let mut vcpu = start(t, guest_fn!(keeps_a_page))?;
@@ -319,7 +321,7 @@ fn clock_of_zero_is_never_negative(t: &mut OneVm) -> TestResult {
 
 /// A guest that has TSC accesses emulated relies on a constant page: KVM_SET_CLOCK leaves it alone
 /// until the guest turns emulation off (TLFS, "Reenlightenment").
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK))]
 fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_REENLIGHTENMENT_CONTROLS);
@@ -357,7 +359,7 @@ fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
 
 /// Once the guest has disabled the page KVM_SET_CLOCK leaves its memory alone, and the counter goes by
 /// the clock.
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK))]
 fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(keeps_a_page))?;
     ask_valid(&mut vcpu)?;
@@ -390,7 +392,7 @@ fn disabled_page_stays_untouched(t: &mut OneVm) -> TestResult {
 
 /// A disabled page tells no time, whatever it was and however it was kept: with TSC accesses emulated too the
 /// counter goes by the clock.
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK))]
 fn counter_leaves_a_disabled_page(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_REENLIGHTENMENT_CONTROLS);
@@ -421,7 +423,7 @@ fn counter_leaves_a_disabled_page(t: &mut OneVm) -> TestResult {
 }
 
 /// A page that userspace enables, as after migration, is filled before the guest runs.
-#[kvm_test(tells_the_time, requires(cap::HYPERV_TIME, cap::ADJUST_CLOCK))]
+#[kvm_test(tells_the_time, requires(cap::ADJUST_CLOCK))]
 fn page_enabled_by_userspace_is_filled(t: &mut OneVm) -> TestResult {
     let mut vcpu = start(t, guest_fn!(tells_the_time))?;
     check_eq!(
@@ -437,7 +439,7 @@ fn page_enabled_by_userspace_is_filled(t: &mut OneVm) -> TestResult {
 }
 
 /// The page is the partition's: every vCPU has it, and time goes on from one to the next.
-#[kvm_test(keeps_a_page, requires(cap::HYPERV_TIME))]
+#[kvm_test(keeps_a_page)]
 fn page_is_every_vcpus(t: &mut OneVm) -> TestResult {
     let mut first = start(t, guest_fn!(keeps_a_page))?;
     let mut second = t.vm.add_vcpu(1, guest_fn!(tells_the_time))?;

@@ -7,6 +7,8 @@ use hyperv::{Control, FAST_WORDS, Hypercalls};
 #[host]
 use hyperv::{HvSignalEvent, code, status};
 
+kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID) }
+
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
 const READY: u64 = 1;
@@ -131,7 +133,7 @@ const INVALID: Result<u64, u64> = Ok(status::INVALID_HYPERCALL_INPUT);
 
 /// A posted message exits with the input value and both input registers, and ends with userspace's
 /// result; malformed ones, and all without a SynIC, end in KVM.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test]
 fn messages_are_for_userspace(t: &mut OneVm) -> TestResult {
     let mut caller = Caller::new(&mut t.vm, true)?;
     for (fast, answer) in [(false, status::SUCCESS), (true, 0x8765_4321_0000_0011)] {
@@ -156,7 +158,7 @@ fn messages_are_for_userspace(t: &mut OneVm) -> TestResult {
 }
 
 /// Without a SynIC userspace is told of nothing; eventfds work all the same.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID, cap::HYPERV_EVENTFD), irqchip)]
+#[kvm_test(requires(cap::HYPERV_EVENTFD))]
 fn without_a_synic_calls_end_in_kvm(t: &mut OneVm) -> TestResult {
     const CONNECTION: u32 = 3;
     let mut caller = Caller::new(&mut t.vm, false)?;
@@ -180,7 +182,7 @@ fn without_a_synic_calls_end_in_kvm(t: &mut OneVm) -> TestResult {
 
 /// An event of a connection without an eventfd exits as a message does: with the input registers as
 /// the guest left them.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test]
 fn unknown_connections_are_for_userspace(t: &mut OneVm) -> TestResult {
     let mut caller = Caller::new(&mut t.vm, true)?;
     const FLAG: u64 = HvSignalEvent::new().with_flag_number(1).into_bits();
@@ -208,7 +210,7 @@ fn unknown_connections_are_for_userspace(t: &mut OneVm) -> TestResult {
 
 /// An event signals the eventfd of exactly its connection, by registers or memory, and userspace is
 /// not told (api.rst 4.112).
-#[kvm_test(requires(cap::HYPERV_EVENTFD, cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test(requires(cap::HYPERV_EVENTFD))]
 fn events_signal_their_eventfd(t: &mut OneVm) -> TestResult {
     let mut caller = Caller::new(&mut t.vm, true)?;
     let connections = [0, 1, 0x1_0000, LAST_CONNECTION];
@@ -249,7 +251,7 @@ fn events_signal_their_eventfd(t: &mut OneVm) -> TestResult {
 }
 
 /// A connection has one eventfd until it is taken away; KVM holds the eventfd, not the descriptor.
-#[kvm_test(requires(cap::HYPERV_EVENTFD, cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test(requires(cap::HYPERV_EVENTFD))]
 fn connections_have_one_eventfd(t: &mut OneVm) -> TestResult {
     const CONNECTION: u32 = 9;
     let mut caller = Caller::new(&mut t.vm, true)?;

@@ -10,6 +10,8 @@ use hyperv::{
 #[host]
 use hyperv::{IPI_HIGH_VECTOR, IPI_LOW_VECTOR};
 
+kvm_tests! { requires(cap::HYPERV_SEND_IPI) }
+
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
 const VECTOR: u32 = 0x81;
@@ -167,7 +169,7 @@ const SHAPES: [Shape; 4] = [
 ];
 
 /// Each set of vCPUs is interrupted, and no other vCPU, by mask and by sparse set.
-#[kvm_test(requires(cap::HYPERV_SEND_IPI), irqchip, params = [
+#[kvm_test(irqchip, params = [
     slow: SHAPES[0], slow_two_banks: SHAPES[1], fast: SHAPES[2], fast_two_banks: SHAPES[3],
 ])]
 fn exactly_the_named_vcpus_are_interrupted(t: &mut OneVm, shape: Shape) -> TestResult {
@@ -207,7 +209,7 @@ fn exactly_the_named_vcpus_are_interrupted(t: &mut OneVm, shape: Shape) -> TestR
 }
 
 /// The vectors that exist for interrupts are sent, others refused; so is input of the wrong shape.
-#[kvm_test(requires(cap::HYPERV_SEND_IPI), irqchip, params = [slow: SHAPES[0], fast: SHAPES[2]])]
+#[kvm_test(irqchip, params = [slow: SHAPES[0], fast: SHAPES[2]])]
 fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
     let mut cluster = Cluster::new(&mut t.vm, shape)?;
     const INVALID: Result<u64, u64> = Ok(status::INVALID_HYPERCALL_INPUT);
@@ -277,7 +279,7 @@ fn malformed_ipis_are_refused(t: &mut OneVm, shape: Shape) -> TestResult {
 }
 
 /// Without an in-kernel APIC there is nobody to interrupt: the call is refused.
-#[kvm_test(requires(cap::HYPERV_SEND_IPI))]
+#[kvm_test]
 fn without_an_apic_ipis_are_refused(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = t.vm.add_vcpu(0, guest_fn!(sends_without_apic))?;

@@ -4,6 +4,8 @@
 use crate::prelude::*;
 use hyperv::{msr, sint};
 
+kvm_tests! { requires(cap::HYPERV_SYNIC2) }
+
 const VECTOR: u8 = 0x61;
 const OTHER_VECTOR: u8 = 0x72;
 const READY: u64 = 1;
@@ -172,19 +174,19 @@ fn events_arrive(vm: &mut Vm) -> TestResult {
 }
 
 /// A GSI leads to a source of a virtual processor (api.rst 4.52, KVM_IRQ_ROUTING_HV_SINT).
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD), irqchip)]
+#[kvm_test(requires(cap::IRQFD), irqchip)]
 fn routed_events_arrive(t: &mut OneVm) -> TestResult {
     events_arrive(&mut t.vm)
 }
 
 /// Sources need local APICs alone.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD, cap::SPLIT_IRQCHIP), split_irqchip)]
+#[kvm_test(requires(cap::IRQFD, cap::SPLIT_IRQCHIP), split_irqchip)]
 fn routed_events_arrive_with_split_irqchip(t: &mut OneVm) -> TestResult {
     events_arrive(&mut t.vm)
 }
 
 /// Routes name VP indices, which userspace may change (api.rst, KVM_CAP_HYPERV_VP_INDEX), not vCPUs.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_VP_INDEX), irqchip)]
+#[kvm_test(requires(cap::HYPERV_VP_INDEX), irqchip)]
 fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
     const INDEX: u32 = 77;
     t.vm.offer_hyperv()?;
@@ -221,7 +223,7 @@ fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
 
 /// With automatic EOI an interrupt is over when it is taken: it is never in service, and the next one
 /// needs no EOI (TLFS, "SINTx Registers").
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD), irqchip)]
+#[kvm_test(requires(cap::IRQFD), irqchip)]
 fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = Obedient::new(&mut t.vm, 0)?;
@@ -275,7 +277,7 @@ fn automatic_eoi_ends_interrupts(t: &mut OneVm) -> TestResult {
 
 /// The end of a source's interrupt or message is told to whoever resamples its GSI (api.rst 4.75;
 /// TLFS, "EOM Register"); with automatic EOI only the end of the message.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(requires(cap::IRQFD_RESAMPLE), irqchip)]
 fn ends_are_told_to_resamplers(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = Obedient::new(&mut t.vm, 0)?;
@@ -317,7 +319,7 @@ fn ends_are_told_to_resamplers(t: &mut OneVm) -> TestResult {
 }
 
 /// What userspace reads of a SynIC and writes to another vCPU's works there (migration).
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::IRQFD), irqchip)]
+#[kvm_test(requires(cap::IRQFD), irqchip)]
 fn sources_move_with_their_msrs(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut from = Obedient::new(&mut t.vm, 0)?;

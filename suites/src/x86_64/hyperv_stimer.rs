@@ -5,6 +5,8 @@ use hyperv::cpuid::Features;
 use hyperv::{ENABLE, REFERENCE_TIME_HZ, msr, stimer};
 use stimer::{AUTO_ENABLE, COUNT, DIRECT, LAZY, PERIODIC, SINT_SHIFT, VECTOR_SHIFT, config, count};
 
+kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2) }
+
 const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
 /// Reference time counts 100 ns.
@@ -113,7 +115,7 @@ fn require_direct_mode(vm: &mut Vm) -> TestResult {
 
 /// Configuration and count are kept; a count of 0 disables, another one enables where that was asked
 /// for (TLFS, "Synthetic Timer Configuration Register").
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test(requires(cap::HYPERV_CPUID))]
 fn registers_enable_and_disable(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     vcpu_with_timers(&mut t.vm, 0, guest_fn!(sets_registers))?.run_until_done()
@@ -195,7 +197,7 @@ fn expires_directly(g: &mut Guest) {
 
 /// A timer in direct mode interrupts at its vector once reference time has reached its count, not
 /// before, and is then disabled (TLFS, "Direct Synthetic Timers"); a halted vCPU wakes up for it.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip, params = [eager: 0, lazy: LAZY])]
+#[kvm_test(requires(cap::HYPERV_CPUID), params = [eager: 0, lazy: LAZY])]
 fn one_shot_timers_expire_once(t: &mut OneVm, bits: u64) -> TestResult {
     t.vm.offer_hyperv()?;
     require_direct_mode(&mut t.vm)?;
@@ -223,7 +225,7 @@ fn asks_for_direct_mode(g: &mut Guest) {
 }
 
 /// Enforced, direct mode is a feature of its own.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_ENFORCE_CPUID), irqchip, params = [
+#[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), params = [
     offered: true, not_offered: false,
 ])]
 fn direct_mode_is_a_feature(t: &mut OneVm, offered: bool) -> TestResult {

@@ -9,6 +9,8 @@ use stimer::{
     PAYLOAD_SIZE, PERIODIC, SINT_SHIFT, SLOT_SIZE, VECTOR_SHIFT, config, count,
 };
 
+kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID) }
+
 const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
 /// Reference time counts 100 ns.
@@ -122,7 +124,7 @@ fn require_direct_mode(vm: &mut Vm) -> TestResult {
 /// A timer not in direct mode leaves a message in the slot of its source, with its number, when it
 /// expired and when that was told, and interrupts at the source's vector (TLFS, "Timer Expiration
 /// Messages").
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test]
 fn expiry_is_told_by_message(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(gets_messages))?;
@@ -200,7 +202,7 @@ fn has_a_busy_slot(g: &mut Guest) {
 
 /// A message whose slot is taken waits, which the slot's flag tells, until the guest ends the other
 /// message by EOM or EOI (TLFS, "Message Buffers").
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip, params = [by_eom: false, by_eoi: true])]
+#[kvm_test(params = [by_eom: false, by_eoi: true])]
 fn busy_slots_delay_messages(t: &mut OneVm, by_eoi: bool) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(has_a_busy_slot))?;
@@ -270,7 +272,7 @@ fn misses_ticks(_: &mut Guest) {
 }
 
 /// Ticks of a periodic timer whose slot is busy change nothing of its message, and the timer goes on.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip)]
+#[kvm_test]
 fn busy_slots_lose_ticks(t: &mut OneVm) -> TestResult {
     t.vm.offer_hyperv()?;
     let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(misses_ticks))?;
@@ -320,7 +322,7 @@ fn expires_again_and_again(g: &mut Guest) {
 }
 
 /// A periodic timer expires once a period until it is disabled, by vector as by message.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip, params = [
+#[kvm_test(params = [
     direct: DIRECT_VECTOR, direct_lazy: DIRECT_VECTOR | LAZY, message: BY_MESSAGE, message_lazy: BY_MESSAGE | LAZY,
 ])]
 fn periodic_timers_tick(t: &mut OneVm, bits: u64) -> TestResult {
@@ -384,7 +386,7 @@ fn gets_timers(g: &mut Guest) {
 
 /// What userspace reads of timers and writes to another vCPU's, in either order, makes the same timers
 /// (migration); its writes of counts enable nothing.
-#[kvm_test(requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID), irqchip, params = [
+#[kvm_test(params = [
     config_first: false, count_first: true,
 ])]
 fn timers_move_with_their_msrs(t: &mut OneVm, count_first: bool) -> TestResult {

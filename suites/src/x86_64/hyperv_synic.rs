@@ -5,6 +5,8 @@ use crate::prelude::*;
 use hyperv::sint::{self, FIRST_VALID_VECTOR as LOWEST};
 use hyperv::{ENABLE, msr};
 
+kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2) }
+
 const MESSAGE_PAGE: u64 = layout::SCRATCH + 0x2000;
 const EVENT_PAGE: u64 = layout::SCRATCH + 0x5000;
 const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
@@ -100,7 +102,7 @@ fn vcpu_with_synic(vm: &mut Vm, index: u32, guest: GuestFn, cap: u32) -> TestRes
 
 /// Sources start masked and take the vectors that exist; the version is 1. None of these writes is
 /// told to userspace.
-#[kvm_test(requires(cap::HYPERV_SYNIC, cap::HYPERV_SYNIC2), irqchip, params = [
+#[kvm_test(requires(cap::HYPERV_SYNIC), params = [
     synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
 ])]
 fn registers_are_as_specified(t: &mut OneVm, cap: u32) -> TestResult {
@@ -138,7 +140,7 @@ fn writes_controls(g: &mut Guest) {
 
 /// Each write of SCONTROL, SIEFP and SIMP by the guest exits with all three values as they are after
 /// it (api.rst 5, KVM_EXIT_HYPERV_SYNIC); userspace's own writes do not.
-#[kvm_test(requires(cap::HYPERV_SYNIC2), irqchip)]
+#[kvm_test]
 fn control_writes_exit_to_userspace(t: &mut OneVm) -> TestResult {
     let guest = guest_fn!(writes_controls);
     let mut vcpu = vcpu_with_synic(&mut t.vm, 0, guest, KVM_CAP_HYPERV_SYNIC2)?;
@@ -203,7 +205,7 @@ fn gives_pages(g: &mut Guest) {
 
 /// KVM_CAP_HYPERV_SYNIC clears the event and message page that the guest enables; SYNIC2 leaves them
 /// to userspace, which may have put something there (api.rst 8, KVM_CAP_HYPERV_SYNIC2).
-#[kvm_test(requires(cap::HYPERV_SYNIC, cap::HYPERV_SYNIC2), irqchip, params = [
+#[kvm_test(requires(cap::HYPERV_SYNIC), params = [
     synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
 ])]
 fn first_version_clears_pages(t: &mut OneVm, cap: u32) -> TestResult {
@@ -250,7 +252,7 @@ fn has_no_synic(_: &mut Guest) {
 
 /// A vCPU whose SynIC was not enabled has none, whatever other vCPUs have; userspace may write zeroes
 /// to its MSRs alone (api.rst 8, KVM_CAP_HYPERV_SYNIC: enabled per vCPU).
-#[kvm_test(requires(cap::HYPERV_SYNIC2), irqchip)]
+#[kvm_test]
 fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
     let with = vcpu_with_synic(&mut t.vm, 0, guest_fn!(has_registers), KVM_CAP_HYPERV_SYNIC2)?;
     let mut without = t.vm.add_vcpu(1, guest_fn!(has_no_synic))?;
@@ -268,7 +270,7 @@ fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
 }
 
 /// A SynIC needs local APICs in the kernel; what the capability does not define must be 0.
-#[kvm_test(requires(cap::HYPERV_SYNIC, cap::HYPERV_SYNIC2), params = [
+#[kvm_test(no_irqchip, requires(cap::HYPERV_SYNIC), params = [
     synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
 ])]
 fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {

@@ -15,6 +15,8 @@ use hyperv::{
     code, status,
 };
 
+kvm_tests! { requires(cap::HYPERV_TLBFLUSH) }
+
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
 /// What each worker reads, one of two pages; the sender is vCPU 0.
@@ -338,7 +340,7 @@ fn add_workers(vm: &mut Vm, indices: [u64; 2], guest: GuestFn) -> TestResult<Vec
 }
 
 /// Every variant of the flush hypercalls, to each set of vCPUs, with input in memory and in registers.
-#[kvm_test(requires(cap::HYPERV_TLBFLUSH), vcpus = 3, params = [
+#[kvm_test(vcpus = 3, params = [
     slow: Shape { fast: false, indices: ONE_BANK },
     slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
     fast: Shape { fast: true, indices: ONE_BANK },
@@ -350,18 +352,11 @@ fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestRes
     let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes))?;
     sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
     let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(reads_for_ever))?;
-    let rounds = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            workers.iter_mut().map(|worker| scope.spawn(move || run(worker))).collect();
-        let rounds = run(&mut sender);
-        if rounds.is_err() {
-            // Workers go on until they are told.
-            t.vm.shared(shared_static!(PHASE)).iter().for_each(|phase| phase.store(END, SeqCst));
+    let rounds = together(|threads| {
+        for worker in &mut workers {
+            let _ = threads.run(worker, run);
         }
-        for thread in threads {
-            thread.join().map_err(|_| Failure::Error("a vCPU's thread panicked".into()))??;
-        }
-        rounds
+        run(&mut sender)
     })?;
     vm::record::metric("rounds", "flushes", rounds as f64);
     check!("every variant ran at least 20 rounds", rounds >= 20 * ROUNDS, "{rounds}");
@@ -399,7 +394,7 @@ fn runs_when_told(g: &mut Guest) {
 
 /// Each vCPU that a call names flushes before it runs again: KVM's count of its flushes rises. A vCPU that
 /// flushes for other reasons too may hide what [`flushed_vcpus_forget_old_translations`] looks for.
-#[kvm_test(requires(cap::HYPERV_TLBFLUSH, cap::BINARY_STATS_FD), vcpus = 3, params = [
+#[kvm_test(requires(cap::BINARY_STATS_FD), vcpus = 3, params = [
     slow: Shape { fast: false, indices: ONE_BANK },
     slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
     fast: Shape { fast: true, indices: ONE_BANK },
@@ -524,7 +519,7 @@ fn makes_invalid_calls(g: &mut Guest) {
 }
 
 /// Input that the specification does not allow is refused, and nothing else.
-#[kvm_test(requires(cap::HYPERV_TLBFLUSH), params = [slow: false, fast: true])]
+#[kvm_test(params = [slow: false, fast: true])]
 fn malformed_flushes_are_refused(t: &mut OneVm, fast: bool) -> TestResult {
     t.vm.offer_hyperv()?;
     require_fast(&mut t.vm, fast)?;

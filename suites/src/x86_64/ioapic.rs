@@ -9,6 +9,8 @@ use {
     ioapic::{ACTIVE_LOW, LEVEL},
 };
 
+kvm_tests! { irqchip }
+
 #[guest]
 fn reads_and_writes_registers(_: &mut Guest) {
     let select = || peek::<u32>(ioapic::BASE);
@@ -53,7 +55,7 @@ fn reads_and_writes_registers(_: &mut Guest) {
 }
 
 /// Registers are as in the data sheet: which bits there are, which can be written.
-#[kvm_test(reads_and_writes_registers, irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(reads_and_writes_registers, requires(cap::IRQCHIP))]
 fn registers_are_those_of_the_data_sheet(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -99,7 +101,7 @@ fn remote_irr(cpu: &mut Vcpu) -> TestResult<bool> {
 
 /// An edge-triggered pin interrupts once for each rising edge, however long the line stays up; an
 /// edge that comes while its interrupt is in service waits for the EOI.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn rising_edge_is_one_interrupt(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, EDGE)?;
     for _ in 0..2 {
@@ -128,7 +130,7 @@ fn rising_edge_is_one_interrupt(t: &mut OneVm) -> TestResult {
 
 /// An edge at a masked pin is lost: it is neither delivered nor held pending (data sheet, "Interrupt
 /// Mask").
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn edge_at_a_masked_pin_is_lost(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, MASKED | EDGE)?;
     up(t)?;
@@ -153,7 +155,7 @@ fn edge_at_a_masked_pin_is_lost(t: &mut OneVm) -> TestResult {
 
 /// A level-triggered pin interrupts while its line is up, once for each EOI; Remote IRR is set from
 /// the local APIC's acceptance to the EOI (data sheet, "Remote IRR").
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn level_interrupts_until_the_line_falls(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, LEVEL_ENTRY)?;
     check!("Remote IRR is clear before the line rises", !remote_irr(&mut cpu)?);
@@ -184,7 +186,7 @@ fn level_interrupts_until_the_line_falls(t: &mut OneVm) -> TestResult {
 }
 
 /// A masked level-triggered pin interrupts nobody; unmasked, it does if its line is up then.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn masked_level_is_delivered_when_unmasked(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, MASKED | LEVEL_ENTRY)?;
     up(t)?;
@@ -212,7 +214,7 @@ fn masked_level_is_delivered_when_unmasked(t: &mut OneVm) -> TestResult {
 
 /// Making a level-triggered pin edge-triggered for a moment clears Remote IRR: that is how kernels
 /// end an interrupt of an I/O APIC that has no EOI register. What the line does then decides.
-#[kvm_test(irqchip, requires(cap::IRQCHIP), params = [line_down: false, line_up: true])]
+#[kvm_test(requires(cap::IRQCHIP), params = [line_down: false, line_up: true])]
 fn edge_mode_clears_remote_irr(t: &mut OneVm, stays_up: bool) -> TestResult {
     let mut cpu = start(t, LEVEL_ENTRY)?;
     up(t)?;
@@ -232,7 +234,7 @@ fn edge_mode_clears_remote_irr(t: &mut OneVm, stays_up: bool) -> TestResult {
 }
 
 /// An EOI ends the interrupts of every pin with its vector, and of no other pin.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn eoi_ends_every_pin_of_its_vector(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, LEVEL_ENTRY)?;
     let irrs = |cpu: &mut Vcpu| -> TestResult<[bool; 2]> {
@@ -277,7 +279,7 @@ fn eoi_ends_every_pin_of_its_vector(t: &mut OneVm) -> TestResult {
 
 /// Level 1 of KVM_IRQ_LINE means active, whatever polarity the guest sets (api.rst 4.25,
 /// KVM_CAP_X86_IOAPIC_POLARITY_IGNORED).
-#[kvm_test(irqchip, requires(cap::IOAPIC_POLARITY_IGNORED), params = [edge: EDGE, level: LEVEL_ENTRY])]
+#[kvm_test(requires(cap::IOAPIC_POLARITY_IGNORED), params = [edge: EDGE, level: LEVEL_ENTRY])]
 fn active_low_pins_are_active_at_level_1(t: &mut OneVm, entry: u64) -> TestResult {
     let mut cpu = start(t, ACTIVE_LOW | entry)?;
     check_eq!("an active-low line is inactive before it is touched", take(t, &mut cpu)?, 0);
@@ -292,7 +294,7 @@ fn active_low_pins_are_active_at_level_1(t: &mut OneVm, entry: u64) -> TestResul
 }
 
 /// A line is up while any of its sources is: here KVM_IRQ_LINE and an irqfd with resampling.
-#[kvm_test(irqchip, requires(cap::IRQFD_RESAMPLE))]
+#[kvm_test(requires(cap::IRQFD_RESAMPLE))]
 fn line_is_up_while_any_source_is(t: &mut OneVm) -> TestResult {
     let mut cpu = start(t, LEVEL_ENTRY)?;
     let (trigger, resample) = (Event::new()?, Event::new()?);

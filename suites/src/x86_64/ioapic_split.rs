@@ -4,6 +4,8 @@
 use super::ioapic_guest::{self as guest, OTHER_VECTOR, VECTOR};
 use crate::prelude::*;
 
+kvm_tests! { split_irqchip, requires(cap::SPLIT_IRQCHIP) }
+
 /// Message data: level-triggered, asserted (SDM vol. 3, "Message Data Register Format").
 #[host]
 const LEVEL: u32 = apic::ICR_LEVEL | apic::ICR_ASSERT;
@@ -47,7 +49,7 @@ fn end(cpu: &mut Vcpu) -> TestResult<Option<u8>> {
 
 /// The EOI of a pin's level-triggered message exits once, with its vector; that of an edge-triggered
 /// one, or of a GSI that is no pin, does not.
-#[kvm_test(split_irqchip, requires(cap::SPLIT_IRQCHIP), params = [
+#[kvm_test(params = [
     pin: (PIN, LEVEL, true),
     last_pin: (LAST_PIN, LEVEL, true),
     first_pin: (0, LEVEL, true),
@@ -68,7 +70,7 @@ fn eoi_of_a_level_exits(t: &mut OneVm, (gsi, mode, exits): (u32, u32, bool)) -> 
 }
 
 /// Of two routes, and of two vCPUs, the EOI that is told is the one that was made.
-#[kvm_test(split_irqchip, requires(cap::SPLIT_IRQCHIP))]
+#[kvm_test]
 fn eoi_is_told_by_its_vcpu_with_its_vector(t: &mut OneVm) -> TestResult {
     let mut first = guest::start(&mut t.vm, 0)?;
     let mut second = guest::start(&mut t.vm, 1)?;
@@ -102,7 +104,7 @@ fn eoi_is_told_by_its_vcpu_with_its_vector(t: &mut OneVm) -> TestResult {
 }
 
 /// The EOIs that are told follow the routes.
-#[kvm_test(split_irqchip, requires(cap::SPLIT_IRQCHIP))]
+#[kvm_test]
 fn eois_follow_the_routes(t: &mut OneVm) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     let vector = u32::from(VECTOR);
@@ -121,7 +123,7 @@ fn eois_follow_the_routes(t: &mut OneVm) -> TestResult {
 
 /// An EOI is told although the route leads to another vCPU by then: without it the userspace I/O APIC
 /// would wait for ever.
-#[kvm_test(split_irqchip, requires(cap::SPLIT_IRQCHIP))]
+#[kvm_test]
 fn eoi_is_told_after_the_route_was_moved(t: &mut OneVm) -> TestResult {
     let mut first = guest::start(&mut t.vm, 0)?;
     let mut second = guest::start(&mut t.vm, 1)?;

@@ -10,6 +10,8 @@ use {
     vm::arch::IoapicState,
 };
 
+kvm_tests! { irqchip }
+
 /// A pin and GSI behind the 16 that the PIC shares by default.
 #[host]
 const PIN: u32 = 20;
@@ -30,7 +32,7 @@ fn request_of(chip: u32) -> Vec<u8> {
 }
 
 /// Chips that are not there, and those of a VM that has none in the kernel.
-#[kvm_test(requires(cap::IRQCHIP, cap::SPLIT_IRQCHIP), params = [
+#[kvm_test(no_irqchip, requires(cap::IRQCHIP, cap::SPLIT_IRQCHIP), params = [
     none: (Irqchip::None, Errno::ENXIO),
     split: (Irqchip::Split, Errno::ENXIO),
     kernel: (Irqchip::Kernel, Errno::EINVAL),
@@ -65,7 +67,7 @@ fn missing_chips_are_refused(t: &mut HostOnly, (irqchip, errno): (Irqchip, Errno
 }
 
 /// What the guest sets userspace reads, and the other way round.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn guest_and_userspace_see_the_same_ioapic(t: &mut OneVm) -> TestResult {
     let own = |pin: u32, base: u64| MASKED | base | u64::from(pin) << 56 | u64::from(pin);
     let mut cpu = guest::start(&mut t.vm, 0)?;
@@ -106,7 +108,7 @@ struct Flight {
 
 /// A level interrupt goes on in another VM where the first one's state was taken: what was requested
 /// is taken there, what was in service is ended there, and the line, still up, interrupts again.
-#[kvm_test(irqchip, requires(cap::IRQCHIP), params = [
+#[kvm_test(requires(cap::IRQCHIP), params = [
     requested: Flight { in_service: false, ioapic_first: true },
     requested_lapic_first: Flight { in_service: false, ioapic_first: false },
     in_service: Flight { in_service: true, ioapic_first: true },
@@ -159,7 +161,7 @@ fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
 }
 
 /// An edge that was delivered is not delivered again by setting the state that was taken behind it.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(requires(cap::IRQCHIP))]
 fn delivered_edge_is_not_restored(t: &mut OneVm) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     guest::set(&mut cpu, PIN, EDGE)?;
@@ -178,7 +180,7 @@ fn delivered_edge_is_not_restored(t: &mut OneVm) -> TestResult {
 }
 
 /// What the state has in IRR is delivered as it is set, unless the pin is masked or waits for an EOI.
-#[kvm_test(irqchip, requires(cap::IRQCHIP), params = [
+#[kvm_test(requires(cap::IRQCHIP), params = [
     edge: (EDGE, 1),
     level: (LEVEL_ENTRY, 1),
     masked_edge: (MASKED | EDGE, 0),
@@ -208,7 +210,7 @@ fn status(vm: &Vm, gsi: u32, level: u32) -> TestResult<i32> {
 }
 
 /// The status tells delivered, coalesced and ignored apart.
-#[kvm_test(irqchip, requires(cap::IRQ_INJECT_STATUS))]
+#[kvm_test(requires(cap::IRQ_INJECT_STATUS))]
 fn line_status_tells_what_became_of_it(t: &mut OneVm) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     let _second = guest::start(&mut t.vm, 1)?;
@@ -253,7 +255,7 @@ fn line_status_tells_what_became_of_it(t: &mut OneVm) -> TestResult {
 
 /// The clock's interrupt is coalesced until the guest has ended the last one, so that userspace can
 /// send it again; taking and setting the state forgets nothing of it.
-#[kvm_test(irqchip, requires(cap::IRQ_INJECT_STATUS, cap::IRQ_ROUTING))]
+#[kvm_test(requires(cap::IRQ_INJECT_STATUS, cap::IRQ_ROUTING))]
 fn clock_interrupt_is_coalesced_until_its_eoi(t: &mut OneVm) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     // By default the GSI leads to the PIC too.

@@ -11,6 +11,8 @@ use {
     ioapic::{INIT, LEVEL, LOGICAL, LOWEST_PRIORITY, MASKED, NMI, REMOTE_IRR},
 };
 
+kvm_tests! { irqchip, requires(cap::IRQCHIP) }
+
 #[host]
 const PIN: u32 = 20;
 #[host]
@@ -41,7 +43,7 @@ fn pulse(t: &OneVm, cpus: &[Vcpu; 2]) -> TestResult<[bool; 2]> {
 }
 
 /// A physical destination is an APIC ID, 0xff is everyone; a flat logical one is a mask.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test]
 fn destination_selects_the_vcpus(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     for (name, entry, want) in [
@@ -62,7 +64,7 @@ fn destination_selects_the_vcpus(t: &mut OneVm) -> TestResult {
 }
 
 /// In the cluster model a logical destination is a cluster and a mask of its members.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test]
 fn clusters_are_told_apart(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_CLUSTER, [0x11, 0x22])?;
     for (name, destination, want) in [
@@ -82,7 +84,7 @@ fn clusters_are_told_apart(t: &mut OneVm) -> TestResult {
 }
 
 /// Lowest priority: of all CPUs in the destination, one is interrupted.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test]
 fn lowest_priority_interrupts_one_vcpu(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     guest::set(&mut cpus[0], PIN, LOWEST_PRIORITY | LOGICAL | to(0b11) | FIXED)?;
@@ -98,7 +100,7 @@ fn lowest_priority_interrupts_one_vcpu(t: &mut OneVm) -> TestResult {
 }
 
 /// NMI: the vector is ignored, the mask is not.
-#[kvm_test(irqchip, requires(cap::IRQCHIP, cap::VCPU_EVENTS))]
+#[kvm_test(requires(cap::VCPU_EVENTS))]
 fn nmi_reaches_its_vcpu(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     let pending = |cpus: &[Vcpu; 2]| -> TestResult<[u8; 2]> {
@@ -119,7 +121,7 @@ fn nmi_reaches_its_vcpu(t: &mut OneVm) -> TestResult {
 }
 
 /// INIT: its vCPU is reset and waits for a SIPI.
-#[kvm_test(irqchip, requires(cap::IRQCHIP, cap::MP_STATE))]
+#[kvm_test(requires(cap::MP_STATE))]
 fn init_resets_its_vcpu(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     guest::set(&mut cpus[0], PIN, INIT | to(1) | FIXED)?;
@@ -139,7 +141,7 @@ fn init_resets_its_vcpu(t: &mut OneVm) -> TestResult {
 }
 
 /// An interrupt ends where it was taken, although its pin leads to another vCPU meanwhile.
-#[kvm_test(irqchip, requires(cap::IRQCHIP))]
+#[kvm_test]
 fn eoi_counts_after_the_pin_was_moved(t: &mut OneVm) -> TestResult {
     let mut cpus = start(t, DFR_FLAT, [1 << 0, 1 << 1])?;
     let [first, second] = &mut cpus;

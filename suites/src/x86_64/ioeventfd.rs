@@ -273,11 +273,7 @@ fn two_vcpus_lose_no_signal(t: &mut OneVcpu) -> TestResult {
     let (ports, memory) = (Event::new()?, Event::new()?);
     t.vm.ioeventfd(PORTS.at(1, &ports)).ioctl("KVM_IOEVENTFD")?;
     t.vm.ioeventfd(MEMORY.at(4, &memory)).ioctl("KVM_IOEVENTFD")?;
-    let other = std::thread::scope(|s| {
-        let other = s.spawn(move || second.run_until_done());
-        t.vcpu.run_until_done().and(other.join().expect("a vCPU thread"))
-    });
-    other?;
+    run_together([&mut t.vcpu, &mut second], Vcpu::run_until_done)?;
     check_eq!("every OUT of both vCPUs was counted", ports.count(), 2 * ROUNDS);
     check_eq!("every MMIO write of both vCPUs was counted", memory.count(), 2 * ROUNDS);
     Ok(())

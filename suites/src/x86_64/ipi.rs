@@ -2,6 +2,8 @@
 //! in the guest runtime, by the SDM's rules (vol. 3, chapter "APIC").
 use crate::prelude::*;
 
+kvm_tests! { irqchip }
+
 const VECTOR: u8 = 0x61;
 /// Vectors that an IPI can have: the APIC refuses those below, and the runtime's stubs take
 /// exceptions at those below 32.
@@ -62,7 +64,7 @@ fn interrupts_itself(g: &mut Guest) {
 }
 
 /// A self-IPI of every vector arrives, by MMIO (xAPIC) and by MSRs (x2APIC).
-#[kvm_test(interrupts_itself, irqchip, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+#[kvm_test(interrupts_itself, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
 fn every_self_ipi_arrives(t: &mut OneVcpu, x2apic: u64) -> TestResult {
     t.vcpu.set_args(&[x2apic]);
     t.vcpu.run_until_done()
@@ -91,7 +93,7 @@ fn looks_at_its_isr(g: &mut Guest) {
 
 /// An interrupt is in service from its delivery to its EOI (SDM vol. 3, "Interrupt Acceptance for
 /// Fixed Interrupts").
-#[kvm_test(looks_at_its_isr, irqchip, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+#[kvm_test(looks_at_its_isr, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
 fn interrupts_are_in_service_until_eoi(t: &mut OneVcpu, x2apic: u64) -> TestResult {
     t.vcpu.set_args(&[x2apic]);
     t.vcpu.run_until_done()
@@ -111,7 +113,7 @@ fn uses_the_self_ipi_register(_: &mut Guest) {
 }
 
 /// x2APIC mode has a register for self-IPIs.
-#[kvm_test(uses_the_self_ipi_register, irqchip, requires(cap::IRQCHIP, cpu::X2APIC))]
+#[kvm_test(uses_the_self_ipi_register, requires(cap::IRQCHIP, cpu::X2APIC))]
 fn self_ipi_register_interrupts_this_cpu(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -154,7 +156,7 @@ const LOW: u8 = 0x45;
 const HIGH: u8 = 0x51;
 
 /// CR8 holds back interrupts of its class and below (SDM vol. 3, "Task Priority in IA-32e Mode").
-#[kvm_test(raises_its_priority, irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(raises_its_priority, requires(cap::IRQCHIP))]
 fn cr8_holds_interrupts_back(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -165,13 +167,8 @@ fn run_both(t: &mut OneVcpu, second: GuestFn, x2apic: u64) -> TestResult {
     let mut other = t.vm.add_vcpu(1, second)?;
     t.vcpu.set_args(&[x2apic]);
     other.set_args(&[x2apic]);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || other.run_until_done());
-        let first = t.vcpu.run_until_done();
-        let second =
-            thread.join().map_err(|_| Failure::Error("vCPU 1's thread panicked".into()))?;
-        first.and(second)
-    })
+    run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
+    Ok(())
 }
 
 #[guest]
@@ -239,7 +236,7 @@ fn sends(g: &mut Guest) {
 }
 
 /// IPIs between vCPUs arrive exactly where they are sent: to an ID, to all others, to all; NMIs too.
-#[kvm_test(sends, irqchip, vcpus = 2, requires(cap::IRQCHIP, cpu::X2APIC, host::TWO_CPUS), params = [xapic: 0, x2apic: 1])]
+#[kvm_test(sends, vcpus = 2, requires(cap::IRQCHIP, cpu::X2APIC, host::TWO_CPUS), params = [xapic: 0, x2apic: 1])]
 fn ipis_reach_another_vcpu(t: &mut OneVcpu, x2apic: u64) -> TestResult {
     run_both(t, guest_fn!(receives), x2apic)
 }
@@ -274,7 +271,7 @@ fn wakes(_: &mut Guest) {
 }
 
 /// An IPI ends HLT on another vCPU, whether it is asleep already or about to be.
-#[kvm_test(wakes, irqchip, vcpus = 2, requires(cap::IRQCHIP, host::TWO_CPUS))]
+#[kvm_test(wakes, vcpus = 2, requires(cap::IRQCHIP, host::TWO_CPUS))]
 fn ipi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
     run_both(t, guest_fn!(sleeps_until_interrupted), 0)
 }
@@ -313,7 +310,7 @@ fn has_its_own_state(g: &mut Guest) {
 }
 
 /// vCPUs have stacks and handlers of their own, and share memory.
-#[kvm_test(has_its_own_state, vcpus = 2, requires(host::TWO_CPUS))]
+#[kvm_test(has_its_own_state, no_irqchip, vcpus = 2, requires(host::TWO_CPUS))]
 fn vcpus_share_memory_and_nothing_else(t: &mut OneVcpu) -> TestResult {
     run_both(t, guest_fn!(has_its_own_state), 0)
 }
@@ -364,7 +361,7 @@ const RAISE: u64 = 1;
 const LOWER: u64 = 2;
 
 /// KVM_IRQ_LINE on a pin of the I/O APIC interrupts as its redirection entry says (82093AA).
-#[kvm_test(takes_ioapic_interrupts, irqchip, requires(cap::IRQCHIP), params = [edge: 0, level: 1])]
+#[kvm_test(takes_ioapic_interrupts, requires(cap::IRQCHIP), params = [edge: 0, level: 1])]
 fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> TestResult {
     t.vcpu.set_args(&[level]);
     for (stage, active) in
@@ -394,7 +391,7 @@ fn opens_for_one_instruction(_: &mut Guest) {
 
 /// STI holds interrupts back for one instruction, no longer: `STI; NOP; CLI` lets one in (SDM vol. 2,
 /// STI).
-#[kvm_test(opens_for_one_instruction, irqchip, requires(cap::IRQCHIP))]
+#[kvm_test(opens_for_one_instruction, requires(cap::IRQCHIP))]
 fn sti_lets_pending_interrupts_in(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }

@@ -1,6 +1,8 @@
 //! irqfd: an eventfd whose events KVM turns into interrupts (api.rst 4.75), and who else sees them.
 use crate::prelude::*;
 
+kvm_tests! { requires(cap::IRQFD) }
+
 /// The I/O APIC pin, and by default the GSI, that irqfds trigger.
 const PIN: u32 = 20;
 const VECTOR: u8 = 0x61;
@@ -114,7 +116,7 @@ fn arrives(t: &OneVcpu, vector: u8) -> bool {
 
 /// Each event is one interrupt, and KVM takes the event: nothing is left to read (api.rst 4.75;
 /// eventfd(2)).
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
 fn event_becomes_an_interrupt(t: &mut OneVcpu, route: Route) -> TestResult {
     start(t, route)?;
     let event = Event::new()?;
@@ -137,7 +139,7 @@ fn event_becomes_an_interrupt(t: &mut OneVcpu, route: Route) -> TestResult {
 
 /// MSI routes need no I/O APIC in the kernel: a split irqchip takes irqfds too (api.rst, 7.5
 /// KVM_CAP_SPLIT_IRQCHIP).
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::SPLIT_IRQCHIP), split_irqchip)]
+#[kvm_test(takes_interrupts, requires(cap::SPLIT_IRQCHIP), split_irqchip)]
 fn split_irqchip_delivers_messages(t: &mut OneVcpu) -> TestResult {
     // Keeps the guest off the I/O APIC, which would be userspace's.
     t.vcpu.set_args(&[1]);
@@ -154,7 +156,7 @@ fn split_irqchip_delivers_messages(t: &mut OneVcpu) -> TestResult {
 
 /// However many events come before the vCPU runs, the counter is empty afterwards and the guest
 /// sees at least one interrupt (KVM takes the counter whole, as a read does).
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
 fn events_before_the_vcpu_runs_are_drained(t: &mut OneVcpu, route: Route) -> TestResult {
     const WRITES: u64 = 20;
     start(t, route)?;
@@ -177,7 +179,7 @@ fn events_before_the_vcpu_runs_are_drained(t: &mut OneVcpu, route: Route) -> Tes
 }
 
 /// Events from before the assignment are not missed: they are one interrupt together.
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
 fn count_at_assign_is_one_interrupt(t: &mut OneVcpu, route: Route) -> TestResult {
     start(t, route)?;
     let event = Event::with_count(5)?;
@@ -197,7 +199,7 @@ fn count_at_assign_is_one_interrupt(t: &mut OneVcpu, route: Route) -> TestResult
 
 /// While an irqfd is assigned, whoever polls the same eventfd sees none of its events and sleeps
 /// through them, however early it began to poll; from deassign on it sees them again.
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
 fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> TestResult {
     start(t, route)?;
     let event = Event::new()?;
@@ -205,8 +207,8 @@ fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> Tes
     let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
     epoll.add(&event, edge).ioctl("epoll_ctl")?;
     let ready = || epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).ioctl("epoll_wait");
-    std::thread::scope(|s| {
-        let poller = s.spawn(|| -> TestResult<(bool, i64)> {
+    together(|threads| {
+        let poller = threads.spawn(|| {
             let before = sleeps()?;
             let woken = event.readable_within(FOREVER)?;
             Ok((woken, sleeps()? - before))
@@ -225,7 +227,7 @@ fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> Tes
         check!("a poller from before the assignment sleeps on", !poller.is_finished());
         t.vm.deassign_irqfd(&event, GSI).ioctl("KVM_IRQFD(deassign)")?;
         event.signal(3)?;
-        let (woken, slept) = poller.join().expect("the polling thread")?;
+        let (woken, slept) = poller.join()?;
         check!("the poller wakes up for an event after deassign", woken);
         check!(
             "the poller sleeps through events before the deassign",
@@ -241,7 +243,7 @@ fn pollers_see_events_only_when_unassigned(t: &mut OneVcpu, route: Route) -> Tes
 
 /// An irqfd follows KVM_SET_GSI_ROUTING at once (api.rst 4.52): to another vector, to another kind of
 /// target, and to nowhere.
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip)]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip)]
 fn routing_changes_apply_at_once(t: &mut OneVcpu) -> TestResult {
     start(t, IOAPIC)?;
     let event = Event::new()?;
@@ -269,7 +271,7 @@ fn routing_changes_apply_at_once(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Several eventfds may trigger one GSI, and a GSI's irqfds are taken off one by one.
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip)]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip)]
 fn gsi_takes_several_eventfds(t: &mut OneVcpu) -> TestResult {
     start(t, MSI)?;
     let events = [Event::new()?, Event::new()?];
@@ -296,7 +298,7 @@ fn gsi_takes_several_eventfds(t: &mut OneVcpu) -> TestResult {
 }
 
 /// KVM holds the eventfd, not the descriptor; its last close takes the irqfd off.
-#[kvm_test(takes_interrupts, requires(cap::IRQFD, cap::IRQ_ROUTING), irqchip)]
+#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip)]
 fn irqfd_lives_as_long_as_the_eventfd(t: &mut OneVcpu) -> TestResult {
     start(t, MSI)?;
     let event = Event::new()?;
@@ -326,7 +328,7 @@ fn irqfd_lives_as_long_as_the_eventfd(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Malformed requests are refused with EINVAL or EBADF, on assign and on deassign (api.rst 4.75).
-#[kvm_test(requires(cap::IRQFD), irqchip)]
+#[kvm_test(irqchip)]
 fn malformed_requests_are_refused(t: &mut OneVm) -> TestResult {
     let event = Event::new()?;
     let good = Irqfd { fd: event.as_raw_fd(), gsi: GSI, ..Default::default() };
@@ -352,7 +354,7 @@ fn malformed_requests_are_refused(t: &mut OneVm) -> TestResult {
 const DEASSIGN: u32 = bindings::KVM_IRQFD_FLAG_DEASSIGN;
 
 /// Without an interrupt controller in the kernel there is nothing to inject into.
-#[kvm_test(requires(cap::IRQFD))]
+#[kvm_test]
 fn irqfd_needs_an_irqchip(t: &mut OneVm) -> TestResult {
     let event = Event::new()?;
     let refused = t.vm.assign_irqfd(&event, GSI);
@@ -363,7 +365,7 @@ fn irqfd_needs_an_irqchip(t: &mut OneVm) -> TestResult {
 }
 
 /// An eventfd triggers one GSI: whose events they are must not be in doubt.
-#[kvm_test(requires(cap::IRQFD), irqchip)]
+#[kvm_test(irqchip)]
 fn eventfd_triggers_one_gsi(t: &mut OneVm) -> TestResult {
     let busy = Err(Errno::EBUSY);
     let event = Event::new()?;
@@ -410,7 +412,7 @@ fn sleep_until(mut done: impl FnMut() -> bool) {
 /// is left for userspace.
 #[kvm_test(
     takes_interrupts,
-    requires(cap::IRQFD, cap::IRQ_ROUTING, host::TWO_CPUS),
+    requires(cap::IRQ_ROUTING, host::TWO_CPUS),
     irqchip,
     vcpus = 2,
     groups("race")
@@ -422,7 +424,7 @@ fn event_is_neither_lost_nor_doubled(t: &mut OneVcpu) -> TestResult {
 /// The same, [`RACES`] times however long it takes.
 #[kvm_test(
     takes_interrupts,
-    requires(cap::IRQFD, cap::IRQ_ROUTING, host::TWO_CPUS),
+    requires(cap::IRQ_ROUTING, host::TWO_CPUS),
     irqchip,
     vcpus = 2,
     groups("race", "nodefault")
@@ -438,8 +440,8 @@ fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
     let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
     let (mut rounds, mut lost, mut doubled, mut injected) = (0, 0, 0, 0);
     let main = std::thread::current();
-    let result = std::thread::scope(|s| {
-        let signaller = s.spawn(|| {
+    together(|threads| {
+        let signaller = threads.spawn(|| {
             for round in 1..=RACES {
                 sleep_until(|| begun.load(Acquire) >= round);
                 if begun.load(Acquire) == STOP {
@@ -450,10 +452,11 @@ fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
                 ended.store(if signalled { round } else { STOP }, Release);
                 main.unpark();
             }
+            Ok(())
         });
         let begin = |round| {
             begun.store(round, Release);
-            signaller.thread().unpark();
+            signaller.unpark();
         };
         let start = Instant::now();
         let unfinished = |round: &u64| *round <= ENOUGH || start.elapsed() < budget;
@@ -472,8 +475,7 @@ fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
         });
         begin(STOP);
         outcome
-    });
-    result?;
+    })?;
     log!("{injected} of {rounds} events were interrupts");
     check!(
         "enough races of assign and deassign were run",
@@ -485,16 +487,16 @@ fn race_with_assign(t: &mut OneVcpu, budget: Duration) -> TestResult {
 }
 
 /// Two VMs that fight for an eventfd leave it free: the loser gets EBUSY, if anything.
-#[kvm_test(requires(cap::IRQFD, host::TWO_CPUS), irqchip, vcpus = 2, groups("race"))]
+#[kvm_test(requires(host::TWO_CPUS), irqchip, vcpus = 2, groups("race"))]
 fn two_vms_leave_the_eventfd_free(t: &mut OneVm) -> TestResult {
     let other = Vm::new(Irqchip::Kernel)?;
     for _ in 0..TWO_VM_RACES {
         let event = Event::new()?;
         let assign = |vm: &Vm| (vm.assign_irqfd(&event, GSI), vm.deassign_irqfd(&event, GSI));
-        let results = std::thread::scope(|s| {
-            let theirs = s.spawn(|| assign(&other));
-            [assign(&t.vm), theirs.join().expect("the other VM's thread")]
-        });
+        let results = together(|threads| {
+            let theirs = threads.spawn(|| Ok(assign(&other)));
+            Ok([assign(&t.vm), theirs.join()?])
+        })?;
         for (assigned, deassigned) in results {
             check!(
                 "a race of two VMs succeeds or is EBUSY",

@@ -4,6 +4,8 @@
 //! resamplefds of the GSI.
 use crate::prelude::*;
 
+kvm_tests! { irqchip, requires(cap::IRQFD_RESAMPLE) }
+
 /// Behind the 16 GSIs that the PIC shares by default.
 const PIN: u32 = 21;
 const VECTOR: u8 = 0x63;
@@ -102,7 +104,7 @@ fn start(t: &mut OneVcpu) -> TestResult<(Event, Event)> {
 }
 
 /// Event → asserted → taken → ended → de-asserted and told, and the same once more.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn line_is_asserted_until_the_guest_ends_the_interrupt(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     check!("assigning does not assert the line", !t.vm.ioapic_line(PIN)?);
@@ -133,7 +135,7 @@ fn line_is_asserted_until_the_guest_ends_the_interrupt(t: &mut OneVcpu) -> TestR
 const SETTLED: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// A line that is asserted already cannot be asserted more: one interrupt, one EOI, one signal.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn events_before_the_eoi_are_one_interrupt(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     for _ in 0..10 {
@@ -153,7 +155,7 @@ fn events_before_the_eoi_are_one_interrupt(t: &mut OneVcpu) -> TestResult {
 }
 
 /// An event from before the assignment asserts the line, like one after it.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn count_at_assign_asserts_the_line(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     let (trigger, resample) = (Event::with_count(3)?, Event::new()?);
@@ -169,7 +171,7 @@ fn count_at_assign_asserts_the_line(t: &mut OneVcpu) -> TestResult {
 
 /// All resamplefds of a GSI are signalled at its EOI, whoever asserted it, and only the last
 /// deassign lets go of the line.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn irqfds_of_one_gsi_share_the_line(t: &mut OneVcpu) -> TestResult {
     let (first, first_resample) = start(t)?;
     let (second, second_resample) = (Event::new()?, Event::new()?);
@@ -198,7 +200,7 @@ fn irqfds_of_one_gsi_share_the_line(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Deassign needs no KVM_IRQFD_FLAG_RESAMPLE (api.rst 4.75), and the GSI can be used anew.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn deassign_lets_go_of_an_asserted_line(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     trigger.signal(1)?;
@@ -223,7 +225,7 @@ fn deassign_lets_go_of_an_asserted_line(t: &mut OneVcpu) -> TestResult {
 
 /// The line is the OR of all sources: KVM's de-assert at the EOI takes back its own share only, so
 /// what KVM_IRQ_LINE asserts interrupts again (api.rst 4.25).
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     trigger.signal(1)?;
@@ -247,7 +249,7 @@ fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
 
 /// Closing the resamplefd does not disable the irqfd (api.rst 4.75); the last close of the trigger
 /// does, and lets go of the line.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn closing_the_trigger_not_the_resamplefd_detaches(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     drop(resample);
@@ -269,7 +271,7 @@ fn closing_the_trigger_not_the_resamplefd_detaches(t: &mut OneVcpu) -> TestResul
 }
 
 /// Bad resamplefds are refused, and a refused assign leaves what was assigned alone.
-#[kvm_test(takes_level_interrupts, requires(cap::IRQFD_RESAMPLE), irqchip)]
+#[kvm_test(takes_level_interrupts)]
 fn refused_assign_changes_nothing(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     let other = Event::new()?;
@@ -301,7 +303,7 @@ fn refused_assign_changes_nothing(t: &mut OneVcpu) -> TestResult {
 }
 
 /// The lines of a level-triggered pin are the kernel's only with the I/O APIC in the kernel.
-#[kvm_test(requires(cap::IRQFD_RESAMPLE), params = [none: Irqchip::None, split: Irqchip::Split])]
+#[kvm_test(no_irqchip, params = [none: Irqchip::None, split: Irqchip::Split])]
 fn resampling_needs_the_ioapic_in_the_kernel(t: &mut HostOnly, irqchip: Irqchip) -> TestResult {
     let _ = t;
     let vm = Vm::new(irqchip)?;
@@ -337,14 +339,14 @@ fn serves_many(g: &mut Guest) {
 
 /// A device that asserts its line again as soon as resamplefd says so, while the vCPU runs: every
 /// round is one interrupt and one signal.
-#[kvm_test(serves_many, requires(cap::IRQFD_RESAMPLE), irqchip, vcpus = 2)]
+#[kvm_test(serves_many, vcpus = 2)]
 fn requeued_events_are_served_one_by_one(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = (Event::new()?, Event::new()?);
     t.vm.assign_level_irqfd(&trigger, GSI, &resample).ioctl("KVM_IRQFD(resample)")?;
     t.vcpu.run_until_sync(READY)?;
     let (vcpu, vm) = (&mut t.vcpu, &t.vm);
-    std::thread::scope(|s| {
-        let guest = s.spawn(move || vcpu.run_until_done());
+    together(|threads| {
+        let guest = threads.run(vcpu, Vcpu::run_until_done);
         let taken = vm.shared(shared_static!(TAKEN));
         for round in 1..=ROUNDS {
             trigger.signal(1)?;
@@ -360,11 +362,11 @@ fn requeued_events_are_served_one_by_one(t: &mut OneVcpu) -> TestResult {
                 // Events may have run into one: the guest would wait for the missing ones for ever.
                 vm.shared(shared_static!(STOP)).store(1, SeqCst);
                 trigger.signal(1)?;
-                return guest.join().expect("the vCPU's thread");
+                return Ok(());
             }
             check_eq!("one EOI signals resamplefd once", resample.take(), Ok(1));
         }
-        guest.join().expect("the vCPU's thread")?;
+        guest.join()?;
         check_eq!("every round is one interrupt", taken.load(SeqCst), ROUNDS);
         check!("the line is de-asserted after the last round", !vm.ioapic_line(PIN)?);
         Ok(())

@@ -427,10 +427,7 @@ fn stable_time_is_monotonic_across_vcpus(t: &mut OneVcpu) -> TestResult {
     let second_stable = second.run_until_sync(TIME)?[0] != 0;
     check_eq!("all vCPUs have the same stable-TSC flag", second_stable, first_stable);
     require!(first_stable && second_stable, "a master clock (host clocksource tsc, TSCs in step)");
-    std::thread::scope(|s| {
-        let other = s.spawn(move || second.run_until_done());
-        t.vcpu.run_until_done().and(other.join().expect("a vCPU thread"))
-    })?;
+    run_together([&mut t.vcpu, &mut second], Vcpu::run_until_done)?;
     let turns = t.vm.shared(shared_static!(TURN)).load(SeqCst);
     check_eq!("both vCPUs have read the time in turn", turns, 2 * READS);
     Ok(())

@@ -6,6 +6,8 @@ use apic::{ApicBase, DIVIDE_BY_1, LVT_MASKED, LVT_PERIODIC, LVT_TSC_DEADLINE, XA
 use cpuid::{feature, leaf};
 use msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE};
 
+kvm_tests! { irqchip }
+
 const VECTOR: u8 = 0x61;
 const READY: u64 = 1;
 /// Ticks by which a timer is older than one that has just been started.
@@ -28,7 +30,7 @@ fn set_register(vcpu: &Vcpu, reg: u32, value: u32) -> TestResult {
 }
 
 /// A new vCPU's APIC is as after a reset (SDM vol. 3, "Local APIC State After Power-Up or Reset").
-#[kvm_test(irqchip)]
+#[kvm_test]
 fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
     for index in [0, 1] {
         let vcpu = t.vm.create_vcpu(index)?;
@@ -110,7 +112,7 @@ fn changed(reg: u32, value: u32) -> u32 {
 }
 
 /// What the guest writes userspace reads, and the other way round.
-#[kvm_test(reads_and_writes_registers, irqchip)]
+#[kvm_test(reads_and_writes_registers)]
 fn guest_and_userspace_see_the_same_apic(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     for (name, reg, value) in REGISTERS {
@@ -140,7 +142,7 @@ fn sets_its_priority(g: &mut Guest) {
 }
 
 /// The task priority has a class, which CR8 is, and a sub-class (SDM vol. 3, "Task Priority Register").
-#[kvm_test(sets_its_priority, irqchip)]
+#[kvm_test(sets_its_priority)]
 fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     check_eq!("userspace reads TPR's class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
@@ -166,7 +168,7 @@ fn takes_a_restored_interrupt(g: &mut Guest) {
 }
 
 /// An interrupt request travels with KVM_GET_LAPIC and KVM_SET_LAPIC, as in a migration.
-#[kvm_test(takes_a_restored_interrupt, irqchip)]
+#[kvm_test(takes_a_restored_interrupt)]
 fn pending_interrupt_is_restored(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     let vector = u32::from(VECTOR);
@@ -240,7 +242,7 @@ fn changes_modes(g: &mut Guest) {
 }
 
 /// The modes of IA32_APIC_BASE, which changes between them are allowed, and what is there in each.
-#[kvm_test(changes_modes, irqchip, requires(cpu::X2APIC))]
+#[kvm_test(changes_modes, requires(cpu::X2APIC))]
 fn modes_change_as_the_architecture_allows(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -322,7 +324,7 @@ fn uses_timer_modes(g: &mut Guest) {
 }
 
 /// One-shot, periodic, masked and stopped (SDM vol. 3, "APIC Timer").
-#[kvm_test(uses_timer_modes, irqchip, requires(cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+#[kvm_test(uses_timer_modes, requires(cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
 fn timer_has_its_modes(t: &mut OneVcpu, x2apic: u64) -> TestResult {
     t.vcpu.set_args(&[x2apic]);
     t.vcpu.run_until_done()
@@ -407,7 +409,7 @@ fn uses_deadlines(_: &mut Guest) {
 }
 
 /// TSC-deadline mode (SDM vol. 3, "TSC-Deadline Mode").
-#[kvm_test(uses_deadlines, irqchip, requires(cap::TSC_DEADLINE_TIMER))]
+#[kvm_test(uses_deadlines, requires(cap::TSC_DEADLINE_TIMER))]
 fn tsc_deadline_is_kept(t: &mut OneVm) -> TestResult {
     for entry in t.vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == leaf::FEATURES)
     {

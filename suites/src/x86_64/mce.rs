@@ -6,6 +6,8 @@ use msr::IA32_MCG_STATUS;
 #[host]
 use request::x86::{KVM_X86_SET_MCE, KVM_X86_SETUP_MCE};
 
+kvm_tests! { requires(cap::MCE) }
+
 const BANK: u32 = 3;
 /// What the bank says of an error.
 const STATE: [u32; 3] = [mce::status(BANK), mce::addr(BANK), mce::misc(BANK)];
@@ -72,7 +74,7 @@ fn inject(vcpu: &Vcpu, status: u64) -> Result<(), Errno> {
 }
 
 /// An uncorrected error is #MC with everything that userspace gave in the bank.
-#[kvm_test(takes_machine_checks, requires(cap::MCE))]
+#[kvm_test(takes_machine_checks)]
 fn uncorrected_error_is_a_machine_check(t: &mut OneVcpu) -> TestResult {
     start(t, true, true)?;
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;
@@ -90,7 +92,7 @@ fn uncorrected_error_is_a_machine_check(t: &mut OneVcpu) -> TestResult {
 }
 
 /// A corrected error is in the bank and interrupts nobody; a second one is told as an overflow.
-#[kvm_test(takes_machine_checks, requires(cap::MCE), params = [once: 1, twice: 2])]
+#[kvm_test(takes_machine_checks, params = [once: 1, twice: 2])]
 fn corrected_error_is_only_recorded(t: &mut OneVcpu, times: u32) -> TestResult {
     start(t, true, true)?;
     for _ in 0..times {
@@ -110,7 +112,7 @@ fn corrected_error_is_only_recorded(t: &mut OneVcpu, times: u32) -> TestResult {
 }
 
 /// An uncorrected error of a bank whose reporting the guest has switched off is ignored.
-#[kvm_test(takes_machine_checks, requires(cap::MCE))]
+#[kvm_test(takes_machine_checks)]
 fn disabled_bank_reports_nothing(t: &mut OneVcpu) -> TestResult {
     start(t, true, false)?;
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;
@@ -121,7 +123,7 @@ fn disabled_bank_reports_nothing(t: &mut OneVcpu) -> TestResult {
 }
 
 /// An uncorrected error with CR4.MCE clear, or while another one is being handled, is a shutdown.
-#[kvm_test(takes_machine_checks, requires(cap::MCE), params = [without_cr4_mce: false, in_progress: true])]
+#[kvm_test(takes_machine_checks, params = [without_cr4_mce: false, in_progress: true])]
 fn machine_check_that_cannot_be_taken_is_a_shutdown(t: &mut OneVcpu, cr4_mce: bool) -> TestResult {
     start(t, cr4_mce, true)?;
     if cr4_mce {

@@ -9,6 +9,8 @@ use msr::IA32_MCG_STATUS;
 #[host]
 use request::x86::{KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_X86_SET_MCE, KVM_X86_SETUP_MCE};
 
+kvm_tests! { irqchip, requires(cap::MCE) }
+
 const VECTOR: u8 = 0x61;
 const CMCI_EN: u64 = MciCtl2::CMCI_EN.bits();
 const THRESHOLD: u64 = MciCtl2::THRESHOLD.bits();
@@ -71,7 +73,7 @@ fn looks_for_cmci(_: &mut Guest) {
 }
 
 /// Without MCG_CMCI_P there are no CTL2 registers, and the local APIC has no LVT CMCI.
-#[kvm_test(looks_for_cmci, irqchip, requires(cap::MCE, cpu::X2APIC, host::UNKNOWN_MSRS_FAULT))]
+#[kvm_test(looks_for_cmci, requires(cpu::X2APIC, host::UNKNOWN_MSRS_FAULT))]
 fn cmci_is_absent_unless_set_up(t: &mut OneVcpu) -> TestResult {
     set_up(&t.vcpu, 0)?;
     t.vcpu.run_until_done()
@@ -107,7 +109,7 @@ fn sets_ctl2(_: &mut Guest) {
 }
 
 /// With MCG_CMCI_P each bank has a CTL2: CMCI enable and a threshold, all else reserved.
-#[kvm_test(sets_ctl2, irqchip, requires(cap::MCE, host::UNKNOWN_MSRS_FAULT))]
+#[kvm_test(sets_ctl2, requires(host::UNKNOWN_MSRS_FAULT))]
 fn every_bank_has_a_ctl2(t: &mut OneVcpu) -> TestResult {
     require_cmci()?;
     set_up(&t.vcpu, MCG_CMCI_P)?;
@@ -133,7 +135,7 @@ fn sets_lvt_cmci(g: &mut Guest) {
 }
 
 /// With MCG_CMCI_P the local APIC has an LVT entry for CMCI (SDM vol. 3, "Local Vector Table").
-#[kvm_test(sets_lvt_cmci, irqchip, requires(cap::MCE, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+#[kvm_test(sets_lvt_cmci, requires(cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
 fn local_apic_has_an_lvt_cmci(t: &mut OneVcpu, x2apic: u64) -> TestResult {
     require_cmci()?;
     set_up(&t.vcpu, MCG_CMCI_P)?;
@@ -203,7 +205,7 @@ fn inject(t: &mut OneVcpu, status: u64, mcg_status: u64) -> TestResult<Came> {
 }
 
 /// UCNA errors are logged and are no machine check; without CMCI nothing else comes of them.
-#[kvm_test(takes_an_error, irqchip, requires(cap::MCE))]
+#[kvm_test(takes_an_error)]
 fn ucna_without_cmci_is_only_logged(t: &mut OneVcpu) -> TestResult {
     set_up(&t.vcpu, MCG_SER_P)?;
     let came = inject(t, UCNA, 0)?;
@@ -216,7 +218,7 @@ fn ucna_without_cmci_is_only_logged(t: &mut OneVcpu) -> TestResult {
 }
 
 /// An uncorrected error that needs action, or whose IA32_MCG_STATUS tells of a machine check, is one.
-#[kvm_test(takes_an_error, irqchip, requires(cap::MCE), params = [
+#[kvm_test(takes_an_error, params = [
     context_corrupt: (bits!(MciStatus::{PCC}), 0),
     signaled: (bits!(MciStatus::{S}), 0),
     action_required: (bits!(MciStatus::{S | AR}), 0),
@@ -253,7 +255,7 @@ const ENABLED: Setting = Setting { ctl2: CMCI_EN, lvt: VECTOR as u32, cmcis: 1, 
 
 /// A UCNA error raises CMCI where its bank's CTL2 enables it and the LVT entry is not masked; it is
 /// logged in any case.
-#[kvm_test(takes_an_error, irqchip, requires(cap::MCE), params = [
+#[kvm_test(takes_an_error, params = [
     enabled: ENABLED,
     enabled_with_threshold: Setting { ctl2: CMCI_EN | 1, ..ENABLED },
     disabled: Setting { ctl2: THRESHOLD, cmcis: 0, ..ENABLED },

@@ -9,6 +9,8 @@ use bindings::{
     kvm_mp_state, kvm_msi,
 };
 
+kvm_tests! { irqchip, requires(cap::MP_STATE) }
+
 const READY: u64 = 1;
 const VECTOR: u8 = 0x61;
 /// A port exit at which the guest's vCPU is halted by userspace.
@@ -57,7 +59,7 @@ fn position(vcpu: &Vcpu) -> TestResult<(u16, u64, u64)> {
 const RESET_VECTOR: (u16, u64, u64) = (0xf000, 0xffff_0000, 0xfff0);
 
 /// States of other architectures, and those that nobody has, are EINVAL.
-#[kvm_test(irqchip, requires(cap::MP_STATE))]
+#[kvm_test]
 fn states_of_others_are_refused(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     // STOPPED, CHECK_STOP, OPERATING, LOAD, SUSPENDED.
@@ -70,7 +72,7 @@ fn states_of_others_are_refused(t: &mut OneVm) -> TestResult {
 
 /// INIT and then SIPI start an application processor, at the vector's page, in real mode; a SIPI that
 /// no INIT came before is ignored.
-#[kvm_test(sends_ipis, irqchip, requires(cap::MP_STATE))]
+#[kvm_test(sends_ipis)]
 fn init_and_sipi_start_a_vcpu(t: &mut OneVcpu) -> TestResult {
     const PAGE: u64 = layout::SCRATCH >> 12;
     const PORT: u16 = 0x99;
@@ -107,7 +109,7 @@ fn init_and_sipi_start_a_vcpu(t: &mut OneVcpu) -> TestResult {
 }
 
 /// INIT of the boot processor resets it, and leaves it runnable: it needs no SIPI.
-#[kvm_test(irqchip, requires(cap::MP_STATE))]
+#[kvm_test]
 fn init_restarts_the_boot_processor(t: &mut OneVm) -> TestResult {
     let boot = t.vm.add_vcpu(0, guest_fn!(sends_ipis))?;
     let mut sender = t.vm.add_vcpu(1, guest_fn!(sends_ipis))?;
@@ -122,7 +124,7 @@ fn init_restarts_the_boot_processor(t: &mut OneVm) -> TestResult {
 }
 
 /// SIPI_RECEIVED from userspace starts the vCPU at the vector of KVM_SET_VCPU_EVENTS.
-#[kvm_test(irqchip, requires(cap::MP_STATE, cap::VCPU_EVENTS))]
+#[kvm_test(requires(cap::VCPU_EVENTS))]
 fn sipi_received_starts_at_the_vector(t: &mut OneVm) -> TestResult {
     let _boot = t.vm.create_vcpu(0)?;
     let vcpu = t.vm.create_vcpu(1)?;
@@ -171,7 +173,7 @@ enum Wake {
 
 /// A vCPU that userspace sets HALTED goes on as behind a HLT: with an interrupt, with an NMI though
 /// interrupts are off, or when userspace makes it runnable.
-#[kvm_test(is_halted, irqchip, requires(cap::MP_STATE, cap::USER_NMI, cap::SIGNAL_MSI), params = [
+#[kvm_test(is_halted, requires(cap::USER_NMI, cap::SIGNAL_MSI), params = [
     interrupt: Wake::Interrupt,
     nmi: Wake::Nmi,
     userspace: Wake::Userspace,

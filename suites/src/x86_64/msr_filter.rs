@@ -9,6 +9,8 @@ use bindings::{
     KVM_MSR_FILTER_READ as READ, KVM_MSR_FILTER_WRITE as WRITE,
 };
 
+kvm_tests! { requires(cap::X86_MSR_FILTER) }
+
 /// `KVM_X86_SET_MSR_FILTER`.
 #[host]
 const KVM_X86_SET_MSR_FILTER: u64 = 0x4188_aec6;
@@ -131,7 +133,7 @@ const NEITHER: [u64; 2] = [GP_0, GP_0];
 
 /// Without a filter every MSR here can be read and written; with one, bits of the bitmap that are
 /// set allow and clear ones deny, and the default decides outside of the ranges.
-#[kvm_test(probes, requires(cap::X86_MSR_FILTER), params = [default_allow: ALLOW, default_deny: DENY])]
+#[kvm_test(probes, params = [default_allow: ALLOW, default_deny: DENY])]
 fn bitmap_decides_inside_and_default_outside(t: &mut OneVcpu, default: u32) -> TestResult {
     const INSIDE: [u32; 3] =
         [msr::IA32_SYSENTER_CS, msr::IA32_SYSENTER_ESP, msr::IA32_SYSENTER_EIP];
@@ -158,7 +160,7 @@ fn bitmap_decides_inside_and_default_outside(t: &mut OneVcpu, default: u32) -> T
 }
 
 /// A range guards only the directions in its flags; the default decides on the other.
-#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(probes)]
 fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     for (default, flags, bit, want) in [
@@ -193,7 +195,7 @@ fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
 
 /// A range covers exactly `nmsrs` MSRs, also where they do not fill a word of the bitmap, up to the
 /// longest bitmap.
-#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(probes)]
 fn ranges_cover_exactly_their_msrs(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     for nmsrs in [1, 2, 63, 64, 65, 128, MAX_NMSRS - 1, MAX_NMSRS] {
@@ -215,7 +217,7 @@ fn ranges_cover_exactly_their_msrs(t: &mut OneVcpu) -> TestResult {
 }
 
 /// All of a filter's ranges count, whichever of them are empty.
-#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(probes)]
 fn every_range_counts(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     let empty = range(0, 0, &[]);
@@ -243,7 +245,7 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
 
 /// A new filter replaces the old one at once; one without ranges ends filtering, and it may not deny
 /// by default (api.rst 4.97).
-#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(probes)]
 fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
@@ -267,7 +269,7 @@ fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
 }
 
 /// A filter holds for all vCPUs, also those made later.
-#[kvm_test(probes, vcpus = 2, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(probes, vcpus = 2)]
 fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
     let mut early = t.vm.add_vcpu(1, guest_fn!(probes))?;
     early.run_until_sync(PROBE)?;
@@ -289,7 +291,7 @@ fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
 }
 
 /// The filter is for guests: KVM_GET_MSRS and KVM_SET_MSRS reach what it denies.
-#[kvm_test(probes, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(probes)]
 fn userspace_is_not_filtered(t: &mut OneVcpu) -> TestResult {
     const VALUE: u64 = 0x1234_5678_9abc_def0;
     set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
@@ -325,10 +327,7 @@ fn leaves_denied_accesses_to_userspace(_: &mut Guest) {
 
 /// With KVM_MSR_EXIT_REASON_FILTER enabled a denied access is userspace's to complete; KVM's own copy
 /// of the MSR stays (api.rst 4.97).
-#[kvm_test(
-    leaves_denied_accesses_to_userspace,
-    requires(cap::X86_MSR_FILTER, cap::X86_USER_SPACE_MSR)
-)]
+#[kvm_test(leaves_denied_accesses_to_userspace, requires(cap::X86_USER_SPACE_MSR))]
 fn denied_accesses_exit_if_enabled(t: &mut OneVcpu) -> TestResult {
     const REASON: u32 = KVM_MSR_EXIT_REASON_FILTER;
     t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
@@ -373,11 +372,7 @@ fn uses_x2apic(_: &mut Guest) {
 
 /// Filters never apply to x2APIC MSRs: neither ranges over them nor the default (api.rst 4.97). All
 /// else still exits.
-#[kvm_test(
-    uses_x2apic,
-    irqchip,
-    requires(cap::X86_MSR_FILTER, cap::X86_USER_SPACE_MSR, cap::IRQCHIP, cpu::X2APIC)
-)]
+#[kvm_test(uses_x2apic, irqchip, requires(cap::X86_USER_SPACE_MSR, cap::IRQCHIP, cpu::X2APIC))]
 fn x2apic_msrs_cannot_be_filtered(t: &mut OneVcpu) -> TestResult {
     const REASON: u32 = KVM_MSR_EXIT_REASON_FILTER;
     t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
@@ -409,14 +404,14 @@ fn reads_the_tsc(_: &mut Guest) {
 }
 
 /// Instructions that read an MSR's value by another way are not filtered.
-#[kvm_test(reads_the_tsc, requires(cap::X86_MSR_FILTER))]
+#[kvm_test(reads_the_tsc)]
 fn rdtsc_is_not_filtered(t: &mut OneVcpu) -> TestResult {
     set(&t.vm, ALLOW, &[deny(msr::IA32_TIME_STAMP_COUNTER, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     t.vcpu.run_until_done()
 }
 
 /// Filters that KVM must refuse, with their errno (api.rst 4.97).
-#[kvm_test(requires(cap::X86_MSR_FILTER))]
+#[kvm_test]
 fn malformed_filters_are_refused(t: &mut OneVm) -> TestResult {
     let good = deny(msr::IA32_STAR, 1);
     let with = |flags| Range { flags, ..good.clone() };

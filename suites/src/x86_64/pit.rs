@@ -4,6 +4,8 @@ use crate::prelude::*;
 use apic::LVT_MASKED;
 use defs::x86::pit::{CHANNEL_0, CONTROL, PORT_B, PortB, RW_BOTH};
 
+kvm_tests! { requires(cap::PIT2) }
+
 const VECTOR: u8 = 0x61;
 /// The I/O APIC pin of GSI 0 by KVM's default routes.
 const PIN: u32 = 0;
@@ -17,14 +19,14 @@ fn create(vm: &Vm) -> Result<(), Errno> {
 }
 
 /// The timer needs an in-kernel interrupt controller, and there is one.
-#[kvm_test(requires(cap::PIT2))]
+#[kvm_test]
 fn pit_needs_an_irqchip(t: &mut OneVm) -> TestResult {
     check_eq!("KVM_CREATE_PIT2 without an irqchip is ENOENT", create(&t.vm), Err(Errno::ENOENT));
     Ok(())
 }
 
 /// What can be done with a timer that is, or is not, there.
-#[kvm_test(irqchip, requires(cap::PIT2, cap::PIT_STATE2))]
+#[kvm_test(irqchip, requires(cap::PIT_STATE2))]
 fn state_round_trips(t: &mut OneVm) -> TestResult {
     let get = || t.vm.fd().get_pit2().errno();
     check_eq!("KVM_GET_PIT2 without a timer is ENXIO", get().map(drop), Err(Errno::ENXIO));
@@ -123,7 +125,7 @@ fn counts_time(_: &mut Guest) {
 }
 
 /// Channels count at their rate and interrupt; channel 2 follows its gate (8254 data sheet).
-#[kvm_test(counts_time, irqchip, requires(cap::PIT2))]
+#[kvm_test(counts_time, irqchip)]
 fn channels_count_and_interrupt(t: &mut OneVm) -> TestResult {
     create(&t.vm).ioctl("KVM_CREATE_PIT2")?;
     t.vm.add_vcpu(0, guest_fn!(counts_time))?.run_until_done()

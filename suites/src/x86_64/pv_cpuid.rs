@@ -1,6 +1,8 @@
 //! KVM_CAP_ENFORCE_PV_FEATURE_CPUID: paravirtual MSRs and hypercalls that the guest's CPUID does not
 //! offer are not there (api.rst 8.27; x86/{cpuid,msr,hypercalls}.rst).
 use crate::prelude::*;
+kvm_tests! { irqchip }
+
 use kvm_pv::error::KVM_ENOSYS;
 #[host]
 use kvm_pv::leaf;
@@ -122,7 +124,7 @@ fn only(t: &mut OneVm, features: Features) -> TestResult {
 }
 
 /// Enforced, each feature bit offers its own MSRs and no other (api.rst 8.27).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), irqchip, params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), params = [
     none: Features::empty(), all: ALL_FEATURES, clocksource: Features::CLOCKSOURCE, clocksource2: Features::CLOCKSOURCE2,
     async_pf: Features::ASYNC_PF, steal_time: Features::STEAL_TIME, pv_eoi: Features::PV_EOI, poll_control: Features::POLL_CONTROL,
     async_pf_int: Features::ASYNC_PF_INT, pv_unhalt: Features::PV_UNHALT,
@@ -132,7 +134,7 @@ fn feature_offers_its_msrs_only(t: &mut OneVm, features: Features) -> TestResult
 }
 
 /// Without the capability a guest may use every feature, whatever its CPUID says (api.rst 8.27).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), irqchip)]
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID))]
 fn not_enforced_every_msr_is_there(t: &mut OneVm) -> TestResult {
     offer(&mut t.vm, ALL_FEATURES)?;
     offer(&mut t.vm, Features::empty())?;
@@ -156,7 +158,7 @@ enum Step {
 
 /// It makes no difference whether the capability or KVM_SET_CPUID2 comes first, or how often: the
 /// last CPUID counts.
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), irqchip, params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), params = [
     before_cpuid: &[Step::Enforce, Step::Offer(Features::POLL_CONTROL)],
     after_cpuid: &[Step::Offer(Features::POLL_CONTROL), Step::Enforce],
     twice: &[Step::Enforce, Step::Offer(Features::POLL_CONTROL), Step::Enforce],
@@ -187,7 +189,7 @@ fn last_cpuid_counts(t: &mut OneVm, steps: &[Step]) -> TestResult {
 
 /// The features are those of the leaf behind KVM's signature, wherever that is (x86/cpuid.rst):
 /// without either, nothing is offered.
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), irqchip, params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), params = [
     no_leaf: (leaf::SIGNATURE, ELSEWHERE, Features::empty()),
     no_signature: (ELSEWHERE, leaf::FEATURES, Features::empty()),
     higher: (HIGHER, HIGHER + 1, ALL_FEATURES),
@@ -235,7 +237,7 @@ fn enables_async_page_faults(g: &mut Guest) {
 
 /// Enforced, the ways of delivery that MSR_KVM_ASYNC_PF_EN takes are features of their own
 /// (x86/msr.rst).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID, cap::ASYNC_PF_INT), irqchip, params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID, cap::ASYNC_PF_INT), params = [
     neither: Features::ASYNC_PF,
     interrupt: Features::ASYNC_PF.union(Features::ASYNC_PF_INT),
     vmexit: Features::ASYNC_PF.union(Features::ASYNC_PF_VMEXIT),
@@ -313,7 +315,7 @@ fn makes_every_hypercall(g: &mut Guest) {
 }
 
 /// Enforced, hypercalls of features that CPUID does not offer return -KVM_ENOSYS (api.rst 8.27).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), irqchip)]
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID))]
 fn feature_offers_its_hypercalls_only(t: &mut HostOnly) -> TestResult {
     let all = Features::PV_UNHALT | Features::PV_SEND_IPI | Features::PV_SCHED_YIELD;
     for features in [
@@ -334,7 +336,7 @@ fn feature_offers_its_hypercalls_only(t: &mut HostOnly) -> TestResult {
 }
 
 /// Without the capability every hypercall is there, whatever CPUID says.
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), irqchip)]
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID))]
 fn not_enforced_every_hypercall_is_there(t: &mut OneVm) -> TestResult {
     let all = Features::PV_UNHALT | Features::PV_SEND_IPI | Features::PV_SCHED_YIELD;
     offer(&mut t.vm, all)?;
@@ -345,7 +347,7 @@ fn not_enforced_every_hypercall_is_there(t: &mut OneVm) -> TestResult {
 }
 
 /// KVM_ENABLE_CAP refuses flags (api.rst 4.37).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID))]
+#[kvm_test(no_irqchip, requires(cap::ENFORCE_PV_FEATURE_CPUID))]
 fn enabling_takes_no_flags(t: &mut OneVm) -> TestResult {
     let vcpu = t.vm.create_vcpu(0)?;
     let mut request = [0; 104];
@@ -381,7 +383,7 @@ fn disable_hlt_exits(vm: &Vm) -> TestResult {
 
 /// A vCPU whose HLT does not exit cannot be kicked: KVM takes PV_UNHALT out of its CPUID (api.rst
 /// 7.13), and finds the leaf by its signature.
-#[kvm_test(requires(cap::X86_DISABLE_EXITS), irqchip)]
+#[kvm_test(requires(cap::X86_DISABLE_EXITS))]
 fn pv_unhalt_is_cleared_without_hlt_exits(t: &mut OneVm) -> TestResult {
     offer(&mut t.vm, Features::PV_UNHALT | Features::CLOCKSOURCE2)?;
     disable_hlt_exits(&t.vm)?;
@@ -410,7 +412,7 @@ fn pv_unhalt_is_cleared_without_hlt_exits(t: &mut OneVm) -> TestResult {
 }
 
 /// So it is when userspace sets the same CPUID again, with PV_UNHALT in it.
-#[kvm_test(requires(cap::X86_DISABLE_EXITS), irqchip)]
+#[kvm_test(requires(cap::X86_DISABLE_EXITS))]
 fn pv_unhalt_is_cleared_each_time(t: &mut OneVm) -> TestResult {
     offer(&mut t.vm, Features::PV_UNHALT | Features::CLOCKSOURCE2)?;
     disable_hlt_exits(&t.vm)?;
@@ -424,7 +426,7 @@ fn pv_unhalt_is_cleared_each_time(t: &mut OneVm) -> TestResult {
 }
 
 /// With HLT exits PV_UNHALT stays, and nothing else is taken out of the leaf.
-#[kvm_test(irqchip)]
+#[kvm_test]
 fn pv_unhalt_stays_with_hlt_exits(t: &mut OneVm) -> TestResult {
     offer(&mut t.vm, Features::PV_UNHALT | Features::CLOCKSOURCE2)?;
     let vcpu = t.vm.create_vcpu(0)?;
@@ -434,7 +436,7 @@ fn pv_unhalt_stays_with_hlt_exits(t: &mut OneVm) -> TestResult {
 }
 
 /// Exits can be disabled before the first vCPU only, and only those that exist (api.rst 7.13).
-#[kvm_test(requires(cap::X86_DISABLE_EXITS))]
+#[kvm_test(no_irqchip, requires(cap::X86_DISABLE_EXITS))]
 fn exits_are_disabled_before_the_first_vcpu(t: &mut OneVm) -> TestResult {
     let disable = |vm: &Vm, exits| vm.enable_cap(KVM_CAP_X86_DISABLE_EXITS, [exits, 0, 0, 0]);
     for bit in [8, 31, 63] {

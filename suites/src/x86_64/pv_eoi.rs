@@ -3,6 +3,8 @@
 use crate::prelude::*;
 use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KVM_PV_EOI_MASK, MSR_KVM_PV_EOI_EN};
 
+kvm_tests! { irqchip }
+
 const WORD: u64 = layout::SCRATCH + 0x44;
 const OTHER_WORD: u64 = layout::SCRATCH + 0x1000 - 4;
 const PATTERN: u32 = 0x5a5a_5a5a;
@@ -78,7 +80,7 @@ fn enables(g: &mut Guest) {
 }
 
 /// The MSR is as x86/msr.rst says.
-#[kvm_test(enables, irqchip)]
+#[kvm_test(enables)]
 fn msr_takes_addresses_of_words(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(1)?;
     t.vcpu.run_until_done()
@@ -107,7 +109,7 @@ fn takes_interrupts(_: &mut Guest) {
 }
 
 /// However the guest ends an interrupt, by the word where KVM allows that, the next one comes.
-#[kvm_test(takes_interrupts, irqchip)]
+#[kvm_test(takes_interrupts)]
 fn interrupts_ended_by_the_word_are_over(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -150,7 +152,7 @@ fn takes_two(_: &mut Guest) {
 }
 
 /// An interrupt that waits behind another is delivered when that is ended, without a further one.
-#[kvm_test(takes_two, irqchip)]
+#[kvm_test(takes_two)]
 fn waiting_interrupt_comes_after_the_end(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
@@ -187,7 +189,7 @@ const RAISE: u64 = 1;
 const LOWER: u64 = 2;
 
 /// The I/O APIC waits for the end of a level-triggered interrupt, which the word would keep from it.
-#[kvm_test(takes_levels, irqchip)]
+#[kvm_test(takes_levels)]
 fn level_interrupts_are_ended_in_the_apic(t: &mut OneVcpu) -> TestResult {
     for _ in 0..4 {
         for (stage, active) in [(RAISE, true), (LOWER, false)] {

@@ -6,6 +6,8 @@ use kvm_pv::error::KVM_EINVAL;
 #[host]
 use kvm_pv::{KVM_HC_KICK_CPU, KVM_HC_SCHED_YIELD, KVM_HC_SEND_IPI};
 
+kvm_tests! { irqchip }
+
 const VECTOR: u64 = 0x71;
 const READY: u64 = 1;
 
@@ -71,7 +73,7 @@ impl Group {
 
 /// The bitmap names APIC IDs from the lowest on that the third argument tells; the result is how many vCPUs
 /// were interrupted.
-#[kvm_test(irqchip)]
+#[kvm_test]
 fn ipis_go_to_the_bitmaps_vcpus(t: &mut OneVm) -> TestResult {
     let mut group = Group::new(&mut t.vm)?;
     for mask in 0..1_u64 << NR_VCPUS {
@@ -114,7 +116,7 @@ fn ipis_go_to_the_bitmaps_vcpus(t: &mut OneVm) -> TestResult {
 
 /// The fourth argument is the ICR's low half: vector and delivery mode; a destination or shorthand is not
 /// for it to tell.
-#[kvm_test(irqchip)]
+#[kvm_test]
 fn icr_of_ipis_is_checked(t: &mut OneVm) -> TestResult {
     let mut group = Group::new(&mut t.vm)?;
     for (what, icr) in [
@@ -147,7 +149,7 @@ fn icr_of_ipis_is_checked(t: &mut OneVm) -> TestResult {
 }
 
 /// A vCPU whose APIC is off takes no IPI, and is not counted.
-#[kvm_test(irqchip)]
+#[kvm_test]
 fn vcpu_without_apic_is_not_counted(t: &mut OneVm) -> TestResult {
     let mut group = Group::new(&mut t.vm)?;
     let vcpu = &group.others[0];
@@ -182,7 +184,7 @@ fn halts(_: &mut Guest) {
 const KICKS: u64 = 10;
 
 /// A kick wakes a vCPU from HLT whatever RFLAGS.IF says, once; one that comes first is kept.
-#[kvm_test(irqchip, vcpus = 2)]
+#[kvm_test(vcpus = 2)]
 fn kick_wakes_a_halted_vcpu(t: &mut OneVm) -> TestResult {
     const NOBODY: u64 = 77;
     let mut caller = t.vm.add_vcpu(0, guest_fn!(calls))?;
@@ -195,8 +197,8 @@ fn kick_wakes_a_halted_vcpu(t: &mut OneVm) -> TestResult {
     let (woken, halting) =
         (t.vm.shared(shared_static!(WOKEN)), t.vm.shared(shared_static!(HALTING)));
     check_eq!("a kick of a vCPU that does not sleep yet succeeds", kick(1)?, 0);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || sleeper.run_until_done());
+    together(|threads| {
+        let sleeper = threads.run(&mut sleeper, Vcpu::run_until_done);
         let mut all = || -> TestResult {
             for round in 1..KICKS {
                 let there = eventually(|| halting.load(SeqCst) == round + 1);
@@ -213,20 +215,20 @@ fn kick_wakes_a_halted_vcpu(t: &mut OneVm) -> TestResult {
             }
             Ok(())
         };
-        let result = all();
-        // Whatever went wrong, the sleeper must come to its end.
-        while !thread.is_finished() {
+        all()?;
+        // However many it missed, the sleeper must come to its end.
+        while !sleeper.is_finished() {
             kick(1)?;
             std::thread::yield_now();
         }
-        result.and(thread.join().expect("the sleeper's thread"))
+        Ok(())
     })?;
     check_eq!("the vCPU goes on as often as it was kicked", woken.load(SeqCst), KICKS);
     Ok(())
 }
 
 /// Yielding to another vCPU is a hint: it succeeds whoever is named.
-#[kvm_test(irqchip)]
+#[kvm_test]
 fn yield_succeeds_for_every_id(t: &mut OneVm) -> TestResult {
     let mut group = Group::new(&mut t.vm)?;
     for id in [0, 1, 3, 4, 255, 0xffff_ffff, u64::MAX] {

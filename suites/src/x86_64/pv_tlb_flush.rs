@@ -10,6 +10,8 @@ use crate::prelude::*;
 use kvm_pv::{Features, leaf};
 use kvm_pv::{KVM_MSR_ENABLED as ENABLE, KvmStealTime, MSR_KVM_STEAL_TIME, VcpuPreempted};
 
+kvm_tests! { requires(cap::STEAL_TIME) }
+
 const KVM_VCPU_PREEMPTED: u8 = VcpuPreempted::PREEMPTED.bits();
 const KVM_VCPU_FLUSH_TLB: u8 = VcpuPreempted::FLUSH_TLB.bits();
 const FLAGGED: u8 = KVM_VCPU_PREEMPTED | KVM_VCPU_FLUSH_TLB;
@@ -162,7 +164,7 @@ impl Pair {
 
 /// A vCPU whose flag was set while it did not run does not see the old translation, and the flag is gone;
 /// wherever its structure is.
-#[kvm_test(requires(cap::STEAL_TIME))]
+#[kvm_test]
 fn flagged_vcpu_forgets_old_translations(t: &mut OneVm) -> TestResult {
     const ROUNDS: u64 = 50;
     let mut pair = pair(t, true, [guest_fn!(changes), guest_fn!(reads)])?;
@@ -190,7 +192,7 @@ fn flagged_vcpu_forgets_old_translations(t: &mut OneVm) -> TestResult {
 
 /// The flag alone, without the mark, is a request too: KVM does not look at the other bit. One that was
 /// set in a structure that is no longer the vCPU's stays there.
-#[kvm_test(requires(cap::STEAL_TIME))]
+#[kvm_test]
 fn flag_counts_in_the_structure_in_use(t: &mut OneVm) -> TestResult {
     let mut pair = pair(t, true, [guest_fn!(changes), guest_fn!(reads)])?;
     pair.changer.run_until_sync(READY)?;
@@ -210,7 +212,7 @@ fn flag_counts_in_the_structure_in_use(t: &mut OneVm) -> TestResult {
 
 /// A vCPU to which CPUID does not offer the feature, where that is enforced, is not flushed for its flag;
 /// the byte is cleared all the same.
-#[kvm_test(requires(cap::STEAL_TIME, cap::ENFORCE_PV_FEATURE_CPUID))]
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID))]
 fn without_the_feature_the_flag_means_nothing(_: &mut HostOnly) -> TestResult {
     const ROUNDS: u64 = 50;
     let flushes = |flush, flag| -> TestResult<u64> {
@@ -319,13 +321,13 @@ const PATIENCE: u64 = 200;
 
 /// A request that is made while KVM takes the mark away is either refused, because the mark has gone, or
 /// honoured: never lost.
-#[kvm_test(requires(cap::STEAL_TIME), vcpus = 2, groups("race"))]
+#[kvm_test(vcpus = 2, groups("race"))]
 fn request_is_never_lost_to_an_update(t: &mut OneVm) -> TestResult {
     race_with_updates(t, LONGEST)
 }
 
 /// The same, [`MOST_ROUNDS`] times however long it takes.
-#[kvm_test(requires(cap::STEAL_TIME), vcpus = 2, groups("race", "nodefault"))]
+#[kvm_test(vcpus = 2, groups("race", "nodefault"))]
 fn request_is_never_lost_in_a_hundred_thousand_updates(t: &mut OneVm) -> TestResult {
     race_with_updates(t, Duration::MAX)
 }
@@ -337,19 +339,20 @@ fn race_with_updates(t: &mut OneVm, longest: Duration) -> TestResult {
     changer.set_args(&[PATIENCE]);
     let vm = &t.vm;
     let (stop, seen) = (vm.shared(shared_static!(STOP)), vm.shared(shared_static!(SEEN)));
-    let (rounds, entries) = std::thread::scope(|scope| {
-        let thread = scope.spawn(move || run_to_report(&mut changer, stop, || false));
+    let (rounds, entries) = together(|threads| {
+        let changer = threads.run(&mut changer, |vcpu| run_to_report(vcpu, stop, || false));
         let start = Instant::now();
         let (mut last, mut entries, mut hold) = (0, 0_u64, 0_u32);
-        let looked = loop {
+        loop {
             entries += 1;
             let exit = reader.run_until(Exit::io_out(YIELD_PORT)).map(drop);
             let now = seen.load(SeqCst);
             let over = now >= MOST_ROUNDS
                 || (now >= LEAST_ROUNDS && start.elapsed() >= longest)
-                || thread.is_finished();
-            if exit.is_err() || over {
-                break exit;
+                || changer.is_finished();
+            exit?;
+            if over {
+                break;
             }
             // As KVM leaves it at a preemption; what is there already may be one, and a request.
             let byte = mark(vm, PLACES[0]);
@@ -365,11 +368,9 @@ fn race_with_updates(t: &mut OneVm, longest: Duration) -> TestResult {
             }
             (0..hold).for_each(|_| std::hint::spin_loop());
             last = now;
-        };
+        }
         stop.store(1, SeqCst);
-        let report =
-            thread.join().map_err(|_| Failure::Error("vCPU 0's thread panicked".into()))?;
-        looked.and(report).map(|rounds| (rounds, entries))
+        Ok((changer.join()?, entries))
     })?;
     vm::record::metric("rounds", "requests", rounds as f64);
     vm::record::metric("updates", "entries", entries as f64);
@@ -430,7 +431,7 @@ fn stay_on(cpu: usize) -> TestResult {
 
 /// The natural case: two vCPUs want one CPU. One that is scheduled out in guest mode is marked as
 /// preempted until it runs again, and a flush that is requested meanwhile is done by then.
-#[kvm_test(requires(cap::STEAL_TIME))]
+#[kvm_test]
 fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
     const ROUNDS: u64 = 15;
     /// Time after which a vCPU that was never marked never will be.
@@ -441,14 +442,14 @@ fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
     let cpu = sched_getcpu().map_err(|e| Failure::Error(format!("sched_getcpu: {e}")))?;
     let (stop, seen) = (t.vm.shared(shared_static!(STOP)), t.vm.shared(shared_static!(SEEN)));
     let start = Instant::now();
-    let rounds = std::thread::scope(|scope| {
-        let thread = scope.spawn(move || stay_on(cpu).and_then(|()| reader.run_until_done()));
+    let rounds = together(|threads| {
+        let _reader =
+            threads.run(&mut reader, |vcpu| stay_on(cpu).and_then(|()| vcpu.run_until_done()));
         stay_on(cpu)?;
         let hopeless = || start.elapsed() >= HOPELESS && seen.load(SeqCst) == 0;
-        let report = run_to_report(&mut changer, stop, hopeless);
+        let rounds = run_to_report(&mut changer, stop, hopeless)?;
         stop.store(1, SeqCst);
-        let read = thread.join().map_err(|_| Failure::Error("vCPU 1's thread panicked".into()))?;
-        read.and(report)
+        Ok(rounds)
     })?;
     check_eq!("a vCPU that lost its CPU is marked as preempted", rounds, ROUNDS);
     let stale = t.vm.shared(shared_static!(STALE)).load(SeqCst);
@@ -459,7 +460,7 @@ fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
 }
 
 /// Userspace gives the MSR back after a look at it: nothing is lost by that.
-#[kvm_test(requires(cap::STEAL_TIME))]
+#[kvm_test]
 fn msr_written_back_keeps_the_request(t: &mut OneVm) -> TestResult {
     let mut pair = pair(t, true, [guest_fn!(changes), guest_fn!(reads)])?;
     pair.changer.run_until_sync(READY)?;

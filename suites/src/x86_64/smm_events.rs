@@ -8,6 +8,8 @@ use crate::x86_64::smm::{enter, events, is_in_smm, make_smram, run_past, smi};
 #[host]
 use bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_msi};
 
+kvm_tests! { irqchip, requires(cap::X86_SMM) }
+
 const VECTOR: u8 = 0x61;
 /// The NMI handler's port.
 const NMI_PORT: u16 = 0x97;
@@ -62,7 +64,7 @@ fn send(vm: &Vm, data: u32) -> TestResult {
 }
 
 /// Interrupts that come in SMM are taken after RSM, once.
-#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+#[kvm_test(counts)]
 fn interrupts_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
     send(&t.vm, VECTOR.into())?;
@@ -74,7 +76,7 @@ fn interrupts_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
 }
 
 /// NMIs that come in SMM are taken after RSM, which unmasks them without an IRET.
-#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+#[kvm_test(counts)]
 fn nmis_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
     check_eq!("NMIs are masked in SMM", events(&t.vcpu)?.nmi.masked, 1);
@@ -89,7 +91,7 @@ fn nmis_wait_until_rsm(t: &mut OneVcpu) -> TestResult {
 }
 
 /// An SMI that comes in SMM waits too; of several, one is kept.
-#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+#[kvm_test(counts)]
 fn one_smi_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
     enter(t)?;
     let vcpu = &mut t.vcpu;
@@ -123,7 +125,7 @@ fn stops_in_nmis(_: &mut Guest) {
 }
 
 /// NMIs that were masked before an SMI are so after RSM: their handler is not done.
-#[kvm_test(stops_in_nmis, irqchip, requires(cap::X86_SMM))]
+#[kvm_test(stops_in_nmis)]
 fn nmi_handler_goes_on_after_rsm(t: &mut OneVcpu) -> TestResult {
     make_smram(&t.vm)?;
     let vcpu = &mut t.vcpu;
@@ -148,7 +150,7 @@ fn nmi_handler_goes_on_after_rsm(t: &mut OneVcpu) -> TestResult {
 }
 
 /// INIT waits as well, and resets the vCPU after RSM.
-#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+#[kvm_test(counts)]
 fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
     const RESET: u16 = 0x98;
     /// The last page below 4 GiB, and where in it a CPU starts.
@@ -169,7 +171,7 @@ fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
 }
 
 /// An SMI ends a halt.
-#[kvm_test(counts, irqchip, requires(cap::X86_SMM))]
+#[kvm_test(counts)]
 fn smi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
     make_smram(&t.vm)?;
     let vcpu = &mut t.vcpu;
@@ -209,7 +211,7 @@ enum Source {
 }
 
 /// Delivery mode SMI leads into SMM, whoever sends it (SDM vol. 3, "Delivery Mode").
-#[kvm_test(gets_an_smi, irqchip, requires(cap::X86_SMM), params = [
+#[kvm_test(gets_an_smi, params = [
     ipi: Source::Ipi, msi: Source::Msi, ioapic: Source::Ioapic,
 ])]
 fn apic_delivers_smis(t: &mut OneVcpu, source: Source) -> TestResult {

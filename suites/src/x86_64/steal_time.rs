@@ -4,6 +4,8 @@ use crate::prelude::*;
 use core::mem::offset_of;
 use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KvmStealTime, MSR_KVM_STEAL_TIME};
 
+kvm_tests! { requires(cap::STEAL_TIME) }
+
 const STEAL: u64 = offset_of!(KvmStealTime, steal) as u64;
 const VERSION: u64 = offset_of!(KvmStealTime, version) as u64;
 const FLAGS: u64 = offset_of!(KvmStealTime, flags) as u64;
@@ -102,7 +104,7 @@ fn enables(g: &mut Guest) {
 }
 
 /// MSR and structure are as x86/msr.rst says.
-#[kvm_test(enables, requires(cap::STEAL_TIME))]
+#[kvm_test(enables)]
 fn structure_is_valid(t: &mut OneVcpu) -> TestResult {
     for _ in 0..4 {
         t.vcpu.run_until_sync(READY)?;
@@ -142,7 +144,7 @@ fn moves_its_structure(g: &mut Guest) {
 const NOWHERE: u64 = layout::FREE + 0x1000_0000;
 
 /// The structure is where the guest said last, wherever that is.
-#[kvm_test(moves_its_structure, requires(cap::STEAL_TIME))]
+#[kvm_test(moves_its_structure)]
 fn structure_follows_the_msr(t: &mut OneVcpu) -> TestResult {
     for _ in 0..5 {
         t.vcpu.run_until_sync(READY)?;
@@ -176,7 +178,7 @@ use {
 const SLOT: u32 = 1;
 
 /// The memory behind the structure can change under it: KVM writes what is there now.
-#[kvm_test(reports, requires(cap::STEAL_TIME))]
+#[kvm_test(reports)]
 fn structure_follows_its_memslot(t: &mut OneVcpu) -> TestResult {
     const PAGE: u64 = layout::PAGE_SIZE;
     const AT: u64 = 0x80;
@@ -211,7 +213,7 @@ fn structure_follows_its_memslot(t: &mut OneVcpu) -> TestResult {
 
 /// What userspace sets, as after migration, is in force from the first instruction; each vCPU has a
 /// structure of its own.
-#[kvm_test(reports, requires(cap::STEAL_TIME))]
+#[kvm_test(reports)]
 fn userspace_enables_it_for_each_vcpu(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(reports))?;
     let places = [PLACE, OTHER];
@@ -298,7 +300,7 @@ const WAITED: u64 = 1_000_000;
 
 /// Steal time is what the host's scheduler says that the vCPU's thread had to wait, neither less nor
 /// more; time asleep is not in it.
-#[kvm_test(reports, requires(cap::STEAL_TIME))]
+#[kvm_test(reports)]
 fn steal_time_is_the_threads_run_delay(t: &mut OneVcpu) -> TestResult {
     stay_here()?;
     t.vcpu.set_args(&[PLACE, 1]);

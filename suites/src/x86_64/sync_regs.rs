@@ -3,6 +3,8 @@ use crate::prelude::*;
 #[host]
 use vm::bindings::{KVM_CAP_SYNC_REGS, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS};
 
+kvm_tests! { requires(cap::SYNC_REGS) }
+
 const STOP_PORT: u16 = 0x84;
 const GUEST_VALUE: u32 = 0x55;
 const CR2_VALUE: u64 = 0xabcd_e000;
@@ -37,7 +39,7 @@ fn run_to_stop(vcpu: &mut Vcpu, valid: u64) -> TestResult {
 }
 
 /// The capability is the set of register sets.
-#[kvm_test(requires(cap::SYNC_REGS))]
+#[kvm_test]
 fn capability_names_the_register_sets(t: &mut OneVm) -> TestResult {
     let sets = t.vm.check_extension(KVM_CAP_SYNC_REGS) as u64;
     check_eq!("REGS, SREGS and EVENTS are offered, nothing else", sets, ALL);
@@ -45,7 +47,7 @@ fn capability_names_the_register_sets(t: &mut OneVm) -> TestResult {
 }
 
 /// Sets that KVM does not know fail KVM_RUN with EINVAL before the guest runs.
-#[kvm_test(stops, requires(cap::SYNC_REGS))]
+#[kvm_test(stops)]
 fn unknown_sets_are_refused(t: &mut OneVcpu) -> TestResult {
     let refused = Exit::RunFailed { errno: Errno::EINVAL as i32 };
     for bit in 3..32 {
@@ -67,7 +69,7 @@ fn unknown_sets_are_refused(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Both fields have 64 bits, and none of the high half means anything.
-#[kvm_test(stops, requires(cap::SYNC_REGS))]
+#[kvm_test(stops)]
 fn unknown_sets_in_the_high_half_are_refused(t: &mut OneVcpu) -> TestResult {
     let refused = Exit::RunFailed { errno: Errno::EINVAL as i32 };
     // A KVM that takes the bit comes back with EINTR instead.
@@ -86,7 +88,7 @@ fn unknown_sets_in_the_high_half_are_refused(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Sets named in `kvm_valid_regs` are in `kvm_run` after KVM_RUN, and only those.
-#[kvm_test(stops, requires(cap::SYNC_REGS))]
+#[kvm_test(stops)]
 fn valid_sets_are_filled(t: &mut OneVcpu) -> TestResult {
     let sync = t.vcpu.fd_mut().sync_regs_mut();
     sync.regs.rax = u64::MAX;
@@ -130,7 +132,7 @@ fn valid_sets_are_filled(t: &mut OneVcpu) -> TestResult {
 }
 
 /// Sets named in `kvm_dirty_regs` are loaded before the guest runs, and KVM clears the name.
-#[kvm_test(stops, requires(cap::SYNC_REGS))]
+#[kvm_test(stops)]
 fn dirty_sets_are_loaded(t: &mut OneVcpu) -> TestResult {
     run_to_stop(&mut t.vcpu, ALL)?;
     t.vcpu.fd_mut().sync_regs_mut().sregs.cr2 = CR2_VALUE;
@@ -167,7 +169,7 @@ fn dirty_sets_are_loaded(t: &mut OneVcpu) -> TestResult {
 }
 
 /// What KVM_SET_SREGS refuses is refused in `kvm_run` too.
-#[kvm_test(stops, requires(cap::SYNC_REGS))]
+#[kvm_test(stops)]
 fn impossible_dirty_sets_are_refused(t: &mut OneVcpu) -> TestResult {
     run_to_stop(&mut t.vcpu, ALL)?;
     let before = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;

@@ -168,48 +168,37 @@ fn memslot_changes_show_through_every_root(t: &mut OneVcpu, roots: Roots) -> Tes
     let wrong = vm.shared(shared_static!(WRONG));
     let last_wrong = vm.shared(shared_static!(LAST_WRONG));
     let tell = |value: u64| announced.iter().for_each(|a| a.store(value, SeqCst));
-    thread::scope(|scope| {
-        let threads: Vec<_> = readers
-            .into_iter()
-            .map(|vcpu| {
-                vcpu.set_args(&[roots as u64]);
-                scope.spawn(move || run(vcpu))
-            })
-            .collect();
-        let all = || -> TestResult {
-            let (mut number, mut before) = (0, None);
-            for step in STEPS.iter() {
-                number += 1;
-                tell(CHANGING);
-                change(vm, &memories, before, *step)?;
-                let mut values = [MMIO; 2];
-                if let Some((place, memory)) = *step {
-                    values[place] = CONTENTS[memory];
-                }
-                observed.iter().for_each(|o| o.store(0, SeqCst));
-                tell(number << 32 | values[0] << 16 | values[1]);
-                let all_read = || observed.iter().all(|o| o.load(SeqCst) >= OBSERVATIONS);
-                while !all_read() && !threads.iter().any(thread::ScopedJoinHandle::is_finished) {
-                    thread::yield_now();
-                }
-                for (vcpu, count) in wrong.iter().enumerate() {
-                    let read = last_wrong[vcpu].load(SeqCst);
-                    check_eq!(
-                        "vCPU {vcpu} reads what the slot is after {before:?} -> {step:?}",
-                        (count.swap(0, SeqCst), read),
-                        (0, 0)
-                    );
-                    last_wrong[vcpu].store(0, SeqCst);
-                }
-                before = *step;
-            }
-            Ok(())
-        };
-        let result = all();
-        tell(END);
-        for reader in threads {
-            reader.join().map_err(|_| Failure::Error("a vCPU's thread panicked".into()))??;
+    together(|threads| {
+        for vcpu in readers {
+            vcpu.set_args(&[roots as u64]);
+            let _ = threads.run(vcpu, run);
         }
-        result
+        let (mut number, mut before) = (0, None);
+        for step in STEPS.iter() {
+            number += 1;
+            tell(CHANGING);
+            change(vm, &memories, before, *step)?;
+            let mut values = [MMIO; 2];
+            if let Some((place, memory)) = *step {
+                values[place] = CONTENTS[memory];
+            }
+            observed.iter().for_each(|o| o.store(0, SeqCst));
+            tell(number << 32 | values[0] << 16 | values[1]);
+            threads.wait_until("every vCPU reads after a change", || {
+                observed.iter().all(|o| o.load(SeqCst) >= OBSERVATIONS)
+            })?;
+            for (vcpu, count) in wrong.iter().enumerate() {
+                let read = last_wrong[vcpu].load(SeqCst);
+                check_eq!(
+                    "vCPU {vcpu} reads what the slot is after {before:?} -> {step:?}",
+                    (count.swap(0, SeqCst), read),
+                    (0, 0)
+                );
+                last_wrong[vcpu].store(0, SeqCst);
+            }
+            before = *step;
+        }
+        tell(END);
+        Ok(())
     })
 }

@@ -6,6 +6,8 @@ use crate::common::boundary::{probe, word, words};
 #[host]
 use request::KVM_SET_GSI_ROUTING;
 
+kvm_tests! { requires(cap::IRQ_ROUTING) }
+
 #[host]
 const IRQCHIP_PIC_MASTER: u32 = bindings::KVM_IRQCHIP_PIC_MASTER;
 #[host]
@@ -55,7 +57,7 @@ fn pins(vm: &Vm, gsi: u32) -> TestResult<u32> {
 }
 
 /// api.rst 4.52: a table has up to KVM_CAP_IRQ_ROUTING routes; more is EINVAL, and the old routes stay.
-#[kvm_test(requires(cap::IRQ_ROUTING), irqchip)]
+#[kvm_test(irqchip)]
 fn gsi_routing_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
     let vm = &t.vm;
     let limit = vm.check_extension(bindings::KVM_CAP_IRQ_ROUTING) as u32;
@@ -91,7 +93,7 @@ fn gsi_routing_takes_up_to_its_limit(t: &mut OneVm) -> TestResult {
 }
 
 /// api.rst 4.52: a table with one bad route is refused as a whole, with EINVAL.
-#[kvm_test(requires(cap::IRQ_ROUTING), irqchip)]
+#[kvm_test(irqchip)]
 fn one_bad_route_refuses_the_table(t: &mut OneVm) -> TestResult {
     const GSI: u32 = 40;
     const PIN: u32 = 3;
@@ -134,7 +136,7 @@ fn one_bad_route_refuses_the_table(t: &mut OneVm) -> TestResult {
 }
 
 /// api.rst 4.52: without an in-kernel interrupt controller, x86 has nothing to route to.
-#[kvm_test(requires(cap::IRQ_ROUTING))]
+#[kvm_test]
 fn gsi_routing_needs_an_irqchip(t: &mut OneVm) -> TestResult {
     let got = set_routes(&t.vm, 1, 0, &[ioapic(0, 0)]);
     check_eq!("a route without an irqchip is EINVAL", got, Err(Errno::EINVAL));

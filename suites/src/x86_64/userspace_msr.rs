@@ -2,6 +2,8 @@
 //! KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR).
 use crate::prelude::*;
 
+kvm_tests! { requires(cap::X86_USER_SPACE_MSR) }
+
 /// No CPU and no KVM has this MSR.
 const UNKNOWN_MSR: u32 = msr::UNKNOWN;
 /// An MSR that KVM has, and that takes every value.
@@ -49,7 +51,7 @@ fn without_addr(trap: Trap) -> Trap {
 
 /// RDMSR of an MSR unknown to KVM exits with its index; the guest gets userspace's value, or #GP if
 /// `error` is not zero (api.rst 5).
-#[kvm_test(reads_unknown, requires(cap::X86_USER_SPACE_MSR, host::UNKNOWN_MSRS_FAULT))]
+#[kvm_test(reads_unknown, requires(host::UNKNOWN_MSRS_FAULT))]
 fn userspace_completes_rdmsr(t: &mut OneVcpu) -> TestResult {
     exit_on(&t.vm, UNKNOWN).ioctl("KVM_ENABLE_CAP")?;
     for (data, error) in [(VALUE, 0), (0, 0), (VALUE, 1), (VALUE, 0xff), (!0, 0)] {
@@ -79,7 +81,7 @@ fn writes_unknown(_: &mut Guest) {
 
 /// WRMSR to an MSR unknown to KVM exits with its index and EDX:EAX; it succeeds, or is #GP if
 /// userspace sets `error` (api.rst 5).
-#[kvm_test(writes_unknown, requires(cap::X86_USER_SPACE_MSR, host::UNKNOWN_MSRS_FAULT))]
+#[kvm_test(writes_unknown, requires(host::UNKNOWN_MSRS_FAULT))]
 fn userspace_completes_wrmsr(t: &mut OneVcpu) -> TestResult {
     exit_on(&t.vm, UNKNOWN).ioctl("KVM_ENABLE_CAP")?;
     for (data, error) in [(VALUE, 0), (1, 1), (2, 0xff), (3, 0)] {
@@ -121,7 +123,7 @@ fn fails_in_every_way(g: &mut Guest) {
 
 /// Each reason exits if and only if its bit is enabled; the others are #GP for the guest, without an
 /// exit (api.rst 7, KVM_CAP_X86_USER_SPACE_MSR). All subsets of the three reasons.
-#[kvm_test(fails_in_every_way, requires(cap::X86_USER_SPACE_MSR, cap::X86_MSR_FILTER, host::UNKNOWN_MSRS_FAULT), params = [
+#[kvm_test(fails_in_every_way, requires(cap::X86_MSR_FILTER, host::UNKNOWN_MSRS_FAULT), params = [
     none: 0, inval: INVAL, unknown: UNKNOWN, filter: FILTER,
     inval_unknown: INVAL | UNKNOWN, inval_filter: INVAL | FILTER, unknown_filter: UNKNOWN | FILTER,
     all: INVAL | UNKNOWN | FILTER,
@@ -162,7 +164,7 @@ fn uses_a_known_msr(_: &mut Guest) {
 }
 
 /// Accesses that KVM completes do not exit, whatever is enabled.
-#[kvm_test(uses_a_known_msr, requires(cap::X86_USER_SPACE_MSR))]
+#[kvm_test(uses_a_known_msr)]
 fn good_accesses_do_not_exit(t: &mut OneVcpu) -> TestResult {
     exit_on(&t.vm, INVAL | UNKNOWN | FILTER).ioctl("KVM_ENABLE_CAP")?;
     let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
@@ -172,7 +174,7 @@ fn good_accesses_do_not_exit(t: &mut OneVcpu) -> TestResult {
 
 /// Bits that are no reason are refused (api.rst 7, KVM_CAP_X86_USER_SPACE_MSR: args\[0\] is the mask of
 /// KVM_MSR_EXIT_REASON_*).
-#[kvm_test(requires(cap::X86_USER_SPACE_MSR))]
+#[kvm_test]
 fn unknown_reasons_are_refused(t: &mut OneVm) -> TestResult {
     for reasons in [0, INVAL, UNKNOWN, FILTER, bindings::KVM_MSR_EXIT_REASON_VALID_MASK] {
         check_eq!("the reasons {reasons:#x} are accepted", exit_on(&t.vm, reasons), Ok(()));

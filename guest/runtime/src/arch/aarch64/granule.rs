@@ -9,6 +9,7 @@ use guest_protocol::layout::aarch64::descriptor::{ADDRESS, DEFAULT, DEVICE, PAGE
 
 use super::mmu;
 use super::sysreg::{SCTLR_EL1, TCR_EL1, TTBR0_EL1};
+use crate::entry::ram_size;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: u64 = 64 << 10;
