@@ -162,11 +162,12 @@ fn of_suite(name: &str, arch: Arch, cache: &Cache) -> Result<Vec<ArchiveKernel>>
 fn read_suite(name: &str, arch: Arch, cache: &Cache) -> Result<Vec<ArchiveKernel>> {
     let suite = Suite::new(cache, name, arch)?;
     suite.update()?;
-    let records = suite.records("^linux-(image|binary)-[0-9]")?;
+    let records = suite.records("^linux-(image|binary|modules)-[0-9]")?;
     Ok(kernels_of(name, arch, &records))
 }
 
-/// Picks the kernels out of a suite's packages. Newer ones are split in two packages.
+/// Picks the kernels out of a suite's packages. Newer ones are split in two packages, of two sources:
+/// the archive may have dropped the modules of an old version while it still has the image.
 fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel> {
     let flavour_of = |release: &str| {
         arch.kernel_flavours().iter().find(|flavour| {
@@ -190,7 +191,11 @@ fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel>
             flavour_of(release)?;
             let mut packages = vec![package.clone()];
             if binary.is_some() {
-                packages.push(format!("linux-modules-{release}"));
+                let modules = format!("linux-modules-{release}");
+                let is_there =
+                    |other: &Record| other.package == modules && other.version == record.version;
+                records.iter().find(|other| is_there(other))?;
+                packages.push(modules);
             }
             let (release, version) = (release.to_owned(), record.version.clone());
             Some(ArchiveKernel { suite: suite.to_owned(), release, version, packages })
@@ -229,6 +234,7 @@ mod tests {
             record("linux-image-7.2.12+deb13-amd64", "7.2.12-1"),
             record("linux-binary-7.2.12+deb13-amd64", "7.2.12-1"),
             record("linux-binary-unsigned-7.2.12+deb13-amd64", "7.2.12-1"),
+            record("linux-modules-7.2.12+deb13-amd64", "7.2.12-1"),
         ];
         let kernels = kernels_of("x", Arch::X86_64, &records);
         let releases: Vec<_> = kernels.iter().map(|kernel| kernel.release.as_str()).collect();
@@ -237,6 +243,16 @@ mod tests {
             kernels[1].packages,
             ["linux-binary-7.2.12+deb13-amd64", "linux-modules-7.2.12+deb13-amd64"]
         );
+    }
+
+    #[test]
+    fn an_image_whose_modules_are_gone_is_no_kernel() {
+        let image = record("linux-binary-7.0.13+deb13-amd64", "7.0.13-1");
+        let modules = |version| record("linux-modules-7.0.13+deb13-amd64", version);
+        let found = |records: &[Record]| kernels_of("x", Arch::X86_64, records).len();
+        assert_eq!(found(&[image.clone(), modules("7.0.13-1")]), 1);
+        assert_eq!(found(&[image.clone(), modules("7.0.13-2")]), 0);
+        assert_eq!(found(&[image]), 0);
     }
 
     #[test]
