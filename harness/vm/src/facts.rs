@@ -48,9 +48,14 @@ fn cpu_model() -> String {
     if !cfg!(target_arch = "x86_64") {
         return String::new();
     }
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-    name.map_or(String::new(), |name| name.trim_start_matches([' ', '\t', ':']).to_owned())
+    cpuinfo("model name")
+}
+
+/// A value of the first CPU, empty where `/proc` has none.
+fn cpuinfo(key: &str) -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(key));
+    value.map_or(String::new(), |value| value.trim_start_matches([' ', '\t', ':']).to_owned())
 }
 
 fn page_size() -> u64 {
@@ -58,18 +63,39 @@ fn page_size() -> u64 {
     size.map_or(0, |size| size as u64)
 }
 
-/// The module that supplies KVM's back half, or `kvm` where everything is built in.
+/// A module that may supply KVM's back half.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Module {
+    name: String,
+    built_in: bool,
+}
+
+/// The module that supplies KVM's back half, or `kvm` where there is none with parameters.
 fn backend() -> String {
+    let exists = |path: String| fs::exists(path).unwrap_or(false);
     let modules = fs::read_dir("/sys/module").into_iter().flatten().flatten();
-    let mut names: Vec<String> = modules
-        .map(|m| m.file_name().to_string_lossy().into_owned())
-        .filter(|name| {
-            name.starts_with("kvm_")
-                && fs::exists(format!("/sys/module/{name}/parameters")).unwrap_or(false)
-        })
+    let modules = modules
+        .map(|module| module.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("kvm_") && exists(format!("/sys/module/{name}/parameters")))
+        // Only what was loaded has a state of loading.
+        .map(|name| Module { built_in: !exists(format!("/sys/module/{name}/initstate")), name })
         .collect();
-    names.sort();
-    names.into_iter().next().unwrap_or_else(|| "kvm".into())
+    backend_of(modules, &cpuinfo("vendor_id"))
+}
+
+/// Of several: the one that was loaded, because a second back half does not load; of those that are
+/// built in, which are there whether they work or not, the one for the CPU's vendor.
+fn backend_of(mut modules: Vec<Module>, cpu_vendor: &str) -> String {
+    modules.sort();
+    let ours = match cpu_vendor {
+        "GenuineIntel" | "CentaurHauls" | "  Shanghai  " => "kvm_intel",
+        "AuthenticAMD" | "HygonGenuine" => "kvm_amd",
+        _ => "",
+    };
+    let loaded = modules.iter().find(|module| !module.built_in);
+    let of_vendor = modules.iter().find(|module| module.name == ours);
+    let module = loaded.or(of_vendor).or(modules.first());
+    module.map_or_else(|| "kvm".into(), |module| module.name.clone())
 }
 
 /// `module.parameter` → value.
@@ -84,4 +110,30 @@ fn module_params(modules: &BTreeSet<&str>) -> BTreeMap<String, String> {
         }
     }
     params
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend_with(modules: &[(&str, bool)], cpu_vendor: &str) -> String {
+        let module = |&(name, built_in): &(&str, bool)| Module { name: name.into(), built_in };
+        backend_of(modules.iter().map(module).collect(), cpu_vendor)
+    }
+
+    #[test]
+    fn the_cpus_vendor_decides_between_built_in_back_halves() {
+        let both = [("kvm_intel", true), ("kvm_amd", true)];
+        assert_eq!(backend_with(&both, "GenuineIntel"), "kvm_intel");
+        assert_eq!(backend_with(&both, "AuthenticAMD"), "kvm_amd");
+        assert_eq!(backend_with(&both, "  Shanghai  "), "kvm_intel");
+    }
+
+    #[test]
+    fn a_loaded_back_half_is_the_one_in_use() {
+        let modules = [("kvm_amd", true), ("kvm_intel", true), ("kvm_pvm", false)];
+        assert_eq!(backend_with(&modules, "GenuineIntel"), "kvm_pvm");
+        assert_eq!(backend_with(&[("kvm_hv", false)], ""), "kvm_hv");
+        assert_eq!(backend_with(&[], ""), "kvm");
+    }
 }
