@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::cache::Cache;
 use crate::error::{LabError, Result};
 use crate::kernel::Kernel;
-use crate::lab::{Event, Lab, Outcome, Request};
+use crate::lab::Lab;
 use crate::profile::Profile;
+use crate::run::{Event, Outcome, Request};
 use crate::{emulator, toolchain};
 
 /// A cold host's first verdict may take this many times the boot alone.
@@ -40,11 +41,11 @@ struct Times {
     whole: Duration,
 }
 
-/// Measures cold and, where the emulator allows, restored hosts in turns, and prints a table. Gives
+/// Measures cold and, where the emulator allows, restored hosts in turns, and prints a table. Returns
 /// the exit status: 1 if a limit was passed.
 ///
 /// # Errors
-/// The host cannot be started, or tells no result.
+/// The host cannot be started, or has no result.
 pub fn run(bench: &Bench) -> Result<u8> {
     let profile = Profile::load(&bench.host)?;
     let cache = Cache::open()?;
@@ -63,10 +64,10 @@ pub fn run(bench: &Bench) -> Result<u8> {
         profile,
     };
     let lab = Lab::new(cache);
-    let restores = emulator::can_park(&request.profile);
+    let restores = emulator::of(&request.profile)?.can_save(&request.profile);
     let warm_request = Request { warm: true, ..request.clone() };
     if restores {
-        // The checkpoint is made by the first such run.
+        // The first such run takes the snapshot.
         measure(&lab, &warm_request)?;
     }
     let (mut cold, mut warm) = (Vec::new(), Vec::new());

@@ -66,7 +66,7 @@ pub enum LabError {
         /// What is wrong.
         why: String,
     },
-    /// The machine's apt sources do not tell a Debian mirror.
+    /// The machine's apt sources name no Debian mirror.
     #[error("no Debian mirror: {0}")]
     Mirror(String),
     /// Something else.
@@ -74,7 +74,7 @@ pub enum LabError {
     Other(String),
 }
 
-/// Gives an I/O error its path.
+/// Adds the path to an I/O error.
 pub(crate) trait At<T> {
     /// Adds the path.
     fn at(self, path: impl AsRef<Path>) -> Result<T>;

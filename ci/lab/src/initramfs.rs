@@ -8,12 +8,13 @@ use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use lab_init::{Module, PLAN_PATH, Plan};
+use lab_init::{Module, PLAN_PATH, Plan, Wire as _};
 
+use crate::archive::Archive;
 use crate::cache::Cache;
-use crate::cpio::Writer;
 use crate::error::{At as _, Result};
 use crate::kernel::{Kernel, ModuleSet};
+use crate::profile::Profile;
 
 /// Where modules stand in the guest.
 const MODULES_DIR: &str = "/lib/modules";
@@ -56,11 +57,25 @@ impl Base {
         Ok(Self { archive: dir.join(BASE_ARCHIVE), modules: plan.modules })
     }
 
+    /// The modules with the parameters that the profile gives them.
+    pub fn modules_of(&self, profile: &Profile) -> Vec<Module> {
+        let mut modules = self.modules.clone();
+        for (name, params) in &profile.modules {
+            let name = name.replace('-', "_");
+            for module in modules.iter_mut().filter(|module| module.name == name) {
+                let params = params.iter().map(|(name, value)| format!("{name}={value}"));
+                module.params = params.collect::<Vec<_>>().join(" ");
+                module.needed = true;
+            }
+        }
+        modules
+    }
+
     /// Writes the whole initramfs of one run.
     pub fn complete(&self, target: &Path, plan: &Plan, files: &[GuestFile]) -> Result<()> {
         fs::copy(&self.archive, target).at(target)?;
         let file = File::options().append(true).open(target).at(target)?;
-        let mut archive = Writer::new(BufWriter::new(file));
+        let mut archive = Archive::new(BufWriter::new(file));
         let mut made = BTreeSet::new();
         let mut put = |path: &str, content: &[u8], executable: bool| -> std::io::Result<()> {
             for (end, _) in path.match_indices('/').filter(|(end, _)| *end > 0) {
@@ -98,7 +113,7 @@ fn place(kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<String> {
 }
 
 fn write_base(target: &Path, kernel: &Kernel, init: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
-    let mut archive = Writer::new(BufWriter::new(File::create(target).at(target)?));
+    let mut archive = Archive::new(BufWriter::new(File::create(target).at(target)?));
     for dir in ["/dev", "/proc", "/sys", "/tmp", "/run", "/bin", "/lib", "/lab", MODULES_DIR] {
         archive.dir(dir).at(target)?;
     }

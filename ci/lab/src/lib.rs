@@ -2,13 +2,14 @@
 //!
 //! [`Profile::load`] reads a host from `ci/hosts`, [`Kernel::resolve`] finds a kernel for it, and
 //! [`Lab::run`] boots both, runs the runner inside, hands its lines to a callback as they arrive,
-//! and says how it ended ([`Outcome`]).
+//! and returns how it ended ([`Outcome`]).
 
 pub mod apt;
 mod arch;
+mod archive;
 pub mod bench;
 mod cache;
-mod cpio;
+mod console;
 mod emulator;
 mod error;
 mod initramfs;
@@ -20,17 +21,21 @@ pub mod nightly;
 mod process;
 mod profile;
 pub mod remote;
-mod room;
+mod reserve;
+mod run;
 mod session;
 pub mod setup;
 mod shell;
+mod silence;
+mod snapshot;
 pub mod toolchain;
-mod warm;
 
 pub use arch::Arch;
 pub use cache::Cache;
 pub use error::{LabError, Result};
 pub use kernel::{Kernel, KernelSpec};
-pub use lab::{Event, Lab, Outcome, Request};
-pub use profile::{Emulator, Profile};
+pub use lab::Lab;
+pub use process::find_program;
+pub use profile::{EmulatorKind, Profile};
+pub use run::{Event, Outcome, Request};
 pub use shell::shell;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use cli::args::Shard;
 use lab::setup;
 use lab::toolchain::Build;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request, matrix};
@@ -48,7 +49,7 @@ enum Action {
     Matrix {
         /// Only the I-th of N parts.
         #[arg(long, value_name = "I/N")]
-        shard: Option<String>,
+        shard: Option<Shard>,
     },
     /// Run the suite in a host, with the runner's own command line; results look as if native.
     Test(Box<lab::remote::Test>),
@@ -67,7 +68,7 @@ enum Action {
         /// Only for these architectures [default: all].
         #[arg(long, value_delimiter = ',')]
         arch: Vec<Arch>,
-        /// Only say what is missing.
+        /// Only print what is missing.
         #[arg(long)]
         dry_run: bool,
     },
@@ -101,6 +102,10 @@ struct Run {
     /// Seconds that the runner may take.
     #[arg(long, default_value_t = 300)]
     timeout: u64,
+    /// Seconds that the host may be silent, beyond the deadlines of tests that the runner announces,
+    /// before it counts as hanging [default: as long as the runner may take].
+    #[arg(long, value_name = "SECONDS")]
+    patience: Option<u64>,
     /// File for the kernel's console.
     #[arg(long)]
     console: Option<PathBuf>,
@@ -113,10 +118,10 @@ struct Run {
     /// Run without /dev/kvm too.
     #[arg(long)]
     kvm_optional: bool,
-    /// Start from a checkpoint of the booted host.
+    /// Start from a snapshot of the booted host, taken by the first such run.
     #[arg(long)]
     warm: bool,
-    /// Tell what happens, on standard error.
+    /// Report what happens, on standard error.
     #[arg(short, long)]
     verbose: bool,
     /// The runner's arguments.
@@ -143,7 +148,7 @@ fn act() -> anyhow::Result<u8> {
         Action::Bench(bench) => Ok(lab::bench::run(&bench)?),
         Action::Nightly(nightly) => Ok(lab::nightly::run(&nightly)?),
         Action::Shell { host, kernel, runner, gdb } => shell(&host, kernel, runner, gdb),
-        Action::Matrix { shard } => list_matrix(shard.as_deref()),
+        Action::Matrix { shard } => list_matrix(shard),
         Action::Kernels { arch } => list_kernels(arch),
         Action::Setup { arch, dry_run } => set_up(&arch, dry_run),
         Action::Hosts => list_hosts(),
@@ -172,10 +177,10 @@ fn list_hosts() -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn list_matrix(shard: Option<&str>) -> anyhow::Result<u8> {
+fn list_matrix(shard: Option<Shard>) -> anyhow::Result<u8> {
     let mut cells = matrix::cells(None)?;
     if let Some(shard) = shard {
-        cells = matrix::shard(cells, shard)?;
+        cells = matrix::shard(cells, shard);
     }
     for cell in cells {
         list(format_args!("{cell}"))?;
@@ -248,7 +253,8 @@ fn run_host(run: Run) -> anyhow::Result<u8> {
         env: Vec::new(),
         files: files.collect::<anyhow::Result<_>>()?,
         timeout: Duration::from_secs(run.timeout),
-        patience: Duration::from_secs(run.timeout),
+        // How long a program that announces no tests may be silent, nobody knows.
+        patience: Duration::from_secs(run.patience.unwrap_or(2 * run.timeout)),
         console_log: run.console,
         kvm_optional: run.kvm_optional,
         warm: run.warm,
@@ -291,11 +297,15 @@ fn exit_code(outcome: &Outcome) -> u8 {
             EXIT_NO_KVM
         }
         Outcome::KernelDied { log } => {
-            explain("the host's kernel died", log);
+            explain("the host's kernel crashed", log);
             EXIT_ERROR
         }
         Outcome::EmulatorDied { why, log } => {
             explain(&format!("the emulator died: {why}"), log);
+            EXIT_ERROR
+        }
+        Outcome::Hung { why, log } => {
+            explain(&format!("the host hangs: {why}"), log);
             EXIT_ERROR
         }
         Outcome::TimedOut { log } => {

@@ -4,9 +4,11 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use cli::args::Shard;
 use serde::Deserialize;
 
 use crate::error::{At as _, LabError, Result};
+use crate::profile;
 
 /// One cell of the matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,7 @@ impl Cell {
     /// As part of a file's name.
     #[must_use]
     pub fn file_name(&self) -> String {
-        format!("{}@{}", self.host, self.kernel.replace(['/', ':', ','], "-"))
+        format!("{}@{}", profile::file_name(&self.host), profile::file_name(&self.kernel))
     }
 }
 
@@ -48,18 +50,10 @@ pub fn cells(file: Option<&Path>) -> Result<Vec<Cell>> {
     parse(path, &fs::read_to_string(path).at(path)?)
 }
 
-/// Of `I/N`: every N-th cell from the I-th, so that shards are alike.
-///
-/// # Errors
-/// It is no such part.
-pub fn shard(cells: Vec<Cell>, shard: &str) -> Result<Vec<Cell>> {
-    let numbers = shard.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    match numbers {
-        Some((index @ 1.., count)) if index <= count => {
-            Ok(cells.into_iter().skip(index - 1).step_by(count).collect())
-        }
-        _ => Err(LabError::Other(format!("--shard {shard}: wanted is I/N, with I from 1 to N"))),
-    }
+/// Every N-th cell from the I-th, so that shards are alike.
+#[must_use]
+pub fn shard(cells: Vec<Cell>, shard: Shard) -> Vec<Cell> {
+    cells.into_iter().skip(shard.index - 1).step_by(shard.of).collect()
 }
 
 fn parse(path: &Path, text: &str) -> Result<Vec<Cell>> {
@@ -100,14 +94,10 @@ mod tests {
     fn shards_share_nothing_and_miss_nothing() -> Result<()> {
         let cells = parse(Path::new("m"), "- hosts: [a, b, a]\n  kernels: [debian:x, debian:y]\n")?;
         assert_eq!(cells.len(), 4);
-        let mut joined = shard(cells.clone(), "1/3")?;
-        joined.extend(shard(cells.clone(), "2/3")?);
-        joined.extend(shard(cells.clone(), "3/3")?);
+        let parts = (1..=3).map(|index| shard(cells.clone(), Shard { index, of: 3 }));
+        let joined = parts.flatten().collect::<Vec<_>>();
         assert_eq!(joined.len(), 4);
         assert!(cells.iter().all(|cell| joined.contains(cell)));
-        for wrong in ["0/3", "4/3", "1", "a/b", "1/0"] {
-            assert!(shard(cells.clone(), wrong).is_err(), "{wrong}");
-        }
         Ok(())
     }
 }

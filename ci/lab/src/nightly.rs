@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use cli::args::Shard;
 use results::journal::{self, Counts, Line, Run, RunInfo, Summary, TestReport};
 use results::outcome::Outcome;
 use results::report::compare::compare;
@@ -17,16 +18,16 @@ use crate::error::{At as _, LabError, Result};
 use crate::matrix::{self, Cell};
 use crate::{Arch, Profile, interrupt, toolchain};
 
-/// The result of a cell that tells whether its host ran the suite at all.
+/// The result that shows whether a cell's host ran the suite at all.
 const CELL_RAN: &str = "lab::cell_ran";
 /// The merged result stream.
 const STREAM: &str = "nightly.jsonl";
 /// The merged stream of the last night.
 const LAST_NIGHT: &str = "last-night.jsonl";
-/// A pass this much slower than before is told.
+/// A pass this much slower than before is reported.
 const SLOWER: f64 = 3.0;
-/// Lines of a cell's own words that its report holds.
-const NR_WORDS: usize = 40;
+/// Lines of a cell's own output that its report holds.
+const NR_OUTPUT_LINES: usize = 40;
 
 /// Which cells, and where everything goes.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,7 +37,7 @@ pub struct Nightly {
     pub out: PathBuf,
     /// Only the I-th of N parts of the matrix.
     #[arg(long, value_name = "I/N")]
-    pub shard: Option<String>,
+    pub shard: Option<Shard>,
     /// Another matrix than ci/kernels.yaml.
     #[arg(long, value_name = "FILE")]
     pub matrix: Option<PathBuf>,
@@ -61,15 +62,15 @@ struct Running<'a> {
     begin: Instant,
 }
 
-/// Runs the cells and reports. Gives the exit status: 0 nothing regressed, 1 something did (or, on
-/// a first night, something is wrong), 2 a cell told no results, or the night was cut short.
+/// Runs the cells and reports. Returns the exit status: 0 nothing regressed, 1 something did (or, on
+/// a first night, something is wrong), 2 a cell has no whole result, or the night was cut short.
 ///
 /// # Errors
 /// The matrix cannot be read, or the directory not be written.
 pub fn run(night: &Nightly) -> Result<u8> {
     let mut cells = matrix::cells(night.matrix.as_deref())?;
-    if let Some(shard) = &night.shard {
-        cells = matrix::shard(cells, shard)?;
+    if let Some(shard) = night.shard {
+        cells = matrix::shard(cells, shard);
     }
     let dir = night.out.join("cells");
     fs::create_dir_all(&dir).at(&dir)?;
@@ -84,7 +85,7 @@ pub fn run(night: &Nightly) -> Result<u8> {
     interrupt::take()?;
     let runs = run_cells(night, &dir, &cells)?;
     write(night, &stream, &runs)?;
-    Ok(tell(&before, &runs, &night.out))
+    Ok(report(&before, &runs, &night.out))
 }
 
 /// Builds each architecture's runner once, before cells need it side by side.
@@ -96,7 +97,7 @@ fn build_runners(cells: &[Cell]) -> Result<()> {
         let arch = profile.arch;
         if profile.no_kvm.is_none() && !built.contains(&arch) {
             built.push(arch);
-            // Where it does not build, its cells say so.
+            // Where it does not build, its cells report it.
             if let Err(error) = toolchain::runner(&cache, arch) {
                 eprintln!("{arch}: {error}");
             }
@@ -150,7 +151,7 @@ fn run_cells(night: &Nightly, dir: &Path, cells: &[Cell]) -> Result<Vec<Run>> {
                 }
             };
             let run = result_of(dir, one.cell, &why);
-            eprintln!("{}: {}, {:.0?}", one.cell, in_words(&run), one.begin.elapsed());
+            eprintln!("{}: {}, {:.0?}", one.cell, summary_text(&run), one.begin.elapsed());
             runs.push(run);
         }
         running = still;
@@ -190,7 +191,7 @@ fn start(night: &Nightly, dir: &Path, cell: &Cell) -> Result<Child> {
         .at("lab test")
 }
 
-/// What a cell left, with a result of its own that says whether it came to its end.
+/// What a cell left, with a result of its own for whether it came to its end.
 fn result_of(dir: &Path, cell: &Cell, why: &str) -> Run {
     let stream = dir.join(format!("{}.jsonl", cell.file_name()));
     let log = dir.join(format!("{}.log", cell.file_name()));
@@ -199,9 +200,9 @@ fn result_of(dir: &Path, cell: &Cell, why: &str) -> Run {
     let verdict = if whole { Outcome::Pass } else { Outcome::Error };
     let mut ran = TestReport::bare(CELL_RAN, verdict);
     if !whole {
-        let words = fs::read_to_string(&log).unwrap_or_default();
-        let lines: Vec<&str> = words.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(NR_WORDS)..];
+        let output = fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<&str> = output.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(NR_OUTPUT_LINES)..];
         let last = tail.iter().rev().find(|line| !line.trim().is_empty()).copied();
         ran.reason = Some(last.unwrap_or(why).to_owned());
         ran.log = tail.iter().map(|line| (*line).to_owned()).collect();
@@ -232,7 +233,7 @@ fn of_cell(mut run: Run, cell: &Cell, ran: TestReport) -> Run {
     run
 }
 
-fn in_words(run: &Run) -> String {
+fn summary_text(run: &Run) -> String {
     let mut counts = Counts::default();
     for result in &run.results {
         match (result.test.as_str(), result.outcome, &result.reason) {
@@ -242,11 +243,11 @@ fn in_words(run: &Run) -> String {
             (_, outcome, _) => counts.add(outcome),
         }
     }
-    let told = Outcome::ALL.iter().filter(|outcome| counts.of(**outcome) > 0);
-    told.map(|outcome| format!("{} {outcome}", counts.of(*outcome))).collect::<Vec<_>>().join(", ")
+    let seen = Outcome::ALL.iter().filter(|outcome| counts.of(**outcome) > 0);
+    seen.map(|outcome| format!("{} {outcome}", counts.of(*outcome))).collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the cell's host ran the suite to its end, as its own result says.
+/// Whether the cell's host ran the suite to its end, by its own result.
 fn whether_ran(run: &Run) -> Outcome {
     let ran = run.results.iter().find(|result| result.test == CELL_RAN);
     ran.map_or(Outcome::Error, |result| result.outcome)
@@ -281,14 +282,14 @@ fn write(night: &Nightly, stream: &Path, runs: &[Run]) -> Result<()> {
     Ok(())
 }
 
-/// Tells what changed, cell by cell: the same profile with the same SPEC is the same cell, whatever
+/// Prints what changed, cell by cell: the same profile with the same SPEC is the same cell, whatever
 /// kernel that is today.
-fn tell(before: &[Run], runs: &[Run], out: &Path) -> u8 {
+fn report(before: &[Run], runs: &[Run], out: &Path) -> u8 {
     let mut regressed = false;
     let mut silent = 0;
     for run in runs {
         let host = &run.info.host;
-        println!("{} {} ({}): {}", host.profile, host.kernel_spec, host.kernel, in_words(run));
+        println!("{} {} ({}): {}", host.profile, host.kernel_spec, host.kernel, summary_text(run));
         match whether_ran(run) {
             Outcome::Pass => {}
             Outcome::Skip => continue,
@@ -342,24 +343,24 @@ mod tests {
         of_cell(run, &cell, TestReport::bare(CELL_RAN, ran))
     }
 
-    fn told(before: Option<Run>, now: Run) -> u8 {
-        tell(before.as_slice(), &[now], Path::new("nightly"))
+    fn status(before: Option<Run>, now: Run) -> u8 {
+        report(before.as_slice(), &[now], Path::new("nightly"))
     }
 
     #[test]
-    fn a_regression_is_told_across_kernel_releases() {
+    fn a_regression_is_reported_across_kernel_releases() {
         let pass = |kernel| cell_run(kernel, Outcome::Pass, Outcome::Pass);
         let fail = |kernel| cell_run(kernel, Outcome::Fail, Outcome::Pass);
-        assert_eq!(told(Some(pass("7.1")), fail("7.2")), 1);
-        assert_eq!(told(Some(fail("7.1")), fail("7.2")), 0, "old news");
-        assert_eq!(told(Some(fail("7.1")), pass("7.2")), 0);
-        assert_eq!(told(None, fail("7.2")), 1, "a first night has no old news");
+        assert_eq!(status(Some(pass("7.1")), fail("7.2")), 1);
+        assert_eq!(status(Some(fail("7.1")), fail("7.2")), 0, "old news");
+        assert_eq!(status(Some(fail("7.1")), pass("7.2")), 0);
+        assert_eq!(status(None, fail("7.2")), 1, "a first night has no old news");
     }
 
     #[test]
     fn a_cell_that_did_not_run_is_its_own_error() {
         let silent = cell_run("7.2", Outcome::Pass, Outcome::Error);
-        assert_eq!(told(Some(cell_run("7.1", Outcome::Pass, Outcome::Pass)), silent.clone()), 2);
-        assert_eq!(told(Some(silent), cell_run("7.3", Outcome::Fail, Outcome::Pass)), 1);
+        assert_eq!(status(Some(cell_run("7.1", Outcome::Pass, Outcome::Pass)), silent.clone()), 2);
+        assert_eq!(status(Some(silent), cell_run("7.3", Outcome::Fail, Outcome::Pass)), 1);
     }
 }

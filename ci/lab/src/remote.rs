@@ -11,7 +11,8 @@ use crate::emulator;
 use crate::error::{LabError, Result};
 use crate::interrupt;
 use crate::kernel::Kernel;
-use crate::lab::{Event, Lab, Outcome, Request};
+use crate::lab::Lab;
+use crate::run::{Event, Outcome, Request};
 use crate::toolchain;
 use crate::{Arch, Cache, Profile};
 
@@ -19,7 +20,7 @@ use crate::{Arch, Cache, Profile};
 const NOTHING_RAN: u8 = 3;
 /// Boots after a crash of the host, at most.
 const MOST_BOOTS: usize = 20;
-/// A host that says nothing for ever is given up after this.
+/// No run on one boot takes longer.
 const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
 
 /// Where and what to run.
@@ -28,11 +29,12 @@ pub struct Test {
     /// Static runner of the host's architecture [default: built from this workspace].
     #[arg(long)]
     pub runner: Option<PathBuf>,
-    /// Start the host from a checkpoint of itself, made by the first such run.
+    /// Start the host from a snapshot of itself, taken by the first such run.
     #[arg(long)]
     pub warm: bool,
-    /// Seconds that the host may say nothing before it counts as hanging.
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    /// Seconds that the host may be silent, beyond what the deadline of the running test explains,
+    /// before it counts as hanging.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub patience: u64,
     /// The runner's own command line.
     #[command(flatten)]
@@ -67,7 +69,7 @@ pub fn test(test: &Test) -> Result<u8> {
         return Ok(NOTHING_RAN);
     }
     // Before anything is fetched or built for it.
-    emulator::check(&profile)?;
+    emulator::of(&profile)?.check(&profile)?;
     let cache = Cache::open()?;
     let spec = test.run.kernel.as_ref().unwrap_or(&profile.kernel);
     let kernel = Kernel::resolve(&spec.parse()?, profile.arch, &cache)?;
@@ -129,7 +131,12 @@ fn attribute_crash(remote: &mut Remote, end: Outcome) -> Option<String> {
         Outcome::EmulatorDied { why, log } => {
             (outcome::Outcome::Error, format!("the emulator died: {why}"), log)
         }
-        Outcome::TimedOut { log } => (outcome::Outcome::HostBug, "the host hangs".into(), log),
+        Outcome::Hung { why, log } => {
+            (outcome::Outcome::HostBug, format!("the host hangs: {why}"), log)
+        }
+        Outcome::TimedOut { log } => {
+            (outcome::Outcome::HostBug, "the host takes too long".into(), log)
+        }
         Outcome::Killed(signal) => {
             (outcome::Outcome::Error, format!("signal {signal} killed the runner"), String::new())
         }

@@ -1,32 +1,30 @@
 //! Following a running host: its three streams, its deadline, its end.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use lab_init::Report;
-use results::trouble;
 
+use crate::console::{self, Console};
 use crate::emulator::Machine;
 use crate::error::{At as _, LabError, Result};
 use crate::interrupt;
-use crate::lab::{Event, Outcome, Request};
+use crate::process;
+use crate::run::{Event, Outcome, Request};
+use crate::silence::Silence;
 
 /// How long a host may take to boot, on a busy machine too.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
-/// How long a host that reported ready may take until it waits.
+/// How long a host that is ready for its snapshot may take until it waits.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How long other streams may still bring something after the last report.
 const DRAIN: Duration = Duration::from_millis(50);
-/// How long a kernel may take from its last words to the emulator's end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Console lines kept for the crash log.
-const NR_LOG_LINES: usize = 600;
-/// Console lines told where there is no sign of trouble in them.
-const NR_TAIL_LINES: usize = 40;
+/// How long a crashing kernel may take from its panic to the emulator's end.
+const CRASH_PATIENCE: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Results,
@@ -44,7 +42,8 @@ enum Message {
 #[derive(Debug)]
 enum End {
     Outcome(Outcome),
-    Parked,
+    /// It can be saved.
+    Ready,
 }
 
 /// A host that runs.
@@ -54,12 +53,10 @@ pub struct Session {
     started: Instant,
     messages: Receiver<Message>,
     first: Option<Message>,
-    console_log: Option<File>,
-    log: VecDeque<String>,
+    console: Console,
     booted: bool,
-    running: bool,
-    trouble: bool,
-    dying: bool,
+    /// Set while the runner runs.
+    silence: Option<Silence>,
 }
 
 impl Session {
@@ -83,12 +80,9 @@ impl Session {
             started,
             messages,
             first: None,
-            console_log,
-            log: VecDeque::new(),
+            console: Console::new(console_log),
             booted: false,
-            running: false,
-            trouble: false,
-            dying: false,
+            silence: None,
         })
     }
 
@@ -98,14 +92,16 @@ impl Session {
         request: &Request,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        match self.watch(request.timeout, request.patience, on_event) {
+        let slowness = request.profile.slowness;
+        let limits = Limits { timeout: request.timeout, patience: request.patience, slowness };
+        match self.watch(&limits, on_event) {
             End::Outcome(outcome) => Ok(outcome),
-            End::Parked => Err(LabError::Other("the host parked itself unasked".into())),
+            End::Ready => Err(LabError::Other("the host waits for a snapshot unasked".into())),
         }
     }
 
     /// Whether the first report comes in time: a restored host may be dead.
-    pub fn awakes(&mut self, patience: Duration) -> bool {
+    pub fn wakes(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -114,110 +110,110 @@ impl Session {
                     self.first = Some(Message::Line(Stream::Results, line));
                     return true;
                 }
-                Ok(Message::Line(_, line)) => self.keep(&line),
+                Ok(Message::Line(_, line)) => self.console.keep(&line),
                 Ok(Message::End(_)) | Err(_) => return false,
             }
         }
     }
 
-    /// Waits until the host stands ready, and writes a checkpoint of it into the directory.
-    pub fn park(mut self, dir: &Path) -> Result<()> {
-        match self.watch(Duration::ZERO, Duration::ZERO, &mut |_| {}) {
-            End::Parked => {}
+    /// Waits until the host is ready, and writes a snapshot of it into the directory.
+    pub fn save(mut self, dir: &Path) -> Result<()> {
+        match self.watch(&Limits::default(), &mut |_| {}) {
+            End::Ready => {}
             End::Outcome(outcome) => {
-                return Err(LabError::Other(format!("no checkpoint: the host ended: {outcome:?}")));
+                return Err(LabError::Other(format!("no snapshot: the host ended: {outcome:?}")));
             }
         }
         std::thread::sleep(SETTLE);
         match &mut self.machine.control {
-            Some(control) => control.park(dir),
-            None => Err(LabError::Other("this emulator makes no checkpoints".into())),
+            Some(control) => control.save(dir),
+            None => Err(LabError::Other("this emulator takes no snapshots".into())),
         }
     }
 
-    fn watch(
-        &mut self,
-        timeout: Duration,
-        patience: Duration,
-        on_event: &mut dyn FnMut(Event<'_>),
-    ) -> End {
+    fn watch(&mut self, limits: &Limits, on_event: &mut dyn FnMut(Event<'_>)) -> End {
         let mut end = self.started + BOOT_PATIENCE;
-        let mut heard = Instant::now();
         loop {
-            let deadline = if self.running { end.min(heard + patience) } else { end };
-            let (was_dying, was_running) = (self.dying, self.running);
+            let deadline = self.silence.as_ref().map_or(end, |silence| end.min(silence.end().0));
+            let (was_dying, was_running) = (self.console.kernel_is_dying(), self.silence.is_some());
             let left = deadline.saturating_duration_since(Instant::now());
             let next = match self.first.take() {
                 Some(first) => Ok(first),
                 None => self.messages.recv_timeout(left.min(interrupt::LATENCY)),
             };
             if let Some(signal) = interrupt::pending() {
-                self.drain(on_event);
+                self.drain(limits, on_event);
                 return End::Outcome(Outcome::Interrupted(signal));
             }
             match next {
                 Ok(Message::Line(stream, line)) => {
-                    if stream == Stream::Results {
-                        heard = Instant::now();
-                    }
-                    if let Some(end) = self.take(stream, &line, on_event) {
+                    if let Some(end) = self.take(stream, &line, limits, on_event) {
                         if let End::Outcome(_) = end {
-                            self.drain(on_event);
+                            self.drain(limits, on_event);
                         }
                         return end;
                     }
                 }
                 Ok(Message::End(Stream::Stderr)) => {}
                 Ok(Message::End(_)) | Err(RecvTimeoutError::Disconnected) => {
-                    self.drain(on_event);
+                    self.drain(limits, on_event);
                     return End::Outcome(self.sudden_end());
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    let log = self.log_text();
-                    return End::Outcome(match self.dying {
-                        true => Outcome::KernelDied { log },
-                        false => Outcome::TimedOut { log },
-                    });
-                }
+                Err(RecvTimeoutError::Timeout) => return End::Outcome(self.time_is_up(end)),
             }
-            if self.running && !was_running {
-                end = Instant::now() + timeout;
-                heard = Instant::now();
+            if self.silence.is_some() && !was_running {
+                end = Instant::now() + limits.timeout;
             }
-            if self.dying && !was_dying {
-                end = end.min(Instant::now() + LAST_WORDS);
+            if self.console.kernel_is_dying() && !was_dying {
+                end = end.min(Instant::now() + CRASH_PATIENCE);
             }
         }
     }
 
-    /// One line; gives back the outcome if it is the last report.
+    /// One line; returns the end if it is the last report.
     fn take(
         &mut self,
         stream: Stream,
         line: &str,
+        limits: &Limits,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Option<End> {
-        match stream {
-            Stream::Stderr => on_event(Event::Stderr(line)),
+        let report = match stream {
+            Stream::Results => Report::of_line(line),
+            Stream::Console => Report::of_console_line(line),
+            Stream::Stderr => None,
+        };
+        match (report, stream) {
+            (Some(report), _) => return self.take_report(&report, limits, on_event),
+            (None, Stream::Stderr) => on_event(Event::Stderr(line)),
             // Where there is no result port, results come over the console.
-            Stream::Console if Report::decode(line).is_none() && !line.starts_with("{\"type\"") => {
-                self.keep(line);
+            (None, Stream::Console) if !line.starts_with("{\"type\"") => {
+                self.console.keep(line);
                 on_event(Event::Console(line));
             }
-            Stream::Console | Stream::Results => match Report::decode(line) {
-                Some(report) => return self.take_report(&report, on_event),
-                None => on_event(Event::Line(line)),
-            },
+            (None, Stream::Console | Stream::Results) => {
+                if let Some(silence) = &mut self.silence {
+                    silence.runner_wrote(line, Instant::now());
+                }
+                on_event(Event::Line(line));
+            }
         }
         None
     }
 
-    fn take_report(&mut self, report: &Report, on_event: &mut dyn FnMut(Event<'_>)) -> Option<End> {
+    fn take_report(
+        &mut self,
+        report: &Report,
+        limits: &Limits,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Option<End> {
         let after = self.started.elapsed();
         let outcome = match report {
             // The emulator did not end when the kernel restarted the host.
-            Report::Booted { .. } if self.booted => Outcome::KernelDied { log: self.log_text() },
+            Report::Booted { .. } if self.booted => {
+                Outcome::KernelDied { log: self.console.text() }
+            }
             Report::Booted { uptime_ms, release } => {
                 self.booted = true;
                 on_event(Event::Booted { after, guest_ms: *uptime_ms, release });
@@ -228,18 +224,22 @@ impl Session {
                 return None;
             }
             Report::Started => {
-                self.running = true;
-                // What was said while the host booted is not the runner's doing.
-                self.trouble = false;
-                self.log.clear();
+                self.console.runner_starts();
+                self.silence = Some(Silence::new(limits.patience, limits.slowness, Instant::now()));
                 on_event(Event::Started { after });
+                return None;
+            }
+            Report::Alive => {
+                if let Some(silence) = &mut self.silence {
+                    silence.init_lives(Instant::now());
+                }
                 return None;
             }
             Report::Stderr(line) => {
                 on_event(Event::Stderr(line));
                 return None;
             }
-            Report::Parked => return Some(End::Parked),
+            Report::Ready => return Some(End::Ready),
             Report::NoKvm(why) => Outcome::NoKvm(why.clone()),
             Report::Exited(code) => Outcome::Exited(*code),
             Report::Killed(signal) => Outcome::Killed(*signal),
@@ -248,67 +248,77 @@ impl Session {
         Some(End::Outcome(outcome))
     }
 
-    fn keep(&mut self, line: &str) {
-        if let Some(file) = &mut self.console_log {
-            let _ = writeln!(file, "{line}");
-        }
-        if !self.trouble && trouble::begins(line) {
-            self.trouble = true;
-            let surplus = self.log.len().saturating_sub(NR_TAIL_LINES);
-            self.log.drain(..surplus);
-        }
-        if trouble::is_fatal(line) {
-            self.dying = true;
-        }
-        // Of a long story the beginning and the end are kept; without trouble, the end.
-        let (limit, least) = match self.trouble {
-            true => (NR_LOG_LINES, NR_LOG_LINES / 2),
-            false => (NR_TAIL_LINES, 0),
-        };
-        if self.log.len() >= limit {
-            self.log.remove(least);
-        }
-        self.log.push_back(line.to_owned());
-    }
-
     /// Takes what is still on its way.
-    fn drain(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
+    fn drain(&mut self, limits: &Limits, on_event: &mut dyn FnMut(Event<'_>)) {
         let deadline = Instant::now() + DRAIN;
         while let Ok(message) =
             self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if let Message::Line(stream, line) = message {
-                self.take(stream, &line, on_event);
+                self.take(stream, &line, limits, on_event);
             }
         }
     }
 
-    /// The streams ended without a last report: whose death was it?
+    /// Nothing came in time. `end` is that of the whole run.
+    fn time_is_up(&mut self, end: Instant) -> Outcome {
+        let log = self.console.text();
+        if self.console.kernel_is_dying() {
+            return Outcome::KernelDied { log };
+        }
+        let why = match &self.silence {
+            Some(silence) if silence.end().0 < end => silence.end().1,
+            Some(_) => return Outcome::TimedOut { log },
+            None => format!("it did not boot within {} s", BOOT_PATIENCE.as_secs()),
+        };
+        let log = format!("{log}\n{}", self.machine_state());
+        Outcome::Hung { why, log: log.trim().to_owned() }
+    }
+
+    /// What the emulator and the kernel below it show of a hanging host.
+    fn machine_state(&mut self) -> String {
+        let threads = process::threads(self.machine.child.id());
+        let vcpus = match &mut self.machine.control {
+            Some(control) => control.vcpu_states(),
+            None => Err(LabError::Other("this emulator does not show them".into())),
+        };
+        let vcpus = vcpus.unwrap_or_else(|error| format!("not known: {error}"));
+        format!("threads of the emulator:\n{threads}\nvCPUs:\n{vcpus}")
+    }
+
+    /// The streams ended without a last report: did the kernel die, or the emulator?
     fn sudden_end(&mut self) -> Outcome {
-        let log = self.log_text();
+        let log = self.console.text();
         let status = self.machine.child.wait();
-        let mut words = String::new();
+        let mut printed = String::new();
         if let Some(log) = &self.machine.log {
-            let text = std::fs::read_to_string(log).unwrap_or_default();
-            let lines: Vec<_> = text.lines().collect();
-            words = lines[lines.len().saturating_sub(NR_TAIL_LINES)..].join("\n");
+            printed = console::tail(&std::fs::read_to_string(log).unwrap_or_default());
         } else if let Some(stderr) = &mut self.machine.child.stderr {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
-            let told = text.lines().filter(|line| !line.contains(": warning:"));
-            words = told.collect::<Vec<_>>().join("\n");
+            let lines = text.lines().filter(|line| !line.contains(": warning:"));
+            printed = lines.collect::<Vec<_>>().join("\n");
         }
         match status {
             Ok(status) if status.success() => Outcome::KernelDied { log },
-            Ok(_) if self.dying => Outcome::KernelDied { log },
-            Ok(status) => Outcome::EmulatorDied { why: format!("{status}: {}", words.trim()), log },
+            Ok(_) if self.console.kernel_is_dying() => Outcome::KernelDied { log },
+            Ok(status) => {
+                Outcome::EmulatorDied { why: format!("{status}: {}", printed.trim()), log }
+            }
             Err(error) => Outcome::EmulatorDied { why: error.to_string(), log },
         }
     }
+}
 
-    fn log_text(&self) -> String {
-        self.log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
-    }
+/// How long a host may take for what.
+#[derive(Clone, Copy, Debug, Default)]
+struct Limits {
+    /// From the runner's start to its end.
+    timeout: Duration,
+    /// For silence.
+    patience: Duration,
+    /// The profile's.
+    slowness: f64,
 }
 
 /// Sends the whole lines of a stream; a last one that was cut off is dropped, but for the console.

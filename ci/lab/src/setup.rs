@@ -41,7 +41,10 @@ pub fn missing(cache: &Cache, archs: &[Arch]) -> Result<Vec<Want>> {
         if !archs.contains(&profile.arch) {
             continue;
         }
-        match emulator::missing_packages(&profile) {
+        let Ok(emulator) = emulator::of(&profile) else {
+            continue; // This machine itself.
+        };
+        match emulator.missing_packages(&profile) {
             Ok(packages) => {
                 for package in packages {
                     add(package, format!("host {name}"), false);

@@ -11,8 +11,8 @@ use crate::emulator::{self, Mode, Start};
 use crate::error::{At as _, LabError, Result};
 use crate::initramfs::GuestFile;
 use crate::kernel::Kernel;
-use crate::lab::{Lab, with_params};
-use crate::profile::{Emulator, Profile};
+use crate::lab::Lab;
+use crate::profile::{EmulatorKind, Profile};
 
 /// The suite whose busybox is taken.
 const BUSYBOX_SUITE: &str = "trixie";
@@ -31,13 +31,14 @@ pub fn shell(
     kernel: &Kernel,
     files: &[(String, PathBuf)],
 ) -> Result<()> {
-    if profile.emulator != Emulator::Qemu {
+    if profile.emulator != EmulatorKind::Qemu {
         return Err(LabError::Other(format!(
             "profile {} has no console for a person",
             profile.name
         )));
     }
-    emulator::check(profile)?;
+    let emulator = emulator::of(profile)?;
+    emulator.check(profile)?;
     let base = lab.base(profile, kernel)?;
     let mut guest_files = vec![GuestFile {
         path: BUSYBOX_PATH.into(),
@@ -50,7 +51,7 @@ pub fn shell(
         executable: true,
     }));
     let plan = Plan {
-        modules: base.modules.iter().map(|module| with_params(module, profile)).collect(),
+        modules: base.modules_of(profile),
         argv: [BUSYBOX_PATH, "sh", "-c", SHELL].map(str::to_owned).to_vec(),
         kvm_optional: true,
         interactive: true,
@@ -60,7 +61,7 @@ pub fn shell(
     let initramfs = run_dir.path().join("initramfs");
     base.complete(&initramfs, &plan, &guest_files)?;
     let started = Instant::now();
-    let mut machine = emulator::start(&Start {
+    let mut machine = emulator.start(&Start {
         profile,
         kernel,
         initramfs: &initramfs,

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
-use lab::Arch;
+use lab::{Arch, find_program};
 
 use crate::mutant::{self, Mutant};
-use crate::source::{Tree, program};
+use crate::source::Tree;
 use crate::weave::{Change, SWITCH, prelude, weave};
 
 /// The file of the kvm module that defines the switch.
@@ -172,7 +172,7 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 
 fn check_needed(arch: Arch) -> anyhow::Result<()> {
     let there = |what: &str| {
-        if what.starts_with('/') { Path::new(what).exists() } else { program(what).is_some() }
+        if what.starts_with('/') { Path::new(what).exists() } else { find_program(what).is_some() }
     };
     let missing = NEEDED.iter().filter(|(what, _)| !there(what)).map(|(_, package)| *package);
     let mut missing: Vec<String> = missing.map(str::to_owned).collect();

@@ -8,11 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use lab::find_program;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel;
 use crate::run::{Program, Stand};
-use crate::source::{Tree, program};
+use crate::source::Tree;
 
 /// The selftests' place in the kernel source.
 const SELFTESTS: &str = "tools/testing/selftests/kvm";
@@ -272,7 +273,7 @@ impl Units {
     fn open(tree: &Path) -> anyhow::Result<Self> {
         let list = tree.join("x86/unittests.cfg");
         let text = fs::read_to_string(&list).with_context(|| list.display().to_string())?;
-        let qemu = program(QEMU).with_context(|| format!("no {QEMU} on this machine"))?;
+        let qemu = find_program(QEMU).with_context(|| format!("no {QEMU} on this machine"))?;
         let output = Command::new("ldd").arg(&qemu).output().context("ldd")?;
         let libraries = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut files = BTreeMap::from([("/peers/qemu".to_owned(), qemu)]);

@@ -191,7 +191,7 @@ fn death(end: &Outcome, errors: &[String]) -> Option<String> {
         Outcome::NoKvm(why) => Some(format!("no KVM: {why}")),
         Outcome::KernelDied { log } => Some(format!("the kernel died: {}", first(log))),
         Outcome::EmulatorDied { why, .. } => Some(format!("the emulator died: {why}")),
-        Outcome::TimedOut { .. } => Some("the host hangs".to_owned()),
+        Outcome::Hung { .. } | Outcome::TimedOut { .. } => Some("the host hangs".to_owned()),
         Outcome::HostFailed(why) => Some(format!("the host's init failed: {why}")),
         Outcome::Interrupted(signal) => Some(format!("cut short by {signal}")),
     }

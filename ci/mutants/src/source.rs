@@ -1,7 +1,7 @@
 //! Kernel sources from the Debian archive, and the files of them that mutants change.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
@@ -121,13 +121,6 @@ fn fetch(cache: &Cache, version: &str, tree: &Tree) -> anyhow::Result<()> {
     let unpacked = scratch.path().join(&package);
     let place = tree.source();
     fs::rename(&unpacked, &place).with_context(|| unpacked.display().to_string())
-}
-
-/// The path of a program, if it is installed.
-#[must_use]
-pub fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| Path::is_file(path))
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub fn mount_all() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads the modules in order and says which needed ones did not load, and why.
+/// Loads the modules in order. Returns which needed ones did not load, and why.
 pub fn load_modules(modules: &[Module]) -> Vec<String> {
     let mut trouble = Vec::new();
     for module in modules {
@@ -72,7 +72,7 @@ fn load(module: &Module) -> anyhow::Result<()> {
 /// Switches on what hangs on an s390x host's channels and has a driver, such as a tape.
 pub fn switch_on_channel_devices() {
     for device in fs::read_dir("/sys/bus/ccw/devices").into_iter().flatten().flatten() {
-        // A console is on by itself, and says so.
+        // A console is on by itself and refuses.
         let _ = fs::write(device.path().join("online"), "1");
     }
 }
@@ -86,7 +86,7 @@ pub fn why_no_kvm(trouble: &[String]) -> Option<String> {
     let mut why = vec![format!("/dev/kvm: {error}")];
     why.extend_from_slice(trouble);
     why.extend(kernel_log_about_kvm());
-    Some(why.join("\n"))
+    Some(why.join("; "))
 }
 
 fn kernel_log_about_kvm() -> Vec<String> {
@@ -112,7 +112,7 @@ fn kernel_log_about_kvm() -> Vec<String> {
     lines
 }
 
-/// Module parameters and the like, told once a boot.
+/// Module parameters and the like, reported once a boot.
 pub fn facts() -> Vec<(String, String)> {
     let mut facts = Vec::new();
     for module in ["kvm", "kvm_amd", "kvm_intel", "kvm_hv", "kvm_arm"] {

@@ -1,19 +1,19 @@
-//! What the lab tells the init of an emulated host, and what that init answers.
+//! What the lab and the init of an emulated host write to each other.
 //!
 //! The lab puts a [`Plan`] into the initramfs; the init carries it out and sends [`Report`]s over
 //! the result port, between which the runner's own lines pass untouched.
 
 #![forbid(unsafe_code)]
 
-mod order;
 mod plan;
 mod report;
-mod room;
+mod reserve;
+mod wire;
 
-pub use order::{Order, RoomFile};
-pub use plan::{Module, Plan, PlanError};
+pub use plan::{Module, Plan, Resume};
 pub use report::Report;
-pub use room::{ROOM_BYTES, ROOM_PAGE, mark, marked_page};
+pub use reserve::{RESERVE_BYTES, RESERVE_PAGE, StoredFile, mark, marked_page};
+pub use wire::{Wire, is_whole};
 
 /// Where the plan stands in the initramfs.
 pub const PLAN_PATH: &str = "/lab/plan";

@@ -1,22 +1,23 @@
 //! The init of an emulated host: mounts, loads modules, runs one program, reports how it ended.
 
 mod clock;
+mod heartbeat;
 mod host;
-mod parking;
 mod ports;
 mod program;
+mod snapshot;
 
 use anyhow::Context as _;
-use lab_init::{PLAN_PATH, Plan, Report};
+use lab_init::{PLAN_PATH, Plan, Report, Wire as _};
 use nix::sys::reboot::{RebootMode, reboot};
 
-use crate::parking::Parking;
+use crate::snapshot::Prepared;
 
 fn main() {
     if let Err(error) = run() {
         eprintln!("lab-init: {error:#}");
-        if let Ok(mut port) = ports::open_results(None) {
-            let _ = ports::send(&mut port, &Report::Failed(format!("{error:#}")));
+        if let Ok(mut results) = ports::open_results(None) {
+            let _ = results.send(&[Report::Failed(format!("{error:#}"))]);
         }
     }
     nix::unistd::sync();
@@ -29,7 +30,7 @@ fn main() {
 fn run() -> anyhow::Result<()> {
     host::mount_all()?;
     let plan = std::fs::read_to_string(PLAN_PATH).context(PLAN_PATH)?;
-    let mut plan = Plan::decode(&plan)?;
+    let mut plan = Plan::decode(&plan).context(PLAN_PATH)?;
     let trouble = host::load_modules(&plan.modules);
     host::switch_on_channel_devices();
     let mut results = ports::open_results(plan.result_device.as_deref())?;
@@ -38,32 +39,33 @@ fn run() -> anyhow::Result<()> {
         host::wait_for_clocksource(source);
     }
     let mut facts = None;
-    if plan.park {
-        let parking = Parking::prepare()?;
+    if plan.snapshot {
+        let prepared = Prepared::new()?;
         facts = Some(host::facts());
-        ports::send(&mut results, &Report::Parked)?;
-        plan = parking.wait(&mut results)?;
+        results.send(&[Report::Ready])?;
+        plan = prepared.wait(results.file())?;
     }
-    let mut told = vec![Report::Booted { uptime_ms: clock::uptime_ms(), release: host::release() }];
+    let mut reports =
+        vec![Report::Booted { uptime_ms: clock::uptime_ms(), release: host::release() }];
     let facts = match facts {
         Some(facts) => facts,
         None => {
-            ports::send_all(&mut results, &std::mem::take(&mut told))?;
+            results.send(&std::mem::take(&mut reports))?;
             host::facts()
         }
     };
-    told.extend(facts.into_iter().map(|(name, value)| Report::Fact { name, value }));
+    reports.extend(facts.into_iter().map(|(name, value)| Report::Fact { name, value }));
     if !plan.kvm_optional
         && let Some(why) = host::why_no_kvm(&trouble)
     {
-        told.push(Report::NoKvm(why));
-        ports::send_all(&mut results, &told)?;
+        reports.push(Report::NoKvm(why));
+        results.send(&reports)?;
         return Ok(());
     }
 
-    told.push(Report::Started);
-    ports::send_all(&mut results, &told)?;
+    reports.push(Report::Started);
+    results.send(&reports)?;
     let end = program::run(&plan, &mut results, errors)?;
-    ports::send(&mut results, &end)?;
+    results.send(&[end])?;
     Ok(())
 }

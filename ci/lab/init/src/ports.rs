@@ -10,36 +10,51 @@ use nix::sys::termios;
 
 /// How long a port may take to turn up after its driver.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const CONSOLE: &str = "/dev/console";
+
+/// Where reports and the runner's lines go.
+#[derive(Debug)]
+pub struct Results {
+    file: File,
+    on_console: bool,
+}
+
+impl Results {
+    /// Sends reports as one piece: the emulator wakes up for each.
+    pub fn send(&mut self, reports: &[Report]) -> std::io::Result<()> {
+        let text: String = reports.iter().map(Report::line).collect();
+        self.file.write_all(text.as_bytes())
+    }
+
+    /// The port itself.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Whether it is the console, for want of a port.
+    pub fn on_console(&self) -> bool {
+        self.on_console
+    }
+}
 
 /// The given device; else the result port; else the console.
-pub fn open_results(device: Option<&str>) -> anyhow::Result<File> {
+pub fn open_results(device: Option<&str>) -> anyhow::Result<Results> {
     if let Some(device) = device {
         let deadline = Instant::now() + PORT_PATIENCE;
         while !fs::exists(device)? && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
-        return open_serial(device);
+        return Ok(Results { file: open_serial(device)?, on_console: false });
     }
-    if let Some(port) = virtio_port(RESULT_PORT, PORT_PATIENCE) {
-        return Ok(port);
+    match virtio_port(RESULT_PORT, PORT_PATIENCE) {
+        Some(file) => Ok(Results { file, on_console: false }),
+        None => Ok(Results { file: open_serial(CONSOLE)?, on_console: true }),
     }
-    open_serial("/dev/console")
 }
 
 /// The port for standard error, where there is one.
 pub fn open_stderr() -> Option<File> {
     virtio_port(STDERR_PORT, Duration::ZERO)
-}
-
-/// Sends one report.
-pub fn send(port: &mut File, report: &Report) -> std::io::Result<()> {
-    send_all(port, std::slice::from_ref(report))
-}
-
-/// Sends several reports as one piece: the emulator wakes up for each.
-pub fn send_all(port: &mut File, reports: &[Report]) -> std::io::Result<()> {
-    let text: String = reports.iter().map(Report::encode).collect();
-    port.write_all(text.as_bytes())
 }
 
 fn open_serial(device: &str) -> anyhow::Result<File> {

@@ -1,13 +1,18 @@
-//! What the init tells the lab: lines that start with the ASCII record separator, which no JSON
-//! line can start with.
+//! What the init reports: lines that start with the ASCII record separator, which no JSON line of
+//! the runner's starts with.
 
-/// First byte of a report line.
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Wire;
+
+/// First byte of a report's line.
 const MARK: char = '\x1e';
 
 /// One report of the init.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Report {
-    /// The init runs; seconds since the kernel started, and the kernel's release.
+    /// The init runs.
     Booted {
         /// Milliseconds since the kernel started.
         uptime_ms: u64,
@@ -23,10 +28,12 @@ pub enum Report {
     },
     /// There is no usable `/dev/kvm`, and why.
     NoKvm(String),
-    /// The host stands still and can be checkpointed.
-    Parked,
+    /// A snapshot can be taken.
+    Ready,
     /// The program starts now.
     Started,
+    /// The program runs, and the host still schedules its init.
+    Alive,
     /// A line of the program's standard error, where that has no port of its own.
     Stderr(String),
     /// The program ended by itself with this code.
@@ -37,49 +44,27 @@ pub enum Report {
     Failed(String),
 }
 
+impl Wire for Report {}
+
 impl Report {
-    /// The line, with its newline.
+    /// The marked line, with its newline.
     #[must_use]
-    pub fn encode(&self) -> String {
-        let flat = |text: &str| text.replace('\n', "; ");
-        let body = match self {
-            Self::Booted { uptime_ms, release } => format!("booted {uptime_ms} {release}"),
-            Self::Fact { name, value } => format!("fact {name} {}", flat(value)),
-            Self::NoKvm(why) => format!("nokvm {}", flat(why)),
-            Self::Parked => "parked".to_owned(),
-            Self::Started => "started".to_owned(),
-            Self::Stderr(line) => format!("stderr {line}"),
-            Self::Exited(code) => format!("exited {code}"),
-            Self::Killed(signal) => format!("killed {signal}"),
-            Self::Failed(why) => format!("failed {}", flat(why)),
-        };
-        format!("{MARK}{body}\n")
+    pub fn line(&self) -> String {
+        format!("{MARK}{}", self.encode())
     }
 
-    /// Reads a line; `None` if it is the runner's own.
+    /// The report of a line; `None` if the line is the runner's own.
     #[must_use]
-    pub fn decode(line: &str) -> Option<Self> {
-        let body = line.trim_end().strip_prefix(MARK)?;
-        let (key, rest) = body.split_once(' ').unwrap_or((body, ""));
-        let report = match key {
-            "booted" => {
-                let (uptime, release) = rest.split_once(' ')?;
-                Self::Booted { uptime_ms: uptime.parse().ok()?, release: release.to_owned() }
-            }
-            "fact" => {
-                let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
-                Self::Fact { name: name.to_owned(), value: value.to_owned() }
-            }
-            "nokvm" => Self::NoKvm(rest.to_owned()),
-            "parked" => Self::Parked,
-            "started" => Self::Started,
-            "stderr" => Self::Stderr(rest.to_owned()),
-            "exited" => Self::Exited(rest.parse().ok()?),
-            "killed" => Self::Killed(rest.parse().ok()?),
-            "failed" => Self::Failed(rest.to_owned()),
-            _ => return None,
-        };
-        Some(report)
+    pub fn of_line(line: &str) -> Option<Self> {
+        Self::decode(line.strip_prefix(MARK)?).ok()
+    }
+
+    /// The report of a console's line. A console that has no code for the mark loses it (s390x); the
+    /// signs of life there are known without.
+    #[must_use]
+    pub fn of_console_line(line: &str) -> Option<Self> {
+        let alive = || Self::decode(line).ok().filter(|report| *report == Self::Alive);
+        Self::of_line(line).or_else(alive)
     }
 }
 
@@ -88,25 +73,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn survives_the_round_trip() {
+    fn a_report_survives_its_line() {
         for report in [
             Report::Booted { uptime_ms: 1234, release: "6.12.1".into() },
             Report::Fact { name: "kvm_amd.npt".into(), value: "Y".into() },
-            Report::NoKvm("why not".into()),
-            Report::Parked,
+            Report::NoKvm("no device\nand no module".into()),
+            Report::Ready,
             Report::Started,
+            Report::Alive,
             Report::Stderr("error: a b".into()),
             Report::Exited(-3),
             Report::Killed(9),
             Report::Failed("a: b".into()),
         ] {
-            assert_eq!(Report::decode(&report.encode()), Some(report));
+            let line = report.line();
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            assert_eq!(Report::of_line(line.trim_end()), Some(report));
         }
     }
 
     #[test]
-    fn leaves_the_lines_of_the_runner_alone() {
-        assert_eq!(Report::decode("{\"type\":\"run\"}"), None);
-        assert_eq!(Report::decode("exited 0"), None);
+    fn a_line_of_the_runner_is_no_report() {
+        assert_eq!(Report::of_line("{\"type\":\"run\"}"), None);
+        assert_eq!(Report::of_line("\"started\""), None);
+        assert_eq!(Report::of_console_line("\"started\""), None);
+        assert_eq!(Report::of_console_line("\"alive\""), Some(Report::Alive));
     }
 }

@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Machine, Start};
+use super::machine::{Emulator, Machine, Start};
 use crate::error::{At as _, LabError, Result};
-use crate::process;
+use crate::process::{self, pipe};
+use crate::profile::Profile;
 
 /// Names another build of Hercules.
 const PROGRAM: &str = "KVM_LAB_HERCULES";
@@ -31,22 +32,38 @@ fn program() -> String {
     std::env::var(PROGRAM).unwrap_or_else(|_| "hercules".into())
 }
 
-/// Whether Hercules is there.
-pub fn check() -> Result<()> {
-    let program = program();
-    match process::find_program(&program) {
-        Some(_) => Ok(()),
-        None => Err(LabError::Missing { program, package: "hercules".into() }),
+/// Hercules, for SIE.
+#[derive(Debug)]
+pub struct Hercules;
+
+impl Emulator for Hercules {
+    fn check(&self, _: &Profile) -> Result<()> {
+        let program = program();
+        match process::find_program(&program) {
+            Some(_) => Ok(()),
+            None => Err(LabError::Missing { program, package: "hercules".into() }),
+        }
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Machine> {
+        start_hercules(start)
+    }
+
+    fn transport_modules(&self) -> &'static [&'static str] {
+        &["tape_34xx"]
+    }
+
+    fn result_device(&self) -> Option<&'static str> {
+        Some("/dev/ntibm0")
     }
 }
 
-/// Starts Hercules.
-pub fn start(start: &Start<'_>) -> Result<Machine> {
+fn start_hercules(start: &Start<'_>) -> Result<Machine> {
     let put = |name: &str, content: &[u8]| {
         let path = start.scratch.join(name);
         fs::write(&path, content).at(&path).map(|()| path)
     };
-    let command_line = crate::lab::command_line(start.profile);
+    let command_line = start.profile.kernel_command_line();
     if command_line.len() > COMMAND_LINE_BYTES {
         return Err(LabError::Other(format!("the command line is too long: {command_line}")));
     }
@@ -66,12 +83,8 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let rc = put("rc", b"ipl lab.ins\n")?;
     let conf = put("conf", configuration(start).as_bytes())?;
 
-    let (console, console_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-        .map_err(std::io::Error::from)
-        .at("pipe")?;
-    let (results, results_end) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-        .map_err(std::io::Error::from)
-        .at("pipe")?;
+    let (console, console_end) = pipe()?;
+    let (results, results_end) = pipe()?;
     let program = program();
     let mut command = Command::new(&program);
     command.arg("-d").arg("-f").arg(&conf).env("HERCULES_RC", &rc).current_dir(start.scratch);
@@ -84,8 +97,8 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     std::thread::spawn(move || follow(&tape, &File::from(results_end)));
     Ok(Machine {
         child,
-        console: Some(File::from(console)),
-        results: Some(File::from(results)),
+        console: Some(console),
+        results: Some(results),
         stderr: None,
         control: None,
         log: None,

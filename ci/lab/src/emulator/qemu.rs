@@ -5,45 +5,63 @@ use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use lab_init::{RESULT_PORT, STDERR_PORT};
 
-use super::{Machine, Mode, Qmp, Start};
+use super::machine::{Control, Emulator, Machine, Mode, Start, ram};
+use super::qmp::Qmp;
 use crate::arch::Arch;
 use crate::error::{At as _, LabError, Result};
 use crate::process;
 use crate::profile::Profile;
 
-/// The checkpointed host's memory.
-const RAM_FILE: &str = "ram";
+/// QEMU, for everything that TCG models.
+#[derive(Debug)]
+pub struct Qemu;
 
-/// The memory in a checkpoint.
-pub fn ram(checkpoint: &Path) -> PathBuf {
-    checkpoint.join(RAM_FILE)
-}
+impl Emulator for Qemu {
+    fn check(&self, profile: &Profile) -> Result<()> {
+        let (program, package) = profile.arch.qemu();
+        if process::find_program(program).is_none() {
+            return Err(LabError::Missing { program: program.into(), package: package.into() });
+        }
+        let Some(needed) = &profile.emulator_version else {
+            return Ok(());
+        };
+        let found = version(profile)?;
+        if numbers(&found) < numbers(needed) {
+            return Err(LabError::TooOld {
+                program: program.into(),
+                found,
+                profile: profile.name.clone(),
+                needed: needed.clone(),
+            });
+        }
+        Ok(())
+    }
 
-/// Whether QEMU is there and new enough.
-pub fn check(profile: &Profile) -> Result<()> {
-    let (program, package) = profile.arch.qemu();
-    if process::find_program(program).is_none() {
-        return Err(LabError::Missing { program: program.into(), package: package.into() });
+    fn start(&self, start: &Start<'_>) -> Result<Machine> {
+        start_qemu(start)
     }
-    let Some(needed) = &profile.emulator_version else {
-        return Ok(());
-    };
-    let found = version(profile)?;
-    if numbers(&found) < numbers(needed) {
-        return Err(LabError::TooOld {
-            program: program.into(),
-            found,
-            profile: profile.name.clone(),
-            needed: needed.clone(),
-        });
+
+    fn transport_modules(&self) -> &'static [&'static str] {
+        &["virtio_pci", "virtio_console"]
     }
-    Ok(())
+
+    fn can_save(&self, profile: &Profile) -> bool {
+        // QEMU does not restore what it knows of POWER's nested guests: no guest would run.
+        !matches!(profile.arch, Arch::S390x | Arch::Ppc64le)
+    }
+
+    fn identity(&self, profile: &Profile) -> Result<String> {
+        let (program, package) = profile.arch.qemu();
+        let missing = || LabError::Missing { program: program.into(), package: package.into() };
+        let path = process::find_program(program).ok_or_else(missing)?;
+        let file = fs::metadata(&path).at(&path)?;
+        Ok(format!("{} {} {}", path.display(), file.len(), file.mtime()))
+    }
 }
 
 /// QEMU's version. Its start takes a part of a restored host's, so it is asked once.
@@ -60,15 +78,6 @@ fn version(profile: &Profile) -> Result<String> {
     Ok(version)
 }
 
-/// Which QEMU there is, without asking it.
-pub fn identity(profile: &Profile) -> Result<String> {
-    let (program, package) = profile.arch.qemu();
-    let missing = || LabError::Missing { program: program.into(), package: package.into() };
-    let path = process::find_program(program).ok_or_else(missing)?;
-    let file = fs::metadata(&path).at(&path)?;
-    Ok(format!("{} {} {}", path.display(), file.len(), file.mtime()))
-}
-
 /// `QEMU emulator version 10.0.2 (Debian …)`.
 fn parse_version(text: &str) -> Option<&str> {
     text.split_whitespace().skip_while(|word| *word != "version").nth(1)
@@ -78,30 +87,31 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
-/// Starts QEMU.
-pub fn start(start: &Start<'_>) -> Result<Machine> {
+fn start_qemu(start: &Start<'_>) -> Result<Machine> {
     let profile = start.profile;
     let (program, _) = profile.arch.qemu();
     let mut command = Command::new(program);
     command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-name", "lab,debug-threads=on"])
+        .args(["-accel", &profile.accel])
         .args(["-M", &machine(start), "-cpu", &profile.cpu])
         .args(["-smp", &profile.smp.to_string(), "-m", &profile.memory_mib.to_string()])
         .args(&profile.emulator_args);
     // A restored host has its kernel in memory.
     if !matches!(start.mode, Mode::Restore(_)) {
         command.arg("-kernel").arg(&start.kernel.image).arg("-initrd").arg(start.initramfs);
-        command.args(["-append", &crate::lab::command_line(profile)]);
+        command.args(["-append", &profile.kernel_command_line()]);
     }
 
     let mut inherit = Vec::new();
-    let mut channel = |name: &str, command: &mut Command| -> Result<File> {
+    let mut channel = |name: &str, command: &mut Command| -> Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair().at("socket pair")?;
         let theirs = OwnedFd::from(theirs);
         let chardev = format!("socket,id={name},fd={}", theirs.as_raw_fd());
         command.args(["-chardev", &chardev]);
         inherit.push(theirs);
-        Ok(File::from(OwnedFd::from(ours)))
+        Ok(ours)
     };
     let console = if start.interactive {
         command.args(["-serial", "mon:stdio"]);
@@ -118,33 +128,43 @@ pub fn start(start: &Start<'_>) -> Result<Machine> {
     let stderr = channel("stderr", &mut command)?;
     command.args(["-device", &format!("virtserialport,chardev=stderr,name={STDERR_PORT}")]);
 
-    let mut control = None;
-    if let Mode::Park(dir) | Mode::Restore(dir) = start.mode {
-        let share = if matches!(start.mode, Mode::Park(_)) { "on" } else { "off" };
+    if let Mode::Save(dir) | Mode::Restore(dir) = start.mode {
+        let share = if matches!(start.mode, Mode::Save(_)) { "on" } else { "off" };
         let (path, size) = (ram(dir), profile.memory_mib);
         let backend = format!(
             "memory-backend-file,id=mem,size={size}M,mem-path={},share={share}",
             path.display()
         );
         command.args(["-object", &backend]);
-        control = Some(channel("control", &mut command)?);
-        command.args(["-mon", "chardev=control,mode=control"]);
     }
     if matches!(start.mode, Mode::Restore(_)) {
         command.args(["-incoming", "defer"]);
     }
+    let mut control = Qmp::new(channel("control", &mut command)?)?;
+    command.args(["-mon", "chardev=control,mode=control"]);
 
     let child = process::spawn(&mut command, &inherit, start.interactive).at(program)?;
     drop(inherit);
-    let control = control.map(Qmp::new).transpose()?;
-    Ok(Machine { control, child, console, results: Some(results), stderr: Some(stderr), log: None })
+    if !matches!(start.mode, Mode::Cold) {
+        control.prepare_snapshot()?;
+    }
+    let file = |stream: UnixStream| Some(File::from(OwnedFd::from(stream)));
+    let control: Option<Box<dyn Control>> = Some(Box::new(control));
+    Ok(Machine {
+        child,
+        console: console.and_then(file),
+        results: file(results),
+        stderr: file(stderr),
+        control,
+        log: None,
+    })
 }
 
 fn machine(start: &Start<'_>) -> String {
     let machine = &start.profile.machine;
     match start.mode {
         Mode::Cold => machine.clone(),
-        Mode::Park(_) | Mode::Restore(_) => format!("{machine},memory-backend=mem"),
+        Mode::Save(_) | Mode::Restore(_) => format!("{machine},memory-backend=mem"),
     }
 }
 

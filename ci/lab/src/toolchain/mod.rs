@@ -3,7 +3,7 @@
 mod sysroot;
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash as _, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,21 +17,8 @@ use crate::process;
 /// The environment variable that names cargo's profile for programs that run on hosts: `dev` builds
 /// faster, for the author of a test.
 const CARGO_PROFILE: &str = "KVM_LAB_CARGO_PROFILE";
-/// Everything that the init is made of.
-const INIT_SOURCES: [&str; 12] = [
-    include_str!("../../init/Cargo.toml"),
-    include_str!("../../init/src/clock.rs"),
-    include_str!("../../init/src/host.rs"),
-    include_str!("../../init/src/lib.rs"),
-    include_str!("../../init/src/main.rs"),
-    include_str!("../../init/src/order.rs"),
-    include_str!("../../init/src/parking.rs"),
-    include_str!("../../init/src/plan.rs"),
-    include_str!("../../init/src/ports.rs"),
-    include_str!("../../init/src/program.rs"),
-    include_str!("../../init/src/report.rs"),
-    include_str!("../../init/src/room.rs"),
-];
+/// Everything that the init is made of, in the workspace.
+const INIT_SOURCES: [&str; 2] = ["ci/lab/init/Cargo.toml", "ci/lab/init/src"];
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -48,7 +35,7 @@ pub struct Build<'a> {
     pub env: &'a [(&'a str, &'a str)],
 }
 
-/// Builds a static program of this workspace and gives back its path. Where the compiler at hand
+/// Builds a static program of this workspace and returns its path. Where the compiler at hand
 /// has no standard library for the architecture, Debian's is fetched into a private sysroot.
 ///
 /// # Errors
@@ -114,13 +101,30 @@ pub(crate) fn cross_gcc(arch: Arch) -> String {
 /// The init for emulated hosts of an architecture, built when its sources have changed.
 pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    INIT_SOURCES.hash(&mut hasher);
+    for path in INIT_SOURCES.map(|path| workspace().join(path)) {
+        hash_sources(&path, &mut hasher).at(&path)?;
+    }
     let dir = cache.once(format!("init/{arch}-{:016x}", hasher.finish()), |fresh| {
         let what = Build { package: "lab-init", bin: "lab-init", arch, strip: true, env: &[] };
         let built = build(cache, &what)?;
         fs::copy(&built, fresh.join("lab-init")).at(&built).map(|_| ())
     })?;
     Ok(dir.join("lab-init"))
+}
+
+/// Feeds a hasher with a file, or with all files of a directory in the order of their names.
+fn hash_sources(path: &Path, hasher: &mut impl Hasher) -> std::io::Result<()> {
+    if !path.is_dir() {
+        fs::read(path)?.hash(hasher);
+        return Ok(());
+    }
+    let mut entries =
+        fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort();
+    entries.iter().try_for_each(|entry| {
+        entry.file_name().hash(hasher);
+        hash_sources(entry, hasher)
+    })
 }
 
 /// Flags beside those of the workspace's own configuration, which links statically.

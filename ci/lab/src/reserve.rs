@@ -1,37 +1,37 @@
-//! The room for a run's files in a checkpointed host: found in the checkpoint's memory when that is made,
+//! The memory that a saved host keeps free for a run's files: located in the snapshot when that is taken,
 //! filled in the memory of the emulator that restores it.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use lab_init::{ROOM_BYTES, ROOM_PAGE, RoomFile, marked_page};
+use lab_init::{RESERVE_BYTES, RESERVE_PAGE, StoredFile, marked_page};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{At as _, LabError, Result};
 use crate::initramfs::GuestFile;
 
-/// Where a checkpoint tells of its room: a line of place and size in the memory for each piece.
-const ROOM_FILE: &str = "room";
+/// Where a snapshot keeps the pieces of its reserved memory.
+const PIECES_FILE: &str = "reserve.json";
 /// What is read of a memory or of a file at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Pieces of memory, one behind the other in the room.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Room(Vec<Piece>);
+/// Pieces of the host's memory, in the order in which files fill them.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve(Vec<Piece>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Piece {
     place: u64,
     bytes: usize,
 }
 
-/// What the room is filled with.
-pub fn contents(files: &[GuestFile]) -> Result<Vec<RoomFile>> {
+/// The files with their sizes, as the host has to know them.
+pub fn contents(files: &[GuestFile]) -> Result<Vec<StoredFile>> {
     let file = |file: &GuestFile| {
         let bytes = fs::metadata(&file.source).at(&file.source)?.len();
-        Ok(RoomFile {
+        Ok(StoredFile {
             path: file.path.clone(),
             bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
         })
@@ -39,59 +39,52 @@ pub fn contents(files: &[GuestFile]) -> Result<Vec<RoomFile>> {
     files.iter().map(file).collect()
 }
 
-/// Whether there is room for the files.
-pub fn holds(files: &[RoomFile]) -> bool {
+/// Whether the reserved memory holds the files.
+pub fn holds(files: &[StoredFile]) -> bool {
     files
         .iter()
-        .try_fold(0usize, |sum, file| sum.checked_add(file.bytes.checked_add(ROOM_PAGE)?))
-        .is_some_and(|sum| sum <= ROOM_BYTES)
+        .try_fold(0usize, |sum, file| sum.checked_add(file.bytes.checked_add(RESERVE_PAGE)?))
+        .is_some_and(|sum| sum <= RESERVE_BYTES)
 }
 
-impl Room {
-    /// Finds the room in a checkpoint, and writes down where it is.
-    pub fn survey(checkpoint: &Path, ram: &Path) -> Result<()> {
-        let mut text = String::new();
-        for Piece { place, bytes } in Self::find(ram)?.0 {
-            let _ = writeln!(text, "{place} {bytes}");
-        }
-        let path = checkpoint.join(ROOM_FILE);
-        fs::write(&path, text).at(&path)
+impl Reserve {
+    /// Finds the reserved memory in a snapshot, and notes there where it is.
+    pub fn locate(snapshot: &Path, ram: &Path) -> Result<()> {
+        let path = snapshot.join(PIECES_FILE);
+        let text = serde_json::to_string(&Self::find(ram)?).map_err(std::io::Error::other);
+        fs::write(&path, text.at(&path)?).at(&path)
     }
 
     fn find(ram: &Path) -> Result<Self> {
-        let mut places = vec![None; ROOM_BYTES / ROOM_PAGE];
+        let mut places = vec![None; RESERVE_BYTES / RESERVE_PAGE];
         let mut reader = BufReader::with_capacity(CHUNK, File::open(ram).at(ram)?);
-        let (mut page, mut place) = ([0; ROOM_PAGE], 0);
+        let (mut page, mut place) = ([0; RESERVE_PAGE], 0);
         while !reader.fill_buf().at(ram)?.is_empty() {
             reader.read_exact(&mut page).at(ram)?;
             if let Some(index) = marked_page(&page)
                 && places[index].replace(place).is_some()
             {
-                return Err(LabError::Other("the room is there twice".into()));
+                return Err(LabError::Other("the reserved memory is there twice".into()));
             }
-            place += ROOM_PAGE as u64;
+            place += RESERVE_PAGE as u64;
         }
         let mut pieces: Vec<Piece> = Vec::new();
         for place in places {
-            let place = place.ok_or_else(|| LabError::Other("the room has holes".into()))?;
+            let place =
+                place.ok_or_else(|| LabError::Other("the reserved memory has holes".into()))?;
             match pieces.last_mut() {
-                Some(last) if last.place + last.bytes as u64 == place => last.bytes += ROOM_PAGE,
-                _ => pieces.push(Piece { place, bytes: ROOM_PAGE }),
+                Some(last) if last.place + last.bytes as u64 == place => last.bytes += RESERVE_PAGE,
+                _ => pieces.push(Piece { place, bytes: RESERVE_PAGE }),
             }
         }
         Ok(Self(pieces))
     }
 
-    /// What a checkpoint tells.
-    pub fn load(checkpoint: &Path) -> Result<Self> {
-        let path = checkpoint.join(ROOM_FILE);
+    /// As a snapshot notes it.
+    pub fn load(snapshot: &Path) -> Result<Self> {
+        let path = snapshot.join(PIECES_FILE);
         let text = fs::read_to_string(&path).at(&path)?;
-        let piece = |line: &str| {
-            let (place, bytes) = line.split_once(' ')?;
-            Some(Piece { place: place.parse().ok()?, bytes: bytes.parse().ok()? })
-        };
-        let pieces = text.lines().map(piece).collect::<Option<_>>();
-        pieces.map(Self).ok_or_else(|| LabError::Other(format!("{}: odd", path.display())))
+        serde_json::from_str(&text).map_err(std::io::Error::other).at(&path)
     }
 
     /// Puts the files into a process's own view of the memory.
@@ -117,12 +110,12 @@ impl Room {
                     rest = later;
                 }
             }
-            offset = offset.next_multiple_of(ROOM_PAGE);
+            offset = offset.next_multiple_of(RESERVE_PAGE);
         }
         Ok(())
     }
 
-    /// Where a byte of the room is in the process, and how many follow it there.
+    /// Where a byte of the reserved memory is in the process, and how many follow it there.
     fn address(&self, views: &[View], offset: usize) -> Result<(u64, usize)> {
         let mut before = offset;
         let piece = self.0.iter().find(|piece| {
@@ -138,7 +131,7 @@ impl Room {
             let most = usize::try_from(view.bytes - inside).unwrap_or(usize::MAX);
             Some((view.address + inside, most.min(piece.bytes - before)))
         });
-        found.ok_or_else(|| LabError::Other("the room is not in the emulator's memory".into()))
+        found.ok_or_else(|| LabError::Other("the reserved memory is not in the emulator's".into()))
     }
 }
 
@@ -174,66 +167,66 @@ mod tests {
     use super::*;
     use lab_init::mark;
 
-    const NR_PAGES: usize = ROOM_BYTES / ROOM_PAGE;
+    const NR_PAGES: usize = RESERVE_BYTES / RESERVE_PAGE;
 
-    /// A memory of which the room's second half comes first.
+    /// A memory in which the reserved part's second half comes first.
     fn memory(dir: &Path) -> PathBuf {
         let path = dir.join("ram");
         let file = File::create(&path).unwrap();
-        file.set_len(2 * ROOM_BYTES as u64).unwrap();
+        file.set_len(2 * RESERVE_BYTES as u64).unwrap();
         for index in 0..NR_PAGES {
             let at = (index + NR_PAGES / 2) % NR_PAGES + 1;
-            file.write_all_at(&mark(index), (at * ROOM_PAGE) as u64).unwrap();
+            file.write_all_at(&mark(index), (at * RESERVE_PAGE) as u64).unwrap();
         }
         path
     }
 
     #[test]
-    fn the_room_is_found_and_remembered() {
+    fn reserved_memory_is_found_and_noted() {
         let dir = tempfile::tempdir().unwrap();
         let ram = memory(dir.path());
-        Room::survey(dir.path(), &ram).unwrap();
-        let half = ROOM_BYTES / 2;
-        let page = ROOM_PAGE as u64;
+        Reserve::locate(dir.path(), &ram).unwrap();
+        let half = RESERVE_BYTES / 2;
+        let page = RESERVE_PAGE as u64;
         let pieces =
             [Piece { place: page + half as u64, bytes: half }, Piece { place: page, bytes: half }];
-        assert_eq!(Room::load(dir.path()).unwrap(), Room(pieces.to_vec()));
+        assert_eq!(Reserve::load(dir.path()).unwrap(), Reserve(pieces.to_vec()));
     }
 
     #[test]
-    fn half_a_room_is_none() {
+    fn incomplete_reserved_memory_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let ram = memory(dir.path());
         let file = File::options().write(true).open(&ram).unwrap();
-        file.write_all_at(&[0; ROOM_PAGE], ROOM_PAGE as u64).unwrap();
-        assert!(Room::find(&ram).unwrap_err().to_string().contains("holes"));
-        file.write_all_at(&mark(7), ROOM_PAGE as u64).unwrap();
-        assert!(Room::find(&ram).unwrap_err().to_string().contains("twice"));
+        file.write_all_at(&[0; RESERVE_PAGE], RESERVE_PAGE as u64).unwrap();
+        assert!(Reserve::find(&ram).unwrap_err().to_string().contains("holes"));
+        file.write_all_at(&mark(7), RESERVE_PAGE as u64).unwrap();
+        assert!(Reserve::find(&ram).unwrap_err().to_string().contains("twice"));
     }
 
     #[test]
     fn every_byte_has_its_address() {
         let dir = tempfile::tempdir().unwrap();
-        let room = Room::find(&memory(dir.path())).unwrap();
-        let (half, page) = (ROOM_BYTES / 2, ROOM_PAGE as u64);
-        let end = page + ROOM_BYTES as u64;
+        let reserve = Reserve::find(&memory(dir.path())).unwrap();
+        let (half, page) = (RESERVE_BYTES / 2, RESERVE_PAGE as u64);
+        let end = page + RESERVE_BYTES as u64;
         let views = [
             View { address: 0x10_0000, place: 0, bytes: 2 * page },
             View { address: 0x7000_0000, place: 2 * page, bytes: end - 2 * page },
         ];
         let start = 0x7000_0000 - page;
-        assert_eq!(room.address(&views, 17).unwrap(), (start + half as u64 + 17, half - 17));
-        assert_eq!(room.address(&views, half).unwrap(), (0x10_0000 + page, ROOM_PAGE));
-        assert_eq!(room.address(&views, half + ROOM_PAGE).unwrap().0, 0x7000_0000);
-        assert!(room.address(&views, ROOM_BYTES).is_err());
-        assert!(room.address(&views[..1], 17).is_err());
+        assert_eq!(reserve.address(&views, 17).unwrap(), (start + half as u64 + 17, half - 17));
+        assert_eq!(reserve.address(&views, half).unwrap(), (0x10_0000 + page, RESERVE_PAGE));
+        assert_eq!(reserve.address(&views, half + RESERVE_PAGE).unwrap().0, 0x7000_0000);
+        assert!(reserve.address(&views, RESERVE_BYTES).is_err());
+        assert!(reserve.address(&views[..1], 17).is_err());
     }
 
     #[test]
-    fn what_is_too_large_is_told() {
-        let file = |bytes| RoomFile { path: "/a".into(), bytes };
-        assert!(holds(&[file(1), file(ROOM_BYTES / 2)]));
-        assert!(!holds(&[file(ROOM_BYTES / 2), file(ROOM_BYTES / 2)]));
+    fn files_that_are_too_large_do_not_fit() {
+        let file = |bytes| StoredFile { path: "/a".into(), bytes };
+        assert!(holds(&[file(1), file(RESERVE_BYTES / 2)]));
+        assert!(!holds(&[file(RESERVE_BYTES / 2), file(RESERVE_BYTES / 2)]));
         assert!(!holds(&[file(usize::MAX)]));
     }
 

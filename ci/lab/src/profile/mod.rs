@@ -11,10 +11,13 @@ use crate::error::{LabError, Result};
 /// How deep profiles may extend each other.
 const MAX_EXTENDS: usize = 4;
 
+/// A kernel that has oopsed may hold locks for ever: later tests would wait for it.
+const OOPS_IS_FATAL: &str = "oops=panic";
+
 /// What emulates the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Emulator {
+pub enum EmulatorKind {
     /// QEMU with TCG.
     Qemu,
     /// Bochs, for VMX.
@@ -35,13 +38,15 @@ pub struct Profile {
     /// Its architecture.
     pub arch: Arch,
     /// Its emulator.
-    pub emulator: Emulator,
+    pub emulator: EmulatorKind,
     /// The kernel it takes where none is given.
     pub kernel: String,
     /// Machine and its properties, in the emulator's terms.
     pub machine: String,
     /// CPU model, in the emulator's terms.
     pub cpu: String,
+    /// QEMU's accelerator and its properties.
+    pub accel: String,
     /// Number of processors.
     pub smp: u32,
     /// Memory.
@@ -71,10 +76,11 @@ struct File {
     extends: Option<String>,
     summary: Option<String>,
     arch: Option<Arch>,
-    emulator: Option<Emulator>,
+    emulator: Option<EmulatorKind>,
     kernel: Option<String>,
     machine: Option<String>,
     cpu: Option<String>,
+    accel: Option<String>,
     smp: Option<u32>,
     memory_mib: Option<u32>,
     cmdline: Option<Vec<String>>,
@@ -100,6 +106,24 @@ impl Profile {
         Self::load_from(&hosts_dir(), name)
     }
 
+    /// The kernel's command line; it carries the module parameters too, for what is built in.
+    #[must_use]
+    pub fn kernel_command_line(&self) -> String {
+        let mut words = self.cmdline.clone();
+        words.push(OOPS_IS_FATAL.to_owned());
+        for (module, params) in &self.modules {
+            let module = module.replace('-', "_");
+            words.extend(params.iter().map(|(name, value)| format!("{module}.{name}={value}")));
+        }
+        words.join(" ")
+    }
+
+    /// The name as part of a file's name.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        file_name(&self.name)
+    }
+
     fn load_from(dir: &Path, name: &str) -> Result<Self> {
         let file = read(dir, name, 0)?;
         let stem = Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
@@ -113,6 +137,7 @@ impl Profile {
             kernel: file.kernel.unwrap_or_else(|| "debian:trixie".to_owned()),
             machine: file.machine.unwrap_or_default(),
             cpu: file.cpu.unwrap_or_default(),
+            accel: file.accel.unwrap_or_else(|| "tcg".to_owned()),
             smp: file.smp.unwrap_or(1),
             memory_mib: file.memory_mib.unwrap_or(512),
             cmdline: [file.cmdline.unwrap_or_default(), file.cmdline_add].concat(),
@@ -159,6 +184,11 @@ impl Profile {
     }
 }
 
+/// A text as part of a file's name.
+pub(crate) fn file_name(text: &str) -> String {
+    text.replace(|c: char| !c.is_ascii_alphanumeric() && !"._+@".contains(c), "-")
+}
+
 fn hosts_dir() -> PathBuf {
     std::env::var_os("KVM_LAB_HOSTS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts"), PathBuf::from)
@@ -197,6 +227,7 @@ fn merge(base: File, over: File) -> File {
         kernel: over.kernel.or(base.kernel),
         machine: over.machine.or(base.machine),
         cpu: over.cpu.or(base.cpu),
+        accel: over.accel.or(base.accel),
         smp: over.smp.or(base.smp),
         memory_mib: over.memory_mib.or(base.memory_mib),
         cmdline: over.cmdline.or(base.cmdline),

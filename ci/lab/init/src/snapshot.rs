@@ -1,4 +1,4 @@
-//! Waiting in a checkpoint with room for the files of the run to come.
+//! Getting a host ready for its snapshot, and waking up from it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -6,7 +6,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lab_init::{Order, Plan, ROOM_BYTES, ROOM_PAGE, RUNNER_PATH, RoomFile, STORE, mark};
+use lab_init::{
+    Plan, RESERVE_BYTES, RESERVE_PAGE, RUNNER_PATH, Resume, STORE, StoredFile, Wire as _, is_whole,
+    mark,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::time::TimeSpec;
@@ -20,54 +23,53 @@ const NR_TICK_TESTS: u32 = 2;
 /// A time that no run reaches (seconds).
 const FAR_AWAY_S: u64 = 1 << 33;
 
-/// What a checkpointed host waits with: all that the restored one need not do.
+/// What a host is saved with: everything that the restored one need not do.
 #[derive(Debug)]
-pub struct Parking {
+pub struct Prepared {
     _timers: Vec<TimerFd>,
 }
 
-impl Parking {
-    /// Makes the room.
-    pub fn prepare() -> anyhow::Result<Self> {
+impl Prepared {
+    /// Reserves memory for files, and arms what revives the tick.
+    pub fn new() -> anyhow::Result<Self> {
         mount_store();
-        make_room().context(RUNNER_PATH)?;
+        reserve_memory().context(RUNNER_PATH)?;
         Ok(Self { _timers: arm_every_cpu()? })
     }
 
-    /// Waits for the order of the lab that has restored the host, puts the clock right, and gives every
-    /// file its path.
+    /// Waits for the lab that has restored the host, sets the clock, and gives every file its path.
     pub fn wait(self, results: &mut File) -> anyhow::Result<Plan> {
-        let order = take_order(results)?;
-        clock::set(order.now)?;
+        let resume = receive(results)?;
+        clock::set(resume.now)?;
         // Where the tick is dead all the same, this never ends, and the lab boots the host cold.
         for _ in 0..NR_TICK_TESTS {
             std::thread::sleep(Duration::from_millis(1));
         }
         let mut offset = 0;
-        for file in &order.files {
+        for file in &resume.files {
             place(file, offset).with_context(|| file.path.clone())?;
-            offset += file.room();
+            offset += file.span();
         }
-        Ok(order.plan)
+        Ok(resume.plan)
     }
 }
 
-fn take_order(results: &mut File) -> anyhow::Result<Order> {
+fn receive(results: &mut File) -> anyhow::Result<Resume> {
     let mut text = Vec::new();
     let mut bytes = [0u8; 4096];
-    while !Order::is_whole(&text) {
+    while !is_whole(&text) {
         match results.read(&mut bytes)? {
             // Nobody holds the other end now.
             0 => std::thread::sleep(Duration::from_millis(5)),
             count => text.extend_from_slice(&bytes[..count]),
         }
     }
-    Ok(Order::decode(std::str::from_utf8(&text)?)?)
+    Ok(Resume::decode(std::str::from_utf8(&text)?)?)
 }
 
-/// The room is the runner's file: what it needs is in its place already, and what is behind a program's
-/// end does it no harm. Other files are copied out.
-fn place(file: &RoomFile, offset: usize) -> anyhow::Result<()> {
+/// The reserved memory is the runner's file: what the runner needs is in its place already, and what
+/// is behind a program's end does it no harm. Other files are copied out.
+fn place(file: &StoredFile, offset: usize) -> anyhow::Result<()> {
     if file.path == RUNNER_PATH && offset == 0 {
         return Ok(());
     }
@@ -81,11 +83,11 @@ fn place(file: &RoomFile, offset: usize) -> anyhow::Result<()> {
     Ok(copy.write_all(&bytes)?)
 }
 
-fn make_room() -> std::io::Result<()> {
+fn reserve_memory() -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o755).open(RUNNER_PATH)?;
-    file.set_len(ROOM_BYTES as u64)?;
-    let mut pages = (0..ROOM_BYTES).step_by(ROOM_PAGE).enumerate();
+    file.set_len(RESERVE_BYTES as u64)?;
+    let mut pages = (0..RESERVE_BYTES).step_by(RESERVE_PAGE).enumerate();
     pages.try_for_each(|(index, at)| file.write_all_at(&mark(index), at as u64))
 }
 
@@ -109,8 +111,8 @@ fn arm_every_cpu() -> anyhow::Result<Vec<TimerFd>> {
     Ok(timers)
 }
 
-/// Puts a file system of huge pages under the files: a fault a page is what an emulated processor spends
-/// most of their way here with. Without it they are in small pages.
+/// Mounts a file system with huge pages for the files: most of their way into a restored host is one
+/// page fault after the other. Without it they are in small pages.
 fn mount_store() {
     let _ = fs::create_dir_all(STORE);
     let _ = mount(Some("tmpfs"), STORE, Some("tmpfs"), MsFlags::empty(), Some("huge=always"));
