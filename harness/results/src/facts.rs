@@ -34,6 +34,11 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
+    /// The host profile without what was changed of it where it was named (`amd64-svm,smp=2`).
+    pub fn base_profile(&self) -> &str {
+        self.profile.split(',').next().unwrap_or_default()
+    }
+
     /// What `KVM_CHECK_EXTENSION` said of a capability; 0 for one that nobody has heard of.
     pub fn cap(&self, name: &str) -> i64 {
         self.caps.get(name).copied().unwrap_or(0)

@@ -1,5 +1,7 @@
 //! Host profiles: `ci/hosts/NAME.yaml`.
 
+mod overrides;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use serde::Deserialize;
 
 use crate::arch::Arch;
 use crate::error::{LabError, Result};
+use crate::profile::overrides::Override;
 
 /// How deep profiles may extend each other.
 const MAX_EXTENDS: usize = 4;
@@ -31,7 +34,7 @@ pub enum EmulatorKind {
 /// A host.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Its name.
+    /// Its name, with what was changed on the command line.
     pub name: String,
     /// One line about it.
     pub summary: String,
@@ -98,7 +101,8 @@ struct File {
 
 impl Profile {
     /// Loads the profile of that name from the repository's `ci/hosts` (or `KVM_LAB_HOSTS`), or
-    /// from a path that ends in `.yaml`.
+    /// from a path that ends in `.yaml`. Behind a comma follows what is to be changed in it
+    /// (`amd64-svm,cpu=EPYC-Rome,smp=2`).
     ///
     /// # Errors
     /// There is none, or it is wrong.
@@ -124,7 +128,35 @@ impl Profile {
         file_name(&self.name)
     }
 
+    fn change(&mut self, change: Override) {
+        match change {
+            Override::Cpu { model, features } => {
+                let kept = self.cpu.find(',').map_or("", |end| &self.cpu[end..]);
+                self.cpu = format!("{model}{kept}{features}");
+            }
+            Override::Smp(smp) => self.smp = smp,
+            Override::MemoryMib(memory) => self.memory_mib = memory,
+            Override::Accel(accel) => self.accel = accel,
+            Override::Cmdline(word) => self.cmdline.push(word),
+            Override::Parameter { module, name, value } => {
+                let known = self.modules.keys().find(|key| key.replace('-', "_") == module);
+                let module = known.cloned().unwrap_or(module);
+                self.modules.entry(module).or_default().insert(name, value);
+            }
+        }
+    }
+
     fn load_from(dir: &Path, name: &str) -> Result<Self> {
+        let (base, changes) = overrides::split(name);
+        let mut profile = Self::load_file(dir, base)?;
+        if let Some(changes) = changes {
+            overrides::parse(changes)?.into_iter().for_each(|change| profile.change(change));
+            profile.name += &format!(",{changes}");
+        }
+        Ok(profile)
+    }
+
+    fn load_file(dir: &Path, name: &str) -> Result<Self> {
         let file = read(dir, name, 0)?;
         let stem = Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
         let name = if name.ends_with(".yaml") { stem.into_owned() } else { name.to_owned() };
@@ -270,6 +302,21 @@ mod tests {
     fn a_variant_has_the_quirks_of_its_base() -> Result<()> {
         let quirks = Profile::load("amd64-svm-npt0")?.quirks;
         assert_eq!(quirks, ["huge-pages-on-request"]);
+        Ok(())
+    }
+
+    #[test]
+    fn the_command_line_changes_what_it_names() -> Result<()> {
+        let base = Profile::load("amd64-svm")?;
+        let name = "amd64-svm,cpu=EPYC-Rome,-vgif,memory=256,kvm_amd.npt=0,cmdline=nosmp";
+        let changed = Profile::load(name)?;
+        assert_eq!(changed.name, name);
+        assert_eq!(changed.cpu, format!("EPYC-Rome{},-vgif", &base.cpu["EPYC".len()..]));
+        assert_eq!((changed.memory_mib, changed.smp), (256, base.smp));
+        let line = changed.kernel_command_line();
+        assert!(line.contains(" nosmp ") && line.contains(" kvm_amd.npt=0"), "{line}");
+        assert!(!line.contains("kvm_amd.npt=1"), "{line}");
+        assert!(!changed.file_name().contains([',', '=', '/']));
         Ok(())
     }
 

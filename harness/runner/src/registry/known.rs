@@ -90,7 +90,8 @@ impl When {
         same(&self.backend, &facts.backend)
             && same(&self.arch, &facts.arch)
             && self.profile.as_ref().is_none_or(|wanted| {
-                Glob::new(wanted).is_ok_and(|profiles| profiles.is_match(&facts.profile))
+                let spellings = [&facts.profile, facts.base_profile()];
+                Glob::new(wanted).is_ok_and(|wanted| spellings.iter().any(|s| wanted.is_match(s)))
             })
             && self.kernel.as_ref().is_none_or(|range| range.contains(&facts.kernel))
             && self.module_params.iter().all(|(name, wanted)| {
@@ -286,6 +287,11 @@ mod tests {
         assert!(on("amd64-svm*", "amd64-svm") && on("amd64-svm*", "amd64-svm-smp2"));
         assert!(on("amd64-svm", "amd64-svm") && !on("amd64-svm", "amd64-svm-npt0"));
         assert!(!on("amd64-svm*", "native") && !on("arm64-*", "amd64-svm"));
+        assert!(
+            on("amd64-svm", "amd64-svm,cpu=EPYC-Rome,smp=2"),
+            "what was changed stays such a host"
+        );
+        assert!(!on("amd64-svm-npt0", "amd64-svm,cpu=EPYC-Rome"));
     }
 
     #[test]
