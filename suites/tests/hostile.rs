@@ -61,8 +61,8 @@ const EXPECTED: &[Expected] = &[
     expect(
         "guest_panics",
         "fail",
-        "guest panicked at suites/src/selftest.rs:47: the argument is 7",
-        "panics at suites/src/selftest.rs:47",
+        "guest panicked at suites/src/selftest.rs:43: the argument is 7",
+        "panics at suites/src/selftest.rs:43",
     ),
     expect(
         "guest_rings_with_a_wild_address::null",
