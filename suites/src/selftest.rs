@@ -56,7 +56,7 @@ fn recurses(g: &mut Guest) {
         let room = core::hint::black_box([n; 64]);
         if n == u64::MAX { 0 } else { deeper(core::hint::black_box(n + 1)) + room[3] }
     }
-    check_eq!("the recursion never ends", deeper(g.arg(0)), 0);
+    core::hint::black_box(deeper(g.arg(0)));
 }
 
 /// A stack overflow is told as one.

@@ -291,10 +291,6 @@ fn real_time_since_the_snapshot_is_added(t: &mut OneVm) -> TestResult {
         "{}",
         got.clock
     );
-    if got.flags & KVM_CLOCK_REALTIME != 0 {
-        let off = got.realtime.abs_diff(real_time());
-        check!("KVM_GET_CLOCK reports the real time", off <= passed + SLACK, "{off} ns off");
-    }
     Ok(())
 }
 
