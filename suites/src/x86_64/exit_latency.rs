@@ -256,11 +256,12 @@ fn ipi_measured(t: &mut OneVm) -> TestResult {
     ping_pong(t, 1_000)
 }
 
-/// Interrupts that the guest has taken, and whether the host wants no more.
+/// Interrupts that the guest has taken.
 #[shared]
 static TAKEN: AtomicU64 = AtomicU64::new(0);
+/// Events that the host sends in all: [`u64::MAX`] until it sends the last.
 #[shared]
-static ENDED: AtomicU64 = AtomicU64::new(0);
+static EVENTS: AtomicU64 = AtomicU64::new(u64::MAX);
 const PIN: u32 = 20;
 
 #[guest]
@@ -273,10 +274,13 @@ fn waits_for_interrupts(g: &mut Guest) {
         apic.eoi();
     };
     with_handler(VECTOR, on_interrupt, || {
-        while ENDED.load(SeqCst) == 0 {
+        while TAKEN.load(SeqCst) < EVENTS.load(SeqCst) {
             sti_hlt();
             cli();
         }
+        // An interrupt without an event would be pending now.
+        sti();
+        cli();
     });
 }
 
@@ -286,7 +290,8 @@ fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     let event = Event::new()?;
     t.vm.assign_irqfd(&event, PIN).ioctl("KVM_IRQFD")?;
-    let (taken, ended) = (t.vm.shared(shared_static!(TAKEN)), t.vm.shared(shared_static!(ENDED)));
+    let (taken, events) =
+        (t.vm.shared(shared_static!(TAKEN)), t.vm.shared(shared_static!(EVENTS)));
     let vcpu = &mut t.vcpu;
     let mut times = Vec::new();
     together(|threads| {
@@ -298,7 +303,7 @@ fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
             times.push(start.elapsed().as_nanos() as f64 / 1e3);
             check_eq!("each event is taken as one interrupt", taken.load(SeqCst), round);
         }
-        ended.store(1, SeqCst);
+        events.store(rounds + 1, SeqCst);
         event.signal(1)
     })?;
     check_eq!("no interrupt comes without an event", taken.load(SeqCst), rounds + 1);
