@@ -13,7 +13,8 @@ use crate::error::{At as _, LabError, Result};
 /// How long a snapshot may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of the answer that say nothing about a hang.
-const VECTOR_REGISTERS: [&str; 7] = ["FCW", "FPR", "XMM", "YMM", "ZMM", "Opmask", "Q"];
+const VECTOR_REGISTERS: [&str; 10] =
+    ["FCW", "FPR", "FFR", "XMM", "YMM", "Opmask", "Q", "Z", "P0", "P1"];
 /// How long the monitor may take to answer about a hanging host.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// What errors of the channel are named after.
