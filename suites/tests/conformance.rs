@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use runner::cli::{Data, Suite};
+use runner::host::Kvm;
 use runner::registry::mutants::Sources;
+use runner::source::Native;
 use suites as _;
 use suites_embed::{files, policy};
 use vm::case::TestCase;
-use vm::facts::probe;
 use vm::payload::Payload;
 
 const POLICY: (&str, &str) = policy!("../unittests.yaml");
@@ -27,5 +28,5 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let tests: Vec<&'static TestCase> = vm::TESTS.iter().collect();
-    Suite::new(&tests, DATA).libtest_main(probe)
+    Suite::new(&[&Native(&tests)], &Kvm, DATA).libtest_main()
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use runner::registry::mutants::{Mutants, Sources};
 use runner::registry::{BUILT_IN_NAME, Policy, Registry, architecture};
+use runner::test::Test;
 use suites as _;
 use suites_embed::{files, policy};
 
@@ -30,8 +31,8 @@ fn the_prepared_policy_is_what_the_file_says_of_this_architecture() {
 
 #[test]
 fn the_policy_names_tests_that_exist() {
-    let tests: Vec<_> = vm::TESTS.iter().collect();
-    Registry::new(&tests, Policy::parse(BUILT_IN_NAME, POLICY.0).unwrap()).unwrap();
+    let tests = vm::TESTS.iter().map(Test::from).collect();
+    Registry::new(tests, Policy::parse(BUILT_IN_NAME, POLICY.0).unwrap()).unwrap();
 }
 
 #[test]

@@ -18,8 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::worker::{self, Assignment};
 use super::{sys, verdict};
+use crate::body::Reader;
+use crate::source::{Source, unprobed};
 use crate::tally::Tally;
-use vm::case::TestCase;
+use crate::test::Test;
+use vm::case::Weight;
 
 /// The first argument of a worker that was started by exec.
 pub const WORKER_ARGUMENT: &str = "--kvm-conformance-worker";
@@ -38,26 +41,19 @@ const CONSOLIDATING_BYTES: usize = 4 << 10;
 
 /// A test and its limits.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct Job<'a> {
     /// The test.
-    pub case: &'static TestCase,
+    pub test: &'a Test,
     /// Time until the worker is told to stop, scale included.
     pub timeout: Duration,
     /// Time between being told and being killed.
     pub grace: Duration,
     /// Address space of the worker.
     pub memory_bytes: u64,
-    /// Nothing else may run at the same time.
-    pub exclusive: bool,
-    /// Values of `unittests.yaml` for the test.
+    /// What else may run at the same time: the test's own weight or the policy's.
+    pub weight: Weight,
+    /// Values for the test's options.
     pub parameters: BTreeMap<String, String>,
-}
-
-impl Job {
-    /// Share of a parallel run's capacity that the test takes.
-    pub fn weight(&self) -> usize {
-        self.case.vcpus.max(1) as usize
-    }
 }
 
 /// How a worker comes to be.
@@ -84,10 +80,8 @@ struct Spec {
 enum Stage {
     /// Within its deadline.
     Live,
-    /// Told to stop at its deadline.
-    Told,
-    /// Asked for its last words.
-    Asked,
+    /// Asked for its last words by so many signals.
+    Asked(usize),
     /// Killed.
     Killed,
 }
@@ -98,6 +92,7 @@ pub struct Running {
     pid: Pid,
     launch: Launch,
     pidfd: OwnedFd,
+    reader: Box<dyn Reader>,
     events: Stream,
     output: Stream,
     started: Instant,
@@ -165,7 +160,7 @@ impl Stream {
 
 impl Running {
     /// Starts a worker for `job`.
-    pub fn start(job: &Job, launch: &Launch) -> io::Result<Self> {
+    pub fn start(job: &Job<'_>, launch: &Launch) -> io::Result<Self> {
         let (events, events_end) = pipe2(OFlag::O_CLOEXEC)?;
         let (output, output_end) = pipe2(OFlag::O_CLOEXEC)?;
         let started = Instant::now();
@@ -185,6 +180,7 @@ impl Running {
             pid,
             launch: *launch,
             pidfd,
+            reader: job.test.body.reader(),
             events: Stream::new(events)?,
             output: Stream::new(output)?,
             started,
@@ -240,9 +236,8 @@ impl Running {
             )),
             Err(_) => {}
         });
-        let output = self.output.read(|line| {
-            tally.add(Event::Log { line: String::from_utf8_lossy(line).into_owned() });
-        });
+        let reader = &mut self.reader;
+        let output = self.output.read(|line| log(tally, reader, line));
         events || output
     }
 
@@ -251,23 +246,22 @@ impl Running {
         if now < self.next_deadline {
             return;
         }
-        match self.stage {
-            Stage::Live => {
-                sys::signal_main_thread(self.pid, Signal::SIGUSR1);
-                self.stage = Stage::Told;
-                self.late = true;
-                self.next_deadline = now + self.grace;
+        let asked = match self.stage {
+            Stage::Live => 0,
+            Stage::Asked(asked) => asked,
+            Stage::Killed => return self.kill(now),
+        };
+        self.late = true;
+        match self.reader.last_words().get(asked) {
+            Some(signal) => {
+                sys::signal_main_thread(self.pid, *signal);
+                self.stage = Stage::Asked(asked + 1);
+                self.next_deadline = now + if asked == 0 { self.grace } else { LAST_WORDS };
             }
-            Stage::Told => {
-                sys::signal_main_thread(self.pid, Signal::SIGUSR2);
-                self.stage = Stage::Asked;
-                self.next_deadline = now + LAST_WORDS;
-            }
-            Stage::Asked => {
+            None => {
                 self.stuck = super::watch::threads(self.pid);
                 self.kill(now);
             }
-            Stage::Killed => self.kill(now),
         }
     }
 
@@ -298,7 +292,7 @@ impl Running {
         }
         let rest = std::mem::take(&mut self.output.partial);
         if !rest.is_empty() {
-            self.tally.add(Event::Log { line: String::from_utf8_lossy(&rest).into_owned() });
+            log(&mut self.tally, &mut self.reader, &rest);
         }
         verdict::Ending {
             status: status.unwrap_or(WaitStatus::StillAlive),
@@ -310,11 +304,18 @@ impl Running {
             misdeeds: self.misdeeds,
             kernel_log: self.kernel_log,
         }
-        .finish()
+        .finish(&mut *self.reader)
     }
 }
 
-fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
+/// Takes a line of a worker's output in.
+fn log(tally: &mut Tally, reader: &mut Box<dyn Reader>, line: &[u8]) {
+    let line = String::from_utf8_lossy(line);
+    reader.line(&line);
+    tally.add(Event::Log { line: line.into_owned() });
+}
+
+fn fork_worker(job: &Job<'_>, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     let runner = getpid();
     let processes = super::watch::process_limit();
     // A big request makes the allocator merge its small free pieces now, once, rather than in
@@ -328,7 +329,7 @@ fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     let _ = io::stdout().flush();
     match sys::fork()? {
         ForkResult::Child => worker::run(Assignment {
-            case: job.case,
+            test: job.test,
             events,
             output: Some(output),
             memory_bytes: job.memory_bytes,
@@ -344,9 +345,9 @@ fn fork_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     }
 }
 
-fn exec_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
+fn exec_worker(job: &Job<'_>, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
     let spec = Spec {
-        test: job.case.name().to_owned(),
+        test: job.test.id.clone().into_owned(),
         memory_bytes: job.memory_bytes,
         processes: super::watch::process_limit(),
         parameters: job.parameters.clone(),
@@ -367,14 +368,15 @@ fn exec_worker(job: &Job, events: OwnedFd, output: OwnedFd) -> io::Result<Pid> {
 ///
 /// The event pipe arrives as stdin, the one descriptor that survives exec
 /// without any `unsafe`.
-pub fn become_worker_if_asked(tests: &[&'static TestCase]) {
+pub fn become_worker_if_asked(sources: &[&dyn Source]) {
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() != Some(WORKER_ARGUMENT) {
         return;
     }
     let spec = args.next().and_then(|json| serde_json::from_str::<Spec>(&json).ok());
-    let case = spec.as_ref().and_then(|s| tests.iter().find(|t| t.name() == s.test));
-    let (Some(spec), Some(case), Ok(events)) = (&spec, case, sys::dup_above_stdio(0)) else {
+    let tests = sources.iter().filter_map(|source| source.tests(&unprobed()).ok()).flatten();
+    let test = spec.as_ref().and_then(|spec| tests.into_iter().find(|t| t.id == spec.test));
+    let (Some(spec), Some(test), Ok(events)) = (&spec, &test, sys::dup_above_stdio(0)) else {
         eprintln!("{WORKER_ARGUMENT} is for the runner's own use");
         sys::exit_now(2)
     };
@@ -382,7 +384,7 @@ pub fn become_worker_if_asked(tests: &[&'static TestCase]) {
         sys::dup_onto(&null, 0);
     }
     worker::run(Assignment {
-        case,
+        test,
         events,
         output: None,
         memory_bytes: spec.memory_bytes,

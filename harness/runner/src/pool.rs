@@ -1,10 +1,9 @@
 //! The scheduler: starts workers as capacity allows, listens, and never blocks past a deadline.
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-use vm::failure::TestResult;
+use std::{fmt, io};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,9 +15,10 @@ use super::health::Health;
 use super::job::{Job, Launch, Running};
 use super::verdict::Finished;
 use super::watch::TaskWatch;
-use crate::registry::MODULE;
+use crate::host::Host;
+use crate::test::cpus;
 use results::outcome::Outcome;
-use vm::System;
+use vm::case::Weight;
 
 /// Longest sleep while something runs.
 const TICK: Duration = Duration::from_millis(100);
@@ -38,7 +38,6 @@ pub trait Observer {
 }
 
 /// Starts, watches and ends workers.
-#[derive(Debug)]
 pub struct Pool<'a> {
     /// How workers come to be.
     pub launch: Launch,
@@ -48,6 +47,14 @@ pub struct Pool<'a> {
     pub health: &'a mut Health,
     /// SIGINT and SIGTERM, where this process may take them.
     pub signals: Option<SignalFd>,
+    /// What is let go of for a test that wants KVM to itself.
+    pub host: &'a dyn Host,
+}
+
+impl fmt::Debug for Pool<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
 }
 
 /// Blocks SIGINT, SIGTERM and SIGHUP and makes them readable.
@@ -63,7 +70,7 @@ pub fn take_signals() -> io::Result<SignalFd> {
 impl Pool<'_> {
     /// Runs the jobs in order, as many at a time as capacity allows. Gives the
     /// signal that cut the run short, if one did.
-    pub fn run(&mut self, jobs: &[Job], observer: &mut dyn Observer) -> Option<Signal> {
+    pub fn run(&mut self, jobs: &[Job<'_>], observer: &mut dyn Observer) -> Option<Signal> {
         let watch = TaskWatch::new();
         let mut running: Vec<(usize, Running)> = Vec::new();
         let mut next = 0;
@@ -83,8 +90,8 @@ impl Pool<'_> {
                     next += 1;
                 }
                 observer.started(index);
-                if unloads_kvm(&jobs[index]) {
-                    with_kvm(System::let_go);
+                if jobs[index].weight == Weight::AloneWithoutKvm {
+                    report(self.host.let_go());
                 }
                 match Running::start(&jobs[index], &self.launch) {
                     Ok(worker) => running.push((index, worker)),
@@ -118,8 +125,8 @@ impl Pool<'_> {
                 }
                 let siblings: Vec<Pid> = running.iter().map(|(_, r)| r.pid()).collect();
                 let finished = worker.finish(&siblings);
-                if unloads_kvm(&jobs[index]) {
-                    with_kvm(System::take_back);
+                if jobs[index].weight == Weight::AloneWithoutKvm {
+                    report(self.host.take_back());
                 }
                 if observer.finished(index, finished) && stop.is_none() {
                     again.push_back(index);
@@ -138,15 +145,13 @@ impl Pool<'_> {
         }
     }
 
-    fn fits(&self, jobs: &[Job], running: &[(usize, Running)], index: usize) -> bool {
+    fn fits(&self, jobs: &[Job<'_>], running: &[(usize, Running)], index: usize) -> bool {
         if running.is_empty() {
             return true;
         }
-        if jobs[index].exclusive || running.iter().any(|(i, _)| jobs[*i].exclusive) {
-            return false;
-        }
-        let used: usize = running.iter().map(|(i, _)| jobs[*i].weight()).sum();
-        used + jobs[index].weight() <= self.capacity
+        let together = running.iter().map(|(running, _)| *running).chain([index]);
+        let used: Option<usize> = together.map(|index| cpus(jobs[index].weight)).sum();
+        used.is_some_and(|used| used <= self.capacity)
     }
 
     /// Waits until something happens or a deadline comes; reads; gives the
@@ -192,15 +197,8 @@ impl Pool<'_> {
     }
 }
 
-/// Whether the test unloads KVM, so that nobody else may use it.
-fn unloads_kvm(job: &Job) -> bool {
-    job.exclusive && job.case.groups.contains(&MODULE)
-}
-
-fn with_kvm(act: fn(&System) -> TestResult) {
-    if let Ok(system) = System::usable()
-        && let Err(error) = act(system)
-    {
+fn report(result: Result<(), String>) {
+    if let Err(error) = result {
         eprintln!("kvm-conformance: {error}");
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
+use crate::body::{Reader, Verdict};
 use crate::tally::Tally;
-use vm::payload::Payload;
 
 /// Log lines that a result keeps.
 const LOG_LINES: usize = 200;
@@ -66,13 +66,13 @@ impl Finished {
 }
 
 impl Ending {
-    /// The verdict. Without a worker's own word there is no pass.
-    pub fn finish(mut self) -> Finished {
-        let told = self.tally.verdict.take();
-        let (mut outcome, mut reason, mut details) = self.judge(told);
+    /// The verdict, which is the body's own as its reader sees it, unless it did what no test may or the
+    /// kernel complained.
+    pub(crate) fn finish(mut self, reader: &mut dyn Reader) -> Finished {
+        let Verdict { mut outcome, mut reason, mut details } = reader.judge(&mut self);
         if matches!(outcome, Outcome::Pass | Outcome::Skip) && !self.misdeeds.is_empty() {
             outcome = Outcome::Error;
-            reason = Some(format!("the test {}", self.misdeeds.join("; ")));
+            reason = Some(self.misdeed());
         } else {
             let told = self.misdeeds.iter().map(|m| format!("the test {m}"));
             details.extend(told.filter(|misdeed| reason.as_ref() != Some(misdeed)));
@@ -102,70 +102,13 @@ impl Ending {
         }
     }
 
-    fn judge(
-        &self,
-        told: Option<(Outcome, Option<String>, Vec<String>)>,
-    ) -> (Outcome, Option<String>, Vec<String>) {
-        let limit = Seconds(self.timeout);
-        match told {
-            // Our own kill says more than what the worker said before it hung again.
-            Some((outcome, reason, details)) if self.late => match outcome {
-                Outcome::Timeout | Outcome::Fail => (outcome, reason, details),
-                _ => {
-                    let text = reason.map_or_else(String::new, |r| format!(": {r}"));
-                    let reason =
-                        format!("ended only after its deadline of {limit} ({outcome}{text})");
-                    (Outcome::Timeout, Some(reason), details)
-                }
-            },
-            None if self.late && self.status_is_ours() => (
-                Outcome::Timeout,
-                Some(format!("no verdict within {limit}: the host half did not return, killed")),
-                self.stuck.iter().cloned().chain(self.vcpus()).collect(),
-            ),
-            Some((outcome, reason, details)) => {
-                if self.status != WaitStatus::Exited(pid_of(&self.status), 0) {
-                    let reason = format!("the worker {} after its verdict", ended(&self.status));
-                    return (Outcome::Error, Some(reason), details);
-                }
-                match outcome {
-                    Outcome::Pass if !self.tally.failed.is_empty() => {
-                        (Outcome::Fail, reason, details)
-                    }
-                    Outcome::Pass
-                    | Outcome::Fail
-                    | Outcome::Error
-                    | Outcome::Timeout
-                    | Outcome::Skip => (outcome, reason, details),
-                    other => {
-                        (Outcome::Error, Some(format!("a worker may not say `{other}`")), details)
-                    }
-                }
-            }
-            None if !self.misdeeds.is_empty() => {
-                (Outcome::Error, Some(format!("the test {}", self.misdeeds.join("; "))), Vec::new())
-            }
-            None => {
-                let reason = format!("the worker {} before its verdict", ended(&self.status));
-                (Outcome::Error, Some(reason), Vec::new())
-            }
-        }
+    /// What it did that no test may do, as a reason.
+    pub(crate) fn misdeed(&self) -> String {
+        format!("the test {}", self.misdeeds.join("; "))
     }
 
-    /// Where the vCPUs of a worker that had to be killed stood.
-    fn vcpus(&self) -> impl Iterator<Item = String> {
-        self.tally.vcpus.iter().map(|(index, exits, pc)| {
-            let place = pc.map_or_else(String::new, |pc| {
-                let symbol = Payload::get().map_or(String::new(), |p| p.symbolize(pc));
-                format!(", stands at {pc:#x} {symbol}")
-            });
-            let exits = format!("{exits} {}", if *exits == 1 { "exit" } else { "exits" });
-            format!("vCPU {index}: {exits}{place}")
-        })
-    }
-
-    /// Whether the worker was still there when the runner killed it.
-    fn status_is_ours(&self) -> bool {
+    /// Whether it was still there when the runner killed it.
+    pub(crate) fn was_killed(&self) -> bool {
         matches!(self.status, WaitStatus::Signaled(_, Signal::SIGKILL, _))
     }
 
@@ -177,18 +120,6 @@ impl Ending {
             1 => format!("check failed: {first}"),
             n => format!("{n} checks failed, first: {first}"),
         }
-    }
-}
-
-fn pid_of(status: &WaitStatus) -> nix::unistd::Pid {
-    status.pid().unwrap_or(nix::unistd::Pid::from_raw(0))
-}
-
-fn ended(status: &WaitStatus) -> String {
-    match status {
-        WaitStatus::Exited(_, code) => format!("exited with status {code}"),
-        WaitStatus::Signaled(_, signal, _) => format!("was ended by {signal}"),
-        other => format!("ended oddly ({other:?})"),
     }
 }
 

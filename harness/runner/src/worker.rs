@@ -4,10 +4,12 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Mutex;
-use vm::failure::Failure;
-use vm::record::Event;
+use vm::failure::{Failure, TestResult};
+use vm::record::{self, Event, Settings};
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -15,9 +17,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{Pid, getppid, setpgid};
 
 use super::sys;
+use crate::body::{Body, Program};
+use crate::test::Test;
 use results::outcome::Outcome;
-use vm::case::TestCase;
-use vm::record;
 
 /// Descriptors that a test may have open at a time.
 const MAX_FDS: u64 = 4096;
@@ -27,7 +29,7 @@ const LEAK_SCAN: RawFd = 128;
 /// What a worker is given.
 pub struct Assignment<'a> {
     /// The test.
-    pub case: &'a TestCase,
+    pub test: &'a Test,
     /// Where events go.
     pub events: OwnedFd,
     /// Where stdout and stderr go.
@@ -44,40 +46,65 @@ pub struct Assignment<'a> {
 
 /// Runs the test and ends the process.
 pub fn run(assignment: Assignment<'_>) -> ! {
-    let Assignment { case, events, output, memory_bytes, processes, parameters, runner } =
-        assignment;
-    isolate(runner);
-    limit(memory_bytes, processes);
-    if let Some(output) = output {
+    isolate(assignment.runner);
+    limit(assignment.memory_bytes, assignment.processes);
+    if let Some(output) = &assignment.output {
         if let Ok(null) = std::fs::File::open("/dev/null") {
             sys::dup_onto(&null, 0);
         }
-        sys::dup_onto(&output, 1);
-        sys::dup_onto(&output, 2);
+        sys::dup_onto(output, 1);
+        sys::dup_onto(output, 2);
     }
+    let options = assignment.test.options.iter().map(|option| option.name).collect();
+    let settings = Settings { options, values: assignment.parameters };
+    match &assignment.test.body {
+        Body::Native(function) => call(*function, assignment.events, settings),
+        Body::Program(program) => become_program(program, assignment.events, settings),
+    }
+}
+
+/// Runs a function of this program.
+fn call(function: fn() -> TestResult, events: OwnedFd, settings: Settings) -> ! {
+    vm::install_watchdog();
+    take_signals();
     let mut keep = vm::kept();
     keep.push(events.as_raw_fd());
     sys::close_all_but(&keep);
     vm::install_last_words(events.as_raw_fd());
-    record::open(events, parameters);
+    record::open(events, settings);
 
     let before = sys::open_fds(LEAK_SCAN);
-    let result = guarded(case);
+    let result = guarded(function);
     let leaked = leaked_since(&before);
     let _ = std::io::stdout().flush();
     record::close(&verdict(result, &leaked));
     sys::exit_now(0)
 }
 
-/// A process group of its own that dies with the runner, with default signals.
+/// Makes this process the program's. The event pipe, which is closed by that, tells if it cannot be.
+fn become_program(program: &Program, events: OwnedFd, settings: Settings) -> ! {
+    take_signals();
+    sys::close_all_but(&[events.as_raw_fd()]);
+    let error = Command::new(&program.path).args(&program.args).exec();
+    record::open(events, settings);
+    let reason = format!("cannot start {}: {error}", program.path.display());
+    let verdict =
+        Event::Verdict { outcome: Outcome::Error, reason: Some(reason), details: Vec::new() };
+    record::close(&verdict);
+    sys::exit_now(0)
+}
+
+/// A process group of its own that dies with the runner.
 fn isolate(runner: Pid) {
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid() != runner {
         sys::exit_now(1);
     }
-    vm::install_watchdog();
-    // From here on the deadline's signal may come, and may have come already.
+}
+
+/// From here on signals may come, and may have come already.
+fn take_signals() {
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
@@ -100,7 +127,7 @@ fn limit(memory_bytes: u64, processes: u64) {
 /// Where the last panic of this process was, and its words.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-fn guarded(case: &TestCase) -> Result<(), Failure> {
+fn guarded(function: fn() -> TestResult) -> TestResult {
     let body_thread = std::thread::current().id();
     std::panic::set_hook(Box::new(move |info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -115,7 +142,7 @@ fn guarded(case: &TestCase) -> Result<(), Failure> {
             record::log(format_args!("thread {:?}: {told}", thread.name().unwrap_or("?")));
         }
     }));
-    catch_unwind(AssertUnwindSafe(case.run)).unwrap_or_else(|payload| {
+    catch_unwind(AssertUnwindSafe(function)).unwrap_or_else(|payload| {
         let told = PANIC.lock().ok().and_then(|mut last| last.take());
         Err(Failure::Error(told.unwrap_or_else(|| payload_text(&*payload).to_owned())))
     })

@@ -1,6 +1,7 @@
 //! What the harness knows of a test before it runs.
 
 use crate::failure::TestResult;
+use crate::perf::TestOption;
 use crate::requirement::Requirement;
 
 /// A guest function, named so that the payload's symbol can be found, and
@@ -9,6 +10,30 @@ use crate::requirement::Requirement;
 pub struct GuestFn {
     /// `module::path::name` in the `suites` crate.
     pub name: &'static str,
+}
+
+/// What else may run beside a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Others, as long as there are as many CPUs; vCPUs that the test runs at a time.
+    Cpus(u32),
+    /// Nothing: timing, module parameters, host-wide state.
+    Alone,
+    /// Nothing, and nobody but the test may use KVM, since it unloads it.
+    AloneWithoutKvm,
+}
+
+impl Weight {
+    /// The heavier of both: the test's own and its file's.
+    pub const fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::AloneWithoutKvm, _) | (_, Self::AloneWithoutKvm) => Self::AloneWithoutKvm,
+            (Self::Alone, _) | (_, Self::Alone) => Self::Alone,
+            (Self::Cpus(one), Self::Cpus(other)) => {
+                Self::Cpus(if one > other { one } else { other })
+            }
+        }
+    }
 }
 
 /// One named test.
@@ -26,10 +51,10 @@ pub struct TestCase {
     pub requires: &'static [Requirement],
     /// Groups beside the ones every test is in (its file, its architecture).
     pub groups: &'static [&'static str],
-    /// Must run alone: timing, module parameters, host-wide state.
-    pub exclusive: bool,
-    /// Weight for parallel runs: vCPUs that the test runs at a time.
-    pub vcpus: u32,
+    /// What else may run beside it.
+    pub weight: Weight,
+    /// What a user can set of it.
+    pub options: &'static [TestOption],
     /// The host half.
     pub run: fn() -> TestResult,
 }

@@ -2,8 +2,9 @@
 
 use std::slice;
 
-use crate::case::GuestFn;
+use crate::case::{GuestFn, Weight};
 use crate::failure::{Failure, TestResult};
+use crate::perf::TestOption;
 use crate::requirement::Requirement;
 use crate::{Vcpu, Vm, VmConfig, arch};
 
@@ -14,15 +15,22 @@ pub struct FileDefaults {
     pub requires: &'static [Requirement],
     /// Groups that the tests are in.
     pub groups: &'static [&'static str],
-    /// The tests run alone.
-    pub exclusive: bool,
+    /// What else may run beside them.
+    pub weight: Weight,
+    /// What a user can set of them.
+    pub options: &'static [TestOption],
     /// What their VMs are made of.
     pub config: fn() -> VmConfig,
 }
 
 /// Of a file without `kvm_tests!`: the prelude has it under this name, and what the macro makes shadows it.
-pub const KVM_TESTS: FileDefaults =
-    FileDefaults { requires: &[], groups: &[], exclusive: false, config: VmConfig::new };
+pub const KVM_TESTS: FileDefaults = FileDefaults {
+    requires: &[],
+    groups: &[],
+    weight: Weight::Cpus(1),
+    options: &[],
+    config: VmConfig::new,
+};
 
 /// Both lists, one after the other; `N` is their length, and `filler` is in no list.
 pub const fn joined<T: Copy, const N: usize>(filler: T, first: &[T], second: &[T]) -> [T; N] {

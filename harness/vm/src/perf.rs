@@ -5,37 +5,52 @@ use std::time::Duration;
 use crate::failure::{Failure, TestResult};
 use crate::record;
 
-/// Every option that a test may read: by `unittests.yaml` (`parameters`) or `--set NAME=VALUE`.
-pub const OPTIONS: [(&str, &str); 14] = [
-    ("vcpus", "vCPUs"),
-    ("bytes", "bytes of memory for each vCPU, or of all where vCPUs share it"),
-    ("iterations", "rounds that are measured"),
-    ("write_percent", "share of the accesses that write"),
-    ("random", "yes: pages in random order"),
-    ("overlap", "yes: every vCPU uses the same memory"),
-    ("backing", "memory: anonymous, thp, hugetlb, shmem, memfd or memfd_hugetlb"),
-    ("slots", "memslots that the memory is cut into"),
-    ("seed", "start of the random numbers"),
-    ("run_while_disabling", "yes: vCPUs run while dirty logging is switched off"),
-    ("readers", "threads that resolve faults"),
-    ("delay_us", "microseconds that a fault waits before it is resolved"),
-    ("ring_entries", "entries of a dirty ring"),
-    ("rounds", "events in one measured loop"),
-];
+/// Something that a user can set of a test, by `--set NAME=VALUE` or in `unittests.yaml`
+/// (`parameters`). A test declares those that it reads: `#[kvm_test(…, options = [BYTES])]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TestOption {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value means.
+    pub meaning: &'static str,
+}
 
-/// Options of the running test.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options;
+/// How many vCPUs.
+pub const VCPUS: TestOption = TestOption::new("vcpus", "vCPUs");
+/// How much memory.
+pub const BYTES: TestOption =
+    TestOption::new("bytes", "bytes of memory for each vCPU, or of all where vCPUs share it");
+/// How often.
+pub const ITERATIONS: TestOption = TestOption::new("iterations", "rounds that are measured");
+/// Whether memory is shared.
+pub const OVERLAP: TestOption = TestOption::new("overlap", "yes: every vCPU uses the same memory");
+/// What stands behind the memory.
+pub const BACKING: TestOption =
+    TestOption::new("backing", "memory: anonymous, thp, hugetlb, shmem, memfd or memfd_hugetlb");
+/// How many memslots.
+pub const SLOTS: TestOption = TestOption::new("slots", "memslots that the memory is cut into");
 
-impl Options {
-    fn parsed<T>(
-        name: &str,
-        default: T,
-        what: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> TestResult<T> {
-        debug_assert!(OPTIONS.iter().any(|(known, _)| *known == name), "{name} is not in OPTIONS");
-        match record::parameter(name) {
+impl TestOption {
+    /// What nobody can set.
+    pub const NONE: Self = Self::new("", "");
+
+    /// An option with that name and meaning.
+    pub const fn new(name: &'static str, meaning: &'static str) -> Self {
+        Self { name, meaning }
+    }
+
+    /// The value that is given, as it was written.
+    ///
+    /// # Errors
+    ///
+    /// The running test does not declare the option.
+    pub fn given(self) -> TestResult<Option<String>> {
+        record::parameter(self.name)
+    }
+
+    fn parsed<T>(self, default: T, what: &str, parse: impl Fn(&str) -> Option<T>) -> TestResult<T> {
+        let name = self.name;
+        match self.given()? {
             None => Ok(default),
             Some(text) => parse(&text)
                 .ok_or_else(|| Failure::Error(format!("option {name}: `{text}` is not {what}"))),
@@ -47,10 +62,8 @@ impl Options {
     /// # Errors
     ///
     /// It is none.
-    pub fn count(self, name: &str, default: u64) -> TestResult<u64> {
-        Self::parsed(name, default, "a number of at least 1", |text| {
-            text.parse().ok().filter(|n| *n > 0)
-        })
+    pub fn count(self, default: u64) -> TestResult<u64> {
+        self.parsed(default, "a number of at least 1", |text| text.parse().ok().filter(|n| *n > 0))
     }
 
     /// A number that may be 0.
@@ -58,8 +71,8 @@ impl Options {
     /// # Errors
     ///
     /// It is none.
-    pub fn number(self, name: &str, default: u64) -> TestResult<u64> {
-        Self::parsed(name, default, "a number", |text| text.parse().ok())
+    pub fn number(self, default: u64) -> TestResult<u64> {
+        self.parsed(default, "a number", |text| text.parse().ok())
     }
 
     /// 0 to 100.
@@ -67,8 +80,8 @@ impl Options {
     /// # Errors
     ///
     /// It is not.
-    pub fn percent(self, name: &str, default: u64) -> TestResult<u64> {
-        Self::parsed(name, default, "a percentage", |text| {
+    pub fn percent(self, default: u64) -> TestResult<u64> {
+        self.parsed(default, "a percentage", |text| {
             text.trim_end_matches('%').parse().ok().filter(|n| *n <= 100)
         })
     }
@@ -78,8 +91,8 @@ impl Options {
     /// # Errors
     ///
     /// It is neither.
-    pub fn flag(self, name: &str, default: bool) -> TestResult<bool> {
-        Self::parsed(name, default, "yes or no", |text| match text {
+    pub fn flag(self, default: bool) -> TestResult<bool> {
+        self.parsed(default, "yes or no", |text| match text {
             "yes" | "true" | "1" => Some(true),
             "no" | "false" | "0" => Some(false),
             _ => None,
@@ -91,9 +104,9 @@ impl Options {
     /// # Errors
     ///
     /// It is none.
-    pub fn bytes(self, name: &str, default: u64) -> TestResult<u64> {
+    pub fn bytes(self, default: u64) -> TestResult<u64> {
         const PAGE: u64 = guest_protocol::layout::PAGE_SIZE;
-        Self::parsed(name, default, "a size in whole pages", |text| {
+        self.parsed(default, "a size in whole pages", |text| {
             let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
             let shift = match &text[digits.len()..] {
                 "" => 0,
@@ -112,9 +125,9 @@ impl Options {
     /// # Errors
     ///
     /// None of them.
-    pub fn choice<T: Copy>(self, name: &str, default: T, values: &[(&str, T)]) -> TestResult<T> {
+    pub fn choice<T: Copy>(self, default: T, values: &[(&str, T)]) -> TestResult<T> {
         let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
-        Self::parsed(name, default, &format!("one of {}", names.join(", ")), |text| {
+        self.parsed(default, &format!("one of {}", names.join(", ")), |text| {
             values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
         })
     }

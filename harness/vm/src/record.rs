@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::failure::{Failure, TestResult};
 use results::outcome::{Outcome, Spread};
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +86,16 @@ struct Sink {
     /// Checks whose passing was told, so that a check in a loop is one line.
     told: HashSet<String>,
     failed: usize,
-    parameters: BTreeMap<String, String>,
+    settings: Settings,
+}
+
+/// What the running test may be told, and what it was told.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The options that it declares.
+    pub options: Vec<&'static str>,
+    /// Values for some of them.
+    pub values: BTreeMap<String, String>,
 }
 
 static SINK: Mutex<Option<Sink>> = Mutex::new(None);
@@ -192,19 +202,29 @@ pub fn has_checked() -> bool {
     lock().as_ref().is_some_and(|sink| sink.failed > 0 || !sink.told.is_empty())
 }
 
-/// The value that `unittests.yaml` gives to a parameter of the running test.
-pub fn parameter(name: &str) -> Option<String> {
-    lock().as_ref().and_then(|sink| sink.parameters.get(name).cloned())
+/// The value that the user gives to an option of the running test, if one is given.
+///
+/// # Errors
+///
+/// The test does not declare the option.
+pub fn parameter(name: &str) -> TestResult<Option<String>> {
+    let sink = lock();
+    let Some(settings) = sink.as_ref().map(|sink| &sink.settings) else { return Ok(None) };
+    if !settings.options.contains(&name) {
+        let message = format!("the test reads option `{name}`, which it does not declare");
+        return Err(Failure::Error(message));
+    }
+    Ok(settings.values.get(name).cloned())
 }
 
 /// Opens the sink of this worker.
-pub fn open(pipe: OwnedFd, parameters: BTreeMap<String, String>) {
+pub fn open(pipe: OwnedFd, settings: Settings) {
     *lock() = Some(Sink {
         pipe: pipe.into(),
         buffer: Vec::new(),
         told: HashSet::new(),
         failed: 0,
-        parameters,
+        settings,
     });
 }
 

@@ -10,7 +10,7 @@ use syn::{
 };
 
 /// Options of a test, and whether a file can have them for all of its tests.
-const OPTIONS: [(&str, bool); 14] = [
+const OPTIONS: [(&str, bool); 16] = [
     ("requires", true),
     ("irqchip", true),
     ("split_irqchip", true),
@@ -22,6 +22,8 @@ const OPTIONS: [(&str, bool); 14] = [
     ("pmu", true),
     ("groups", true),
     ("exclusive", true),
+    ("without_kvm", true),
+    ("options", true),
     ("guests", false),
     ("vcpus", false),
     ("params", false),
@@ -38,7 +40,9 @@ pub(crate) struct Options {
     vcpus: Option<LitInt>,
     groups: Vec<LitStr>,
     exclusive: bool,
+    without_kvm: bool,
     params: Vec<(Ident, Expr)>,
+    options: Option<Expr>,
 }
 
 impl Parse for Options {
@@ -93,6 +97,11 @@ impl Options {
             "split_irqchip" => self.set_irqchip("Split", &path)?,
             "no_irqchip" => self.set_irqchip("None", &path)?,
             "exclusive" => self.exclusive = true,
+            "without_kvm" => self.without_kvm = true,
+            "options" => {
+                input.parse::<Token![=]>()?;
+                self.options = Some(input.parse()?);
+            }
             "pmu" => self.config.push(quote!(.pmu())),
             "features" => {
                 self.config.extend(list::<Path>(input)?.iter().map(|f| quote!(.feature(#f))));
@@ -130,6 +139,21 @@ impl Options {
         }
         self.irqchip = Some(Ident::new(variant, path.span()));
         Ok(())
+    }
+
+    fn weight(&self) -> TokenStream {
+        let weight = match (self.without_kvm, self.exclusive, &self.vcpus) {
+            (true, ..) => quote!(AloneWithoutKvm),
+            (false, true, _) => quote!(Alone),
+            (false, false, Some(vcpus)) => quote!(Cpus(#vcpus)),
+            (false, false, None) => quote!(Cpus(1)),
+        };
+        quote!(::vm::case::Weight::#weight)
+    }
+
+    /// An array of what a user can set.
+    fn settable(&self) -> TokenStream {
+        self.options.as_ref().map_or(quote!([]), |options| quote!(#options))
     }
 
     /// `VmConfig`'s methods, as they follow an expression of one.
@@ -178,8 +202,8 @@ fn list<T: Parse>(input: ParseStream<'_>) -> Result<Punctuated<T, Token![,]>> {
 
 /// What the tests of a file share: a constant, which shadows the prelude's of the same name.
 pub(crate) fn expand_file(FileOptions(options): FileOptions) -> TokenStream {
-    let Options { requires, groups, exclusive, .. } = &options;
-    let config = options.config();
+    let Options { requires, groups, .. } = &options;
+    let (config, weight, settable) = (options.config(), options.weight(), options.settable());
     quote! {
         #[cfg(not(kvm_guest))]
         const KVM_TESTS: ::vm::fixture::FileDefaults = {
@@ -188,7 +212,8 @@ pub(crate) fn expand_file(FileOptions(options): FileOptions) -> TokenStream {
             ::vm::fixture::FileDefaults {
                 requires: &[#(#requires),*],
                 groups: &[#(#groups),*],
-                exclusive: #exclusive,
+                weight: #weight,
+                options: &#settable,
                 config: || ::vm::VmConfig::new()#config,
             }
         };
@@ -243,9 +268,8 @@ fn case(
         Some((param, value)) => (format!("::{param}"), Some(quote!(, #value))),
         None => (String::new(), None),
     };
-    let vcpus = options.vcpus.as_ref().map_or(quote!(1), |n| quote!(#n));
-    let Options { guests, requires, groups, exclusive, .. } = options;
-    let config = options.config();
+    let Options { guests, requires, groups, .. } = options;
+    let (config, weight, settable) = (options.config(), options.weight(), options.settable());
     let doc = doc(function);
     quote! {
         #[cfg(not(kvm_guest))]
@@ -256,6 +280,7 @@ fn case(
             const GUESTS: &[::vm::case::GuestFn] = &[#(::vm::guest_fn!(#guests)),*];
             const REQUIRES: &[::vm::requirement::Requirement] = &[#(#requires),*];
             const GROUPS: &[&str] = &[#(#groups),*];
+            const TEST_OPTIONS: &[::vm::perf::TestOption] = &#settable;
 
             fn run() -> ::vm::failure::TestResult {
                 let setup = ::vm::fixture::Setup {
@@ -283,8 +308,12 @@ fn case(
                     KVM_TESTS.groups,
                     GROUPS,
                 ),
-                exclusive: #exclusive || KVM_TESTS.exclusive,
-                vcpus: #vcpus,
+                weight: #weight.or(KVM_TESTS.weight),
+                options: &::vm::fixture::joined::<_, { KVM_TESTS.options.len() + TEST_OPTIONS.len() }>(
+                    ::vm::perf::TestOption::NONE,
+                    KVM_TESTS.options,
+                    TEST_OPTIONS,
+                ),
                 run,
             };
         };
@@ -322,7 +351,7 @@ mod tests {
     fn every_option_is_taken() {
         let options = "guest_code, requires(cap::IRQCHIP, cpu::X2APIC), irqchip, vcpus = 2, \
                        ram = 64 << 20, enable(KVM_CAP_A, KVM_CAP_B = 7), \
-                       groups(\"smoke\", \"irq\"), exclusive,";
+                       groups(\"smoke\", \"irq\"), options = [ROUNDS, BYTES],";
         let tokens = expand(syn::parse_str(options).unwrap(), syn::parse_str(GOOD).unwrap());
         let text = tokens.unwrap().to_string();
         for part in [
@@ -333,8 +362,23 @@ mod tests {
             "enable (KVM_CAP_A , [0 , 0 , 0 , 0])",
             "enable (KVM_CAP_B , [7 , 0 , 0 , 0])",
             "\"smoke\" , \"irq\"",
+            "Weight :: Cpus (2)",
+            "& [ROUNDS , BYTES]",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn the_weight_is_the_most_that_is_asked_for() {
+        for (options, weight) in [
+            ("code", "Weight :: Cpus (1)"),
+            ("code, vcpus = 2, exclusive", "Weight :: Alone ."),
+            ("code, exclusive, without_kvm", "Weight :: AloneWithoutKvm ."),
+        ] {
+            let tokens = expand(syn::parse_str(options).unwrap(), syn::parse_str(GOOD).unwrap());
+            let text = tokens.unwrap().to_string();
+            assert!(text.contains(weight), "{weight} is not in {text}");
         }
     }
 

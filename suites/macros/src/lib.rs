@@ -83,6 +83,8 @@ pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - `vcpus = N`: vCPUs that run at a time (the weight in parallel runs);
 /// - `groups("a", "b")`: groups beside the file's and the architecture's;
 /// - `exclusive`: runs alone;
+/// - `without_kvm`: runs alone, and the runner lets go of `/dev/kvm` meanwhile;
+/// - `options = [A, B]`: the `vm::perf::TestOption`s that the test reads (`--set`);
 /// - `params = [name: expression, …]`: one case each, handed to the function as its second argument.
 ///
 /// What all tests of a file share stands in [`kvm_tests!`].

@@ -6,9 +6,9 @@ use crate::prelude::*;
 #[host]
 use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
 #[host]
-use vm::record::parameter;
+use vm::perf::TestOption;
 
-kvm_tests! { irqchip }
+kvm_tests! { irqchip, options = NUMBERS }
 
 /// The buffer management interrupt in these VMs, a PPI.
 const SPE_INTID: u32 = 21;
@@ -37,9 +37,18 @@ const BUFFER_SIZE: u64 = 0x1_0000;
 
 /// The numbers that the tree's interface has, if the host has one.
 #[host]
+const NUMBERS: [TestOption; 2] = [
+    TestOption::new("capability", "number of KVM_CAP_ARM_SPE"),
+    TestOption::new("feature", "number of KVM_ARM_VCPU_SPE"),
+];
+
+#[host]
 fn vcpu_with_spe(t: &mut OneVm) -> TestResult<Vcpu> {
-    let number = |name: &str| parameter(name).and_then(|value| value.parse::<u32>().ok());
-    let (Some(capability), Some(feature)) = (number("capability"), number("feature")) else {
+    let number = |option: TestOption| -> TestResult<Option<u32>> {
+        Ok(option.given()?.and_then(|value| value.parse().ok()))
+    };
+    let [capability, feature] = NUMBERS;
+    let (Some(capability), Some(feature)) = (number(capability)?, number(feature)?) else {
         skip!("KVM_CAP_ARM_SPE");
     };
     require!(t.vm.check_extension(capability) > 0, "KVM_CAP_ARM_SPE");

@@ -4,7 +4,7 @@ use crate::prelude::*;
 #[host]
 use std::{sync::Barrier as HostBarrier, thread, time::Duration};
 #[host]
-use vm::perf::{Options, Times};
+use vm::perf::{BYTES, OVERLAP, TestOption, Times, VCPUS};
 #[host]
 use vm::{Backing, FaultMode, Userfault, shared_twins};
 
@@ -33,6 +33,16 @@ fn reads_pages(g: &mut Guest) {
 const SLOT: u32 = 1;
 
 #[host]
+const READERS: TestOption = TestOption::new("readers", "threads that resolve faults");
+#[host]
+const DELAY_US: TestOption =
+    TestOption::new("delay_us", "microseconds that a fault waits before it is resolved");
+
+/// What [`Plan`] reads.
+#[host]
+const PLAN: [TestOption; 5] = [VCPUS, BYTES, OVERLAP, READERS, DELAY_US];
+
+#[host]
 struct Plan {
     vcpus: u64,
     pages: u64,
@@ -44,13 +54,12 @@ struct Plan {
 #[host]
 impl Plan {
     fn read(bytes: u64, readers: u64) -> TestResult<Self> {
-        let o = Options;
         let plan = Self {
-            vcpus: o.count("vcpus", 2)?,
-            pages: o.bytes("bytes", bytes)? / PAGE,
-            overlap: o.flag("overlap", false)?,
-            readers: o.count("readers", readers)?,
-            delay: Duration::from_micros(o.number("delay_us", 0)?),
+            vcpus: VCPUS.count(2)?,
+            pages: BYTES.bytes(bytes)? / PAGE,
+            overlap: OVERLAP.flag(false)?,
+            readers: READERS.count(readers)?,
+            delay: Duration::from_micros(DELAY_US.number(0)?),
         };
         if plan.all_pages() * PAGE > (3 << 30) - layout::FREE || plan.vcpus > layout::MAX_VCPUS {
             return Err(Failure::Error(
@@ -158,7 +167,7 @@ fn page_in(t: &mut HostOnly, mode: FaultMode, plan: &Plan) -> TestResult {
 
 /// A vCPU's access to memory that is not there waits until userspace has supplied the page, which is
 /// then what the guest reads; no page is asked for twice.
-#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, params = [
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, options = PLAN, params = [
     missing: (FaultMode::Missing, false, 1),
     missing_two_readers: (FaultMode::Missing, false, 2),
     missing_overlap: (FaultMode::Missing, true, 2),
@@ -174,7 +183,7 @@ fn each_page_is_supplied_once(
 }
 
 /// The same, measured: by default 2 vCPUs with 32 MiB each.
-#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), params = [missing: FaultMode::Missing, minor: FaultMode::Minor])]
+#[kvm_test(requires(host::SMALL_SLOTS), vcpus = 2, exclusive, groups("perf"), options = PLAN, params = [missing: FaultMode::Missing, minor: FaultMode::Minor])]
 fn measured(t: &mut HostOnly, mode: FaultMode) -> TestResult {
     page_in(t, mode, &Plan::read(32 << 20, 1)?)
 }

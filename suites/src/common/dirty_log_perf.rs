@@ -12,11 +12,11 @@ use std::{
 #[host]
 use vm::bindings::*;
 #[host]
-use vm::perf::{Options, Times};
+use vm::perf::{BACKING, BYTES, ITERATIONS, OVERLAP, SLOTS, TestOption, Times, VCPUS};
 #[host]
 use vm::{Backing, DirtyBitmap, DirtyGfn, DirtyRing};
 
-kvm_tests! { requires(host::SMALL_SLOTS) }
+kvm_tests! { requires(host::SMALL_SLOTS), options = PLAN }
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const READY: u64 = 1;
@@ -70,6 +70,35 @@ enum Log {
 }
 
 #[host]
+const WRITE_PERCENT: TestOption =
+    TestOption::new("write_percent", "share of the accesses that write");
+#[host]
+const RANDOM: TestOption = TestOption::new("random", "yes: pages in random order");
+#[host]
+const SEED: TestOption = TestOption::new("seed", "start of the random numbers");
+#[host]
+const RUN_WHILE_DISABLING: TestOption =
+    TestOption::new("run_while_disabling", "yes: vCPUs run while dirty logging is switched off");
+#[host]
+const RING_ENTRIES: TestOption = TestOption::new("ring_entries", "entries of a dirty ring");
+
+/// What [`Plan`] reads.
+#[host]
+const PLAN: [TestOption; 11] = [
+    VCPUS,
+    BYTES,
+    ITERATIONS,
+    WRITE_PERCENT,
+    RANDOM,
+    OVERLAP,
+    BACKING,
+    SLOTS,
+    SEED,
+    RUN_WHILE_DISABLING,
+    RING_ENTRIES,
+];
+
+#[host]
 struct Plan {
     vcpus: u64,
     pages: u64,
@@ -87,19 +116,18 @@ struct Plan {
 #[host]
 impl Plan {
     fn read(bytes: u64, iterations: u64) -> TestResult<Self> {
-        let o = Options;
         let plan = Self {
-            vcpus: o.count("vcpus", 2)?,
-            pages: o.bytes("bytes", bytes)? / PAGE,
-            iterations: o.count("iterations", iterations)?,
-            percent: o.percent("write_percent", 100)?,
-            random: o.flag("random", false)?,
-            overlap: o.flag("overlap", false)?,
-            backing: o.choice("backing", Backing::Anonymous, &Backing::ALL)?,
-            slots: o.count("slots", 1)?,
-            seed: o.number("seed", 1)?,
-            run_while_disabling: o.flag("run_while_disabling", false)?,
-            ring_bytes: o.count("ring_entries", 1 << 16)? * 16,
+            vcpus: VCPUS.count(2)?,
+            pages: BYTES.bytes(bytes)? / PAGE,
+            iterations: ITERATIONS.count(iterations)?,
+            percent: WRITE_PERCENT.percent(100)?,
+            random: RANDOM.flag(false)?,
+            overlap: OVERLAP.flag(false)?,
+            backing: BACKING.choice(Backing::Anonymous, &Backing::ALL)?,
+            slots: SLOTS.count(1)?,
+            seed: SEED.number(1)?,
+            run_while_disabling: RUN_WHILE_DISABLING.flag(false)?,
+            ring_bytes: RING_ENTRIES.count(1 << 16)? * 16,
         };
         let room = (3 << 30) - layout::FREE;
         if plan.all_pages() * PAGE > room || plan.vcpus > layout::MAX_VCPUS {

@@ -6,9 +6,9 @@ use nix::sys::mman::MmapAdvise;
 #[host]
 use vm::Backing;
 #[host]
-use vm::perf::{Options, Times};
+use vm::perf::{BACKING, BYTES, ITERATIONS, SLOTS, TestOption, Times};
 
-kvm_tests! { requires(host::SMALL_SLOTS) }
+kvm_tests! { requires(host::SMALL_SLOTS), options = PLAN }
 
 const PAGE: u64 = layout::PAGE_SIZE;
 const GPA: u64 = layout::FREE;
@@ -43,6 +43,10 @@ fn uses_memory(g: &mut Guest) {
     }
 }
 
+/// What [`Plan`] reads.
+#[host]
+const PLAN: [TestOption; 4] = [BYTES, SLOTS, ITERATIONS, BACKING];
+
 #[host]
 struct Plan {
     pages: u64,
@@ -61,12 +65,11 @@ const CHUNK: u64 = 2 << 20;
 #[host]
 impl Plan {
     fn read(bytes: u64, slots: u64, iterations: u64) -> TestResult<Self> {
-        let o = Options;
         let plan = Self {
-            pages: o.bytes("bytes", bytes)? / PAGE,
-            slots: o.count("slots", slots)?,
-            iterations: o.count("iterations", iterations)?,
-            backing: o.choice("backing", Backing::Anonymous, &Backing::ALL)?,
+            pages: BYTES.bytes(bytes)? / PAGE,
+            slots: SLOTS.count(slots)?,
+            iterations: ITERATIONS.count(iterations)?,
+            backing: BACKING.choice(Backing::Anonymous, &Backing::ALL)?,
         };
         if plan.pages * PAGE > (2 << 30) || !plan.pages.is_multiple_of(plan.slots) {
             return Err(Failure::Error("the memory does not fit, or cannot be dealt out".into()));

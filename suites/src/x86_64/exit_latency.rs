@@ -6,11 +6,11 @@ use kvm_pv::error::KVM_ENOSYS;
 #[host]
 use std::{os::fd::AsRawFd, time::Instant};
 #[host]
-use vm::perf::Options;
+use vm::perf::TestOption;
 #[host]
 use vm::record;
 
-kvm_tests! { irqchip }
+kvm_tests! { irqchip, options = [ROUNDS] }
 
 const READY: u64 = 1;
 const PORT: u16 = 0x94;
@@ -123,8 +123,11 @@ fn one_loop(vcpu: &mut Vcpu) -> TestResult<[u64; 3]> {
 }
 
 #[host]
+const ROUNDS: TestOption = TestOption::new("rounds", "events in one measured loop");
+
+#[host]
 fn measure(t: &mut OneVcpu, name: &str, kind: u64, rounds: u64) -> TestResult {
-    let rounds = Options.count("rounds", rounds)?;
+    let rounds = ROUNDS.count(rounds)?;
     let (port, device) = (Event::new()?, Event::new()?);
     let pio = IoEventfd {
         addr: FAST_PORT.into(),
@@ -227,7 +230,7 @@ fn plays_ping_pong(g: &mut Guest) {
 
 #[host]
 fn ping_pong(t: &mut OneVm, rounds: u64) -> TestResult {
-    let rounds = Options.count("rounds", rounds)?;
+    let rounds = ROUNDS.count(rounds)?;
     let vcpus = [0, 1].map(|index| t.vm.add_vcpu(index, guest_fn!(plays_ping_pong)));
     let mut vcpus: Vec<Vcpu> = vcpus.into_iter().collect::<TestResult<_>>()?;
     let ends = run_together(&mut vcpus, |vcpu| {
@@ -286,7 +289,7 @@ fn waits_for_interrupts(g: &mut Guest) {
 
 #[host]
 fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
-    let rounds = Options.count("rounds", rounds)?;
+    let rounds = ROUNDS.count(rounds)?;
     t.vcpu.run_until_sync(READY)?;
     let event = Event::new()?;
     t.vm.assign_irqfd(&event, PIN).ioctl("KVM_IRQFD")?;
@@ -356,7 +359,7 @@ fn shoots_its_timer(g: &mut Guest) {
 
 #[host]
 fn timer_to_handler(t: &mut OneVcpu, rounds: u64) -> TestResult {
-    let rounds = Options.count("rounds", rounds)?;
+    let rounds = ROUNDS.count(rounds)?;
     t.vcpu.set_args(&[rounds]);
     let khz = f64::from(t.vcpu.fd().get_tsc_khz().ioctl("KVM_GET_TSC_KHZ")?);
     let mut late = Vec::new();

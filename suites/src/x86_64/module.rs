@@ -113,7 +113,7 @@ const TAINTING: [&str; 1] = ["force_avic"];
 
 /// Each boolean parameter of each module can be the other way round: the module loads, a parameter that
 /// was switched off is off, and a guest runs.
-#[kvm_test(exclusive, groups("module", "nodefault"))]
+#[kvm_test(without_kvm, groups("module", "nodefault"))]
 fn every_boolean_parameter_can_be_flipped(t: &mut HostOnly) -> TestResult {
     let modules = modules()?;
     let _restore = Restore::new(&modules);
@@ -158,7 +158,7 @@ fn every_boolean_parameter_can_be_flipped(t: &mut HostOnly) -> TestResult {
 
 /// A module that something uses is not unloaded: EWOULDBLOCK of delete_module(2), whatever of KVM is
 /// open; and it is once nothing is.
-#[kvm_test(exclusive, groups("module", "nodefault"))]
+#[kvm_test(without_kvm, groups("module", "nodefault"))]
 fn module_in_use_stays(t: &mut HostOnly) -> TestResult {
     let modules = modules()?;
     let _restore = Restore::new(&modules);
@@ -217,7 +217,7 @@ fn caches() -> Vec<String> {
 
 /// Reloading leaves nothing behind: no file in debugfs or /dev, no slab cache, no memory; and after all
 /// of it a guest runs.
-#[kvm_test(exclusive, groups("module", "nodefault"))]
+#[kvm_test(without_kvm, groups("module", "nodefault"))]
 fn reloads_leave_nothing_behind(t: &mut HostOnly) -> TestResult {
     let modules = modules()?;
     let _restore = Restore::new(&modules);

@@ -4,26 +4,24 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 use super::Suite;
+use crate::body::Body;
 use crate::registry::known::{KnownFailure, KnownHere};
 use crate::registry::mutants::{Mutants, Tie};
 use crate::registry::{Entry, Registry};
 use crate::select::Selection;
+use crate::test::cpus;
 use crate::verdict::Seconds;
 use cli::Refusal;
 use cli::args::ExplainArgs;
 use results::HostFacts;
 
 /// Tells what the named tests check, need and are known for.
-pub fn explain(
-    suite: &Suite<'_>,
-    args: &ExplainArgs,
-    probe: &dyn Fn() -> Result<HostFacts, Refusal>,
-) -> Result<u8, Refusal> {
-    let registry = suite.registry(args.config.as_deref())?;
+pub fn explain(suite: &Suite<'_>, args: &ExplainArgs) -> Result<u8, Refusal> {
+    let facts = suite.facts().ok();
+    let registry = suite.registry(args.config.as_deref(), facts.as_ref())?;
     let selection =
         Selection { patterns: args.names.clone(), all: true, perf: true, ..Selection::default() };
     let entries = selection.apply(&registry).map_err(Refusal::of)?;
-    let facts = probe().ok();
     let mutants = Mutants::read(suite.data.mutants).map_err(Refusal)?;
     let mut text = String::new();
     for (nth, entry) in entries.iter().enumerate() {
@@ -47,15 +45,22 @@ fn one(
     facts: Option<&HostFacts>,
     mutants: &Mutants,
 ) {
-    let case = entry.case;
-    let _ = writeln!(text, "{}", entry.name());
-    for line in case.doc.lines() {
+    let test = &entry.test;
+    let _ = writeln!(text, "{}", test.id);
+    for line in test.doc.lines() {
         let _ = writeln!(text, "  {}", line.trim());
     }
-    let _ = writeln!(text, "  source: {}:{}", case.file, case.line);
-    let _ = writeln!(text, "  groups: {}", entry.groups.join(", "));
-    let alone = if entry.exclusive { ", runs alone" } else { "" };
+    let _ = writeln!(text, "  source: {}", test.location);
+    if let Body::Program(program) = &test.body {
+        let command = [&[program.path.display().to_string()], program.args.as_slice()].concat();
+        let _ = writeln!(text, "  runs: {} ({})", command.join(" "), test.source);
+    }
+    let _ = writeln!(text, "  groups: {}", test.groups.join(", "));
+    let alone = if cpus(test.weight).is_none() { ", runs alone" } else { "" };
     let _ = writeln!(text, "  deadline: {}{alone}", Seconds(entry.timeout));
+    for option in &test.options {
+        let _ = writeln!(text, "  option: {} ({})", option.name, option.meaning);
+    }
     for (name, value) in &entry.parameters {
         let _ = writeln!(text, "  parameter: {name} = {value}");
     }

@@ -1,6 +1,5 @@
 //! The front door for `cargo test` and cargo-nextest: libtest's own command line.
 
-use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,43 +13,42 @@ use super::run::job;
 use super::session::{Unit, report};
 use super::{Suite, is_native};
 use crate::health::Health;
+use crate::host::Host;
 use crate::job::{Launch, become_worker_if_asked};
 use crate::pool::{Observer, Pool};
 use crate::registry::known::{HowItFails, KnownHere};
 use crate::registry::{Entry, NODEFAULT, PERF, Policy};
 use crate::scale::{self, Scale};
+use crate::source::unprobed;
+use crate::test::cpus;
 use crate::verdict::Finished;
-use cli::MISUSE;
+use cli::{MISUSE, Refusal};
 use results::HostFacts;
 use results::journal::TestReport;
 use results::outcome::Outcome;
 
-pub(super) fn start<E: Display>(
-    suite: &Suite<'_>,
-    probe: impl Fn() -> Result<HostFacts, E>,
-) -> ExitCode {
-    become_worker_if_asked(suite.tests);
+pub(super) fn start(suite: &Suite<'_>) -> ExitCode {
+    become_worker_if_asked(suite.sources);
     let arguments = Arguments::from_args();
-    let registry = match suite.registry(None) {
-        Ok(registry) => registry,
-        Err(refusal) => return refuse(&refusal),
-    };
-    let shared = if arguments.list {
-        Arc::new(Shared { facts: HostFacts::default(), policy: None, scale: Scale::measured(1.0) })
-    } else {
-        let facts = match probe() {
-            Ok(facts) => facts,
-            Err(e) => return refuse(&e),
-        };
-        if let Err(e) = registry.policy.check_capabilities(&facts) {
-            return refuse(&e);
+    match trials(suite, arguments.list) {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(refusal) => {
+            let _ = writeln!(std::io::stderr(), "error: {refusal}");
+            ExitCode::from(MISUSE)
         }
-        Arc::new(Shared {
-            facts,
-            policy: Some(registry.policy.clone()),
-            scale: Scale::measured(scale::measure_without_fork()),
-        })
-    };
+    }
+}
+
+fn trials(suite: &Suite<'_>, only_listed: bool) -> Result<Vec<Trial>, Refusal> {
+    let facts = if only_listed { unprobed() } else { suite.facts()? };
+    let registry = suite.registry(None, Some(&facts))?;
+    let mut shared = Shared { facts, policy: None, scale: Scale::measured(1.0), host: suite.host };
+    if !only_listed {
+        registry.policy.check_capabilities(&shared.facts).map_err(Refusal::of)?;
+        shared.policy = Some(registry.policy.clone());
+        shared.scale = Scale::measured(scale::measure_without_fork());
+    }
+    let shared = Arc::new(shared);
     let trials = registry
         .entries
         .into_iter()
@@ -58,16 +56,11 @@ pub(super) fn start<E: Display>(
         .map(|entry| {
             let ignored = entry.in_group(NODEFAULT) || entry.in_group(PERF);
             let shared = Arc::clone(&shared);
-            Trial::ignorable_test(entry.name(), move || trial(&entry, &shared))
-                .with_ignored_flag(ignored)
+            let name = entry.name().to_owned();
+            Trial::ignorable_test(name, move || trial(&entry, &shared)).with_ignored_flag(ignored)
         })
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn refuse(why: &dyn Display) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "error: {why}");
-    ExitCode::from(MISUSE)
+    Ok(trials)
 }
 
 /// What every trial needs.
@@ -75,6 +68,7 @@ struct Shared {
     facts: HostFacts,
     policy: Option<Policy>,
     scale: Scale,
+    host: &'static dyn Host,
 }
 
 fn trial(entry: &Entry, shared: &Shared) -> Result<Completion, Failed> {
@@ -82,9 +76,14 @@ fn trial(entry: &Entry, shared: &Shared) -> Result<Completion, Failed> {
     if !unmet.is_empty() {
         return Ok(Completion::ignored_with(format!("needs {}", unmet.join(", "))));
     }
-    let _turn = turn(entry.exclusive);
-    let mut pool =
-        Pool { launch: Launch::Exec, capacity: 1, health: &mut Health::open(), signals: None };
+    let _turn = turn(cpus(entry.test.weight).is_none());
+    let mut pool = Pool {
+        launch: Launch::Exec,
+        capacity: 1,
+        health: &mut Health::open(),
+        signals: None,
+        host: shared.host,
+    };
     let mut last = Last(None);
     let known = shared
         .policy

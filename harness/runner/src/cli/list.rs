@@ -7,20 +7,15 @@ use super::{Suite, is_native};
 use crate::select::Selection;
 use cli::Refusal;
 use cli::args::RunArgs;
-use results::HostFacts;
 
 /// Prints the selected tests, one name a line; with `-v` what policy says of them.
-pub fn list(
-    suite: &Suite<'_>,
-    args: &RunArgs,
-    probe: &dyn Fn() -> Result<HostFacts, Refusal>,
-) -> Result<u8, Refusal> {
-    let registry = suite.registry(args.config.as_deref())?;
+pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
+    let facts = if args.verbose { suite.facts() } else { Err(Refusal(String::new())) };
+    let registry = suite.registry(args.config.as_deref(), facts.as_ref().ok())?;
     let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
     if !args.all_archs {
         entries.retain(|entry| is_native(entry));
     }
-    let facts = if args.verbose { probe() } else { Err(Refusal(String::new())) };
     let mut text = String::new();
     if let (true, Err(why)) = (args.verbose, &facts) {
         let _ = writeln!(io::stderr(), "what is skipped here is not known: {why}");
@@ -28,7 +23,7 @@ pub fn list(
     for entry in &entries {
         text.push_str(entry.name());
         if args.verbose {
-            let _ = write!(text, "  groups: {}", entry.groups.join(","));
+            let _ = write!(text, "  groups: {}", entry.test.groups.join(","));
             let requirements = entry.requirement_names();
             if !requirements.is_empty() {
                 let _ = write!(text, "  requires: {}", requirements.join(", "));

@@ -6,18 +6,19 @@ mod list;
 mod run;
 mod session;
 
-use std::fmt::Display;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::host::Host;
 use crate::registry::mutants::Sources;
 use crate::registry::{self, Policy, Registry};
+use crate::source::{Source, native_architecture, unprobed};
 use cli::args::{Command, CommandLine};
 use cli::{BISECT_SKIP, MISUSE, Refusal, reports};
 use results::HostFacts;
-use vm::case::TestCase;
 
 /// What a front door knows beside its tests.
 #[derive(Clone, Copy, Debug)]
@@ -31,39 +32,37 @@ pub struct Data {
 }
 
 /// The tests and the data of a front door.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Suite<'a> {
-    tests: &'a [&'static TestCase],
+    sources: &'a [&'a dyn Source],
+    host: &'static dyn Host,
     data: Data,
 }
 
 impl<'a> Suite<'a> {
-    /// These tests under that policy.
-    pub fn new(tests: &'a [&'static TestCase], data: Data) -> Self {
-        Self { tests, data }
+    /// The tests of these sources on that host, under that policy.
+    pub fn new(sources: &'a [&'a dyn Source], host: &'static dyn Host, data: Data) -> Self {
+        Self { sources, host, data }
     }
 
     /// The front door for `cargo test`: runs the tests as libtest-mimic trials, in workers of their own as
     /// ever. Trials run in threads, so workers are started by exec of this program: it must call this
     /// function first thing.
-    pub fn libtest_main<E: Display>(self, probe: impl Fn() -> Result<HostFacts, E>) -> ExitCode {
-        libtest::start(&self, probe)
+    pub fn libtest_main(self) -> ExitCode {
+        libtest::start(&self)
     }
 
     /// The command line program. Must be called before the process has a second thread.
-    ///
-    /// `probe` finds the host's facts; it is called only where they are needed.
-    pub fn main<E: Display>(self, probe: impl Fn() -> Result<HostFacts, E>) -> ExitCode {
-        crate::job::become_worker_if_asked(self.tests);
+    pub fn main(self) -> ExitCode {
+        crate::job::become_worker_if_asked(self.sources);
         let line = CommandLine::parse();
         let bisect = line.run.bisect;
-        let probe = || probe().map_err(Refusal::of);
         let status = match line.command {
-            None if line.run.list => list::list(&self, &line.run, &probe),
-            None => run::run(&self, &line.run, &probe),
+            None if line.run.list => list::list(&self, &line.run),
+            None => run::run(&self, &line.run),
             Some(Command::Report(args)) => reports::report(&args),
             Some(Command::Compare(args)) => reports::compare(&args),
-            Some(Command::Explain(args)) => explain::explain(&self, &args, &probe),
+            Some(Command::Explain(args)) => explain::explain(&self, &args),
         };
         let status = status.unwrap_or_else(|refusal| {
             let _ = writeln!(std::io::stderr(), "error: {refusal}");
@@ -72,8 +71,17 @@ impl<'a> Suite<'a> {
         ExitCode::from(status)
     }
 
-    /// The tests with the policy in `config`, or the built-in one.
-    pub(crate) fn registry(&self, config: Option<&std::path::Path>) -> Result<Registry, Refusal> {
+    /// What is known of the host.
+    pub(crate) fn facts(&self) -> Result<HostFacts, Refusal> {
+        self.host.facts().map_err(Refusal)
+    }
+
+    /// The tests with the policy in `config`, or the built-in one, on a host of which `facts` are known.
+    pub(crate) fn registry(
+        &self,
+        config: Option<&Path>,
+        facts: Option<&HostFacts>,
+    ) -> Result<Registry, Refusal> {
         let policy = match config {
             None => Policy::built_in(self.data.policy, self.data.prepared),
             Some(path) => {
@@ -83,15 +91,12 @@ impl<'a> Suite<'a> {
                 Policy::parse(&name, &text)
             }
         };
-        Registry::new(self.tests, policy.map_err(Refusal::of)?).map_err(Refusal::of)
-    }
-}
-
-/// This machine's architecture, as tests name it.
-pub(crate) fn native_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "powerpc64" => "ppc64le",
-        other => other,
+        let facts = facts.cloned().unwrap_or_else(unprobed);
+        let mut tests = Vec::new();
+        for source in self.sources {
+            tests.extend(source.tests(&facts).map_err(Refusal::of)?);
+        }
+        Registry::new(tests, policy.map_err(Refusal::of)?).map_err(Refusal::of)
     }
 }
 

@@ -1,11 +1,10 @@
 //! Running the selected tests.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cli::nearest::unknown;
 use nix::sys::prctl;
-use vm::perf::OPTIONS;
 
 use super::session::{Session, Unit};
 use super::{Suite, is_native};
@@ -19,7 +18,6 @@ use crate::select::Selection;
 use crate::verdict::Finished;
 use cli::args::RunArgs;
 use cli::{BISECT_SKIP, MISUSE, Refusal, outputs};
-use results::HostFacts;
 use results::journal::{self, Run, RunInfo};
 use results::outcome::Outcome;
 use results::report::console::Console;
@@ -30,19 +28,16 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 const MOST_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the selected tests; gives the exit status.
-pub fn run(
-    suite: &Suite<'_>,
-    args: &RunArgs,
-    probe: &dyn Fn() -> Result<HostFacts, Refusal>,
-) -> Result<u8, Refusal> {
+pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     let begin = Instant::now();
     if args.host.as_deref().unwrap_or("native") != "native" || args.kernel.is_some() {
         return Err(Refusal(
             "hosts of the lab are booted by ./run_tests.sh, not by this program".into(),
         ));
     }
-    check_options(&args.set)?;
-    let registry = suite.registry(args.config.as_deref())?;
+    // A wrong word on the command line is told before a KVM that cannot be used.
+    let facts = suite.facts();
+    let registry = suite.registry(args.config.as_deref(), facts.as_ref().ok())?;
     let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
     entries.retain(|entry| is_native(entry));
     if entries.is_empty() {
@@ -53,8 +48,9 @@ pub fn run(
             );
         }
     }
+    check_options(&args.set, &entries)?;
     let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
-    let facts = probe()?;
+    let facts = facts?;
     registry.policy.check_capabilities(&facts).map_err(Refusal::of)?;
 
     let scale = args.timeout_scale.map_or_else(|| Scale::measured(scale::measure()), Scale::given);
@@ -93,7 +89,8 @@ pub fn run(
             if unmet.is_empty() {
                 let known_timeout = known_timeouts.contains(entry.name());
                 let mut job = job(entry, args.timeout, scale, known_timeout);
-                job.parameters.extend(args.set.iter().cloned());
+                let has = |name: &str| entry.test.options.iter().any(|o| o.name == name);
+                job.parameters.extend(args.set.iter().filter(|(name, _)| has(name)).cloned());
                 session.plan(unit, job.timeout);
                 jobs.push(job);
             } else {
@@ -107,8 +104,13 @@ pub fn run(
     // Whatever a test leaves running comes back to this process, which ends it.
     let _ = prctl::set_child_subreaper(true);
     let signals = take_signals().map_err(|e| Refusal(format!("signals: {e}")))?;
-    let mut pool =
-        Pool { launch: Launch::Fork, capacity: args.jobs, health, signals: Some(signals) };
+    let mut pool = Pool {
+        launch: Launch::Fork,
+        capacity: args.jobs,
+        health,
+        signals: Some(signals),
+        host: suite.host,
+    };
     let cut = pool.run(&jobs, &mut session);
     let (summary, broken) = session.end(cut, begin.elapsed());
     Ok(match (cut, summary.exit) {
@@ -125,11 +127,15 @@ pub fn run(
     })
 }
 
-/// Every option of `--set` must be one that some test reads.
-fn check_options(set: &[(String, String)]) -> Result<(), Refusal> {
-    let known = OPTIONS.map(|(known, _)| known);
-    match set.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-        Some((name, _)) => Err(Refusal(unknown("option", name, known))),
+/// Every option of `--set` must be one that a selected test declares.
+fn check_options(set: &[(String, String)], entries: &[&Entry]) -> Result<(), Refusal> {
+    let declared = entries.iter().flat_map(|entry| &entry.test.options).map(|option| option.name);
+    let declared: BTreeSet<&str> = declared.collect();
+    match set.iter().find(|(name, _)| !declared.contains(name.as_str())) {
+        Some((name, _)) if declared.is_empty() => {
+            Err(Refusal(format!("no selected test has options; `--set {name}=…` means nothing")))
+        }
+        Some((name, _)) => Err(Refusal(unknown("option", name, declared))),
         None => Ok(()),
     }
 }
@@ -140,14 +146,14 @@ pub(super) fn job(
     timeout: Option<Duration>,
     scale: Scale,
     known_timeout: bool,
-) -> Job {
+) -> Job<'_> {
     let factor = if known_timeout { scale.known_timeout } else { scale.usual };
     Job {
-        case: entry.case,
+        test: &entry.test,
         timeout: timeout.unwrap_or_else(|| entry.timeout.mul_f64(factor)),
         grace: GRACE.mul_f64(scale.usual.max(1.0)).min(MOST_GRACE),
         memory_bytes: entry.memory_bytes,
-        exclusive: entry.exclusive,
+        weight: entry.test.weight,
         parameters: entry.parameters.clone(),
     }
 }
@@ -182,7 +188,8 @@ fn earlier_results(args: &RunArgs, info: &RunInfo) -> Result<Run, Refusal> {
 mod tests {
     use super::*;
     use crate::registry::{Policy, Registry};
-    use vm::case::TestCase;
+    use crate::test::Test;
+    use vm::case::{TestCase, Weight};
 
     static CASE: TestCase = TestCase {
         path: "suites::common::slow::test",
@@ -191,15 +198,15 @@ mod tests {
         doc: "",
         requires: &[],
         groups: &[],
-        exclusive: false,
-        vcpus: 1,
+        weight: Weight::Cpus(1),
+        options: &[],
         run: || Ok(()),
     };
 
     #[test]
     fn a_slow_host_stretches_deadlines_but_those_that_are_known_to_pass_only_twice() {
         let policy = Policy::parse("p", "defaults: { timeout: 3s }").unwrap();
-        let registry = Registry::new(&[&CASE], policy).unwrap();
+        let registry = Registry::new(vec![Test::from(&CASE)], policy).unwrap();
         let seconds = |given, scale, known_timeout| {
             job(&registry.entries[0], given, scale, known_timeout).timeout.as_secs()
         };

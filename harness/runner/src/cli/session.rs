@@ -239,8 +239,8 @@ fn slim(ended: &mut Option<TestReport>) {
 /// Says of which test a result is.
 fn identify(result: &mut TestReport, entry: &Entry) {
     entry.name().clone_into(&mut result.test);
-    result.groups.clone_from(&entry.groups);
-    result.location = format!("{}:{}", entry.case.file, entry.case.line);
+    result.groups = entry.test.groups.iter().map(|group| group.clone().into_owned()).collect();
+    result.location = entry.test.location.to_string();
 }
 
 /// A result from the raw end of a worker.

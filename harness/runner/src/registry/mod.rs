@@ -12,8 +12,9 @@ use std::time::Duration;
 pub use policy::{Policy, PolicyError};
 
 use crate::select::Glob;
+use crate::test::Test;
 use results::HostFacts;
-use vm::case::TestCase;
+use vm::case::Weight;
 
 /// The name of the policy that a program carries with it, in messages.
 pub const BUILT_IN_NAME: &str = "unittests.yaml";
@@ -23,23 +24,17 @@ pub const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64",
 /// Group of tests that only run on request.
 pub const NODEFAULT: &str = "nodefault";
 pub use results::PERF;
-/// Group of tests that unload KVM: the runner itself lets go of it while one of them runs.
-pub const MODULE: &str = "module";
 
 /// A test with everything that policy says of it.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The test.
-    pub case: &'static TestCase,
-    /// Every group it is in, sorted.
-    pub groups: Vec<String>,
+    /// The test; its groups, sorted, and its weight are the policy's too.
+    pub test: Test,
     /// Deadline before scaling.
     pub timeout: Duration,
-    /// Must run alone.
-    pub exclusive: bool,
     /// Address space limit of its worker.
     pub memory_bytes: u64,
-    /// Parameters for the test.
+    /// Values for its options.
     pub parameters: BTreeMap<String, String>,
     /// Capabilities that policy requires beside the test's own requirements.
     pub requires: Vec<String>,
@@ -47,24 +42,24 @@ pub struct Entry {
 
 impl Entry {
     /// The name users see.
-    pub fn name(&self) -> &'static str {
-        self.case.name()
+    pub fn name(&self) -> &str {
+        &self.test.id
     }
 
     /// Whether the test is in `group`.
     pub fn in_group(&self, group: &str) -> bool {
-        self.groups.iter().any(|g| g == group)
+        self.test.groups.iter().any(|g| g == group)
     }
 
     /// Every requirement's name.
     pub fn requirement_names(&self) -> Vec<&str> {
-        let own = self.case.requires.iter().map(|r| r.name);
+        let own = self.test.needs.iter().map(|r| r.name);
         own.chain(self.requires.iter().map(String::as_str)).collect()
     }
 
     /// The requirements that this host does not meet.
     pub fn unmet(&self, facts: &HostFacts) -> Vec<&str> {
-        let own = self.case.requires.iter().filter(|r| !(r.met)(facts)).map(|r| r.name);
+        let own = self.test.needs.iter().filter(|r| !(r.met)(facts)).map(|r| r.name);
         let listed = self.requires.iter().map(String::as_str);
         own.chain(listed.filter(|name| facts.caps.get(*name).copied().unwrap_or(0) <= 0)).collect()
     }
@@ -81,75 +76,71 @@ pub struct Registry {
 
 impl Registry {
     /// Joins tests and policy; a name in the policy that means nothing is an error.
-    pub fn new(tests: &[&'static TestCase], policy: Policy) -> Result<Self, PolicyError> {
-        let mut cases: Vec<&'static TestCase> = tests.to_vec();
-        cases.sort_by_key(|case| (case.name(), case.path));
-        if let Some(pair) = cases.windows(2).find(|pair| pair[0].name() == pair[1].name()) {
+    pub fn new(mut tests: Vec<Test>, policy: Policy) -> Result<Self, PolicyError> {
+        tests.sort_by(|a, b| a.id.cmp(&b.id));
+        if let Some([one, other]) = tests.windows(2).find_map(|pair| match pair {
+            [one, other] if one.id == other.id => Some([one, other]),
+            _ => None,
+        }) {
+            let (id, here, there) = (&one.id, &one.location, &other.location);
             return Err(PolicyError::new(format!(
-                "two tests are named `{}`: {}:{} and {}:{}",
-                pair[0].name(),
-                pair[0].file,
-                pair[0].line,
-                pair[1].file,
-                pair[1].line
+                "two tests are named `{id}`: {here} and {there}"
             )));
         }
-        policy.check_names(&cases)?;
-        let mut extra: HashMap<&str, Vec<&str>> = HashMap::new();
+        policy.check_names(&tests)?;
+        let mut extra: HashMap<usize, Vec<&str>> = HashMap::new();
         for (group, members) in &policy.groups {
-            for case in members_of(members, &cases) {
-                extra.entry(case.name()).or_default().push(group);
+            for nth in members_of(members, &tests) {
+                extra.entry(nth).or_default().push(group);
             }
         }
-        let entries = cases
-            .iter()
-            .map(|case| entry(case, &policy, extra.get(case.name()).map_or(&[], Vec::as_slice)))
+        let entries = tests
+            .into_iter()
+            .enumerate()
+            .map(|(nth, test)| entry(test, &policy, extra.get(&nth).map_or(&[], Vec::as_slice)))
             .collect();
         Ok(Self { entries, policy })
     }
 
     /// Every group that a test is in.
     pub fn groups(&self) -> BTreeSet<&str> {
-        self.entries.iter().flat_map(|e| e.groups.iter().map(String::as_str)).collect()
+        self.entries.iter().flat_map(|e| e.test.groups.iter().map(|g| &**g)).collect()
     }
 
     /// The test of that exact name.
     pub fn find(&self, name: &str) -> Option<&Entry> {
-        let at = self.entries.binary_search_by_key(&name, |e| e.name()).ok()?;
+        let at = self.entries.binary_search_by(|e| e.name().cmp(name)).ok()?;
         self.entries.get(at)
     }
 }
 
-/// The tests that the patterns of a group name.
-fn members_of<'a>(
-    patterns: &[String],
-    cases: &'a [&'static TestCase],
-) -> impl Iterator<Item = &'a &'static TestCase> {
+/// The places of the tests that the patterns of a group name.
+fn members_of(patterns: &[String], tests: &[Test]) -> impl Iterator<Item = usize> {
     let globs: Vec<Glob> = patterns.iter().filter_map(|p| Glob::new(p).ok()).collect();
-    cases.iter().filter(move |case| globs.iter().any(|glob| glob.is_match(case.name())))
+    let is_member = move |test: &Test| globs.iter().any(|glob| glob.is_match(&test.id));
+    tests.iter().enumerate().filter(move |(_, test)| is_member(test)).map(|(nth, _)| nth)
 }
 
-fn entry(case: &'static TestCase, policy: &Policy, extra: &[&str]) -> Entry {
-    let own = policy.tests.get(case.name());
-    let mut groups: BTreeSet<&str> = own_groups(case).into_iter().collect();
-    groups.extend(extra);
-    groups.extend(own.iter().flat_map(|t| t.groups.iter().map(String::as_str)));
+fn entry(mut test: Test, policy: &Policy, extra: &[&str]) -> Entry {
+    let own = policy.tests.get(&*test.id);
+    let listed = own.iter().flat_map(|t| t.groups.iter().map(String::as_str));
+    test.groups.extend(extra.iter().copied().chain(listed).map(|group| group.to_owned().into()));
+    test.groups.sort_unstable();
+    test.groups.dedup();
+    if own.is_some_and(|own| own.exclusive) && test.weight != Weight::AloneWithoutKvm {
+        test.weight = Weight::Alone;
+    }
+    let limits = test.limits;
     Entry {
-        case,
-        groups: groups.into_iter().map(ToOwned::to_owned).collect(),
-        timeout: own.and_then(|t| t.timeout).unwrap_or(policy.timeout),
-        exclusive: case.exclusive || own.is_some_and(|t| t.exclusive),
-        memory_bytes: own.and_then(|t| t.memory_bytes).unwrap_or(policy.memory_bytes),
+        timeout: own.and_then(|t| t.timeout).or(limits.timeout).unwrap_or(policy.timeout),
+        memory_bytes: own
+            .and_then(|t| t.memory_bytes)
+            .or(limits.memory_bytes)
+            .unwrap_or(policy.memory_bytes),
         parameters: own.map(|t| t.parameters.clone()).unwrap_or_default(),
         requires: own.map(|t| t.requires.clone()).unwrap_or_default(),
+        test,
     }
-}
-
-/// The groups that a test is in by itself: its file, its architecture, its own.
-pub(crate) fn own_groups(case: &TestCase) -> Vec<&str> {
-    let mut groups = vec![case.file_group(), architecture(case.name()).unwrap_or("common")];
-    groups.extend(case.groups);
-    groups
 }
 
 /// The architecture that a test's name begins with.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::known::KnownFailure;
 use super::yaml::{self, RawPolicy};
-use super::{ARCHITECTURES, BUILT_IN_NAME, NODEFAULT, PERF, architecture, own_groups};
+use super::{ARCHITECTURES, BUILT_IN_NAME, NODEFAULT, PERF, architecture};
 use crate::select::Glob;
+use crate::test::Test;
 use cli::nearest::unknown;
 use results::HostFacts;
-use vm::case::TestCase;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
@@ -132,8 +132,8 @@ impl Policy {
     /// Every name must mean something. Names of an architecture that this
     /// binary holds no test of are checked in that architecture's binary.
     /// The tests are sorted by name.
-    pub(super) fn check_names(&self, cases: &[&'static TestCase]) -> Result<(), PolicyError> {
-        let names: Vec<&str> = cases.iter().map(|case| case.name()).collect();
+    pub(super) fn check_names(&self, tests: &[Test]) -> Result<(), PolicyError> {
+        let names: Vec<&str> = tests.iter().map(|test| &*test.id).collect();
         let mut here: Vec<&str> = names.iter().filter_map(|name| architecture(name)).collect();
         here.dedup();
         let elsewhere = |name: &str| architecture(name).is_some_and(|arch| !here.contains(&arch));
@@ -156,13 +156,20 @@ impl Policy {
         for (name, test) in &self.tests {
             test_known("tests", 0, name, false)?;
             for group in &test.groups {
-                if !self.has_group(group, cases) && !elsewhere(name) {
-                    let mut groups: BTreeSet<&str> =
-                        cases.iter().flat_map(|case| own_groups(case)).collect();
+                if !self.has_group(group, tests) && !elsewhere(name) {
+                    let mut groups: BTreeSet<&str> = own_groups(tests).collect();
                     groups.extend([NODEFAULT, PERF]);
                     groups.extend(self.groups.keys().map(String::as_str));
                     let message = unknown("group", group, groups);
                     return Err(self.error("tests", 0, group, message));
+                }
+            }
+            let Ok(at) = names.binary_search(&name.as_str()) else { continue };
+            let options = || tests[at].options.iter().map(|option| option.name);
+            for parameter in test.parameters.keys() {
+                if !options().any(|option| option == parameter) {
+                    let message = unknown("option", parameter, options());
+                    return Err(self.error("tests", 0, parameter, message));
                 }
             }
         }
@@ -173,10 +180,10 @@ impl Policy {
         Ok(())
     }
 
-    fn has_group(&self, group: &str, cases: &[&'static TestCase]) -> bool {
+    fn has_group(&self, group: &str, tests: &[Test]) -> bool {
         [NODEFAULT, PERF].contains(&group)
             || self.groups.contains_key(group)
-            || cases.iter().any(|case| own_groups(case).contains(&group))
+            || own_groups(tests).any(|own| own == group)
     }
 
     fn check_known(&self, nth: usize, known: &KnownFailure) -> Result<(), PolicyError> {
@@ -212,6 +219,11 @@ impl Policy {
             .or_else(|| line_of(&self.text, section, nth, first));
         PolicyError::at(&self.source_name, line, message)
     }
+}
+
+/// The groups that tests are in by themselves.
+fn own_groups(tests: &[Test]) -> impl Iterator<Item = &str> {
+    tests.iter().flat_map(|test| &test.groups).map(|group| &**group)
 }
 
 /// The line of the first `word` in a top-level section of a YAML text, looked

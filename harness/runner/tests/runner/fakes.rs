@@ -5,9 +5,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, raise};
 use results::HostFacts;
 use runner::cli::Data;
+use runner::host::Host;
 use runner::registry::mutants::Sources;
-use vm::case::TestCase;
+use vm::case::{TestCase, Weight};
 use vm::failure::{Failure, TestResult};
+use vm::perf::ITERATIONS;
 use vm::record;
 use vm::requirement::Requirement;
 
@@ -20,8 +22,8 @@ pub const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
         doc: "The runner tells this end from every other.",
         requires: &[],
         groups: &["fakes"],
-        exclusive: false,
-        vcpus: 1,
+        weight: Weight::Cpus(1),
+        options: &[],
         run,
     }
 }
@@ -38,7 +40,7 @@ const LACKS_IT: Requirement = Requirement {
     met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
 };
 
-static FAKES: [TestCase; 31] = [
+static FAKES: [TestCase; 32] = [
     fake("suites::common::ends::pass", || {
         record::check("two is two", true, "");
         record::check("two is two", true, "");
@@ -148,10 +150,14 @@ static FAKES: [TestCase; 31] = [
             }
         }
     }),
-    fake("suites::common::ends::parameter", || match record::parameter("iterations").as_deref() {
-        Some("42") => passes(),
-        other => Err(Failure::Fail(format!("iterations is {other:?}"))),
-    }),
+    TestCase {
+        options: &[ITERATIONS],
+        ..fake("suites::common::ends::parameter", || match ITERATIONS.count(1)? {
+            42 => passes(),
+            other => Err(Failure::Fail(format!("iterations is {other}"))),
+        })
+    },
+    fake("suites::common::ends::undeclared", || ITERATIONS.count(1).map(drop)),
     fake("suites::common::ends::odd_text", || {
         record::check("a # in a name, and </script>", false, "1 < 2 && \"3\" > ']]>' \u{1b}[0m");
         record::log("ok 1 - not a result\r");
@@ -163,8 +169,7 @@ static FAKES: [TestCase; 31] = [
     TestCase { groups: &["nodefault"], ..fake("suites::common::rare::on_request", passes) },
     TestCase { groups: &["perf"], ..fake("suites::common::rare::measures", passes) },
     TestCase {
-        exclusive: true,
-        vcpus: 4,
+        weight: Weight::Alone,
         ..fake("suites::common::rare::alone", || {
             std::thread::sleep(Duration::from_millis(30));
             passes()
@@ -228,7 +233,6 @@ fn many_processes() -> TestResult {
     Err(Failure::Fail("nobody stopped it".into()))
 }
 
-/// What `explain` knows of mutants here.
 /// No policy, and a few mutants.
 pub const DATA: Data = Data { policy: "", prepared: "", mutants: MUTANTS };
 
@@ -255,18 +259,32 @@ pub fn all() -> Vec<&'static TestCase> {
 }
 
 /// A host that is the same everywhere; `FAKE_NO_KVM` takes it away.
-pub fn probe() -> Result<HostFacts, String> {
-    if std::env::var_os("FAKE_NO_KVM").is_some() {
-        return Err("/dev/kvm: No such file or directory".into());
+pub struct FakeHost;
+
+impl Host for FakeHost {
+    fn facts(&self) -> Result<HostFacts, String> {
+        if std::env::var_os("FAKE_NO_KVM").is_some() {
+            return Err("/dev/kvm: No such file or directory".into());
+        }
+        Ok(HostFacts {
+            arch: "x86_64".into(),
+            kernel: std::env::var("FAKE_KERNEL").unwrap_or_else(|_| "6.12.3-fake".into()),
+            backend: "kvm_fake".into(),
+            cpus: 2,
+            profile: "native".into(),
+            caps: [("KVM_CAP_THERE".to_owned(), 1)].into(),
+            module_params: [("kvm_fake.nested".to_owned(), "Y".to_owned())].into(),
+            ..HostFacts::default()
+        })
     }
-    Ok(HostFacts {
-        arch: "x86_64".into(),
-        kernel: std::env::var("FAKE_KERNEL").unwrap_or_else(|_| "6.12.3-fake".into()),
-        backend: "kvm_fake".into(),
-        cpus: 2,
-        profile: "native".into(),
-        caps: [("KVM_CAP_THERE".to_owned(), 1)].into(),
-        module_params: [("kvm_fake.nested".to_owned(), "Y".to_owned())].into(),
-        ..HostFacts::default()
-    })
+
+    fn let_go(&self) -> Result<(), String> {
+        println!("let go");
+        Ok(())
+    }
+
+    fn take_back(&self) -> Result<(), String> {
+        println!("taken back");
+        Ok(())
+    }
 }

@@ -14,6 +14,7 @@ use runner::registry::known::KnownHere;
 use runner::registry::mutants::{Mutants, Sources};
 use runner::registry::{Policy, Registry};
 use runner::tally::Tally;
+use runner::test::Test;
 use vm::Message;
 use vm::payload::Image;
 use vm::record::Event;
@@ -105,7 +106,9 @@ fn read_policy(bytes: &[u8]) {
     let _ = policy.check_capabilities(&facts).map_err(|e| e.to_string());
     let known = KnownHere::new(&policy.known_failures, &facts);
     let _ = (known.of("ends::pass"), known.times_out("ends::pass"));
-    if let Ok(registry) = Registry::new(&fakes::all(), policy).map_err(|e| e.to_string()) {
+    if let Ok(registry) = Registry::new(fakes::all().into_iter().map(Test::from).collect(), policy)
+        .map_err(|e| e.to_string())
+    {
         let _ = registry.groups();
     }
 }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use runner::health::Health;
 use runner::job::{Job, Launch};
 use runner::pool::{Observer, Pool};
+use runner::test::Test;
 use runner::verdict::Finished;
 use vm::case::TestCase;
 use vm::failure::TestResult;
@@ -49,13 +50,15 @@ pub fn sick_door() -> ExitCode {
     keep_open(ours.as_raw_fd());
     LOG.set(ours).unwrap();
     let health = &mut Health::of(None, Some(File::from(OwnedFd::from(theirs))));
-    let mut pool = Pool { launch: Launch::Fork, capacity: 2, health, signals: None };
-    let jobs = [&QUIET, &SLEEPS, &COMPLAINS, &QUIET].map(|case| Job {
-        case,
+    let host = &fakes::FakeHost;
+    let mut pool = Pool { launch: Launch::Fork, capacity: 2, health, signals: None, host };
+    let tests = [&QUIET, &SLEEPS, &COMPLAINS, &QUIET].map(Test::from);
+    let jobs = tests.each_ref().map(|test| Job {
+        test,
         timeout: Duration::from_secs(10),
         grace: Duration::from_secs(1),
         memory_bytes: 1 << 40,
-        exclusive: false,
+        weight: test.weight,
         parameters: Default::default(),
     });
     pool.run(&jobs, &mut Teller);

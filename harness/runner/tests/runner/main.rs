@@ -21,16 +21,17 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 use runner::cli::Suite;
+use runner::source::Native;
 
 fn main() -> ExitCode {
     match std::env::var("FAKE_DOOR").as_deref() {
         Ok("cli") => {
             let tests = fakes::all();
-            let suite = Suite::new(&tests, fakes::DATA);
-            return suite.main(fakes::probe);
+            return Suite::new(&[&Native(&tests)], &fakes::FakeHost, fakes::DATA).main();
         }
         Ok("libtest") => {
-            return Suite::new(&fakes::all(), fakes::DATA).libtest_main(fakes::probe);
+            let tests = fakes::all();
+            return Suite::new(&[&Native(&tests)], &fakes::FakeHost, fakes::DATA).libtest_main();
         }
         Ok("crowd") => return schedule::crowded_door(),
         Ok("fuzz") => return fuzz::run(),

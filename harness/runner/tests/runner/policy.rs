@@ -7,6 +7,7 @@ pub const TESTS: &[Named] = &[
     ("policy::known_failures_are_told_from_news", known_failures),
     ("policy::conditions_choose_the_host", conditions),
     ("policy::values_reach_the_test", values),
+    ("policy::options_are_those_that_tests_declare", options),
     ("policy::groups_come_from_the_file_and_the_test", groups),
 ];
 
@@ -55,6 +56,10 @@ fn wrong_names() {
         (
             "known_failures:\n- test: ends::pass\n  reason: x\n  when: { kernel: \"5.10\" }\n",
             "`5.10` is no kernel range; one looks like `>=5.10, <6.1`",
+        ),
+        (
+            "tests:\n  ends::parameter:\n    parameters: { iteratoins: 3 }\n",
+            "p.yaml:3: unknown option `iteratoins`; did you mean `iterations`?",
         ),
         ("defaults: { timeout: soon }\n", "`soon` is no time; one looks like `10s`"),
         ("tests: [\n", "p.yaml:"),
@@ -166,6 +171,36 @@ fn values() {
     assert!(result["reason"].as_str().unwrap().contains("within 0.4 s"), "{result}");
     door.file("p.yaml", "defaults: { memory: 200GiB }\n");
     assert_eq!(door.one(&["--config", "p.yaml", "memory_hog"]).1["outcome"], "pass");
+}
+
+fn options() {
+    let door = Door::new();
+    let result = |arguments: &[&str]| {
+        let (_, result) = door.one(arguments);
+        (result["outcome"].clone(), result["reason"].clone())
+    };
+    assert_eq!(result(&["--set", "iterations=42", "parameter"]).0, "pass");
+    assert_eq!(result(&["--set", "iterations=41", "parameter"]).1, "iterations is 41");
+    assert_eq!(
+        result(&["undeclared"]),
+        ("error".into(), "the test reads option `iterations`, which it does not declare".into())
+    );
+    for (arguments, message) in [
+        (
+            ["--set", "iteratoins=42", "parameter"],
+            "unknown option `iteratoins`; did you mean `iterations`?",
+        ),
+        (
+            ["--set", "iterations=42", "ends::pass"],
+            "no selected test has options; `--set iterations=…` means nothing",
+        ),
+    ] {
+        let output = door.run(&arguments);
+        assert_eq!(text(&output.stderr), format!("error: {message}\n"));
+        assert_eq!(output.status.code(), Some(2));
+    }
+    let told = text(&door.run(&["explain", "parameter"]).stdout);
+    assert!(told.contains("\n  option: iterations (rounds that are measured)\n"), "{told}");
 }
 
 fn groups() {

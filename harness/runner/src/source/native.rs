@@ -1,0 +1,42 @@
+//! Tests that are linked into this program.
+
+use std::borrow::Cow;
+
+use results::HostFacts;
+use vm::case::TestCase;
+
+use super::{Source, SourceError};
+use crate::body::Body;
+use crate::registry::architecture;
+use crate::test::{Limits, Location, Test};
+
+/// The suite's name.
+const NAME: &str = "kvm-conformance";
+
+/// Tests that are linked into this program.
+#[derive(Clone, Copy, Debug)]
+pub struct Native<'a>(pub &'a [&'static TestCase]);
+
+impl Source for Native<'_> {
+    fn tests(&self, _: &HostFacts) -> Result<Vec<Test>, SourceError> {
+        Ok(self.0.iter().map(|case| Test::from(*case)).collect())
+    }
+}
+
+impl From<&'static TestCase> for Test {
+    fn from(case: &'static TestCase) -> Self {
+        let own = [case.file_group(), architecture(case.name()).unwrap_or("common")];
+        Self {
+            id: case.name().into(),
+            source: NAME.into(),
+            location: Location { file: case.file.into(), line: case.line },
+            doc: case.doc.into(),
+            needs: case.requires.to_vec(),
+            weight: case.weight,
+            groups: own.iter().chain(case.groups).copied().map(Cow::Borrowed).collect(),
+            options: case.options.to_vec(),
+            limits: Limits::default(),
+            body: Body::Native(case.run),
+        }
+    }
+}
