@@ -10,7 +10,7 @@ use suites_embed::{files, policy};
 use vm::case::TestCase;
 use vm::payload::Payload;
 
-const POLICY: (&str, &str) = policy!("../unittests.yaml");
+const POLICY: (&[(&str, &str)], &str) = policy!("../unittests.yaml");
 
 const DATA: Data = Data {
     policy: POLICY.0,

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use runner::registry::mutants::{Mutants, Sources};
-use runner::registry::{BUILT_IN_NAME, Policy, Registry, architecture};
+use runner::registry::{Policy, Registry, architecture};
 use runner::test::Test;
 use suites as _;
 use suites_embed::{files, policy};
 
-const POLICY: (&str, &str) = policy!("../unittests.yaml");
+const POLICY: (&[(&str, &str)], &str) = policy!("../unittests.yaml");
 const FILES: &[(&str, &str)] = files!("../ci/mutants", "yaml");
 const KILLED: &[(&str, &str)] = files!("../ci/mutants", "jsonl");
 
@@ -20,7 +20,7 @@ fn is_foreign(test: &str, arch: Option<&str>) -> bool {
 
 #[test]
 fn the_prepared_policy_is_what_the_file_says_of_this_architecture() {
-    let mut written = Policy::parse(BUILT_IN_NAME, POLICY.0).unwrap();
+    let mut written = Policy::built_in(POLICY.0, "").unwrap();
     let all = written.known_failures.len();
     written.known_failures.retain(|known| !is_foreign(&known.test, known.when.arch.as_deref()));
     written.tests.retain(|name, _| !is_foreign(name, None));
@@ -32,7 +32,7 @@ fn the_prepared_policy_is_what_the_file_says_of_this_architecture() {
 #[test]
 fn the_policy_names_tests_that_exist() {
     let tests = vm::TESTS.iter().map(Test::from).collect();
-    Registry::new(tests, Policy::parse(BUILT_IN_NAME, POLICY.0).unwrap()).unwrap();
+    Registry::new(tests, Policy::built_in(POLICY.0, "").unwrap()).unwrap();
 }
 
 #[test]

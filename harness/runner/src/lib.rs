@@ -17,3 +17,4 @@ pub mod test;
 pub mod verdict;
 pub mod watch;
 pub mod worker;
+pub mod yaml;

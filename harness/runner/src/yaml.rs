@@ -1,77 +1,122 @@
-//! Reading YAML: the only file that knows the YAML library.
+//! Reading YAML: the only file that knows the YAML libraries. One makes values of a text, the other
+//! knows on which line each of them stands, and is asked where something is wrong.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use cli::nearest::nearest;
+use marked_yaml::{Node, Span as Marks};
+use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::known::KnownFailure;
-use super::mutants::Mutant;
-use super::policy::PolicyError;
-use cli::nearest;
-
-/// `unittests.yaml` as written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawPolicy {
-    #[serde(default)]
-    pub defaults: RawDefaults,
-    #[serde(default)]
-    pub groups: Unique<Vec<String>>,
-    #[serde(default)]
-    pub tests: Unique<RawTest>,
-    #[serde(default)]
-    pub known_failures: Vec<KnownFailure>,
+/// Why a file cannot be used: what is wrong with it, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct FileError {
+    file: String,
+    /// From 1.
+    line: Option<usize>,
+    message: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawDefaults {
-    pub timeout: Option<Span>,
-    pub memory: Option<Bytes>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawTest {
-    pub timeout: Option<Span>,
-    pub memory: Option<Bytes>,
-    #[serde(default)]
-    pub exclusive: bool,
-    #[serde(default)]
-    pub groups: Vec<String>,
-    #[serde(default)]
-    pub requires: Vec<String>,
-    #[serde(default)]
-    pub parameters: BTreeMap<String, Scalar>,
-}
-
-/// A policy as a build prepared it, in JSON; nothing where there is none.
-pub(super) fn prepared(json: &str) -> Option<RawPolicy> {
-    serde_json::from_str(json).ok()
-}
-
-/// Parses the whole file.
-pub(super) fn parse(source: &str, text: &str) -> Result<RawPolicy, PolicyError> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-        return Ok(RawPolicy::default());
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "{}:", self.file)?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        f.write_str(&self.message)
     }
+}
+
+impl FileError {
+    /// Of no file in particular.
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self::of("", message)
+    }
+
+    /// Of a file as a whole.
+    pub fn of(file: &str, message: impl fmt::Display) -> Self {
+        Self { file: file.to_owned(), line: None, message: message.to_string() }
+    }
+
+    /// At a place of a file with this text.
+    pub fn at(file: &str, text: &str, place: &[Step<'_>], message: impl fmt::Display) -> Self {
+        Self { line: Lines::of(text).find(place), ..Self::of(file, message) }
+    }
+}
+
+/// A step on the way to a place in a document.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// To a key of a mapping.
+    Key(&'a str),
+    /// To an item of a list, from 0.
+    Nth(usize),
+}
+
+/// The lines that the parts of a document stand on.
+#[derive(Debug)]
+pub struct Lines(Option<Node>);
+
+impl Lines {
+    /// Of this text.
+    pub fn of(text: &str) -> Self {
+        Self(marked_yaml::parse_yaml(0, text).ok())
+    }
+
+    /// The line of the place that these steps lead to from the top.
+    pub fn find(&self, place: &[Step<'_>]) -> Option<usize> {
+        let mut node = self.0.as_ref()?;
+        let mut marks: &Marks = node.span();
+        for step in place {
+            (marks, node) = match step {
+                Step::Key(wanted) => {
+                    let mut entries = node.as_mapping()?.iter();
+                    entries
+                        .find_map(|(key, node)| (&**key == *wanted).then(|| (key.span(), node)))?
+                }
+                Step::Nth(nth) => {
+                    let node = node.as_sequence()?.get(*nth)?;
+                    (node.span(), node)
+                }
+            };
+        }
+        marks.start().map(|mark| mark.line())
+    }
+}
+
+/// Parses the text of a file.
+///
+/// # Errors
+///
+/// What is wrong with it, and where.
+pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, FileError> {
     serde_yaml::from_str(text).map_err(|e| {
-        let line = e.location().map(|place| place.line());
         let mut told = e.to_string();
         if let Some(at) = told.rfind(" at line ") {
             told.truncate(at);
         }
-        PolicyError::at(source, line, near_key(&told))
+        let line = e.location().map(|place| place.line());
+        FileError { line, ..FileError::of(file, near_key(&told)) }
     })
 }
 
-/// Parses a file of mutants.
-pub(super) fn mutants(text: &str) -> Result<Vec<Mutant>, String> {
-    serde_yaml::from_str(text).map_err(|e| e.to_string())
+/// The same; a text without content is a default value.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_or_default<T: DeserializeOwned + Default>(
+    file: &str,
+    text: &str,
+) -> Result<T, FileError> {
+    let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    if text.lines().all(is_blank) { Ok(T::default()) } else { parse(file, text) }
 }
 
 /// Turns serde's list of every valid key into the nearest one.
@@ -80,7 +125,7 @@ fn near_key(told: &str) -> String {
     let mut quoted = rest.split('`').step_by(2);
     let wrong = quoted.next().unwrap_or_default();
     let valid: Vec<&str> = quoted.filter(|name| !name.is_empty()).collect();
-    match nearest::nearest(wrong, valid.iter().copied()) {
+    match nearest(wrong, valid.iter().copied()) {
         Some(near) => format!("unknown key `{wrong}`; did you mean `{near}`?"),
         None => format!("unknown key `{wrong}`; the keys here are {}", valid.join(", ")),
     }
@@ -88,11 +133,11 @@ fn near_key(told: &str) -> String {
 
 /// A time: `10s`, `500ms`, `2m`, or a number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Span(pub Duration);
+pub struct Span(pub Duration);
 
 /// A size: `512MiB`, `8GiB`, or a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bytes(pub u64);
+pub struct Bytes(pub u64);
 
 /// Any scalar, as text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -119,7 +164,7 @@ fn bytes(text: &str) -> Option<Bytes> {
 
 /// A mapping in which no key may come twice.
 #[derive(Debug)]
-pub(super) struct Unique<T>(pub BTreeMap<String, T>);
+pub struct Unique<T>(pub BTreeMap<String, T>);
 
 impl<T> Default for Unique<T> {
     fn default() -> Self {
@@ -204,6 +249,28 @@ impl<'de> Deserialize<'de> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_have_lines() {
+        let text = "groups:\n  smoke: [a,\n    b]\ntests:\n  # a::b\n  a::b::c: {}\n  a::b: {x: 1}\n\
+                    known:\n- test: a::b\n  reason: x\n- reason: y\n  test: >\n    z\n";
+        let lines = Lines::of(text);
+        use Step::{Key, Nth};
+        for (place, line) in [
+            (&[Key("groups"), Key("smoke"), Nth(1)][..], Some(3)),
+            (&[Key("tests"), Key("a::b")], Some(7)),
+            (&[Key("tests"), Key("a::b"), Key("x")], Some(7)),
+            (&[Key("known"), Nth(0), Key("test")], Some(9)),
+            (&[Key("known"), Nth(1)], Some(11)),
+            (&[Key("known"), Nth(1), Key("test")], Some(12)),
+            (&[Key("known"), Nth(2)], None),
+            (&[Key("none")], None),
+            (&[Key("tests"), Nth(0)], None),
+        ] {
+            assert_eq!(lines.find(place), line, "{place:?}");
+        }
+        assert_eq!(Lines::of("[").find(&[]), None);
+    }
 
     #[test]
     fn units_are_understood() {

@@ -9,22 +9,25 @@ use std::{env, fs};
 use proc_macro::TokenStream;
 use proc_macro2::Span;
 use quote::quote;
+use serde_json::Value;
 use syn::{Error, LitStr, parse_macro_input};
 
 const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64", "s390x"];
 
-/// `policy!("../unittests.yaml")`: the file's text, and what it says of the target's architecture as
-/// JSON, which is read many times as fast. The path starts at the package's folder.
+/// `policy!("../unittests.yaml")`: name and text of the file and of those that it includes, whose paths
+/// start at its folder; and what they say of the target's architecture as JSON, which is read many times
+/// as fast. The path starts at the package's folder.
 #[proc_macro]
 pub fn policy(path: TokenStream) -> TokenStream {
     let path = parse_macro_input!(path as LitStr);
-    let file = absolute(&path);
-    let text = match fs::read_to_string(&file) {
-        Ok(text) => text,
-        Err(error) => return refuse(&path, &format!("{}: {error}", file.display())),
+    let files = match policy_files(&absolute(&path)) {
+        Ok(files) => files,
+        Err(message) => return refuse(&path, &message),
     };
-    let (file, json) = (file.display().to_string(), as_json(&text));
-    quote!((include_str!(#file), #json)).into()
+    let json = as_json(&files).unwrap_or_default();
+    let names = files.iter().map(|file| &file.name);
+    let paths = files.iter().map(|file| file.path.display().to_string());
+    quote!((&[#((#names, include_str!(#paths))),*], #json)).into()
 }
 
 /// `files!("../ci/mutants", "yaml")`: name and text of every file with that extension in the folder's
@@ -75,9 +78,45 @@ fn files_below(root: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What the YAML text says of the target's architecture, as JSON; nothing where it is wrong, which the
-/// runner reports when it reads the YAML.
-fn as_json(text: &str) -> String {
+/// A file of the policy.
+struct PolicyFile {
+    /// Its path, from the first one's folder.
+    name: String,
+    path: PathBuf,
+    text: String,
+}
+
+/// The file at `path` and those that it includes. What is wrong in them the runner reports.
+fn policy_files(path: &Path) -> Result<Vec<PolicyFile>, String> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let read = |name: &str| {
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok::<_, String>(PolicyFile { name: name.to_owned(), path, text })
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut files = vec![read(&name)?];
+    let content = serde_yaml::from_str::<Value>(&files[0].text).unwrap_or_default();
+    for included in content["include"].as_array().into_iter().flatten() {
+        files.push(read(included.as_str().unwrap_or_default())?);
+    }
+    Ok(files)
+}
+
+/// What each file says of the target's architecture, as JSON; nothing where one is wrong, which the runner
+/// reports when it reads the YAML.
+fn as_json(files: &[PolicyFile]) -> Option<String> {
+    let mut all: Vec<Value> = Vec::new();
+    for file in files {
+        let mut content = serde_yaml::from_str(&file.text).ok()?;
+        keep_own(&mut content);
+        all.push(content);
+    }
+    serde_json::to_string(&all).ok()
+}
+
+/// Drops what is said of other architectures; what stays in a list stays at its place there.
+fn keep_own(policy: &mut Value) {
     // Cargo compiles for one target at a time, and names it to build scripts alone; the payload's build
     // script passes it on.
     let arch = env::var("KVM_CONFORMANCE_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
@@ -86,16 +125,14 @@ fn as_json(text: &str) -> String {
         let first = test.split("::").next().filter(|first| ARCHITECTURES.contains(first));
         of.or(first).is_some_and(|of| of != arch)
     };
-    let Ok(mut policy) = serde_yaml::from_str::<serde_json::Value>(text) else {
-        return String::new();
-    };
-    if let Some(known) = policy["known_failures"].as_array_mut() {
-        known.retain(|known| {
-            !is_foreign(known["test"].as_str().unwrap_or(""), known["when"]["arch"].as_str())
-        });
+    if let Some(known) = policy.get_mut("known_failures").and_then(Value::as_array_mut) {
+        for known in known {
+            if is_foreign(known["test"].as_str().unwrap_or(""), known["when"]["arch"].as_str()) {
+                *known = Value::Null;
+            }
+        }
     }
-    if let Some(tests) = policy["tests"].as_object_mut() {
+    if let Some(tests) = policy.get_mut("tests").and_then(Value::as_object_mut) {
         tests.retain(|test, _| !is_foreign(test, None));
     }
-    policy.to_string()
 }

@@ -18,7 +18,7 @@ use results::HostFacts;
 /// Tells what the named tests check, need and are known for.
 pub fn explain(suite: &Suite<'_>, args: &ExplainArgs) -> Result<u8, Refusal> {
     let facts = suite.facts().ok();
-    let registry = suite.registry(args.config.as_deref(), facts.as_ref())?;
+    let registry = suite.registry(args.into(), facts.as_ref())?;
     let selection =
         Selection { patterns: args.names.clone(), all: true, perf: true, ..Selection::default() };
     let entries = selection.apply(&registry).map_err(Refusal::of)?;

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::run::job;
 use super::session::{Unit, report};
-use super::{Suite, is_native};
+use super::{Files, Suite, is_native};
 use crate::health::Health;
 use crate::host::Host;
 use crate::job::{Launch, become_worker_if_asked};
@@ -41,10 +41,9 @@ pub(super) fn start(suite: &Suite<'_>) -> ExitCode {
 
 fn trials(suite: &Suite<'_>, only_listed: bool) -> Result<Vec<Trial>, Refusal> {
     let facts = if only_listed { unprobed() } else { suite.facts()? };
-    let registry = suite.registry(None, Some(&facts))?;
+    let registry = suite.registry(Files::default(), (!only_listed).then_some(&facts))?;
     let mut shared = Shared { facts, policy: None, scale: Scale::measured(1.0), host: suite.host };
     if !only_listed {
-        registry.policy.check_capabilities(&shared.facts).map_err(Refusal::of)?;
         shared.policy = Some(registry.policy.clone());
         shared.scale = Scale::measured(scale::measure_without_fork());
     }

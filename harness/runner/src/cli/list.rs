@@ -11,7 +11,7 @@ use cli::args::RunArgs;
 /// Prints the selected tests, one name a line; with `-v` what policy says of them.
 pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     let facts = if args.verbose { suite.facts() } else { Err(Refusal(String::new())) };
-    let registry = suite.registry(args.config.as_deref(), facts.as_ref().ok())?;
+    let registry = suite.registry(args.into(), facts.as_ref().ok())?;
     let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
     if !args.all_archs {
         entries.retain(|entry| is_native(entry));

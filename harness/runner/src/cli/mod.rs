@@ -16,16 +16,17 @@ use crate::host::Host;
 use crate::registry::mutants::Sources;
 use crate::registry::{self, Policy, Registry};
 use crate::source::{Source, native_architecture, unprobed};
-use cli::args::{Command, CommandLine};
+use crate::test::Test;
+use cli::args::{Command, CommandLine, ExplainArgs, RunArgs};
 use cli::{BISECT_SKIP, MISUSE, Refusal, reports};
 use results::HostFacts;
 
 /// What a front door knows beside its tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Data {
-    /// The policy's text, `unittests.yaml`.
-    pub policy: &'static str,
-    /// What it says of this architecture, as JSON, which is read many times as fast; may be empty.
+    /// Name and text of the policy, `unittests.yaml`, and of the files that it includes.
+    pub policy: &'static [(&'static str, &'static str)],
+    /// What they say of this architecture, as JSON, which is read many times as fast; may be empty.
     pub prepared: &'static str,
     /// Kernels that are broken on purpose, for `explain`.
     pub mutants: Sources<'static>,
@@ -76,27 +77,48 @@ impl<'a> Suite<'a> {
         self.host.facts().map_err(Refusal)
     }
 
-    /// The tests with the policy in `config`, or the built-in one, on a host of which `facts` are known.
+    /// The tests and the policy that these files say, on a host of which `facts` are known.
     pub(crate) fn registry(
         &self,
-        config: Option<&Path>,
+        files: Files<'_>,
         facts: Option<&HostFacts>,
     ) -> Result<Registry, Refusal> {
-        let policy = match config {
+        let policy = match files.config {
             None => Policy::built_in(self.data.policy, self.data.prepared),
-            Some(path) => {
-                let name = path.display().to_string();
-                let text =
-                    std::fs::read_to_string(path).map_err(|e| Refusal(format!("{name}: {e}")))?;
-                Policy::parse(&name, &text)
-            }
+            Some(path) => Policy::read(path),
         };
-        let facts = facts.cloned().unwrap_or_else(unprobed);
-        let mut tests = Vec::new();
-        for source in self.sources {
-            tests.extend(source.tests(&facts).map_err(Refusal::of)?);
+        let policy = policy.map_err(Refusal::of)?;
+        if let Some(facts) = facts {
+            policy.check_capabilities(facts).map_err(Refusal::of)?;
         }
-        Registry::new(tests, policy.map_err(Refusal::of)?).map_err(Refusal::of)
+        Registry::new(self.tests(facts)?, policy).map_err(Refusal::of)
+    }
+
+    fn tests(&self, facts: Option<&HostFacts>) -> Result<Vec<Test>, Refusal> {
+        let (unprobed, mut tests) = (unprobed(), Vec::new());
+        for source in self.sources {
+            tests.extend(source.tests(facts.unwrap_or(&unprobed)).map_err(Refusal::of)?);
+        }
+        Ok(tests)
+    }
+}
+
+/// Files beside the built-in data.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Files<'a> {
+    /// A policy instead of the built-in one.
+    config: Option<&'a Path>,
+}
+
+impl<'a> From<&'a RunArgs> for Files<'a> {
+    fn from(args: &'a RunArgs) -> Self {
+        Self { config: args.config.as_deref() }
+    }
+}
+
+impl<'a> From<&'a ExplainArgs> for Files<'a> {
+    fn from(args: &'a ExplainArgs) -> Self {
+        Self { config: args.config.as_deref() }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::version::KernelRange;
-use super::yaml::Scalar;
 use crate::select::Glob;
 use crate::verdict::Finished;
+use crate::yaml::Scalar;
 use cli::nearest::nearest;
 use results::HostFacts;
 use results::journal::KnownEnd;
@@ -18,6 +19,9 @@ use results::outcome::Outcome;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownFailure {
+    /// Where it stands.
+    #[serde(skip)]
+    pub(super) place: Place,
     /// Name or glob.
     pub test: String,
     /// The checks that may fail; without any, the whole test may.
@@ -38,6 +42,23 @@ pub struct KnownFailure {
     /// Where more is written.
     #[serde(default)]
     pub reference: Option<String>,
+}
+
+/// Where a known failure stands.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The file's name.
+    pub file: Arc<str>,
+    /// Which of the policy's files that is.
+    pub nth_file: usize,
+    /// Which of the file's known failures, from 0.
+    pub nth: usize,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { file: "".into(), nth_file: 0, nth: 0 }
+    }
 }
 
 /// The outcome that a known failure has.
@@ -270,7 +291,7 @@ fn passes_though_known(finished: &Finished, known: &[&KnownFailure]) -> Judged {
         outcome: Outcome::Xpass,
         reason: Some(reason),
         reference: known[0].reference.clone(),
-        note: Some("correct known_failures in unittests.yaml".to_owned()),
+        note: Some(format!("correct known_failures in {}", known[0].place.file)),
     }
 }
 
@@ -297,6 +318,7 @@ mod tests {
     #[test]
     fn a_death_is_known_of_whole_tests_only() {
         let known = |test: &str, outcome, checks: &[&str]| KnownFailure {
+            place: Place::default(),
             test: test.to_owned(),
             outcome,
             checks: checks.iter().map(|check| (*check).to_owned()).collect(),

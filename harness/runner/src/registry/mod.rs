@@ -4,15 +4,15 @@ pub mod known;
 pub mod mutants;
 pub mod policy;
 pub mod version;
-mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-pub use policy::{Policy, PolicyError};
+pub use policy::Policy;
 
 use crate::select::Glob;
 use crate::test::Test;
+use crate::yaml::FileError;
 use results::HostFacts;
 use vm::case::Weight;
 
@@ -76,16 +76,14 @@ pub struct Registry {
 
 impl Registry {
     /// Joins tests and policy; a name in the policy that means nothing is an error.
-    pub fn new(mut tests: Vec<Test>, policy: Policy) -> Result<Self, PolicyError> {
+    pub fn new(mut tests: Vec<Test>, policy: Policy) -> Result<Self, FileError> {
         tests.sort_by(|a, b| a.id.cmp(&b.id));
         if let Some([one, other]) = tests.windows(2).find_map(|pair| match pair {
             [one, other] if one.id == other.id => Some([one, other]),
             _ => None,
         }) {
             let (id, here, there) = (&one.id, &one.location, &other.location);
-            return Err(PolicyError::new(format!(
-                "two tests are named `{id}`: {here} and {there}"
-            )));
+            return Err(FileError::new(format!("two tests are named `{id}`: {here} and {there}")));
         }
         policy.check_names(&tests)?;
         let mut extra: HashMap<usize, Vec<&str>> = HashMap::new();

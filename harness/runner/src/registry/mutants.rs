@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::yaml;
 use crate::select::Glob;
+use crate::yaml;
 
 /// Name and text of files.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub struct Sources<'a> {
 
 /// A mutant; what it changes in the kernel is of no interest here.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Mutant {
+struct Mutant {
     name: String,
     rule: String,
     expect: Vec<String>,
@@ -59,7 +59,8 @@ impl Mutants {
     pub fn read(sources: Sources<'_>) -> Result<Self, String> {
         let mut mutants = Vec::new();
         for (file, text) in sources.files {
-            for mutant in yaml::mutants(text).map_err(|e| format!("{file}: {e}"))? {
+            let read: Vec<Mutant> = yaml::parse(file, text).map_err(|e| e.to_string())?;
+            for mutant in read {
                 let globs: Result<_, _> = mutant.expect.iter().map(|e| Glob::new(e)).collect();
                 let globs = globs.map_err(|e| format!("{file}: {}: {e}", mutant.name))?;
                 mutants.push((mutant, globs));

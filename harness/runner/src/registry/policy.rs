@@ -1,51 +1,44 @@
-//! What `unittests.yaml` says, checked against the tests there are.
+//! What `unittests.yaml` and the files that it includes say, checked against the tests there are.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::known::KnownFailure;
-use super::yaml::{self, RawPolicy};
+use serde::Deserialize;
+
+use super::known::{KnownFailure, Place};
 use super::{ARCHITECTURES, BUILT_IN_NAME, NODEFAULT, PERF, architecture};
 use crate::select::Glob;
 use crate::test::Test;
+use crate::yaml::Step::{self, Key, Nth};
+use crate::yaml::{self, Bytes, FileError, Scalar, Span, Unique};
 use cli::nearest::unknown;
 use results::HostFacts;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
 
-/// Why a policy cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct PolicyError {
-    source_name: String,
-    line: Option<usize>,
-    message: String,
+/// A whole policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Name and text of the file and of those that it includes.
+    files: Vec<File>,
+    /// Deadline of a test that names none.
+    pub timeout: Duration,
+    /// Address space of a test that names none.
+    pub memory_bytes: u64,
+    /// Group → names or globs of its tests.
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// Test → what is said of it.
+    pub tests: BTreeMap<String, TestPolicy>,
+    /// Tests that are known to fail somewhere.
+    pub known_failures: Vec<KnownFailure>,
 }
 
-impl fmt::Display for PolicyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.source_name.is_empty() {
-            write!(f, "{}:", self.source_name)?;
-            if let Some(line) = self.line {
-                write!(f, "{line}:")?;
-            }
-            f.write_str(" ")?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl PolicyError {
-    pub(super) fn new(message: String) -> Self {
-        Self { source_name: String::new(), line: None, message }
-    }
-
-    pub(super) fn at(source: &str, line: Option<usize>, message: String) -> Self {
-        Self { source_name: source.to_owned(), line, message }
-    }
-}
+/// Name and text of a file.
+pub type File = (Cow<'static, str>, Cow<'static, str>);
 
 /// What policy says of one test.
 #[derive(Clone, Debug, Default)]
@@ -60,223 +53,273 @@ pub struct TestPolicy {
     pub groups: Vec<String>,
     /// More requirements, by capability name.
     pub requires: Vec<String>,
-    /// Values that the test may read.
+    /// Values of its options.
     pub parameters: BTreeMap<String, String>,
 }
 
-/// A whole policy.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    source_name: String,
-    text: Cow<'static, str>,
-    /// Deadline of a test that names none.
-    pub timeout: Duration,
-    /// Address space of a test that names none.
-    pub memory_bytes: u64,
-    /// Group → names or globs of its tests.
-    pub groups: BTreeMap<String, Vec<String>>,
-    /// Test → what is said of it.
-    pub tests: BTreeMap<String, TestPolicy>,
-    /// Tests that are known to fail somewhere.
-    pub known_failures: Vec<KnownFailure>,
+/// `unittests.yaml` as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    include: Vec<String>,
+    defaults: Defaults,
+    groups: Unique<Vec<String>>,
+    tests: Unique<WrittenTest>,
+    known_failures: Vec<Option<KnownFailure>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Defaults {
+    timeout: Option<Span>,
+    memory: Option<Bytes>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct WrittenTest {
+    timeout: Option<Span>,
+    memory: Option<Bytes>,
+    exclusive: bool,
+    groups: Vec<String>,
+    requires: Vec<String>,
+    parameters: Unique<Scalar>,
+}
+
+/// A file that is included, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Included {
+    known_failures: Vec<Option<KnownFailure>>,
+}
+
+impl From<WrittenTest> for TestPolicy {
+    fn from(test: WrittenTest) -> Self {
+        Self {
+            timeout: test.timeout.map(|t| t.0),
+            memory_bytes: test.memory.map(|m| m.0),
+            exclusive: test.exclusive,
+            groups: test.groups,
+            requires: test.requires,
+            parameters: test.parameters.0.into_iter().map(|(k, v)| (k, v.0)).collect(),
+        }
+    }
 }
 
 impl Policy {
-    /// Reads a policy; `source_name` is the file's name in messages.
-    pub fn parse(source_name: &str, text: &str) -> Result<Self, PolicyError> {
-        let raw = yaml::parse(source_name, text)?;
-        Ok(Self::of(raw, source_name, text.to_owned().into()))
-    }
-
-    /// The policy that a program carries with it: its text, and what that says of this architecture as
-    /// JSON, which takes a part of the time to read.
+    /// Reads a file, and those that it includes, whose paths start at its folder.
     ///
     /// # Errors
     ///
-    /// As [`Policy::parse`].
-    pub fn built_in(text: &'static str, prepared: &str) -> Result<Self, PolicyError> {
-        match yaml::prepared(prepared) {
-            Some(raw) => Ok(Self::of(raw, BUILT_IN_NAME, text.into())),
-            None => Self::parse(BUILT_IN_NAME, text),
+    /// The file, the line, and what is wrong there.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let read = |path: &Path| -> Result<File, FileError> {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|e| FileError::of(&name, e))?;
+            Ok((name.into(), text.into()))
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(read(path)?, |included| read(&folder.join(included)))
+    }
+
+    /// The policy that a program carries with it: name and text of the file and of those that it
+    /// includes, and what they say of this architecture as a build prepared it in JSON, which takes a
+    /// part of the time to read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policy::read`].
+    pub fn built_in(
+        texts: &[(&'static str, &'static str)],
+        prepared: &str,
+    ) -> Result<Self, FileError> {
+        let files =
+            || texts.iter().map(|(name, text)| (Cow::Borrowed(*name), Cow::Borrowed(*text)));
+        if let Some((written, known)) = parse_prepared(prepared) {
+            return Ok(Self::of(written, known, files().collect()));
+        }
+        let text = |name: &str| {
+            let missing = || FileError::of(name, "this program does not carry the file");
+            files().find(|(own, _)| own == name).ok_or_else(missing)
+        };
+        let first = files().next().unwrap_or((BUILT_IN_NAME.into(), "".into()));
+        Self::parse(first, text)
+    }
+
+    /// Parses a policy of that name and text; `include` gives those of a file that it includes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policy::read`].
+    pub fn parse(
+        file: File,
+        mut include: impl FnMut(&str) -> Result<File, FileError>,
+    ) -> Result<Self, FileError> {
+        let mut written: Written = yaml::parse_or_default(&file.0, &file.1)?;
+        let mut known = vec![std::mem::take(&mut written.known_failures)];
+        let mut files = vec![file];
+        for (nth, path) in written.include.iter().enumerate() {
+            let (name, text) = &files[0];
+            let place = [Key("include"), Nth(nth)];
+            let file = include(path).map_err(|e| FileError::at(name, text, &place, e))?;
+            let included: Included = yaml::parse_or_default(&file.0, &file.1)?;
+            known.push(included.known_failures);
+            files.push(file);
+        }
+        for ((name, text), known) in files.iter().zip(&known) {
+            if let Some(nth) = known.iter().position(Option::is_none) {
+                let place = [Key("known_failures"), Nth(nth)];
+                return Err(FileError::at(name, text, &place, "a known failure without content"));
+            }
+        }
+        Ok(Self::of(written, known, files))
+    }
+
+    /// A policy of what is written, with the known failures of each file.
+    fn of(written: Written, known: Vec<Vec<Option<KnownFailure>>>, files: Vec<File>) -> Self {
+        let of_file = |(file, known): (usize, Vec<Option<KnownFailure>>)| {
+            let name: Arc<str> = files.get(file).map_or("", |(name, _)| name).into();
+            let known = known.into_iter().enumerate();
+            known.filter_map(move |(nth, known)| {
+                let place = Place { file: name.clone(), nth_file: file, nth };
+                Some(KnownFailure { place, ..known? })
+            })
+        };
+        Self {
+            timeout: written.defaults.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
+            memory_bytes: written.defaults.memory.map_or(DEFAULT_MEMORY_BYTES, |m| m.0),
+            groups: written.groups.0,
+            tests: written.tests.0.into_iter().map(|(name, test)| (name, test.into())).collect(),
+            known_failures: known.into_iter().enumerate().flat_map(of_file).collect(),
+            files,
         }
     }
 
-    fn of(raw: RawPolicy, source_name: &str, text: Cow<'static, str>) -> Self {
-        let tests = raw
-            .tests
-            .0
-            .into_iter()
-            .map(|(name, test)| {
-                let policy = TestPolicy {
-                    timeout: test.timeout.map(|t| t.0),
-                    memory_bytes: test.memory.map(|m| m.0),
-                    exclusive: test.exclusive,
-                    groups: test.groups,
-                    requires: test.requires,
-                    parameters: test.parameters.into_iter().map(|(k, v)| (k, v.0)).collect(),
-                };
-                (name, policy)
-            })
-            .collect();
-        Self {
-            source_name: source_name.to_owned(),
-            text,
-            timeout: raw.defaults.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
-            memory_bytes: raw.defaults.memory.map_or(DEFAULT_MEMORY_BYTES, |m| m.0),
-            groups: raw.groups.0,
-            tests,
-            known_failures: raw.known_failures,
+    /// What is wrong at a place of the `nth` file.
+    fn error(&self, nth: usize, place: &[Step<'_>], message: String) -> FileError {
+        match self.files.get(nth) {
+            Some((name, text)) => FileError::at(name, text, place, message),
+            None => FileError::new(message),
         }
     }
 
     /// Every name must mean something. Names of an architecture that this
     /// binary holds no test of are checked in that architecture's binary.
     /// The tests are sorted by name.
-    pub(super) fn check_names(&self, tests: &[Test]) -> Result<(), PolicyError> {
-        let names: Vec<&str> = tests.iter().map(|test| &*test.id).collect();
-        let mut here: Vec<&str> = names.iter().filter_map(|name| architecture(name)).collect();
-        here.dedup();
-        let elsewhere = |name: &str| architecture(name).is_some_and(|arch| !here.contains(&arch));
-        let test_known = |section: &str, nth: usize, name: &str, glob: bool| {
-            let found = elsewhere(name)
-                || names.binary_search(&name).is_ok()
-                || (glob
-                    && Glob::new(name).is_ok_and(|g| names.iter().any(|name| g.is_match(name))));
-            if found {
-                return Ok(());
-            }
-            let message = unknown("test", name, names.iter().copied());
-            Err(self.error(section, nth, name, message))
-        };
-        for members in self.groups.values() {
-            for member in members {
-                test_known("groups", 0, member, true)?;
+    pub(super) fn check_names(&self, tests: &[Test]) -> Result<(), FileError> {
+        let names = Names::of(tests);
+        let unknown_test = |name: &str| unknown("test", name, names.ids.iter().copied());
+        for (group, members) in &self.groups {
+            if let Some(nth) = members.iter().position(|member| !names.has(member, true)) {
+                let place = [Key("groups"), Key(group), Nth(nth)];
+                return Err(self.error(0, &place, unknown_test(&members[nth])));
             }
         }
-        for (name, test) in &self.tests {
-            test_known("tests", 0, name, false)?;
-            for group in &test.groups {
-                if !self.has_group(group, tests) && !elsewhere(name) {
-                    let mut groups: BTreeSet<&str> = own_groups(tests).collect();
-                    groups.extend([NODEFAULT, PERF]);
-                    groups.extend(self.groups.keys().map(String::as_str));
-                    let message = unknown("group", group, groups);
-                    return Err(self.error("tests", 0, group, message));
-                }
+        for (name, policy) in &self.tests {
+            let place = [Key("tests"), Key(name)];
+            if !names.has(name, false) {
+                return Err(self.error(0, &place, unknown_test(name)));
             }
-            let Ok(at) = names.binary_search(&name.as_str()) else { continue };
-            let options = || tests[at].options.iter().map(|option| option.name);
-            for parameter in test.parameters.keys() {
-                if !options().any(|option| option == parameter) {
-                    let message = unknown("option", parameter, options());
-                    return Err(self.error("tests", 0, parameter, message));
-                }
+            for (nth, group) in policy.groups.iter().enumerate() {
+                self.check_group(name, group, &names).map_err(|message| {
+                    let place = [&place[..], &[Key("groups"), Nth(nth)]].concat();
+                    self.error(0, &place, message)
+                })?;
+            }
+            let Some(test) = names.find(name) else { continue };
+            let options = || test.options.iter().map(|option| option.name);
+            let is_unknown = |parameter: &&String| !options().any(|option| option == **parameter);
+            if let Some(parameter) = policy.parameters.keys().find(is_unknown) {
+                let place = [&place[..], &[Key("parameters"), Key(parameter)]].concat();
+                return Err(self.error(0, &place, unknown("option", parameter, options())));
             }
         }
-        for (nth, known) in self.known_failures.iter().enumerate() {
-            test_known("known_failures", nth + 1, &known.test, true)?;
-            self.check_known(nth + 1, known)?;
+        for known in &self.known_failures {
+            let place = [Key("known_failures"), Nth(known.place.nth), Key("test")];
+            if !names.has(&known.test, true) {
+                return Err(self.error(known.place.nth_file, &place, unknown_test(&known.test)));
+            }
+            if known.reason.trim().is_empty() {
+                let message = format!("the known failure of `{}` has no reason", known.test);
+                return Err(self.error(known.place.nth_file, &place, message));
+            }
+            let arch = known.when.arch.as_deref();
+            if let Some(arch) = arch.filter(|arch| !ARCHITECTURES.contains(arch)) {
+                let place = [&place[..2], &[Key("when"), Key("arch")]].concat();
+                let message = unknown("architecture", arch, ARCHITECTURES);
+                return Err(self.error(known.place.nth_file, &place, message));
+            }
         }
         Ok(())
     }
 
-    fn has_group(&self, group: &str, tests: &[Test]) -> bool {
-        [NODEFAULT, PERF].contains(&group)
-            || self.groups.contains_key(group)
-            || own_groups(tests).any(|own| own == group)
-    }
-
-    fn check_known(&self, nth: usize, known: &KnownFailure) -> Result<(), PolicyError> {
-        if known.reason.trim().is_empty() {
-            let message = format!("the known failure of `{}` has no reason", known.test);
-            return Err(self.error("known_failures", nth, &known.test, message));
+    fn check_group(&self, test: &str, group: &str, all: &Names<'_>) -> Result<(), String> {
+        let own = || all.tests.iter().flat_map(|test| &test.groups).map(|group| &**group);
+        let listed = || self.groups.keys().map(String::as_str);
+        let groups = || [NODEFAULT, PERF].into_iter().chain(listed()).chain(own());
+        if all.are_elsewhere(test) || groups().any(|known| known == group) {
+            return Ok(());
         }
-        if let Some(arch) = &known.when.arch
-            && !ARCHITECTURES.contains(&arch.as_str())
-        {
-            let message = unknown("architecture", arch, ARCHITECTURES);
-            return Err(self.error("known_failures", nth, arch, message));
-        }
-        Ok(())
+        Err(unknown("group", group, groups().collect::<BTreeSet<&str>>()))
     }
 
     /// Capability names can only be checked where the host's facts are known.
-    pub fn check_capabilities(&self, facts: &HostFacts) -> Result<(), PolicyError> {
-        for name in self.tests.values().flat_map(|test| &test.requires) {
-            if !facts.caps.contains_key(name) {
-                let message = unknown("capability", name, facts.caps.keys().map(String::as_str));
-                return Err(self.error("tests", 0, name, message));
+    ///
+    /// # Errors
+    ///
+    /// One of them means nothing.
+    pub fn check_capabilities(&self, facts: &HostFacts) -> Result<(), FileError> {
+        for (test, policy) in &self.tests {
+            let is_unknown = |name: &String| !facts.caps.contains_key(name);
+            if let Some(nth) = policy.requires.iter().position(is_unknown) {
+                let known = facts.caps.keys().map(String::as_str);
+                let message = unknown("capability", &policy.requires[nth], known);
+                let place = [Key("tests"), Key(test), Key("requires"), Nth(nth)];
+                return Err(self.error(0, &place, message));
             }
         }
         Ok(())
     }
+}
 
-    /// An error at the line of `word` in a section, in its `nth` list item if not 0.
-    fn error(&self, section: &str, nth: usize, word: &str, message: String) -> PolicyError {
-        // A scalar over several lines is looked for by its first word.
-        let first = word.split_whitespace().next().unwrap_or(word);
-        let line = line_of(&self.text, section, nth, word)
-            .or_else(|| line_of(&self.text, section, nth, first));
-        PolicyError::at(&self.source_name, line, message)
+/// What a build prepared: for each file what it says, in which a known failure of another
+/// architecture is null, so that the others keep their places.
+fn parse_prepared(json: &str) -> Option<(Written, Vec<Vec<Option<KnownFailure>>>)> {
+    let files: Vec<Written> = serde_json::from_str(json).ok()?;
+    let mut files = files.into_iter();
+    let mut whole = files.next()?;
+    let mut known = vec![std::mem::take(&mut whole.known_failures)];
+    known.extend(files.map(|file| file.known_failures));
+    Some((whole, known))
+}
+
+/// What there is to be named.
+struct Names<'a> {
+    tests: &'a [Test],
+    ids: Vec<&'a str>,
+    /// The architectures of which there are tests.
+    here: BTreeSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(tests: &'a [Test]) -> Self {
+        let ids: Vec<&str> = tests.iter().map(|test| &*test.id).collect();
+        let here = ids.iter().filter_map(|id| architecture(id)).collect();
+        Self { tests, ids, here }
     }
-}
 
-/// The groups that tests are in by themselves.
-fn own_groups(tests: &[Test]) -> impl Iterator<Item = &str> {
-    tests.iter().flat_map(|test| &test.groups).map(|group| &**group)
-}
-
-/// The line of the first `word` in a top-level section of a YAML text, looked
-/// for from the section's `nth` list item on.
-fn line_of(text: &str, section: &str, nth: usize, word: &str) -> Option<usize> {
-    let mut inside = false;
-    let mut items = 0;
-    let mut item_indent = None;
-    for (number, line) in text.lines().enumerate() {
-        let body = line.trim_start();
-        let indent = line.len() - body.len();
-        if body.is_empty() || body.starts_with('#') {
-            continue;
-        }
-        if indent == 0 && !body.starts_with('-') {
-            inside = body.starts_with(section) && body[section.len()..].starts_with(':');
-        }
-        if !inside {
-            continue;
-        }
-        if body.starts_with("- ") && *item_indent.get_or_insert(indent) == indent {
-            items += 1;
-        }
-        if items >= nth && has_word(line, word) {
-            return Some(number + 1);
-        }
+    fn find(&self, name: &str) -> Option<&Test> {
+        self.ids.binary_search(&name).ok().map(|at| &self.tests[at])
     }
-    None
-}
 
-fn has_word(line: &str, word: &str) -> bool {
-    let part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    line.match_indices(word).any(|(at, _)| {
-        let before = line[..at].chars().next_back();
-        let after = &line[at + word.len()..];
-        // A key is followed by one colon, a longer path by two.
-        let goes_on =
-            after.chars().next().is_some_and(|c| part(c) && c != ':') || after.starts_with("::");
-        !before.is_some_and(part) && !goes_on
-    })
-}
+    fn are_elsewhere(&self, name: &str) -> bool {
+        architecture(name).is_some_and(|arch| !self.here.contains(arch))
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_found_in_their_section_and_item() {
-        let text = "groups:\n  smoke: [a::b]\ntests:\n  # a::b\n  a::b::c: {}\n  a::b: {}\n\
-                    known_failures:\n- test: a::b\n  reason: x\n- test: a::b\n  reason: y\n";
-        assert_eq!(line_of(text, "groups", 0, "a::b"), Some(2));
-        assert_eq!(line_of(text, "tests", 0, "a::b"), Some(6));
-        assert_eq!(line_of(text, "known_failures", 2, "a::b"), Some(10));
-        assert_eq!(line_of(text, "known_failures", 1, "zzz"), None);
+    fn has(&self, name: &str, may_be_glob: bool) -> bool {
+        let matches = |glob: Glob| self.ids.iter().any(|id| glob.is_match(id));
+        self.are_elsewhere(name)
+            || self.find(name).is_some()
+            || (may_be_glob && Glob::new(name).is_ok_and(matches))
     }
 }

@@ -234,7 +234,7 @@ fn many_processes() -> TestResult {
 }
 
 /// No policy, and a few mutants.
-pub const DATA: Data = Data { policy: "", prepared: "", mutants: MUTANTS };
+pub const DATA: Data = Data { policy: &[], prepared: "", mutants: MUTANTS };
 
 const MUTANTS: Sources<'static> = Sources {
     files: &[(

@@ -7,6 +7,7 @@ pub const TESTS: &[Named] = &[
     ("policy::known_failures_are_told_from_news", known_failures),
     ("policy::conditions_choose_the_host", conditions),
     ("policy::values_reach_the_test", values),
+    ("policy::a_file_includes_known_failures", includes),
     ("policy::options_are_those_that_tests_declare", options),
     ("policy::groups_come_from_the_file_and_the_test", groups),
 ];
@@ -143,6 +144,44 @@ fn known_failures() {
     let (_, result) = door.one(&["--config", "p.yaml", "fail_by_body"]);
     assert_eq!(result["reference"], "docs/x.md");
     assert_eq!(result["details"][1], "seen: KVM_RUN gave EFAULT");
+}
+
+fn includes() {
+    let door = Door::new();
+    std::fs::create_dir_all(door.path("deep/known")).unwrap();
+    door.file("deep/p.yaml", "include:\n- known/a.yaml\n- known/b.yaml\n");
+    door.file("deep/known/a.yaml", "known_failures:\n- test: ends::fail_by_body\n  reason: a\n");
+    door.file(
+        "deep/known/b.yaml",
+        "# Nothing.\nknown_failures:\n- test: ends::pass\n  reason: b\n",
+    );
+    let config = ["--config", "deep/p.yaml"];
+    let (_, result) = door.one(&[&config[..], &["fail_by_body"]].concat());
+    assert_eq!((&result["outcome"], &result["reason"]), (&"known_fail".into(), &"a".into()));
+    let (_, result) = door.one(&[&config[..], &["ends::pass"]].concat());
+    assert_eq!(result["outcome"], "xpass");
+    assert_eq!(result["details"][0], "correct known_failures in deep/known/b.yaml");
+    for (text_of_a, message) in [
+        (
+            "known_failures:\n- test: ends::pas\n  reason: a\n",
+            "deep/known/a.yaml:2: unknown test `ends::pas`; did you mean `ends::pass`?",
+        ),
+        (
+            "known_failures: []\ntests: {}\n",
+            "deep/known/a.yaml:2: unknown key `tests`; the keys here are known_failures",
+        ),
+        ("known_failures: [\n", "deep/known/a.yaml:2: did not find expected node content"),
+    ] {
+        door.file("deep/known/a.yaml", text_of_a);
+        let told = text(&door.run(&[&config[..], &["-l"]].concat()).stderr);
+        assert!(told.starts_with(&format!("error: {message}")), "{told}");
+    }
+    std::fs::remove_file(door.path("deep/known/b.yaml")).unwrap();
+    door.file("deep/known/a.yaml", "");
+    let output = door.run(&[&config[..], &["-l"]].concat());
+    let missing = "deep/known/b.yaml: No such file or directory (os error 2)";
+    assert_eq!(text(&output.stderr), format!("error: deep/p.yaml:3: {missing}\n"));
+    assert_eq!(output.status.code(), Some(2));
 }
 
 fn conditions() {
