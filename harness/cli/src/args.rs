@@ -94,6 +94,9 @@ pub struct RunArgs {
     /// Policy to use instead of the built-in unittests.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Also programs of other suites, as FILE lists them (docs/results.md).
+    #[arg(long, value_name = "FILE")]
+    pub programs: Vec<PathBuf>,
     /// Host to run on: `native`, or a profile of the lab.
     #[arg(long, value_name = "PROFILE")]
     pub host: Option<String>,
@@ -201,6 +204,9 @@ pub struct ExplainArgs {
     /// Policy to use instead of the built-in unittests.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Also programs of other suites, as FILE lists them.
+    #[arg(long, value_name = "FILE")]
+    pub programs: Vec<PathBuf>,
 }
 
 /// Part `index` of `of`, counted from 1.

@@ -7,7 +7,7 @@ mod run;
 mod session;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -15,7 +15,7 @@ use clap::Parser as _;
 use crate::host::Host;
 use crate::registry::mutants::Sources;
 use crate::registry::{self, Policy, Registry};
-use crate::source::{Source, native_architecture, unprobed};
+use crate::source::{Programs, Source, native_architecture, unprobed};
 use crate::test::Test;
 use cli::args::{Command, CommandLine, ExplainArgs, RunArgs};
 use cli::{BISECT_SKIP, MISUSE, Refusal, reports};
@@ -91,12 +91,15 @@ impl<'a> Suite<'a> {
         if let Some(facts) = facts {
             policy.check_capabilities(facts).map_err(Refusal::of)?;
         }
-        Registry::new(self.tests(facts)?, policy).map_err(Refusal::of)
+        Registry::new(self.tests(files.programs, facts)?, policy).map_err(Refusal::of)
     }
 
-    fn tests(&self, facts: Option<&HostFacts>) -> Result<Vec<Test>, Refusal> {
+    fn tests(&self, lists: &[PathBuf], facts: Option<&HostFacts>) -> Result<Vec<Test>, Refusal> {
         let (unprobed, mut tests) = (unprobed(), Vec::new());
-        for source in self.sources {
+        let lists: Vec<Programs> =
+            lists.iter().map(|file| Programs { file: file.clone() }).collect();
+        let others = lists.iter().map(|list| list as &dyn Source);
+        for source in self.sources.iter().copied().chain(others) {
             tests.extend(source.tests(facts.unwrap_or(&unprobed)).map_err(Refusal::of)?);
         }
         Ok(tests)
@@ -108,17 +111,19 @@ impl<'a> Suite<'a> {
 pub(crate) struct Files<'a> {
     /// A policy instead of the built-in one.
     config: Option<&'a Path>,
+    /// Lists of programs.
+    programs: &'a [PathBuf],
 }
 
 impl<'a> From<&'a RunArgs> for Files<'a> {
     fn from(args: &'a RunArgs) -> Self {
-        Self { config: args.config.as_deref() }
+        Self { config: args.config.as_deref(), programs: &args.programs }
     }
 }
 
 impl<'a> From<&'a ExplainArgs> for Files<'a> {
     fn from(args: &'a ExplainArgs) -> Self {
-        Self { config: args.config.as_deref() }
+        Self { config: args.config.as_deref(), programs: &args.programs }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Where tests come from.
 
 mod native;
+mod programs;
 
 pub use native::Native;
+pub use programs::Programs;
 
 use results::HostFacts;
 

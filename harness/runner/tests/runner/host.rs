@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use runner::body::{Body, ExitMap, Program};
 use runner::health::Health;
 use runner::job::{Job, Launch};
 use runner::pool::{Observer, Pool};
@@ -34,14 +35,8 @@ fn complain() -> TestResult {
     fakes::passes()
 }
 
-fn sleep() -> TestResult {
-    std::thread::sleep(Duration::from_millis(300));
-    fakes::passes()
-}
-
 static QUIET: TestCase = fakes::fake("suites::common::host::quiet", fakes::passes);
 static COMPLAINS: TestCase = fakes::fake("suites::common::host::complains", complain);
-static SLEEPS: TestCase = fakes::fake("suites::common::host::sleeps", sleep);
 
 /// A front door on a host whose log a test can write.
 pub fn sick_door() -> ExitCode {
@@ -52,7 +47,13 @@ pub fn sick_door() -> ExitCode {
     let health = &mut Health::of(None, Some(File::from(OwnedFd::from(theirs))));
     let host = &fakes::FakeHost;
     let mut pool = Pool { launch: Launch::Fork, capacity: 2, health, signals: None, host };
-    let tests = [&QUIET, &SLEEPS, &COMPLAINS, &QUIET].map(Test::from);
+    let mut tests = [&QUIET, &QUIET, &COMPLAINS, &QUIET].map(Test::from);
+    // One of another suite, for which a complaint counts as for ours.
+    tests[1].body = Body::Program(Program {
+        path: "/bin/sleep".into(),
+        args: vec!["0.3".into()],
+        exit_map: ExitMap::default(),
+    });
     let jobs = tests.each_ref().map(|test| Job {
         test,
         timeout: Duration::from_secs(10),

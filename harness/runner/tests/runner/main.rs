@@ -12,6 +12,7 @@ mod fuzz;
 mod host;
 mod outputs;
 mod policy;
+mod programs;
 mod robust;
 mod runs;
 mod schedule;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         host::TESTS,
         outputs::TESTS,
         policy::TESTS,
+        programs::TESTS,
         robust::TESTS,
         runs::TESTS,
         schedule::TESTS,
