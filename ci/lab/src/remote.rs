@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cli::args::RunArgs;
+use cli::given::Given;
 use cli::remote::Remote;
 use results::outcome;
 
@@ -38,7 +39,7 @@ pub struct Test {
     pub patience: u64,
     /// The runner's own command line.
     #[command(flatten)]
-    pub run: RunArgs,
+    pub run: Given,
 }
 
 /// The profile that a command line means.
@@ -63,7 +64,7 @@ pub fn profile(run: &RunArgs) -> Result<Profile> {
 ///
 /// The host cannot be started, or an output cannot be written.
 pub fn test(test: &Test) -> Result<u8> {
-    let profile = profile(&test.run)?;
+    let profile = profile(&test.run.args)?;
     if let Some(why) = &profile.no_kvm {
         eprintln!("skip: {}: {why}", profile.name);
         return Ok(NOTHING_RAN);
@@ -71,7 +72,7 @@ pub fn test(test: &Test) -> Result<u8> {
     // Before anything is fetched or built for it.
     emulator::of(&profile)?.check(&profile)?;
     let cache = Cache::open()?;
-    let spec = test.run.kernel.as_ref().unwrap_or(&profile.kernel);
+    let spec = test.run.args.kernel.as_ref().unwrap_or(&profile.kernel);
     let kernel = Kernel::resolve(&spec.parse()?, profile.arch, &cache)?;
     let runner = match &test.runner {
         Some(runner) => runner.clone(),
@@ -79,18 +80,19 @@ pub fn test(test: &Test) -> Result<u8> {
     };
     interrupt::take()?;
     let lab = Lab::new(cache);
-    let mut remote = Remote::new(&test.run).map_err(LabError::Other)?;
+    let mut remote = Remote::new(&test.run.args).map_err(LabError::Other)?;
     for _ in 0..MOST_BOOTS {
+        let order = remote.order(&test.run).map_err(|e| LabError::Other(e.to_string()))?;
         let request = Request {
             profile: profile.clone(),
             kernel: kernel.clone(),
             runner: runner.clone(),
-            argv: remote.inner_arguments(&test.run),
+            argv: order.arguments.clone(),
             env: vec![
                 ("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone()),
                 ("KVM_CONFORMANCE_KERNEL_SPEC".into(), spec.to_string()),
             ],
-            files: Vec::new(),
+            files: order.files.clone(),
             timeout: LONGEST_RUN,
             patience: Duration::from_secs(test.patience),
             console_log: None,

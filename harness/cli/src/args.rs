@@ -82,6 +82,9 @@ pub struct RunArgs {
     /// Go on with the result stream in FILE: run only what has no result in it yet.
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub resume: Option<PathBuf>,
+    /// Leave out what FILE says that has a result: lines of a test's name and repetition.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub finished: Option<PathBuf>,
     /// Exit for `git bisect run`: 0 good, 1 bad, 125 cannot tell.
     #[arg(long)]
     pub bisect: bool,

@@ -2,6 +2,8 @@
 //! happens on another host.
 
 pub mod args;
+pub mod finished;
+pub mod given;
 pub mod nearest;
 pub mod outputs;
 pub mod remote;

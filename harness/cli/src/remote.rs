@@ -1,13 +1,30 @@
 //! A run that happens on another host: its result stream comes in, the same reports go out.
 
+use std::io::Write as _;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use tempfile::NamedTempFile;
+
 use crate::args::RunArgs;
-use crate::{BISECT_SKIP, MISUSE, Refusal, outputs};
-use results::journal::{KnownEnd, Line, RunInfo, Summary, TestReport};
+use crate::given::{Files, Given};
+use crate::{BISECT_SKIP, MISUSE, Refusal, finished, outputs};
+use results::journal::{Line, RunInfo, Start, Summary, TestReport};
 use results::outcome::Outcome;
 use results::report::Reporter;
 use results::report::console::Console;
+
+/// Where what has a result is listed on the other host.
+const FINISHED: &str = "/finished";
+
+/// What a runner on another host is started with.
+#[derive(Debug)]
+pub struct Order {
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Files by their place there.
+    pub files: Files,
+    _finished: Option<NamedTempFile>,
+}
 
 /// What is known so far of a run on another host.
 pub struct Remote {
@@ -15,8 +32,8 @@ pub struct Remote {
     reporters: Vec<Box<dyn Reporter>>,
     info: Option<RunInfo>,
     results: Vec<TestReport>,
-    /// The test that runs, and the ends that it is known for.
-    running: Option<(String, Vec<KnownEnd>)>,
+    /// The test that runs.
+    running: Option<Start>,
     complete: bool,
     interrupted: Option<String>,
     bisect: bool,
@@ -31,12 +48,8 @@ impl Remote {
     /// One of them cannot be written, or an option needs the host itself.
     pub fn new(args: &RunArgs) -> Result<Self, String> {
         let open = || -> Result<_, Refusal> {
-            for (given, option) in
-                [(args.resume.is_some(), "--resume"), (args.config.is_some(), "--config")]
-            {
-                if given {
-                    return Err(Refusal(format!("{option} works on the native host only")));
-                }
+            if args.resume.is_some() {
+                return Err(Refusal("--resume works on the native host only".into()));
             }
             let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
             let reporters = outputs::open(&args.formats, None, false)?;
@@ -68,46 +81,26 @@ impl Remote {
         })
     }
 
-    /// Arguments for the runner on the other host: what to run, with its results as a stream.
-    pub fn inner_arguments(&self, args: &RunArgs) -> Vec<String> {
-        let mut inner: Vec<String> =
-            ["--host", "native", "--mark", "--json", "-"].map(String::from).into();
-        let mut option = |name: &str, value: String| inner.extend([name.to_owned(), value]);
-        option("--jobs", args.jobs.to_string());
-        option("--repeat", args.repeat.to_string());
-        option("--retry", args.retry.to_string());
-        if let Some(timeout) = args.timeout {
-            option("--timeout", timeout.as_secs_f64().to_string());
+    /// What the runner on the other host is started with: to run what was asked for, but for what has a
+    /// result, with its results as a stream.
+    ///
+    /// # Errors
+    ///
+    /// A file that was given cannot be read.
+    pub fn order(&self, given: &Given) -> Result<Order, Refusal> {
+        let (mut inner, mut files) = given.inner()?;
+        let mut arguments: Vec<String> =
+            ["--host=native", "--mark", "--json=-"].map(String::from).into();
+        let mut finished = None;
+        if !self.results.is_empty() {
+            let mut file = NamedTempFile::new().map_err(Refusal::of)?;
+            file.write_all(finished::write(&self.results).as_bytes()).map_err(Refusal::of)?;
+            arguments.push(format!("--finished={FINISHED}"));
+            files.push((FINISHED.to_owned(), file.path().to_owned()));
+            finished = Some(file);
         }
-        if let Some(scale) = args.timeout_scale {
-            option("--timeout-scale", scale.to_string());
-        }
-        if let Some(seed) = args.shuffle {
-            option("--shuffle", seed.to_string());
-        }
-        if let Some(shard) = args.shard {
-            option("--shard", format!("{}/{}", shard.index, shard.of));
-        }
-        for (name, value) in &args.set {
-            option("--set", format!("{name}={value}"));
-        }
-        for group in &args.group {
-            option("--group", group.clone());
-        }
-        // What has a result already must not run again after a fresh boot.
-        let done = self.results.iter().map(|r| &r.test);
-        for name in args.exclude.iter().chain(done) {
-            option("--exclude", name.clone());
-        }
-        for (given, flag) in
-            [(args.all, "--all"), (args.perf, "--perf"), (args.verbose, "--verbose")]
-        {
-            if given {
-                inner.push(flag.to_owned());
-            }
-        }
-        inner.extend(args.names.iter().cloned());
-        inner
+        arguments.append(&mut inner);
+        Ok(Order { arguments, files, _finished: finished })
     }
 
     /// Takes one line of the stream; one that is no part of it is passed on to the user.
@@ -117,7 +110,7 @@ impl Remote {
             Ok(Line::Start(start)) => {
                 self.console.tick(&[&start.test]);
                 self.reporters.iter_mut().for_each(|reporter| reporter.started(&start));
-                self.running = Some((start.test, start.known_ends));
+                self.running = Some(start);
             }
             Ok(Line::Result(result)) => self.result(result),
             Ok(Line::Summary(_)) => {
@@ -138,7 +131,8 @@ impl Remote {
     }
 
     fn result(&mut self, result: TestReport) {
-        if self.running.as_ref().is_some_and(|(test, _)| *test == result.test) {
+        let of = |start: &Start| start.test == result.test && start.iteration == result.iteration;
+        if self.running.as_ref().is_some_and(of) {
             self.running = None;
         }
         self.console.result(&result);
@@ -159,8 +153,8 @@ impl Remote {
     /// The host died: the test that ran gets `outcome` and the log, unless it is known to end
     /// that way. `None` if no test ran.
     pub fn died(&mut self, outcome: Outcome, reason: &str, log: &str) -> Option<String> {
-        let (test, known_ends) = self.running.take()?;
-        let mut result = TestReport::bare(&test, outcome);
+        let Start { test, iteration, known_ends, .. } = self.running.take()?;
+        let mut result = TestReport { iteration, ..TestReport::bare(&test, outcome) };
         result.reason = Some(reason.to_owned());
         if let Some(known) = known_ends.into_iter().find(|known| known.outcome == outcome) {
             result.outcome = Outcome::KnownFail;
@@ -201,5 +195,49 @@ impl Remote {
             _ if self.bisect => BISECT_SKIP,
             status => status,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::given::tests::given;
+
+    fn result(test: &str, iteration: u32) -> String {
+        let iteration = format!("\"iteration\":{iteration}");
+        format!("{{\"type\":\"result\",\"test\":\"{test}\",\"outcome\":\"pass\",{iteration}}}")
+    }
+
+    fn start(test: &str, iteration: u32) -> String {
+        format!("{{\"type\":\"start\",\"test\":\"{test}\",\"iteration\":{iteration}}}")
+    }
+
+    #[test]
+    fn after_a_death_the_other_repetitions_still_run() {
+        let given = given(&["--repeat=2", "--shard=1/3", "x::*"].map(str::to_owned));
+        let mut remote = Remote::new(&given.args).unwrap();
+        let order = remote.order(&given).unwrap();
+        let first = ["--host=native", "--mark", "--json=-", "--repeat=2", "--shard=1/3", "--", "x::*"];
+        assert_eq!((order.arguments, order.files), (first.map(str::to_owned).into(), vec![]));
+        for line in [
+            r#"{"type":"run"}"#.to_owned(),
+            start("x::a", 1),
+            result("x::a", 1),
+            start("x::b", 1),
+            result("x::b", 1),
+            start("x::a", 2),
+        ] {
+            remote.line(&line);
+        }
+        assert_eq!(remote.died(Outcome::HostBug, "it died", "").as_deref(), Some("x::a"));
+        let order = remote.order(&given).unwrap();
+        assert_eq!(order.arguments[3], "--finished=/finished");
+        assert_eq!(order.arguments[4..], first[3..]);
+        let [(place, file)] = &order.files[..] else { panic!("{:?}", order.files) };
+        assert_eq!(place, "/finished");
+        let text = std::fs::read_to_string(file).unwrap();
+        assert_eq!(text, "[\"x::a\",1]\n[\"x::b\",1]\n[\"x::a\",2]\n");
+        let wanted = [("x::a", 1), ("x::b", 1), ("x::a", 2)].map(|(t, n)| (t.to_owned(), n));
+        assert_eq!(finished::read(file).unwrap(), wanted.into());
     }
 }

@@ -29,6 +29,9 @@ pub enum Line {
 pub struct Start {
     /// Its name.
     pub test: String,
+    /// Which repetition of `--repeat`, from 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub iteration: u32,
     /// Milliseconds after which the runner ends it, if it has not ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,

@@ -17,7 +17,7 @@ use crate::scale::{self, Scale};
 use crate::select::Selection;
 use crate::verdict::Finished;
 use cli::args::RunArgs;
-use cli::{BISECT_SKIP, MISUSE, Refusal, outputs};
+use cli::{BISECT_SKIP, MISUSE, Refusal, finished, outputs};
 use results::journal::{self, Run, RunInfo};
 use results::outcome::Outcome;
 use results::report::console::Console;
@@ -76,8 +76,10 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
         entries.iter().map(|e| e.name()).filter(|name| known.times_out(name)).collect();
     let mut session = Session::new(info, known, args, console, reporters);
     let mut jobs = Vec::new();
-    let done: HashSet<(&str, u32)> =
-        earlier.results.iter().map(|r| (r.test.as_str(), r.iteration)).collect();
+    let finished = args.finished.as_deref().map(finished::read).transpose()?.unwrap_or_default();
+    let earlier_units = earlier.results.iter().map(|r| (r.test.as_str(), r.iteration));
+    let finished_units = finished.iter().map(|(test, iteration)| (test.as_str(), *iteration));
+    let done: HashSet<(&str, u32)> = earlier_units.chain(finished_units).collect();
     for iteration in 1..=args.repeat {
         for entry in &entries {
             let unit = Unit { entry, iteration };

@@ -170,11 +170,12 @@ impl Observer for Session<'_> {
     fn started(&mut self, job: usize) {
         let unit = self.jobs[job];
         self.tell_at_once(unit);
-        let test = self.units[unit].entry.name();
+        let Unit { entry, iteration } = self.units[unit];
+        let test = entry.name();
         // Only a marked stream holds what starts.
         let known_ends = if self.mark { self.known.ends(test) } else { Vec::new() };
         let deadline_ms = u64::try_from(self.deadlines[job].as_millis()).ok();
-        let start = Start { test: test.to_owned(), deadline_ms, known_ends };
+        let start = Start { test: test.to_owned(), iteration, deadline_ms, known_ends };
         self.reporters.iter_mut().for_each(|reporter| reporter.started(&start));
         if let Some(kmsg) = &mut self.kernel_mark {
             let _ = kmsg.write_all(format!("kvm-conformance: {test}\n").as_bytes());

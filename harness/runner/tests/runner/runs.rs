@@ -19,6 +19,7 @@ pub const TESTS: &[Named] = &[
     ("runs::repeat_and_retry_tell_flakes", flakes),
     ("runs::exit_status_serves_git_bisect", bisect),
     ("runs::resume_goes_on_where_it_stopped", resume),
+    ("runs::what_is_finished_is_left_out", finished),
     ("runs::interrupts_have_two_stages", interrupts),
     ("runs::two_runs_at_once_do_not_meet", two_at_once),
     ("runs::workers_die_with_the_runner", orphans),
@@ -163,6 +164,26 @@ fn resume() {
     let output = other.run(&["--resume", path, "pass"]);
     assert!(text(&output.stderr).contains("was made on x86_64 6.12.3-fake kvm_fake"));
     assert_eq!(output.status.code(), Some(2));
+}
+
+fn finished() {
+    let door = Door::new();
+    let file = door.file("f", "[\"ends::pass\",1]\n[\"rare::alone\",2]\n[\"gone\",1]\n");
+    let arguments = ["--finished", &file, "--repeat", "2", "--mark", "ends::pass", "rare::alone"];
+    let (code, lines) = door.json(&arguments);
+    let units = |kind: &str| -> Vec<(String, u64)> {
+        let told = lines.iter().filter(|line| line["type"] == kind);
+        told.map(|line| {
+            (line["test"].as_str().unwrap().to_owned(), line["iteration"].as_u64().unwrap_or(1))
+        })
+        .collect()
+    };
+    let wanted = [("rare::alone", 1), ("ends::pass", 2)].map(|(test, n)| (test.to_owned(), n));
+    assert_eq!((code, units("result")), (0, wanted.to_vec()));
+    assert_eq!(units("start"), wanted);
+    let file = door.file("f", "x\n");
+    let output = door.run(&["--finished", &file, "ends::pass"]);
+    assert!(text(&output.stderr).starts_with(&format!("error: {file}: expected value")));
 }
 
 /// Waits until something is so, as long as the busiest machine may take.
