@@ -10,10 +10,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use lab::toolchain::{self, Build};
 use lab::{Arch, Cache};
 use mutants::mutant::{self, Mutant};
-use mutants::run::{self, Finding, Stand};
+use mutants::run::{self, Finding, Stand, Tests};
 use mutants::source::Tree;
 use mutants::{kernel, report};
 use results::journal::TestReport;
@@ -115,15 +114,7 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
         println!("{}", image.display());
         return Ok(0);
     }
-    let runner = match &arguments.runner {
-        Some(runner) => runner.clone(),
-        None => {
-            let bin = "kvm-conformance";
-            let what =
-                Build { package: "suites", bin, arch: arguments.arch, strip: false, env: &[] };
-            toolchain::build(&cache, &what)?
-        }
-    };
+    let runner = run::runner(&cache, arguments.arch, arguments.runner.as_deref())?;
     let stand = Stand::new(cache, arguments.arch, image, runner);
     let findings = run_all(arguments, &stand, &chosen)?;
     println!("{}", report::summary(&findings));
@@ -188,7 +179,7 @@ fn baseline(
         wanted.sort();
         wanted.dedup();
     }
-    let mut boot = stand.boot(&chosen[0].profile, chosen[0].unmutated(), &wanted)?;
+    let mut boot = stand.boot(&chosen[0].profile, chosen[0].unmutated(), Tests::ours(&wanted))?;
     if chosen[0].builds_on.is_some() {
         boot.forget_policy();
     }
@@ -199,7 +190,7 @@ fn baseline(
         );
     }
     for result in boot.results.values() {
-        if run::is_red(result) || result.outcome == Outcome::Error {
+        if run::is_red(result.outcome) || result.outcome == Outcome::Error {
             println!("unmutated: {} {}: {}", result.outcome, result.test, run::why(result));
         }
     }

@@ -1,5 +1,6 @@
-//! Other suites' tests on the same broken kernels: the Linux KVM selftests, built at run time from
-//! the source that the kernel is built from, and kvm-unit-tests from a tree that a user has built.
+//! Other suites' tests on the same broken kernels, as programs of the one runner: the Linux KVM
+//! selftests, built at run time from the source that the kernel is built from, and kvm-unit-tests from a
+//! tree that a user has built.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,24 +10,29 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use lab::find_program;
+use results::journal::TestReport;
+use results::outcome::Outcome;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::kernel;
-use crate::run::{Program, Stand};
+use crate::run::{self, Boot, Stand, Tests};
 use crate::source::Tree;
 
 /// The selftests' place in the kernel source.
 const SELFTESTS: &str = "tools/testing/selftests/kvm";
 /// Where a name in `peers` that begins so comes from: kvm-unit-tests.
 const UNIT: &str = "unit:";
-/// Seconds that one test of theirs may take on an emulated host.
+/// The suite of all of them, for the runner.
+const SUITE: &str = "peers";
+/// Time that one test of theirs may take on an emulated host.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// What a host may take longer to say so.
 const GRACE: Duration = Duration::from_secs(15);
+/// Address space of one: they map guests larger than the host, and QEMU.
+const MEMORY: &str = "16384GiB";
 /// Where things are on the host.
-const PLAN: &str = "/peers/plan";
-/// The exit code of a kernel selftest that was skipped.
-const SELFTEST_SKIPPED: &str = "4";
+const LIST: &str = "/peers/list.yaml";
 /// What QEMU's debug exit makes of a unit test's 0: twice that, and 1.
 const UNIT_PASSED: &str = "1";
 /// What a unit test needs of the machine that QEMU gives it.
@@ -43,22 +49,18 @@ const FIRMWARE_FILES: [&str; 4] =
 pub struct End {
     /// The test.
     pub test: String,
-    /// Whether it says that KVM is as it should be, or wrong; neither if it was skipped.
-    pub verdict: Verdict,
-    /// What it says.
+    /// What it says about KVM, or that it did not look.
+    pub verdict: Outcome,
+    /// Why.
     pub why: String,
 }
 
-/// What a test of another suite says about KVM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// All is well.
-    Pass,
-    /// Something is wrong.
-    Fail,
-    /// It did not look.
-    Skip,
+impl From<&TestReport> for End {
+    fn from(result: &TestReport) -> Self {
+        // Most of them have but one check, whose name says less than its reason.
+        let why = result.reason.clone().unwrap_or_default();
+        Self { test: result.test.clone(), verdict: result.outcome, why }
+    }
 }
 
 /// What other suites say about one mutant.
@@ -79,7 +81,7 @@ pub struct PeerFinding {
 impl PeerFinding {
     /// The tests that saw the bug.
     pub fn caught_by(&self) -> impl Iterator<Item = &End> {
-        self.ends.iter().filter(|end| end.verdict == Verdict::Fail)
+        self.ends.iter().filter(|end| run::is_red(end.verdict))
     }
 }
 
@@ -104,7 +106,6 @@ pub fn our_fates(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 /// Programs of other suites, ready to run on a host.
 #[derive(Debug)]
 pub struct Peers {
-    runner: PathBuf,
     selftests: BTreeMap<String, PathBuf>,
     units: Option<Units>,
 }
@@ -116,7 +117,6 @@ impl Peers {
     /// Nothing can be built.
     pub fn prepare(
         tree: &Tree,
-        runner: PathBuf,
         names: &BTreeSet<String>,
         unit_tests: Option<&Path>,
         jobs: usize,
@@ -125,7 +125,7 @@ impl Peers {
         let programs: BTreeSet<_> = of_linux.map(|name| program_of(name).to_owned()).collect();
         let selftests = build_selftests(tree, &programs.into_iter().collect::<Vec<_>>(), jobs)?;
         let units = unit_tests.map(Units::open).transpose()?;
-        Ok(Self { runner, selftests, units })
+        Ok(Self { selftests, units })
     }
 
     /// Whether there is a test of that name.
@@ -150,11 +150,13 @@ impl Peers {
         names: &[String],
     ) -> anyhow::Result<Vec<End>> {
         let mut ends: Vec<End> = Vec::new();
-        while ends.len() < names.len() {
-            let more = self.run_some(stand, profile, number, &names[ends.len()..])?;
+        let mut left = names.to_vec();
+        while !left.is_empty() {
+            let more = self.run_some(stand, profile, number, &left)?;
             if more.is_empty() {
                 break;
             }
+            left.retain(|name| !more.iter().any(|end| end.test == *name));
             ends.extend(more);
         }
         Ok(ends)
@@ -169,71 +171,74 @@ impl Peers {
         names: &[String],
     ) -> anyhow::Result<Vec<End>> {
         let scratch = tempfile::tempdir()?;
-        let plan = scratch.path().join("plan");
-        let (mut lines, mut files) = (String::new(), BTreeMap::new());
-        for name in names {
-            lines += &self.plan_line(name, &mut files);
-        }
-        fs::write(&plan, lines)?;
-        files.insert(PLAN.to_owned(), plan);
-        let program = Program {
-            runner: &self.runner,
-            argv: vec![DEADLINE.as_secs().to_string(), PLAN.to_owned()],
+        let list = scratch.path().join("list");
+        let (text, mut files) = self.list(names);
+        fs::write(&list, text)?;
+        files.insert(LIST.to_owned(), list);
+        let tests = Tests {
+            argv: ["--programs", LIST, "--timeout-scale", "1", "-g", SUITE]
+                .map(str::to_owned)
+                .into(),
             files: files.into_iter().collect(),
             timeout: (DEADLINE + GRACE) * u32::try_from(names.len())?,
             patience: DEADLINE + GRACE,
         };
-        let (mut ends, mut running) = (Vec::new(), None);
-        let mut on_line = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
-            ["start", name] => running = Some(name.to_owned()),
-            ["end", name, how, why] => {
-                running = None;
-                ends.push(end(name, how, why));
-            }
-            _ => {}
-        };
-        let death = stand.host(profile, number, program, &mut on_line)?;
-        if let (Some(test), Some(why)) = (running, death) {
-            ends.push(End { test, verdict: Verdict::Fail, why });
-        }
-        Ok(ends)
+        Ok(ends(&stand.boot(profile, number, tests)?, names))
     }
 
-    /// The line of the runner's plan for a test; adds the files that it needs.
-    fn plan_line(&self, name: &str, files: &mut BTreeMap<String, PathBuf>) -> String {
-        match (name.strip_prefix(UNIT), &self.units) {
+    /// The runner's list of these tests, and the files that they need, by their place on the host.
+    fn list(&self, names: &[String]) -> (String, BTreeMap<String, PathBuf>) {
+        let mut files = BTreeMap::new();
+        let programs: Vec<Value> =
+            names.iter().map(|name| self.program(name, &mut files)).collect();
+        // What is JSON is YAML.
+        (json!({"suite": SUITE, "programs": programs}).to_string(), files)
+    }
+
+    /// An entry of the runner's list. However a test of theirs dies, it says something about KVM: it
+    /// counts where it passes without the bug.
+    fn program(&self, name: &str, files: &mut BTreeMap<String, PathBuf>) -> Value {
+        let (path, args, exit) = match (name.strip_prefix(UNIT), &self.units) {
             (Some(unit), Some(units)) => {
                 files.extend(units.files.clone());
                 let (image, words) = &units.commands[unit];
                 let place = format!("/peers/{unit}.flat");
                 files.insert(place.clone(), image.clone());
-                format!("{name}\t{}\t-kernel\t{place}\n", words.join("\t"))
+                let args = [&words[1..], &["-kernel".to_owned(), place]].concat();
+                let exit = json!({UNIT_PASSED: "pass", "other": "fail", "signal": "fail"});
+                (words[0].clone(), args, exit)
             }
             _ => {
                 let program = program_of(name);
                 let place = format!("/peers/{}", program.replace('/', "_"));
                 files.insert(place.clone(), self.selftests[program].clone());
-                let words = name.split_whitespace().skip(1);
-                let words: String = words.map(|word| format!("\t{word}")).collect();
-                format!("{name}\t{place}{words}\n")
+                let args = name.split_whitespace().skip(1).map(str::to_owned).collect();
+                let exit = json!({"0": "pass", "4": "skip", "other": "fail", "signal": "fail"});
+                (place, args, exit)
             }
-        }
+        };
+        let timeout = format!("{}s", DEADLINE.as_secs());
+        json!({
+            "name": name, "path": path, "args": args, "exit": exit, "timeout": timeout,
+            "memory": MEMORY,
+        })
     }
+}
+
+/// How these tests ended in a boot; one that took the host with it failed, and those behind it have not
+/// run.
+fn ends(boot: &Boot, names: &[String]) -> Vec<End> {
+    let mut ends: Vec<End> =
+        names.iter().filter_map(|name| boot.results.get(name)).map(End::from).collect();
+    if let (Some(test), Some(why)) = (&boot.victim, &boot.death) {
+        ends.push(End { test: test.clone(), verdict: Outcome::HostBug, why: why.clone() });
+    }
+    ends
 }
 
 /// The program of a selftest that is named with its arguments.
 fn program_of(name: &str) -> &str {
     name.split_whitespace().next().unwrap_or_default()
-}
-
-/// What a program's end says.
-fn end(name: &str, how: &str, why: &str) -> End {
-    let verdict = match (name.starts_with(UNIT), how) {
-        (true, UNIT_PASSED) | (false, "0") => Verdict::Pass,
-        (false, SELFTEST_SKIPPED) => Verdict::Skip,
-        _ => Verdict::Fail,
-    };
-    End { test: name.to_owned(), verdict, why: format!("{how}: {why}") }
 }
 
 /// Builds those of the named selftests that this kernel's source has.
@@ -330,14 +335,61 @@ fn parse_units(text: &str) -> Vec<(String, String, Vec<String>)> {
 mod tests {
     use super::*;
 
+    fn peers() -> Peers {
+        let selftests = [("x86_64/a_test".to_owned(), PathBuf::from("/build/a"))].into();
+        let words = ["/peers/qemu", "-smp", "2"].map(str::to_owned).to_vec();
+        let units = Units {
+            commands: [("apic".to_owned(), (PathBuf::from("/kut/apic.flat"), words))].into(),
+            files: [("/peers/qemu".to_owned(), PathBuf::from("/usr/bin/qemu"))].into(),
+        };
+        Peers { selftests, units: Some(units) }
+    }
+
     #[test]
-    fn an_exit_code_means_what_its_suite_says() {
-        assert_eq!(end("a", "0", "").verdict, Verdict::Pass);
-        assert_eq!(end("a", "4", "").verdict, Verdict::Skip);
-        assert_eq!(end("a", "254", "").verdict, Verdict::Fail);
-        assert_eq!(end("a", "timeout", "").verdict, Verdict::Fail);
-        assert_eq!(end("unit:a", "1", "").verdict, Verdict::Pass);
-        assert_eq!(end("unit:a", "0", "").verdict, Verdict::Fail);
+    fn peers_are_programs_of_the_runner() {
+        let names = ["x86_64/a_test -v 3", "unit:apic"].map(str::to_owned);
+        let (text, files) = peers().list(&names);
+        let list: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(list["suite"], SUITE);
+        let [test, unit] = [&list["programs"][0], &list["programs"][1]];
+        assert_eq!(
+            (&test["name"], &test["path"]),
+            (&json!(names[0]), &json!("/peers/x86_64_a_test"))
+        );
+        assert_eq!((&test["args"], &test["timeout"]), (&json!(["-v", "3"]), &json!("120s")));
+        assert_eq!(
+            test["exit"],
+            json!({"0": "pass", "4": "skip", "other": "fail", "signal": "fail"})
+        );
+        assert_eq!(unit["args"], json!(["-smp", "2", "-kernel", "/peers/apic.flat"]));
+        assert_eq!(unit["exit"], json!({"1": "pass", "other": "fail", "signal": "fail"}));
+        let places: Vec<&str> = files.keys().map(String::as_str).collect();
+        assert_eq!(places, ["/peers/apic.flat", "/peers/qemu", "/peers/x86_64_a_test"]);
+    }
+
+    #[test]
+    fn ends_are_read_from_the_stream() {
+        let mut boot = Boot::default();
+        for line in [
+            r#"{"type":"start","test":"a"}"#,
+            r#"{"type":"result","test":"a","outcome":"pass"}"#,
+            r#"{"type":"result","test":"b","outcome":"fail","reason":"status 254: a.c:7"}"#,
+            r#"{"type":"start","test":"c"}"#,
+        ] {
+            boot.take(line);
+        }
+        let names = ["a", "b", "c", "d"].map(str::to_owned);
+        let told = |boot: &Boot| {
+            ends(boot, &names)
+                .iter()
+                .map(|e| format!("{} {} {}", e.test, e.verdict, e.why))
+                .collect()
+        };
+        let seen: Vec<String> = told(&boot);
+        assert_eq!(seen, ["a pass ", "b fail status 254: a.c:7"]);
+        boot.death = Some("the kernel died".to_owned());
+        let seen: Vec<String> = told(&boot);
+        assert_eq!(seen[2..], ["c host_bug the kernel died"]);
     }
 
     #[test]

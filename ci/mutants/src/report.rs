@@ -7,7 +7,7 @@ use results::HostFacts;
 use results::journal::{Line, RunInfo, Summary, TestReport};
 use results::outcome::Outcome;
 
-use crate::peers::{PeerFinding, Verdict};
+use crate::peers::PeerFinding;
 use crate::run::{Fate, Finding};
 
 /// One line about a mutant.
@@ -124,7 +124,7 @@ fn theirs(finding: &PeerFinding, of_unit_tests: bool) -> String {
     let of_suite = |name: &str| name.starts_with("unit:") == of_unit_tests;
     let caught: Vec<_> =
         finding.caught_by().map(|end| end.test.as_str()).filter(|name| of_suite(name)).collect();
-    let ran = finding.ends.iter().filter(|end| of_suite(&end.test) && end.verdict == Verdict::Pass);
+    let ran = finding.ends.iter().filter(|end| of_suite(&end.test) && end.verdict == Outcome::Pass);
     match (caught.is_empty(), ran.count()) {
         (false, _) => format!("caught by {}", caught.join(", ")),
         (true, 0) if finding.claimed.iter().any(|name| of_suite(name)) => "could not run".into(),
@@ -228,7 +228,7 @@ mod tests {
             seconds: 1.0,
         };
         let seen =
-            peer(vec![end("a", Verdict::Fail), end("unit:b", Verdict::Pass)], &["a", "unit:b"]);
+            peer(vec![end("a", Outcome::Fail), end("unit:b", Outcome::Pass)], &["a", "unit:b"]);
         let row = "| m | killed | caught by a | not seen |";
         assert!(peer_markdown(std::slice::from_ref(&seen)).contains(row));
         let absent = peer(Vec::new(), &["a"]);

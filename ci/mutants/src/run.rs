@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use lab::toolchain::{self, Build};
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request};
 use results::journal::{Line, TestReport};
 use results::outcome::Outcome as TestOutcome;
@@ -32,11 +33,11 @@ pub fn is_green(result: &TestReport) -> bool {
     matches!(result.outcome, TestOutcome::Pass | TestOutcome::KnownFail)
 }
 
-/// Whether the test says that KVM is wrong.
+/// Whether a test that ended so says that KVM is wrong.
 #[must_use]
-pub fn is_red(result: &TestReport) -> bool {
+pub fn is_red(outcome: TestOutcome) -> bool {
     use TestOutcome::{Fail, HostBug, Timeout, Xpass};
-    matches!(result.outcome, Fail | Xpass | Timeout | HostBug)
+    matches!(outcome, Fail | Xpass | Timeout | HostBug)
 }
 
 /// What a result is about: the first check that did not hold, else the reason.
@@ -44,6 +45,18 @@ pub fn is_red(result: &TestReport) -> bool {
 pub fn why(result: &TestReport) -> String {
     let check = result.failed_checks.first().map(|check| check.name.clone());
     check.or_else(|| result.reason.clone()).unwrap_or_else(|| result.outcome.to_string())
+}
+
+/// The static runner that is given, or one built from the workspace.
+///
+/// # Errors
+/// It does not build.
+pub fn runner(cache: &Cache, arch: Arch, given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let what = Build { package: "suites", bin: "kvm-conformance", arch, strip: false, env: &[] };
+    Ok(toolchain::build(cache, &what)?)
 }
 
 /// What one boot brought.
@@ -74,83 +87,67 @@ impl Stand {
         Self { lab: Lab::new(cache), kernel, runner }
     }
 
-    /// Boots with the switch at `number` (0: no mutant) and runs these tests, or all if none is
-    /// named.
+    /// Boots with the switch at `number` (0: no mutant) and runs these tests.
     ///
     /// # Errors
     /// The host cannot be started.
-    pub fn boot(&self, profile: &str, number: u32, tests: &[String]) -> anyhow::Result<Boot> {
-        let mut argv: Vec<String> =
-            ["--host", "native", "--json", "-", "--mark", "--timeout-scale", DEADLINE_SCALE]
-                .map(str::to_owned)
-                .to_vec();
-        argv.extend(tests.iter().cloned());
-        let mut boot = Boot::default();
-        let program = Program {
-            runner: &self.runner,
-            argv,
-            files: Vec::new(),
-            timeout: LONGEST_RUN,
-            patience: LONGEST_SILENCE,
-        };
-        boot.death = self.host(profile, number, program, &mut |line| boot.take(line))?;
-        Ok(boot)
-    }
-
-    /// Boots with the switch at `number` and runs a program, with its arguments and files. Gives back
-    /// why the host did not live until the end, if it did not.
-    ///
-    /// # Errors
-    /// The host cannot be started.
-    pub fn host(
-        &self,
-        profile: &str,
-        number: u32,
-        program: Program<'_>,
-        on_line: &mut dyn FnMut(&str),
-    ) -> anyhow::Result<Option<String>> {
+    pub fn boot(&self, profile: &str, number: u32, tests: Tests) -> anyhow::Result<Boot> {
         let mut profile = Profile::load(profile)?;
         let parameters = profile.modules.entry("kvm".to_owned()).or_default();
         parameters.insert("mutant".to_owned(), number.to_string());
         profile.cmdline.push(MAP_MORE_THAN_THERE_IS.to_owned());
         profile.smp = profile.smp.max(NR_CPUS);
         profile.memory_mib = profile.memory_mib.max(MEMORY_MIB);
+        let argv = ["--host", "native", "--json", "-", "--mark"].map(str::to_owned);
         let request = Request {
             env: vec![("KVM_CONFORMANCE_PROFILE".into(), profile.name.clone())],
             kernel: self.kernel.clone(),
-            runner: program.runner.to_owned(),
-            argv: program.argv,
-            files: program.files,
-            timeout: program.timeout,
-            patience: program.patience,
+            runner: self.runner.clone(),
+            argv: [&argv[..], &tests.argv].concat(),
+            files: tests.files,
+            timeout: tests.timeout,
+            patience: tests.patience,
             console_log: None,
             kvm_optional: false,
             warm: false,
             profile,
         };
-        let mut errors = Vec::new();
+        let (mut boot, mut errors) = (Boot::default(), Vec::new());
         let end = self.lab.run(&request, &mut |event| match event {
-            Event::Line(line) => on_line(line),
+            Event::Line(line) => boot.take(line),
             Event::Stderr(line) => errors.push(line.to_owned()),
             _ => {}
         })?;
-        Ok(death(&end, &errors))
+        boot.death = death(&end, &errors);
+        Ok(boot)
     }
 }
 
-/// What runs on a host.
-#[derive(Debug)]
-pub struct Program<'a> {
-    /// A static program.
-    pub runner: &'a Path,
-    /// Its arguments.
+/// What a runner runs on a host.
+#[derive(Clone, Debug)]
+pub struct Tests {
+    /// Its arguments, beside those that make it print a stream.
     pub argv: Vec<String>,
     /// More files, by their place on the host.
     pub files: Vec<(String, PathBuf)>,
-    /// How long it may take.
+    /// How long all of it may take.
     pub timeout: Duration,
-    /// How long it may say nothing.
+    /// How long the host may say nothing.
     pub patience: Duration,
+}
+
+impl Tests {
+    /// Of our own suite those that are named, or all if none is.
+    #[must_use]
+    pub fn ours(names: &[String]) -> Self {
+        let scale = ["--timeout-scale", DEADLINE_SCALE].map(str::to_owned);
+        Self {
+            argv: [&scale[..], names].concat(),
+            files: Vec::new(),
+            timeout: LONGEST_RUN,
+            patience: LONGEST_SILENCE,
+        }
+    }
 }
 
 impl Boot {
@@ -165,7 +162,8 @@ impl Boot {
         }
     }
 
-    fn take(&mut self, line: &str) {
+    /// Takes a line of the stream in.
+    pub(crate) fn take(&mut self, line: &str) {
         match serde_json::from_str(line) {
             Ok(Line::Start(start)) => self.victim = Some(start.test),
             Ok(Line::Result(result)) => {
@@ -264,7 +262,8 @@ pub fn judge(
         tests = sane().map(|verdict| verdict.test.clone()).collect();
     }
     let started = Instant::now();
-    let mut boot = stand.boot(&mutant.profile, mutant.number(), &tests).context("boot")?;
+    let mut boot =
+        stand.boot(&mutant.profile, mutant.number(), Tests::ours(&tests)).context("boot")?;
     if mutant.builds_on.is_some() {
         boot.forget_policy();
     }
@@ -275,7 +274,9 @@ pub fn judge(
 
 fn decide(finding: &mut Finding, mutant: &Mutant, boot: &Boot, everything: bool) {
     let red = |expected: bool| {
-        boot.results.values().filter(move |r| is_red(r) && mutant.expects(&r.test) == expected)
+        boot.results
+            .values()
+            .filter(move |r| is_red(r.outcome) && mutant.expects(&r.test) == expected)
     };
     finding.red = red(true).map(|result| (result.test.clone(), why(result))).collect();
     let mut notes = Vec::new();

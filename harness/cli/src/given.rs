@@ -88,8 +88,8 @@ impl Given {
 
 /// Adds a file and those that it names; gives its place on the other host.
 fn carry(path: &Path, named: Named, files: &mut Files) -> Result<String, Refusal> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| Refusal(format!("{}: {e}", path.display())))?;
     let place = inside(path)?;
     files.push((place.clone(), path.to_owned()));
     for other in named(&text) {
@@ -219,7 +219,8 @@ pub(crate) mod tests {
                 (None, None) => String::new(),
             };
             // `--all-archs` needs `--list`.
-            let before = if arg.get_id() == "all_archs" { vec!["--list".to_owned()] } else { vec![] };
+            let before =
+                if arg.get_id() == "all_archs" { vec!["--list".to_owned()] } else { vec![] };
             let ways = VALUES.iter().map(|value| match arg.is_positional() {
                 true => value.to_string(),
                 false => format!("{flag}={value}"),
@@ -274,8 +275,16 @@ pub(crate) mod tests {
         let given = given(&line.map(str::to_owned));
         let (inner, files) = given.inner().unwrap();
         let wanted = [
-            "--group=a", "--group=b", "--exclude=c", "--all", "--set=n=1", "--set=m=-2", "--verbose",
-            "--", "x::*", "/y/",
+            "--group=a",
+            "--group=b",
+            "--exclude=c",
+            "--all",
+            "--set=n=1",
+            "--set=m=-2",
+            "--verbose",
+            "--",
+            "x::*",
+            "/y/",
         ];
         assert_eq!((inner.as_slice(), files), (&wanted.map(str::to_owned)[..], vec![]));
     }

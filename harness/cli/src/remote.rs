@@ -217,7 +217,8 @@ mod tests {
         let given = given(&["--repeat=2", "--shard=1/3", "x::*"].map(str::to_owned));
         let mut remote = Remote::new(&given.args).unwrap();
         let order = remote.order(&given).unwrap();
-        let first = ["--host=native", "--mark", "--json=-", "--repeat=2", "--shard=1/3", "--", "x::*"];
+        let first =
+            ["--host=native", "--mark", "--json=-", "--repeat=2", "--shard=1/3", "--", "x::*"];
         assert_eq!((order.arguments, order.files), (first.map(str::to_owned).into(), vec![]));
         for line in [
             r#"{"type":"run"}"#.to_owned(),

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Parser;
-use lab::toolchain::{self, Build};
 use lab::{Arch, Cache};
 use mutants::mutant::{self, Mutant};
-use mutants::peers::{PeerFinding, Peers, Verdict, our_fates};
-use mutants::run::Stand;
+use mutants::peers::{PeerFinding, Peers, our_fates};
+use mutants::run::{self, Stand};
 use mutants::source::Tree;
 use mutants::{kernel, report};
+use results::outcome::Outcome;
 
 /// Exit status of an error or misuse.
 const EXIT_ERROR: u8 = 2;
@@ -39,6 +39,9 @@ struct Arguments {
     /// Boot image of a kernel with the mutants [default: built from Debian's source].
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Static runner [default: built from the workspace].
+    #[arg(long, value_name = "FILE")]
+    runner: Option<PathBuf>,
     /// Our own results, from `ci/mutants/run --json`.
     #[arg(long, value_name = "FILE")]
     ours: Option<PathBuf>,
@@ -79,17 +82,10 @@ fn act(arguments: &Arguments) -> anyhow::Result<u8> {
         Some(image) => image.clone(),
         None => kernel::woven(&tree, &all, arguments.jobs)?,
     };
-    let build = Build {
-        package: "mutants",
-        bin: "peer-runner",
-        arch: arguments.arch,
-        strip: false,
-        env: &[],
-    };
-    let runner = toolchain::build(&cache, &build)?;
+    let runner = run::runner(&cache, arguments.arch, arguments.runner.as_deref())?;
     let names: BTreeSet<String> = chosen.iter().flat_map(|m| m.peers.iter().cloned()).collect();
     let unit_tests = arguments.unit_tests.as_deref();
-    let peers = Peers::prepare(&tree, runner.clone(), &names, unit_tests, arguments.jobs)?;
+    let peers = Peers::prepare(&tree, &names, unit_tests, arguments.jobs)?;
     let stand = Stand::new(cache, arguments.arch, image, runner);
     let findings = run_all(arguments, &stand, &peers, &chosen, &ours)?;
     println!("{}", report::peer_summary(&findings));
@@ -163,10 +159,10 @@ fn baseline(
         println!("unmutated: no {name}");
     }
     let ends = peers.run(stand, profile, number, &there)?;
-    for end in ends.iter().filter(|end| end.verdict != Verdict::Pass) {
-        println!("unmutated: {:?} {}: {}", end.verdict, end.test, end.why);
+    for end in ends.iter().filter(|end| end.verdict != Outcome::Pass) {
+        println!("unmutated: {} {}: {}", end.verdict, end.test, end.why);
     }
-    let passing = ends.into_iter().filter(|end| end.verdict == Verdict::Pass);
+    let passing = ends.into_iter().filter(|end| end.verdict == Outcome::Pass);
     let passing: BTreeSet<_> = passing.map(|end| end.test).collect();
     println!("unmutated: {} of {} tests pass", passing.len(), there.len());
     Ok(passing)
