@@ -59,7 +59,7 @@ impl Entry {
 
     /// The requirements that this host does not meet.
     pub fn unmet(&self, facts: &HostFacts) -> Vec<&str> {
-        let own = self.test.needs.iter().filter(|r| !(r.met)(facts)).map(|r| r.name);
+        let own = self.test.needs.iter().filter(|r| !r.met(facts)).map(|r| r.name);
         let listed = self.requires.iter().map(String::as_str);
         own.chain(listed.filter(|name| facts.caps.get(*name).copied().unwrap_or(0) <= 0)).collect()
     }

@@ -34,11 +34,9 @@ pub fn passes() -> TestResult {
     Ok(())
 }
 
-const HAS_IT: Requirement = Requirement { name: "KVM_CAP_THERE", met: |_| true };
-const LACKS_IT: Requirement = Requirement {
-    name: "KVM_CAP_MISSING",
-    met: |facts| facts.caps.contains_key("KVM_CAP_MISSING"),
-};
+const HAS_IT: Requirement = Requirement::new("KVM_CAP_THERE", |_| true);
+const LACKS_IT: Requirement =
+    Requirement::new("KVM_CAP_MISSING", |facts| facts.caps.contains_key("KVM_CAP_MISSING"));
 
 static FAKES: [TestCase; 32] = [
     fake("suites::common::ends::pass", || {

@@ -15,10 +15,8 @@ pub type IdField = (SysReg, u32);
 macro_rules! requirements {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
         $(#[$doc])*
-        pub const $name: Requirement = Requirement {
-            name: $text,
-            met: |facts| facts.cpu_features.iter().any(|f| f == $text),
-        };
+        pub const $name: Requirement =
+            Requirement::new($text, |facts| facts.cpu_features.iter().any(|f| f == $text));
     )*};
 }
 

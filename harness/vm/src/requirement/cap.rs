@@ -6,10 +6,10 @@ macro_rules! caps {
     ($($name:ident = $number:literal,)*) => {
         $(
             #[doc = concat!("`KVM_CAP_", stringify!($name), "`.")]
-            pub const $name: Requirement = Requirement {
-                name: concat!("KVM_CAP_", stringify!($name)),
-                met: |facts| facts.cap(concat!("KVM_CAP_", stringify!($name))) > 0,
-            };
+            pub const $name: Requirement =
+                Requirement::new(concat!("KVM_CAP_", stringify!($name)), |facts| {
+                    facts.cap(concat!("KVM_CAP_", stringify!($name))) > 0
+                });
         )*
 
         /// Every capability with a name here: (`KVM_CAP_…`, number).

@@ -12,10 +12,10 @@ use defs::x86::cpuid::{Feature, feature};
 macro_rules! requirement {
     ($name:ident) => {
         #[doc = concat!("CPUID feature ", stringify!($name), ".")]
-        pub const $name: Requirement = Requirement {
-            name: concat!("CPUID feature ", stringify!($name)),
-            met: |facts| facts.cpu_features.iter().any(|f| f == stringify!($name)),
-        };
+        pub const $name: Requirement =
+            Requirement::new(concat!("CPUID feature ", stringify!($name)), |facts| {
+                facts.cpu_features.iter().any(|f| f == stringify!($name))
+            });
     };
 }
 

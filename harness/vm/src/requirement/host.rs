@@ -1,47 +1,39 @@
 //! What else a host may lack.
 
-use super::Requirement;
+use super::{Requirement, cpu};
 
 /// Two online CPUs, for tests where two vCPUs must run at the same time.
-pub const TWO_CPUS: Requirement = Requirement { name: "two online CPUs", met: |f| f.cpus >= 2 };
+pub const TWO_CPUS: Requirement = Requirement::new("two online CPUs", |f| f.cpus >= 2);
 
 /// Memslots of single 4 KiB pages: the host's own pages are as small, and KVM asks for no more (on
 /// s390x it does: 1 MiB).
-pub const SMALL_SLOTS: Requirement = Requirement {
-    name: "memslots of single 4 KiB pages",
-    met: |f| f.arch != "s390x" && f.page_size <= 4096,
-};
+pub const SMALL_SLOTS: Requirement = Requirement::new("memslots of single 4 KiB pages", |f| {
+    f.arch != "s390x" && f.page_size <= 4096
+});
 
 /// KVM_RUN looks for pending signals before it enters the guest. KVM/s390 does only after it.
-pub const SIGNALS_FIRST: Requirement = Requirement {
-    name: "a KVM_RUN that looks for signals before it enters the guest",
-    met: |f| f.arch != "s390x",
-};
+pub const SIGNALS_FIRST: Requirement =
+    Requirement::new("a KVM_RUN that looks for signals before it enters the guest", |f| {
+        f.arch != "s390x"
+    });
 
 /// Nested virtualization: VMX or SVM offered to guests.
-pub const NESTED: Requirement = Requirement {
-    name: "nested virtualization (CPUID feature VMX or SVM)",
-    met: |f| f.cpu_features.iter().any(|n| n == "VMX" || n == "SVM"),
-};
+pub const NESTED: Requirement =
+    Requirement::any("nested virtualization (CPUID feature VMX or SVM)", &[cpu::VMX, cpu::SVM]);
 
 /// Accesses to MSRs that KVM does not know fault: kvm's parameter `ignore_msrs` makes them succeed.
-pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement {
-    name: "kvm.ignore_msrs=N",
-    met: |f| !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1"),
-};
+pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement::new("kvm.ignore_msrs=N", |f| {
+    !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1")
+});
 
 /// Guests can have single instructions emulated.
-pub const FORCED_EMULATION: Requirement = Requirement {
-    name: "kvm.force_emulation_prefix=Y",
-    met: |f| {
-        f.module_params
-            .get("kvm.force_emulation_prefix")
-            .is_some_and(|v| !matches!(v.as_str(), "N" | "0"))
-    },
-};
+pub const FORCED_EMULATION: Requirement = Requirement::new("kvm.force_emulation_prefix=Y", |f| {
+    f.module_params
+        .get("kvm.force_emulation_prefix")
+        .is_some_and(|v| !matches!(v.as_str(), "N" | "0"))
+});
 
 /// A host that may be broken: one of the lab's.
-pub const EXPENDABLE: Requirement = Requirement {
-    name: "an emulated host (--host PROFILE)",
-    met: |f| !matches!(f.profile.as_str(), "" | "native"),
-};
+pub const EXPENDABLE: Requirement = Requirement::new("an emulated host (--host PROFILE)", |f| {
+    !matches!(f.profile.as_str(), "" | "native")
+});

@@ -3,7 +3,5 @@
 use super::Requirement;
 
 /// The advanced interrupt architecture in the kernel.
-pub const AIA: Requirement = Requirement {
-    name: "an in-kernel AIA",
-    met: |facts| facts.cpu_features.iter().any(|f| f == AIA.name),
-};
+pub const AIA: Requirement =
+    Requirement::new("an in-kernel AIA", |facts| facts.cpu_features.iter().any(|f| f == AIA.name));
