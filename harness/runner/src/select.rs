@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, Hasher};
 use cli::args::{RunArgs, Shard};
 use regex::Regex;
 
-use crate::registry::{Entry, NODEFAULT, PERF, Registry};
+use crate::registry::{NODEFAULT, PERF, Registry};
+use crate::test::Test;
 use cli::nearest::{nearest, unknown};
 
 /// What the user asked for.
@@ -118,20 +119,20 @@ impl From<&RunArgs> for Selection {
 
 impl Selection {
     /// The tests meant, in the order to run them.
-    pub fn apply<'r>(&self, registry: &'r Registry) -> Result<Vec<&'r Entry>, SelectError> {
+    pub fn apply<'r>(&self, registry: &'r Registry) -> Result<Vec<&'r Test>, SelectError> {
         let wanted = self.matchers(&self.patterns, registry)?;
         let unwanted = self.matchers(&self.exclude, registry)?;
         self.check_groups(registry)?;
-        let on_request = |entry: &Entry, group: &str, flag: bool| {
-            !entry.in_group(group)
+        let on_request = |test: &Test, group: &str, flag: bool| {
+            !test.in_group(group)
                 || flag
                 || self.groups.iter().any(|g| g == group)
                 || wanted
                     .iter()
-                    .any(|w| matches!(w, Matcher::Name(n) if segments_match(entry.name(), n)))
+                    .any(|w| matches!(w, Matcher::Name(n) if segments_match(test.name(), n)))
         };
-        let mut entries: Vec<&Entry> = registry
-            .entries
+        let mut tests: Vec<&Test> = registry
+            .tests
             .iter()
             .filter(|e| wanted.is_empty() || wanted.iter().any(|w| w.matches(e.name())))
             .filter(|e| self.groups.is_empty() || self.groups.iter().any(|g| e.in_group(g)))
@@ -140,15 +141,15 @@ impl Selection {
             .collect();
         if let Some(Shard { index, of }) = self.shard {
             let mut nth = 0;
-            entries.retain(|_| {
+            tests.retain(|_| {
                 nth += 1;
                 (nth - 1) % of == index - 1
             });
         }
         if let Some(seed) = self.shuffle {
-            shuffle(&mut entries, seed);
+            shuffle(&mut tests, seed);
         }
-        Ok(entries)
+        Ok(tests)
     }
 
     fn matchers(&self, words: &[String], registry: &Registry) -> Result<Vec<Matcher>, SelectError> {
@@ -156,7 +157,7 @@ impl Selection {
             .iter()
             .map(|word| {
                 let matcher = Matcher::parse(word, registry)?;
-                if registry.entries.iter().any(|e| matcher.matches(e.name())) {
+                if registry.tests.iter().any(|e| matcher.matches(e.name())) {
                     return Ok(matcher);
                 }
                 Err(SelectError(match matcher {
@@ -177,7 +178,7 @@ impl Selection {
 }
 
 fn no_such_test(word: &str, registry: &Registry) -> String {
-    let names = registry.entries.iter().map(Entry::name);
+    let names = registry.tests.iter().map(Test::name);
     let near = nearest(word, names).or_else(|| nearest(word, registry.groups()));
     match near {
         Some(near) => format!("no test is named `{word}`; did you mean `{near}`?"),
@@ -187,11 +188,11 @@ fn no_such_test(word: &str, registry: &Registry) -> String {
 
 /// Orders by a hash of seed and name: the same seed gives the same order
 /// for the same tests, whatever else was added.
-fn shuffle(entries: &mut [&Entry], seed: u64) {
-    entries.sort_by_cached_key(|entry| {
+fn shuffle(tests: &mut [&Test], seed: u64) {
+    tests.sort_by_cached_key(|test| {
         let mut hasher = Fnv.build_hasher();
         hasher.write(&seed.to_le_bytes());
-        hasher.write(entry.name().as_bytes());
+        hasher.write(test.name().as_bytes());
         mix(hasher.finish())
     });
 }

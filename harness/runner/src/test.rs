@@ -2,13 +2,21 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use results::HostFacts;
 use vm::case::Weight;
 use vm::perf::TestOption;
 use vm::requirement::Requirement;
 
 use crate::body::Body;
+use crate::registry::policy::TestPolicy;
+
+/// Deadline of a test for which nobody names one.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Address space of a test for which nobody names one.
+pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
 
 /// One test.
 #[derive(Clone, Debug)]
@@ -29,10 +37,54 @@ pub struct Test {
     pub groups: Vec<Cow<'static, str>>,
     /// What a user can set of it.
     pub options: Vec<TestOption>,
-    /// Where it asks for others than the policy's.
+    /// Where it asks for others than the policy's; the policy's as soon as that is joined.
     pub limits: Limits,
+    /// What policy says of this very test.
+    pub policy: Option<Arc<TestPolicy>>,
     /// What is run.
     pub body: Body,
+}
+
+impl Test {
+    /// The name users see.
+    pub fn name(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether it is in `group`.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    /// Deadline before scaling.
+    pub fn timeout(&self) -> Duration {
+        self.limits.timeout.unwrap_or(DEFAULT_TIMEOUT)
+    }
+
+    /// Address space of its process.
+    pub fn memory_bytes(&self) -> u64 {
+        self.limits.memory_bytes.unwrap_or(DEFAULT_MEMORY_BYTES)
+    }
+
+    /// The values that policy gives to its options.
+    pub fn parameters(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.policy.iter().flat_map(|policy| &policy.parameters)
+    }
+
+    /// Every requirement's name: its own, and capabilities that policy lists.
+    pub fn requirement_names(&self) -> Vec<&str> {
+        self.needs.iter().map(|need| need.name).chain(self.listed()).collect()
+    }
+
+    /// The requirements that this host does not meet.
+    pub fn unmet(&self, facts: &HostFacts) -> Vec<&str> {
+        let own = self.needs.iter().filter(|need| !need.met(facts)).map(|need| need.name);
+        own.chain(self.listed().filter(|name| facts.cap(name) <= 0)).collect()
+    }
+
+    fn listed(&self) -> impl Iterator<Item = &str> {
+        self.policy.iter().flat_map(|policy| policy.requires.iter().map(String::as_str))
+    }
 }
 
 /// A place in a source file.

@@ -23,7 +23,7 @@ pub enum Body {
     /// A function of this program, which reports by the event pipe.
     Native(fn() -> TestResult),
     /// A program of another suite, which reports by its exit status and its output.
-    Program(Program),
+    Program(Box<Program>),
 }
 
 impl Body {

@@ -5,11 +5,11 @@ use std::io::{self, Write as _};
 
 use super::Suite;
 use crate::body::Body;
+use crate::registry::Registry;
 use crate::registry::known::{KnownFailure, KnownHere};
 use crate::registry::mutants::{Mutants, Tie};
-use crate::registry::{Entry, Registry};
 use crate::select::Selection;
-use crate::test::cpus;
+use crate::test::{Test, cpus};
 use crate::verdict::Seconds;
 use cli::Refusal;
 use cli::args::ExplainArgs;
@@ -21,14 +21,14 @@ pub fn explain(suite: &Suite<'_>, args: &ExplainArgs) -> Result<u8, Refusal> {
     let registry = suite.registry(args.into(), facts.as_ref())?;
     let selection =
         Selection { patterns: args.names.clone(), all: true, perf: true, ..Selection::default() };
-    let entries = selection.apply(&registry).map_err(Refusal::of)?;
+    let tests = selection.apply(&registry).map_err(Refusal::of)?;
     let mutants = Mutants::read(suite.data.mutants).map_err(Refusal)?;
     let mut text = String::new();
-    for (nth, entry) in entries.iter().enumerate() {
+    for (nth, test) in tests.iter().enumerate() {
         if nth > 0 {
             text.push('\n');
         }
-        one(&mut text, entry, &registry, facts.as_ref(), &mutants);
+        one(&mut text, test, &registry, facts.as_ref(), &mutants);
     }
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
@@ -40,12 +40,11 @@ pub fn explain(suite: &Suite<'_>, args: &ExplainArgs) -> Result<u8, Refusal> {
 
 fn one(
     text: &mut String,
-    entry: &Entry,
+    test: &Test,
     registry: &Registry,
     facts: Option<&HostFacts>,
     mutants: &Mutants,
 ) {
-    let test = &entry.test;
     let _ = writeln!(text, "{}", test.id);
     for line in test.doc.lines() {
         let _ = writeln!(text, "  {}", line.trim());
@@ -57,15 +56,15 @@ fn one(
     }
     let _ = writeln!(text, "  groups: {}", test.groups.join(", "));
     let alone = if cpus(test.weight).is_none() { ", runs alone" } else { "" };
-    let _ = writeln!(text, "  deadline: {}{alone}", Seconds(entry.timeout));
+    let _ = writeln!(text, "  deadline: {}{alone}", Seconds(test.timeout()));
     for option in &test.options {
         let _ = writeln!(text, "  option: {} ({})", option.name, option.meaning);
     }
-    for (name, value) in &entry.parameters {
+    for (name, value) in test.parameters() {
         let _ = writeln!(text, "  parameter: {name} = {value}");
     }
-    let unmet = facts.map(|facts| entry.unmet(facts)).unwrap_or_default();
-    for requirement in entry.requirement_names() {
+    let unmet = facts.map(|facts| test.unmet(facts)).unwrap_or_default();
+    for requirement in test.requirement_names() {
         let here = match facts {
             None => "",
             Some(_) if unmet.contains(&requirement) => " (missing here: the test is skipped)",
@@ -74,14 +73,14 @@ fn one(
         let _ = writeln!(text, "  needs: {requirement}{here}");
     }
     let everywhere = KnownHere::everywhere(&registry.policy.known_failures);
-    for known in everywhere.of(entry.name()) {
+    for known in everywhere.of(test.name()) {
         let here = match facts {
             Some(facts) if known.when.matches(facts) => " (holds here)",
             _ => "",
         };
         let _ = writeln!(text, "  known failure{here}: {}", describe(known));
     }
-    for (mutant, rule, tie) in mutants.of(entry.name()) {
+    for (mutant, rule, tie) in mutants.of(test.name()) {
         let _ = match tie {
             Tie::Kills(check) => writeln!(text, "  kills mutant {mutant} ({rule}) by: {check}"),
             Tie::MustBeSeen => writeln!(text, "  guards against mutant {mutant}: {rule}"),

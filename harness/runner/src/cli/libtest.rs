@@ -17,10 +17,10 @@ use crate::host::Host;
 use crate::job::{Launch, become_worker_if_asked};
 use crate::pool::{Observer, Pool};
 use crate::registry::known::{HowItFails, KnownHere};
-use crate::registry::{Entry, NODEFAULT, PERF, Policy};
+use crate::registry::{NODEFAULT, PERF, Policy};
 use crate::scale::{self, Scale};
 use crate::source::unprobed;
-use crate::test::cpus;
+use crate::test::{Test, cpus};
 use crate::verdict::Finished;
 use cli::{MISUSE, Refusal};
 use results::HostFacts;
@@ -49,14 +49,14 @@ fn trials(suite: &Suite<'_>, only_listed: bool) -> Result<Vec<Trial>, Refusal> {
     }
     let shared = Arc::new(shared);
     let trials = registry
-        .entries
+        .tests
         .into_iter()
         .filter(is_native)
-        .map(|entry| {
-            let ignored = entry.in_group(NODEFAULT) || entry.in_group(PERF);
+        .map(|test| {
+            let ignored = test.in_group(NODEFAULT) || test.in_group(PERF);
             let shared = Arc::clone(&shared);
-            let name = entry.name().to_owned();
-            Trial::ignorable_test(name, move || trial(&entry, &shared)).with_ignored_flag(ignored)
+            let name = test.name().to_owned();
+            Trial::ignorable_test(name, move || trial(&test, &shared)).with_ignored_flag(ignored)
         })
         .collect();
     Ok(trials)
@@ -70,12 +70,12 @@ struct Shared {
     host: &'static dyn Host,
 }
 
-fn trial(entry: &Entry, shared: &Shared) -> Result<Completion, Failed> {
-    let unmet = entry.unmet(&shared.facts);
+fn trial(test: &Test, shared: &Shared) -> Result<Completion, Failed> {
+    let unmet = test.unmet(&shared.facts);
     if !unmet.is_empty() {
         return Ok(Completion::ignored_with(format!("needs {}", unmet.join(", "))));
     }
-    let _turn = turn(cpus(entry.test.weight).is_none());
+    let _turn = turn(cpus(test.weight).is_none());
     let mut pool = Pool {
         launch: Launch::Exec,
         capacity: 1,
@@ -87,12 +87,12 @@ fn trial(entry: &Entry, shared: &Shared) -> Result<Completion, Failed> {
     let known = shared
         .policy
         .as_ref()
-        .map(|policy| KnownHere::new(&policy.known_failures, &shared.facts).of(entry.name()))
+        .map(|policy| KnownHere::new(&policy.known_failures, &shared.facts).of(test.name()))
         .unwrap_or_default();
     let known_timeout = known.iter().any(|k| k.outcome == HowItFails::Timeout);
-    pool.run(&[job(entry, None, shared.scale, known_timeout)], &mut last);
+    pool.run(&[job(test, None, shared.scale, known_timeout)], &mut last);
     let Some(finished) = last.0 else { return Err("the worker has no end".into()) };
-    let result = report(Unit { entry, iteration: 1 }, finished, &known, 1);
+    let result = report(Unit { test, iteration: 1 }, finished, &known, 1);
     let reason = result.reason.clone().unwrap_or_default();
     match result.outcome {
         Outcome::Pass => Ok(Completion::Completed),

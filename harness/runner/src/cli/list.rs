@@ -12,24 +12,24 @@ use cli::args::RunArgs;
 pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     let facts = if args.verbose { suite.facts() } else { Err(Refusal(String::new())) };
     let registry = suite.registry(args.into(), facts.as_ref().ok())?;
-    let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
+    let mut tests = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
     if !args.all_archs {
-        entries.retain(|entry| is_native(entry));
+        tests.retain(|test| is_native(test));
     }
     let mut text = String::new();
     if let (true, Err(why)) = (args.verbose, &facts) {
         let _ = writeln!(io::stderr(), "what is skipped here is not known: {why}");
     }
-    for entry in &entries {
-        text.push_str(entry.name());
+    for test in &tests {
+        text.push_str(test.name());
         if args.verbose {
-            let _ = write!(text, "  groups: {}", entry.test.groups.join(","));
-            let requirements = entry.requirement_names();
+            let _ = write!(text, "  groups: {}", test.groups.join(","));
+            let requirements = test.requirement_names();
             if !requirements.is_empty() {
                 let _ = write!(text, "  requires: {}", requirements.join(", "));
             }
             if let Ok(facts) = &facts {
-                let unmet = entry.unmet(facts);
+                let unmet = test.unmet(facts);
                 if !unmet.is_empty() {
                     let _ = write!(text, "  skipped here: no {}", unmet.join(", "));
                 }
@@ -42,6 +42,6 @@ pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(Refusal(format!("standard output: {e}")))
         }
-        _ => Ok(if entries.is_empty() { 3 } else { 0 }),
+        _ => Ok(if tests.is_empty() { 3 } else { 0 }),
     }
 }

@@ -100,7 +100,13 @@ impl<'a> Suite<'a> {
             lists.iter().map(|file| Programs { file: file.clone() }).collect();
         let others = lists.iter().map(|list| list as &dyn Source);
         for source in self.sources.iter().copied().chain(others) {
-            tests.extend(source.tests(facts.unwrap_or(&unprobed)).map_err(Refusal::of)?);
+            let mut more = source.tests(facts.unwrap_or(&unprobed)).map_err(Refusal::of)?;
+            // Most often one source has all of them, and they stay where they are.
+            if tests.is_empty() {
+                tests = more;
+            } else {
+                tests.append(&mut more);
+            }
         }
         Ok(tests)
     }
@@ -128,6 +134,6 @@ impl<'a> From<&'a ExplainArgs> for Files<'a> {
 }
 
 /// Whether a test can run on this architecture.
-pub(crate) fn is_native(entry: &registry::Entry) -> bool {
-    registry::architecture(entry.name()).is_none_or(|arch| arch == native_architecture())
+pub(crate) fn is_native(test: &Test) -> bool {
+    registry::architecture(test.name()).is_none_or(|arch| arch == native_architecture())
 }

@@ -11,10 +11,10 @@ use super::{Suite, is_native};
 use crate::health::Health;
 use crate::job::{Job, Launch};
 use crate::pool::{Pool, take_signals};
-use crate::registry::Entry;
 use crate::registry::known::KnownHere;
 use crate::scale::{self, Scale};
 use crate::select::Selection;
+use crate::test::Test;
 use crate::verdict::Finished;
 use cli::args::RunArgs;
 use cli::{BISECT_SKIP, MISUSE, Refusal, finished, outputs};
@@ -38,9 +38,9 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     // A wrong word on the command line is told before a KVM that cannot be used.
     let facts = suite.facts();
     let registry = suite.registry(args.into(), facts.as_ref().ok())?;
-    let mut entries = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
-    entries.retain(|entry| is_native(entry));
-    if entries.is_empty() {
+    let mut tests = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
+    tests.retain(|test| is_native(test));
+    if tests.is_empty() {
         let wider = Selection { all: true, perf: true, ..Selection::from(args) };
         if !wider.apply(&registry).map_err(Refusal::of)?.is_empty() {
             eprintln!(
@@ -48,7 +48,7 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
             );
         }
     }
-    check_options(&args.set, &entries)?;
+    check_options(&args.set, &tests)?;
     let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
     let facts = facts?;
 
@@ -59,7 +59,7 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
         host: facts.clone(),
         arguments: std::env::args().skip(1).collect(),
-        tests: entries.len() * args.repeat as usize,
+        tests: tests.len() * args.repeat as usize,
         timeout_scale: scale.usual,
         shuffle: args.shuffle,
         kernel_log_watched: health.sees_log(),
@@ -73,7 +73,7 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
 
     let known = KnownHere::new(&registry.policy.known_failures, &facts);
     let known_timeouts: HashSet<&str> =
-        entries.iter().map(|e| e.name()).filter(|name| known.times_out(name)).collect();
+        tests.iter().map(|e| e.name()).filter(|name| known.times_out(name)).collect();
     let mut session = Session::new(info, known, args, console, reporters);
     let mut jobs = Vec::new();
     let finished = args.finished.as_deref().map(finished::read).transpose()?.unwrap_or_default();
@@ -81,16 +81,16 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     let finished_units = finished.iter().map(|(test, iteration)| (test.as_str(), *iteration));
     let done: HashSet<(&str, u32)> = earlier_units.chain(finished_units).collect();
     for iteration in 1..=args.repeat {
-        for entry in &entries {
-            let unit = Unit { entry, iteration };
-            if done.contains(&(entry.name(), iteration)) {
+        for test in &tests {
+            let unit = Unit { test, iteration };
+            if done.contains(&(test.name(), iteration)) {
                 continue;
             }
-            let unmet = entry.unmet(&facts);
+            let unmet = test.unmet(&facts);
             if unmet.is_empty() {
-                let known_timeout = known_timeouts.contains(entry.name());
-                let mut job = job(entry, args.timeout, scale, known_timeout);
-                let has = |name: &str| entry.test.options.iter().any(|o| o.name == name);
+                let known_timeout = known_timeouts.contains(test.name());
+                let mut job = job(test, args.timeout, scale, known_timeout);
+                let has = |name: &str| test.options.iter().any(|o| o.name == name);
                 job.parameters.extend(args.set.iter().filter(|(name, _)| has(name)).cloned());
                 session.plan(unit, job.timeout);
                 jobs.push(job);
@@ -129,8 +129,8 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
 }
 
 /// Every option of `--set` must be one that a selected test declares.
-fn check_options(set: &[(String, String)], entries: &[&Entry]) -> Result<(), Refusal> {
-    let declared = entries.iter().flat_map(|entry| &entry.test.options).map(|option| option.name);
+fn check_options(set: &[(String, String)], tests: &[&Test]) -> Result<(), Refusal> {
+    let declared = tests.iter().flat_map(|test| &test.options).map(|option| option.name);
     let declared: BTreeSet<&str> = declared.collect();
     match set.iter().find(|(name, _)| !declared.contains(name.as_str())) {
         Some((name, _)) if declared.is_empty() => {
@@ -143,19 +143,19 @@ fn check_options(set: &[(String, String)], entries: &[&Entry]) -> Result<(), Ref
 
 /// A worker's orders.
 pub(super) fn job(
-    entry: &Entry,
+    test: &Test,
     timeout: Option<Duration>,
     scale: Scale,
     known_timeout: bool,
 ) -> Job<'_> {
     let factor = if known_timeout { scale.known_timeout } else { scale.usual };
     Job {
-        test: &entry.test,
-        timeout: timeout.unwrap_or_else(|| entry.timeout.mul_f64(factor)),
+        test,
+        timeout: timeout.unwrap_or_else(|| test.timeout().mul_f64(factor)),
         grace: GRACE.mul_f64(scale.usual.max(1.0)).min(MOST_GRACE),
-        memory_bytes: entry.memory_bytes,
-        weight: entry.test.weight,
-        parameters: entry.parameters.clone(),
+        memory_bytes: test.memory_bytes(),
+        weight: test.weight,
+        parameters: test.parameters().map(|(name, value)| (name.clone(), value.clone())).collect(),
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
             Policy::parse(("p".into(), "defaults: { timeout: 3s }".into()), include).unwrap();
         let registry = Registry::new(vec![Test::from(&CASE)], policy).unwrap();
         let seconds = |given, scale, known_timeout| {
-            job(&registry.entries[0], given, scale, known_timeout).timeout.as_secs()
+            job(&registry.tests[0], given, scale, known_timeout).timeout.as_secs()
         };
         let slow = Scale::measured(10.0);
         assert_eq!(seconds(None, slow, false), 30);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::pool::Observer;
-use crate::registry::Entry;
 use crate::registry::known::{self, KnownHere};
+use crate::test::Test;
 use crate::verdict::Finished;
 use cli::args::RunArgs;
 use results::journal::{RunInfo, Start, Summary, TestReport};
@@ -20,7 +20,7 @@ use results::report::console::Console;
 #[derive(Clone, Copy, Debug)]
 pub struct Unit<'a> {
     /// The test.
-    pub entry: &'a Entry,
+    pub test: &'a Test,
     /// From 1.
     pub iteration: u32,
 }
@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
         let mut results = self.earlier;
         results.extend(self.units.iter().zip(self.ended).filter_map(|(unit, ended)| {
             let mut result = ended?;
-            identify(&mut result, unit.entry);
+            identify(&mut result, unit.test);
             Some(result)
         }));
         let mut summary = Summary::of(&results);
@@ -170,8 +170,8 @@ impl Observer for Session<'_> {
     fn started(&mut self, job: usize) {
         let unit = self.jobs[job];
         self.tell_at_once(unit);
-        let Unit { entry, iteration } = self.units[unit];
-        let test = entry.name();
+        let Unit { test, iteration } = self.units[unit];
+        let test = test.name();
         // Only a marked stream holds what starts.
         let known_ends = if self.mark { self.known.ends(test) } else { Vec::new() };
         let deadline_ms = u64::try_from(self.deadlines[job].as_millis()).ok();
@@ -186,7 +186,7 @@ impl Observer for Session<'_> {
         let index = self.jobs[job];
         let unit = self.units[index];
         let attempt = self.attempts[index].len() as u32 + 1;
-        let known = self.known.of(unit.entry.name());
+        let known = self.known.of(unit.test.name());
         let mut result = report(unit, finished, &known, attempt);
         let may_pass_again =
             matches!(result.outcome, Outcome::Fail | Outcome::Error | Outcome::Timeout);
@@ -216,7 +216,7 @@ impl Observer for Session<'_> {
 
     fn tick(&mut self, running: &[usize]) {
         let names: Vec<&str> =
-            running.iter().map(|job| self.units[self.jobs[*job]].entry.name()).collect();
+            running.iter().map(|job| self.units[self.jobs[*job]].test.name()).collect();
         self.console.tick(&names);
     }
 
@@ -238,10 +238,10 @@ fn slim(ended: &mut Option<TestReport>) {
 }
 
 /// Says of which test a result is.
-fn identify(result: &mut TestReport, entry: &Entry) {
-    entry.name().clone_into(&mut result.test);
-    result.groups = entry.test.groups.iter().map(|group| group.clone().into_owned()).collect();
-    result.location = entry.test.location.to_string();
+fn identify(result: &mut TestReport, test: &Test) {
+    test.name().clone_into(&mut result.test);
+    result.groups = test.groups.iter().map(|group| group.clone().into_owned()).collect();
+    result.location = test.location.to_string();
 }
 
 /// A result from the raw end of a worker.
@@ -272,6 +272,6 @@ pub(super) fn report(
         attempts,
         ..TestReport::bare("", judged.outcome)
     };
-    identify(&mut result, unit.entry);
+    identify(&mut result, unit.test);
     result.printable()
 }

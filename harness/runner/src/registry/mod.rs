@@ -5,15 +5,14 @@ pub mod mutants;
 pub mod policy;
 pub mod version;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 pub use policy::Policy;
 
 use crate::select::Glob;
-use crate::test::Test;
+use crate::test::{Limits, Test};
 use crate::yaml::FileError;
-use results::HostFacts;
 use vm::case::Weight;
 
 /// The name of the policy that a program carries with it, in messages.
@@ -25,51 +24,11 @@ pub const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64",
 pub const NODEFAULT: &str = "nodefault";
 pub use results::PERF;
 
-/// A test with everything that policy says of it.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// The test; its groups, sorted, and its weight are the policy's too.
-    pub test: Test,
-    /// Deadline before scaling.
-    pub timeout: Duration,
-    /// Address space limit of its worker.
-    pub memory_bytes: u64,
-    /// Values for its options.
-    pub parameters: BTreeMap<String, String>,
-    /// Capabilities that policy requires beside the test's own requirements.
-    pub requires: Vec<String>,
-}
-
-impl Entry {
-    /// The name users see.
-    pub fn name(&self) -> &str {
-        &self.test.id
-    }
-
-    /// Whether the test is in `group`.
-    pub fn in_group(&self, group: &str) -> bool {
-        self.test.groups.iter().any(|g| g == group)
-    }
-
-    /// Every requirement's name.
-    pub fn requirement_names(&self) -> Vec<&str> {
-        let own = self.test.needs.iter().map(|r| r.name);
-        own.chain(self.requires.iter().map(String::as_str)).collect()
-    }
-
-    /// The requirements that this host does not meet.
-    pub fn unmet(&self, facts: &HostFacts) -> Vec<&str> {
-        let own = self.test.needs.iter().filter(|r| !r.met(facts)).map(|r| r.name);
-        let listed = self.requires.iter().map(String::as_str);
-        own.chain(listed.filter(|name| facts.caps.get(*name).copied().unwrap_or(0) <= 0)).collect()
-    }
-}
-
 /// Every test, in a stable order, and the policy.
 #[derive(Debug)]
 pub struct Registry {
-    /// Sorted by name.
-    pub entries: Vec<Entry>,
+    /// Sorted by name; what policy says of them holds for them.
+    pub tests: Vec<Test>,
     /// What `unittests.yaml` says.
     pub policy: Policy,
 }
@@ -77,12 +36,14 @@ pub struct Registry {
 impl Registry {
     /// Joins tests and policy; a name in the policy that means nothing is an error.
     pub fn new(mut tests: Vec<Test>, policy: Policy) -> Result<Self, FileError> {
-        tests.sort_by(|a, b| a.id.cmp(&b.id));
+        tests.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         if let Some([one, other]) = tests.windows(2).find_map(|pair| match pair {
             [one, other] if one.id == other.id => Some([one, other]),
             _ => None,
         }) {
-            let (id, here, there) = (&one.id, &one.location, &other.location);
+            let mut places = [&one.location, &other.location].map(ToString::to_string);
+            places.sort();
+            let (id, [here, there]) = (&one.id, places);
             return Err(FileError::new(format!("two tests are named `{id}`: {here} and {there}")));
         }
         policy.check_names(&tests)?;
@@ -92,23 +53,21 @@ impl Registry {
                 extra.entry(nth).or_default().push(group);
             }
         }
-        let entries = tests
-            .into_iter()
-            .enumerate()
-            .map(|(nth, test)| entry(test, &policy, extra.get(&nth).map_or(&[], Vec::as_slice)))
-            .collect();
-        Ok(Self { entries, policy })
+        for (nth, test) in tests.iter_mut().enumerate() {
+            apply(&policy, extra.get(&nth).map_or(&[], Vec::as_slice), test);
+        }
+        Ok(Self { tests, policy })
     }
 
     /// Every group that a test is in.
     pub fn groups(&self) -> BTreeSet<&str> {
-        self.entries.iter().flat_map(|e| e.test.groups.iter().map(|g| &**g)).collect()
+        self.tests.iter().flat_map(|test| test.groups.iter().map(|group| &**group)).collect()
     }
 
     /// The test of that exact name.
-    pub fn find(&self, name: &str) -> Option<&Entry> {
-        let at = self.entries.binary_search_by(|e| e.name().cmp(name)).ok()?;
-        self.entries.get(at)
+    pub fn find(&self, name: &str) -> Option<&Test> {
+        let at = self.tests.binary_search_by(|test| (*test.id).cmp(name)).ok()?;
+        self.tests.get(at)
     }
 }
 
@@ -119,26 +78,25 @@ fn members_of(patterns: &[String], tests: &[Test]) -> impl Iterator<Item = usize
     tests.iter().enumerate().filter(move |(_, test)| is_member(test)).map(|(nth, _)| nth)
 }
 
-fn entry(mut test: Test, policy: &Policy, extra: &[&str]) -> Entry {
+/// Says to a test what policy says of it; `extra` are groups that it lists.
+fn apply(policy: &Policy, extra: &[&str], test: &mut Test) {
     let own = policy.tests.get(&*test.id);
     let listed = own.iter().flat_map(|t| t.groups.iter().map(String::as_str));
     test.groups.extend(extra.iter().copied().chain(listed).map(|group| group.to_owned().into()));
     test.groups.sort_unstable();
     test.groups.dedup();
-    if own.is_some_and(|own| own.exclusive) && test.weight != Weight::AloneWithoutKvm {
-        test.weight = Weight::Alone;
+    if own.is_some_and(|own| own.exclusive) {
+        test.weight = test.weight.or(Weight::Alone);
     }
     let limits = test.limits;
-    Entry {
-        timeout: own.and_then(|t| t.timeout).or(limits.timeout).unwrap_or(policy.timeout),
+    test.limits = Limits {
+        timeout: own.and_then(|t| t.timeout).or(limits.timeout).or(Some(policy.timeout)),
         memory_bytes: own
             .and_then(|t| t.memory_bytes)
             .or(limits.memory_bytes)
-            .unwrap_or(policy.memory_bytes),
-        parameters: own.map(|t| t.parameters.clone()).unwrap_or_default(),
-        requires: own.map(|t| t.requires.clone()).unwrap_or_default(),
-        test,
-    }
+            .or(Some(policy.memory_bytes)),
+    };
+    test.policy = own.map(Arc::clone);
 }
 
 /// The architecture that a test's name begins with.

@@ -11,14 +11,11 @@ use serde::Deserialize;
 use super::known::{KnownFailure, Place};
 use super::{ARCHITECTURES, BUILT_IN_NAME, NODEFAULT, PERF, architecture};
 use crate::select::Glob;
-use crate::test::Test;
+use crate::test::{DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT, Test};
 use crate::yaml::Step::{self, Key, Nth};
 use crate::yaml::{self, Bytes, FileError, Scalar, Span, Unique};
 use cli::nearest::unknown;
 use results::HostFacts;
-
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-const DEFAULT_MEMORY_BYTES: u64 = 16 << 30;
 
 /// A whole policy.
 #[derive(Clone, Debug)]
@@ -32,7 +29,7 @@ pub struct Policy {
     /// Group → names or globs of its tests.
     pub groups: BTreeMap<String, Vec<String>>,
     /// Test → what is said of it.
-    pub tests: BTreeMap<String, TestPolicy>,
+    pub tests: BTreeMap<String, Arc<TestPolicy>>,
     /// Tests that are known to fail somewhere.
     pub known_failures: Vec<KnownFailure>,
 }
@@ -177,20 +174,25 @@ impl Policy {
 
     /// A policy of what is written, with the known failures of each file.
     fn of(written: Written, known: Vec<Vec<Option<KnownFailure>>>, files: Vec<File>) -> Self {
-        let of_file = |(file, known): (usize, Vec<Option<KnownFailure>>)| {
-            let name: Arc<str> = files.get(file).map_or("", |(name, _)| name).into();
-            let known = known.into_iter().enumerate();
-            known.filter_map(move |(nth, known)| {
-                let place = Place { file: name.clone(), nth_file: file, nth };
-                Some(KnownFailure { place, ..known? })
-            })
-        };
+        let mut known_failures = Vec::with_capacity(known.iter().flatten().flatten().count());
+        for (nth_file, known) in known.into_iter().enumerate() {
+            let file: Arc<str> = files.get(nth_file).map_or("", |(name, _)| name).into();
+            for (nth, known) in known.into_iter().enumerate() {
+                let place = Place { file: Arc::clone(&file), nth_file, nth };
+                known_failures.extend(known.map(|known| KnownFailure { place, ..known }));
+            }
+        }
         Self {
             timeout: written.defaults.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0),
             memory_bytes: written.defaults.memory.map_or(DEFAULT_MEMORY_BYTES, |m| m.0),
             groups: written.groups.0,
-            tests: written.tests.0.into_iter().map(|(name, test)| (name, test.into())).collect(),
-            known_failures: known.into_iter().enumerate().flat_map(of_file).collect(),
+            tests: written
+                .tests
+                .0
+                .into_iter()
+                .map(|(name, test)| (name, Arc::new(test.into())))
+                .collect(),
+            known_failures,
             files,
         }
     }

@@ -36,6 +36,7 @@ impl From<&'static TestCase> for Test {
             groups: own.iter().chain(case.groups).copied().map(Cow::Borrowed).collect(),
             options: case.options.to_vec(),
             limits: Limits::default(),
+            policy: None,
             body: Body::Native(case.run),
         }
     }

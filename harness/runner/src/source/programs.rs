@@ -117,11 +117,12 @@ fn parse(file: &str, text: &str, folder: &Path) -> Result<Vec<Test>, FileError> 
                 timeout: program.timeout.map(|t| t.0),
                 memory_bytes: program.memory.map(|m| m.0),
             },
-            body: Body::Program(Program {
+            policy: None,
+            body: Body::Program(Box::new(Program {
                 path: folder.join(program.path),
                 args: program.args,
                 exit_map: exit_map.map_err(|message| wrong("exit", message))?,
-            }),
+            })),
             id: program.name.into(),
         })
     };

@@ -49,11 +49,11 @@ pub fn sick_door() -> ExitCode {
     let mut pool = Pool { launch: Launch::Fork, capacity: 2, health, signals: None, host };
     let mut tests = [&QUIET, &QUIET, &COMPLAINS, &QUIET].map(Test::from);
     // One of another suite, for which a complaint counts as for ours.
-    tests[1].body = Body::Program(Program {
+    tests[1].body = Body::Program(Box::new(Program {
         path: "/bin/sleep".into(),
         args: vec!["0.3".into()],
         exit_map: ExitMap::default(),
-    });
+    }));
     let jobs = tests.each_ref().map(|test| Job {
         test,
         timeout: Duration::from_secs(10),

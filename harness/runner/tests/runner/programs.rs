@@ -209,7 +209,7 @@ fn wrong_lists() {
         ("suite: s\nprograms:\n- {name: ' a', path: x}\n", "l.yaml:3: ` a` cannot be the name"),
         (
             "suite: s\nprograms:\n- {name: ends::pass, path: x}\n",
-            "two tests are named `ends::pass`: suites/src/common/fake.rs:7 and l.yaml:3",
+            "two tests are named `ends::pass`: l.yaml:3 and suites/src/common/fake.rs:7",
         ),
     ] {
         let door = Door::new();
