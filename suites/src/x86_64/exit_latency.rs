@@ -293,8 +293,7 @@ fn event_to_interrupt(t: &mut OneVcpu, rounds: u64) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     let event = Event::new()?;
     t.vm.assign_irqfd(&event, PIN).ioctl("KVM_IRQFD")?;
-    let (taken, events) =
-        (t.vm.shared(shared_static!(TAKEN)), t.vm.shared(shared_static!(EVENTS)));
+    let (taken, events) = (t.vm.shared(shared_static!(TAKEN)), t.vm.shared(shared_static!(EVENTS)));
     let vcpu = &mut t.vcpu;
     let mut times = Vec::new();
     together(|threads| {
