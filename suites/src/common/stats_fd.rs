@@ -2,7 +2,10 @@
 use crate::prelude::*;
 
 #[host]
-use std::{collections::HashSet, fs::File, os::fd::AsRawFd, os::unix::fs::FileExt};
+use std::{
+    collections::HashSet, fs::File, os::fd::AsRawFd, os::unix::fs::FileExt,
+    os::unix::fs::MetadataExt,
+};
 #[host]
 use vm::bindings::*;
 
@@ -46,6 +49,14 @@ impl Desc {
     fn name(&self) -> String {
         String::from_utf8_lossy(&self.name).trim_end_matches('\0').to_owned()
     }
+}
+
+/// KVM names a VM by its process's id in the initial namespace, which no other namespace knows.
+#[host]
+fn in_the_initial_pid_namespace() -> bool {
+    /// PROC_PID_INIT_INO of the kernel.
+    const INITIAL: u64 = 0xefff_fffc;
+    std::fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL)
 }
 
 #[host]
@@ -103,8 +114,16 @@ impl Stats {
         check!("the statistics' id lies behind the header", self.id_offset >= HEADER);
         let id = Self::bytes(&self.file, self.id_offset, self.name_size)?;
         let id = String::from_utf8_lossy(&id).trim_end_matches('\0').to_owned();
-        let process = format!("kvm-{}", std::process::id());
-        check!("the statistics' id names the process", id.starts_with(&process), "{id}");
+        let process = id.strip_prefix("kvm-").unwrap_or_default();
+        let process = process.split('/').next().unwrap_or_default().parse::<u32>();
+        check!("the statistics' id is kvm- and a number", process.is_ok(), "{id}");
+        if in_the_initial_pid_namespace() {
+            check_eq!(
+                "the statistics' id names the process",
+                process.unwrap_or_default(),
+                std::process::id()
+            );
+        }
 
         let mut names = HashSet::new();
         let mut taken = HashSet::new();

@@ -124,7 +124,7 @@ fn only(t: &mut OneVm, features: Features) -> TestResult {
 }
 
 /// Enforced, each feature bit offers its own MSRs and no other (api.rst 8.27).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID, host::UNKNOWN_MSRS_FAULT), params = [
     none: Features::empty(), all: ALL_FEATURES, clocksource: Features::CLOCKSOURCE, clocksource2: Features::CLOCKSOURCE2,
     async_pf: Features::ASYNC_PF, steal_time: Features::STEAL_TIME, pv_eoi: Features::PV_EOI, poll_control: Features::POLL_CONTROL,
     async_pf_int: Features::ASYNC_PF_INT, pv_unhalt: Features::PV_UNHALT,
@@ -134,7 +134,7 @@ fn feature_offers_its_msrs_only(t: &mut OneVm, features: Features) -> TestResult
 }
 
 /// Without the capability a guest may use every feature, whatever its CPUID says (api.rst 8.27).
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID))]
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID, host::UNKNOWN_MSRS_FAULT))]
 fn not_enforced_every_msr_is_there(t: &mut OneVm) -> TestResult {
     offer(&mut t.vm, ALL_FEATURES)?;
     offer(&mut t.vm, Features::empty())?;
@@ -158,7 +158,7 @@ enum Step {
 
 /// It makes no difference whether the capability or KVM_SET_CPUID2 comes first, or how often: the
 /// last CPUID counts.
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID, host::UNKNOWN_MSRS_FAULT), params = [
     before_cpuid: &[Step::Enforce, Step::Offer(Features::POLL_CONTROL)],
     after_cpuid: &[Step::Offer(Features::POLL_CONTROL), Step::Enforce],
     twice: &[Step::Enforce, Step::Offer(Features::POLL_CONTROL), Step::Enforce],
@@ -189,7 +189,7 @@ fn last_cpuid_counts(t: &mut OneVm, steps: &[Step]) -> TestResult {
 
 /// The features are those of the leaf behind KVM's signature, wherever that is (x86/cpuid.rst):
 /// without either, nothing is offered.
-#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID), params = [
+#[kvm_test(requires(cap::ENFORCE_PV_FEATURE_CPUID, host::UNKNOWN_MSRS_FAULT), params = [
     no_leaf: (leaf::SIGNATURE, ELSEWHERE, Features::empty()),
     no_signature: (ELSEWHERE, leaf::FEATURES, Features::empty()),
     higher: (HIGHER, HIGHER + 1, ALL_FEATURES),

@@ -21,6 +21,10 @@ fn trap_of<T>(result: Result<T, Trap>) -> Option<(u8, u32)> {
 
 /// A selector of the GDT whose descriptor is not present (its table bit is 0).
 const NOT_A_SEGMENT: u16 = 0x50;
+/// Only the task priority's four bits are there.
+const RESERVED_IN_CR8: u64 = 1 << 4;
+/// A bit of EFER that must be zero on every vendor's CPU.
+const RESERVED_IN_EFER: u64 = 1 << 9;
 
 #[guest]
 fn faults(_: &mut Guest) {
@@ -42,8 +46,8 @@ fn faults(_: &mut Guest) {
         None
     );
     check_eq!(
-        "RDMSR of a reserved MSR is #GP(0)",
-        trap_of(rdmsr_safe(msr::UNKNOWN)),
+        "WRMSR of a reserved bit of EFER is #GP(0)",
+        trap_of(wrmsr_safe(msr::IA32_EFER, rdmsr(msr::IA32_EFER) | RESERVED_IN_EFER)),
         Some((vector::GP, 0))
     );
     check_eq!(
@@ -58,7 +62,7 @@ fn faults(_: &mut Guest) {
     );
     check_eq!(
         "a reserved bit of CR8 is #GP(0)",
-        trap_of(write_cr8_safe(1 << 4)),
+        trap_of(write_cr8_safe(RESERVED_IN_CR8)),
         Some((vector::GP, 0))
     );
     check_eq!(
@@ -240,7 +244,7 @@ fn nests(_: &mut Guest) {
             |frame| frame.rip += UD2_BYTES,
             || {
                 ud2();
-                rdmsr_safe(msr::UNKNOWN).map_err(|trap| trap.vector)
+                write_cr8_safe(RESERVED_IN_CR8).map_err(|trap| trap.vector)
             },
         );
         check_eq!("a handler's own handler holds inside it", deeper, Err(vector::GP));
