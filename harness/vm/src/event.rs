@@ -1,22 +1,24 @@
 //! Eventfds: what irqfds are triggered by, and what ioeventfds signal.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::failure::{Failure, TestResult};
+use crate::waited::Patience;
+use crate::watchdog::expired;
 
-/// How long something that the kernel does in the background may take, on the slowest host.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long something that the kernel does in the background may take while this process can run.
+const LONGEST: Duration = Duration::from_secs(3);
 
-/// Waits until `done` holds; says whether it came to hold while there was patience.
+/// Waits until `done` holds; says whether it came to hold before the wait was over ([`Patience`]).
 pub fn eventually(mut done: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + PATIENCE;
+    let patience = Patience::new(LONGEST);
     while !done() {
-        if Instant::now() >= end {
+        if patience.is_over() || expired() {
             return done();
         }
         std::thread::yield_now();

@@ -1,9 +1,12 @@
 //! What a slot's memory is made of, and what the host does with it under a guest.
 #![expect(unsafe_code, reason = "changes mappings of our own that a guest uses too")]
 
+use std::fmt::Display;
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::ptr::NonNull;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mprotect, mremap};
@@ -63,12 +66,15 @@ impl Backing {
                 mapping.advise(MmapAdvise::MADV_HUGEPAGE)?;
                 Ok(mapping)
             }
-            Self::Hugetlb => with_huge_pages(len, |len| {
-                Mapping::with_flags(len, MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB)
+            Self::Hugetlb => with_huge_pages(len, |len, size| {
+                let size = MapFlags::from_bits_retain(size.cast_signed());
+                Mapping::with_flags(len, MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | size)
             }),
             Self::Shmem => Mapping::with_alignment(len, huge_or_page(), MapFlags::MAP_SHARED),
             Self::Memfd => memfd(len, MFdFlags::empty()),
-            Self::MemfdHugetlb => with_huge_pages(len, |len| memfd(len, MFdFlags::MFD_HUGETLB)),
+            Self::MemfdHugetlb => with_huge_pages(len, |len, size| {
+                memfd(len, MFdFlags::MFD_HUGETLB | MFdFlags::from_bits_retain(size))
+            }),
         }
     }
 }
@@ -84,58 +90,91 @@ fn memfd(len: usize, flags: MFdFlags) -> TestResult<Mapping> {
         .map_err(|e| error(e.to_string()))
 }
 
-/// Bytes of the host's usual huge page, transparent or not; `None` where it has none.
+/// Bytes of the huge page that one entry of the second lowest table maps: the one that KVM's mappings and
+/// transparent huge pages are of. Hugetlbfs may have others, even as its default. `None` where the host
+/// has no such pages.
 pub fn huge_page_size() -> Option<usize> {
-    transparent_huge_page_size().or_else(|| meminfo("Hugepagesize:").map(|kib| kib << 10))
+    transparent_huge_page_size().or_else(|| Pool::of(pmd_size()).map(|pool| pool.page))
 }
 
 fn huge_or_page() -> usize {
     huge_page_size().unwrap_or(guest_protocol::layout::PAGE_SIZE as usize)
 }
 
+const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// What an entry of the second lowest table maps, if there are transparent huge pages or not.
+fn pmd_size() -> usize {
+    let size = fs::read_to_string(format!("{THP}/hpage_pmd_size")).ok();
+    size.and_then(|size| size.trim().parse().ok()).unwrap_or(2 << 20)
+}
+
 /// Bytes of a transparent huge page, where the host makes them on request.
 fn transparent_huge_page_size() -> Option<usize> {
-    const DIR: &str = "/sys/kernel/mm/transparent_hugepage";
     if Quirk::HugePagesOnRequest.is_here() {
-        let _ = fs::write(format!("{DIR}/enabled"), "madvise");
+        let _ = fs::write(format!("{THP}/enabled"), "madvise");
     }
-    let enabled = fs::read_to_string(format!("{DIR}/enabled")).ok()?;
-    let size = fs::read_to_string(format!("{DIR}/hpage_pmd_size")).ok()?;
-    (!enabled.contains("[never]")).then(|| size.trim().parse().ok()).flatten()
+    let enabled = fs::read_to_string(format!("{THP}/enabled")).ok()?;
+    (!enabled.contains("[never]")).then(pmd_size)
 }
 
-/// A number of `/proc/meminfo`.
-fn meminfo(key: &str) -> Option<usize> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-    value.split_whitespace().next()?.parse().ok()
+/// Hugetlbfs's pages of one size.
+#[derive(Debug)]
+struct Pool {
+    page: usize,
+    dir: PathBuf,
 }
 
-/// Maps `len` bytes, rounded up to huge pages, while so many are to be had: a host that makes them on
-/// request gets more of them, another one must have them.
+impl Pool {
+    /// The pool of pages of `page` bytes, where the host has one.
+    fn of(page: usize) -> Option<Self> {
+        let dir = PathBuf::from(format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page >> 10));
+        dir.is_dir().then_some(Self { page, dir })
+    }
+
+    fn number(&self, name: &str) -> usize {
+        let text = fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    /// Pages that nobody has or was promised.
+    fn free(&self) -> usize {
+        self.number("free_hugepages").saturating_sub(self.number("resv_hugepages"))
+    }
+
+    /// This size in the flags of mmap and memfd_create, which put it at the same place.
+    fn flag(&self) -> u32 {
+        self.page.trailing_zeros() << libc::MAP_HUGE_SHIFT
+    }
+}
+
+/// Maps `len` bytes, rounded up to huge pages, by [`Pool::flag`], while so many are to be had: a host that
+/// makes them on request gets more of them, another one must have them.
 fn with_huge_pages(
     len: usize,
-    map: impl FnOnce(usize) -> TestResult<Mapping>,
+    map: impl Fn(usize, u32) -> TestResult<Mapping>,
 ) -> TestResult<Mapping> {
-    const MEMINFO: &str = "/proc/meminfo";
-    // Tests run side by side: from the look to the mapping, which reserves its pages, only one may want any.
-    let file = File::open(MEMINFO).map_err(|e| Failure::Error(format!("{MEMINFO}: {e}")))?;
-    let _turn = Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, e)| Failure::Error(format!("flock of {MEMINFO}: {e}")))?;
-    let Some(size) = meminfo("Hugepagesize:").map(|kib| kib << 10) else {
-        skip!("huge pages of hugetlbfs");
+    let Some(pool) = Pool::of(pmd_size()) else {
+        skip!("huge pages of {} KiB of hugetlbfs", pmd_size() >> 10);
     };
-    let needed = len.div_ceil(size);
-    let number = |key| meminfo(key).unwrap_or(0);
-    let free = || number("HugePages_Free:").saturating_sub(number("HugePages_Rsvd:"));
-    if free() < needed && Quirk::HugePagesOnRequest.is_here() {
-        let more = number("HugePages_Total:") + needed - free();
-        let _ = fs::write("/proc/sys/vm/nr_hugepages", more.to_string());
+    // Tests run side by side: from the look to the mapping, which reserves its pages, only one may want any.
+    let error = |e: &dyn Display| Failure::Error(format!("{}: {e}", pool.dir.display()));
+    let file = File::open(&pool.dir).map_err(|e| error(&e))?;
+    let _turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| error(&e))?;
+    let needed = len.div_ceil(pool.page);
+    if pool.free() < needed && Quirk::HugePagesOnRequest.is_here() {
+        let more = pool.number("nr_hugepages") + needed - pool.free();
+        let _ = fs::write(pool.dir.join("nr_hugepages"), more.to_string());
     }
-    if free() < needed {
-        skip!("{needed} free huge pages of {} KiB (vm.nr_hugepages)", size >> 10);
+    if pool.free() < needed {
+        skip!("{needed} free huge pages of {} KiB (vm.nr_hugepages)", pool.page >> 10);
     }
-    map(needed * size)
+    let map = || map(needed * pool.page, pool.flag());
+    // Where a cgroup limits them, pages that are there and reserved are a SIGBUS when they are touched.
+    if map()?.populate().is_err() {
+        skip!("{needed} huge pages of {} KiB within the hugetlb limits", pool.page >> 10);
+    }
+    map()
 }
 
 impl Mapping {
@@ -163,6 +202,15 @@ impl Mapping {
             }
         }
         kib << 10
+    }
+
+    /// Has every page there, written. Kernels before 5.14 cannot, and leave it at that.
+    fn populate(&self) -> Result<(), Errno> {
+        // SAFETY: our own mapping, which keeps its bytes.
+        let done = unsafe {
+            madvise(self.part(0, self.len()), self.len(), MmapAdvise::MADV_POPULATE_WRITE)
+        };
+        done.or_else(|errno| if errno == Errno::EINVAL { Ok(()) } else { Err(errno) })
     }
 
     /// `mprotect` of a part.

@@ -392,6 +392,9 @@ fn second_vcpu_writes_into_the_same_log(t: &mut OneVcpu) -> TestResult {
 const RACE_PAGES: u64 = 64;
 #[host]
 const RACE_ROUNDS: u64 = 200;
+/// How long a vCPU that may run takes to write at all.
+#[host]
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(3);
 
 #[shared]
 static STOP: AtomicU64 = AtomicU64::new(0);
@@ -430,10 +433,13 @@ fn concurrent_writes_are_never_lost(t: &mut OneVcpu, manual: bool) -> TestResult
         }
         Ok(pages.len())
     };
-    let mut rounds_with_pages = 0;
+    let (mut rounds, mut rounds_with_pages) = (0, 0);
     together(|threads| {
         let _guest = threads.run(vcpu, Vcpu::run_until_done);
-        for _ in 0..RACE_ROUNDS {
+        // On a busy host it takes its time until the guest runs.
+        let patience = vm::Patience::new(LONGEST);
+        while rounds < RACE_ROUNDS || (rounds_with_pages < 2 && !patience.is_over()) {
+            rounds += 1;
             rounds_with_pages += u64::from(copy_dirty_pages()? > 0);
             std::thread::sleep(std::time::Duration::from_micros(100));
         }

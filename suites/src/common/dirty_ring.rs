@@ -404,7 +404,7 @@ fn bitmap_ioctls_are_refused_with_rings(t: &mut OneVm) -> TestResult {
 }
 
 /// KVM_CAP_DIRTY_LOG_RING_ACQ_REL is the same ring, for userspace that orders its accesses.
-#[kvm_test(writes, requires(cap::DIRTY_LOG_RING_ACQ_REL))]
+#[kvm_test(writes, requires(host::SMALL_SLOTS, cap::DIRTY_LOG_RING_ACQ_REL))]
 fn acquire_release_ring_logs_writes(t: &mut OneVm) -> TestResult {
     let max = t.vm.check_extension(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) as u64;
     check!("the largest ring size is a power of two", max.is_power_of_two(), "{max:#x}");

@@ -15,7 +15,6 @@ const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
 /// Reference time counts 100 ns.
 const MS: u64 = REFERENCE_TIME_HZ / 1000;
-const PATIENCE_MS: u64 = 200;
 const HOUR: u64 = 3_600_000 * MS;
 const READY: u64 = 1;
 const MESSAGE_PAGE: u64 = layout::SCRATCH + 0x2000;
@@ -164,7 +163,7 @@ fn has_a_busy_slot(g: &mut Guest) {
         wrmsr(config(timer), BY_MESSAGE | AUTO_ENABLE);
         wrmsr(count(timer), expiry);
         // The host's own timer may be late.
-        (0..PATIENCE_MS).any(|_| {
+        wait_until(|| {
             pass(MS);
             peek::<Message>(address).message_flags != 0
         });

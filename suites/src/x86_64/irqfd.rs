@@ -72,7 +72,7 @@ const EVENTS: i64 = 100;
 #[host]
 const RACES: u64 = 10_000;
 #[host]
-const ENOUGH: u64 = 1_000;
+const ENOUGH: u64 = 100;
 #[host]
 const BUDGET: Duration = Duration::from_millis(2_500);
 /// A round that never comes.

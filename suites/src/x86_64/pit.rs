@@ -73,6 +73,7 @@ fn latched(channel: u8) -> u16 {
 fn counts_time(_: &mut Guest) {
     const COUNT: u16 = 0xf000;
     const PERIODS: u64 = 3;
+    const TRIES: u32 = 100;
     const PATIENCE: u64 = 10_000_000;
     let apic = Apic::enable();
     // The PIC, which GSI 0 leads to as well, comes in by LINT0.
@@ -112,8 +113,12 @@ fn counts_time(_: &mut Guest) {
     program(0, 0, 0xffff);
 
     outb(PORT_B, PortB::GATE_2.bits());
-    program(2, 0, 0xffff);
-    check_eq!("channel 2's output is low while it counts", inb(PORT_B) & PortB::OUT_2.bits(), 0);
+    // It is low for 55 ms: now and then the host lets a vCPU wait for longer between two accesses.
+    let low = (0..TRIES).any(|_| {
+        program(2, 0, 0xffff);
+        inb(PORT_B) & PortB::OUT_2.bits() == 0
+    });
+    check!("channel 2's output is low while it counts", low);
     program(2, 0, 200);
     let high = spin_for(100_000, || inb(PORT_B) & PortB::OUT_2.bits() != 0);
     check!("channel 2's output goes high at its end", high);

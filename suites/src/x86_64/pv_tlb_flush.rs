@@ -441,12 +441,12 @@ fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
     changer.set_args(&[ROUNDS]);
     let cpu = sched_getcpu().map_err(|e| Failure::Error(format!("sched_getcpu: {e}")))?;
     let (stop, seen) = (t.vm.shared(shared_static!(STOP)), t.vm.shared(shared_static!(SEEN)));
-    let start = Instant::now();
+    let hope = vm::Patience::new(HOPELESS);
     let rounds = together(|threads| {
         let _reader =
             threads.run(&mut reader, |vcpu| stay_on(cpu).and_then(|()| vcpu.run_until_done()));
         stay_on(cpu)?;
-        let hopeless = || start.elapsed() >= HOPELESS && seen.load(SeqCst) == 0;
+        let hopeless = || hope.is_over() && seen.load(SeqCst) == 0;
         let rounds = run_to_report(&mut changer, stop, hopeless)?;
         stop.store(1, SeqCst);
         Ok(rounds)

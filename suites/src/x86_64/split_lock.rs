@@ -224,6 +224,8 @@ fn split_lock_has_its_effect(t: &mut OneVcpu, ring: u64) -> TestResult {
     log!("split lock detection of the host: {detection}");
     t.vcpu.set_args(&[ring]);
     if detection == "fatal" {
+        // To the kernel the split lock is the thread's own, which it sends SIGBUS before KVM_RUN returns.
+        let signals = vm::AlignmentSignals::count()?;
         let told = match t.vcpu.run_until_next()? {
             Next::Exit(stop) => {
                 stop.exit() == Exit::Exception { vector: vector::AC.into(), error_code: 0 }
@@ -231,6 +233,7 @@ fn split_lock_has_its_effect(t: &mut OneVcpu, ring: u64) -> TestResult {
             _ => false,
         };
         check!("a fatal split lock is KVM_EXIT_EXCEPTION with #AC", told);
+        check_eq!("a fatal split lock is one SIGBUS for misalignment", signals.taken(), 1);
         return Ok(());
     }
     t.vcpu.run_until_done()

@@ -147,8 +147,11 @@ pub const FIRST_PPI: u32 = 16;
 /// First locality-specific peripheral interrupt.
 pub const FIRST_LPI: u32 = 8192;
 
-/// What RPR reads while nothing is active.
+/// What RPR reads while nothing is active. A GICv2's virtual interface may have zeroes for the priority's
+/// bits that it does not implement: GICV_RPR "reads as 0xFF or 0xF8" (GIC architecture 2.0, 5.5.6).
 pub const IDLE_PRIORITY: u32 = 0xff;
+/// Bits of a priority that an implementation may lack.
+const OPTIONAL_PRIORITY: u32 = 0x7;
 
 /// The distributor.
 pub const DIST: Block<gicd::Distributor> = Block::at(GICD);
@@ -374,7 +377,10 @@ impl Gic {
     /// Priority of the highest active interrupt.
     pub fn running_priority(self) -> u32 {
         match self {
-            Self::V2 => CPU.read(gicc::RPR) & 0xff,
+            Self::V2 => match CPU.read(gicc::RPR) & 0xff {
+                rpr if rpr | OPTIONAL_PRIORITY == IDLE_PRIORITY => IDLE_PRIORITY,
+                rpr => rpr,
+            },
             Self::V3 => ICC_RPR_EL1.read() as u32 & 0xff,
         }
     }
