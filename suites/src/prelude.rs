@@ -2,8 +2,10 @@
 
 pub use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
 pub use defs::bits;
+pub use guest_runtime::context::cpu_id;
 pub use guest_runtime::handlers::with_handler;
 pub use guest_runtime::memory::{peek, poke};
+pub use guest_runtime::nested::Hypervisor;
 pub use guest_runtime::protocol::layout;
 pub use guest_runtime::shared::PageAligned;
 pub use guest_runtime::sync::{Barrier, spin_for, wait_until};

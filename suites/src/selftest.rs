@@ -50,8 +50,9 @@ fn guest_panics(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
+/// Uses up its stack.
 #[guest]
-fn recurses(g: &mut Guest) {
+pub fn recurses(g: &mut Guest) {
     fn deeper(n: u64) -> u64 {
         let room = core::hint::black_box([n; 64]);
         if n == u64::MAX { 0 } else { deeper(core::hint::black_box(n + 1)) + room[3] }
@@ -108,13 +109,16 @@ fn scribbles(g: &mut Guest) {
         0 => poke(message, 0x6261_6463_u32),
         1 => poke(message + 4, 99_u32),
         2 => poke(message + 8, 3_u32),
+        3 => poke(message + 12, 2_u32),
         _ => poke(message + 16 + 8 * guest_runtime::protocol::NR_ARGS as u64, 0xffff_u16),
     }
     guest_runtime::arch::ring_doorbell(message as u32);
 }
 
 /// Garbage in the message page is an error with the bytes, never a crash of the host.
-#[kvm_test(scribbles, groups("nodefault"), params = [magic: 0, verb: 1, vcpu: 2, text_length: 3])]
+#[kvm_test(scribbles, groups("nodefault"), params = [
+    magic: 0, verb: 1, vcpu: 2, level: 3, text_length: 4,
+])]
 fn guest_scribbles_over_its_message(t: &mut OneVcpu, field: u64) -> TestResult {
     t.vcpu.set_args(&[field]);
     t.vcpu.run_until_done()
@@ -130,6 +134,7 @@ fn rings_wildly(g: &mut Guest) {
     null: 0,
     unaligned: 0x10_0001,
     another_vcpu: 0x11_0000,
+    no_guests_area: layout::NESTED_AREA,
     beyond_ram: 0xffff_f000,
     broken_guest: 0xffff_ffff,
 ])]

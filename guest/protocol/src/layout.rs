@@ -6,8 +6,9 @@
 //! | 0 | never mapped: catches null |
 //! | 0x1000 | translation tables, prebuilt by the host |
 //! | 0x2_0000 | free for tests (real-mode code, PV structures) |
-//! | 0x10_0000 | one [`VCPU_AREA_SIZE`] area for each of [`DEFAULT_VCPUS`] vCPUs |
+//! | 0x10_0000 | one [`VCPU_AREA_SIZE`] area for each of [`DEFAULT_VCPUS`] vCPUs: its context at level 1 |
 //! | 0x20_0000 | payload image |
+//! | [`NESTED_AREA`] | areas for the contexts of deeper levels |
 //! | [`DEFAULT_RAM_SIZE`] | end of the memslot, unless a test asks for more RAM or vCPUs |
 //! | same | one [`VCPU_AREA_SIZE`] area for each vCPU behind [`DEFAULT_VCPUS`] |
 
@@ -26,7 +27,7 @@ pub const SCRATCH_END: u64 = 0x10_0000;
 /// Area of vCPU 0; the others follow.
 pub const VCPU_AREA: u64 = 0x10_0000;
 
-/// Bytes of one vCPU's area; also its alignment, so that a stack pointer tells its vCPU.
+/// Bytes of one context's area; also its alignment, so that a stack pointer gives its context.
 pub const VCPU_AREA_SIZE: u64 = 0x1_0000;
 
 /// vCPUs that can run guest functions where the host says no other number.
@@ -42,10 +43,16 @@ pub const PAYLOAD: u64 = 0x20_0000;
 /// a VM has.
 pub const DEFAULT_RAM_SIZE: u64 = 0x100_0000;
 
+/// Contexts of deeper levels that a VM can have.
+pub const NR_NESTED_AREAS: u64 = 16;
+
+/// The first area for a context of a deeper level; the others follow. Laid out as a vCPU's area.
+pub const NESTED_AREA: u64 = DEFAULT_RAM_SIZE - NR_NESTED_AREAS * VCPU_AREA_SIZE;
+
 /// Free guest-physical space for tests' own memslots and MMIO: no RAM, identity-mapped.
 pub const FREE: u64 = 0x4000_0000;
 
-/// Offsets in a vCPU's area.
+/// Offsets in a context's area.
 pub mod vcpu_area {
     /// The [`crate::Message`].
     pub const MESSAGE: u64 = 0;
@@ -55,8 +62,12 @@ pub mod vcpu_area {
     pub const TABLES: u64 = 0x1100;
     /// More of them (x86_64: TSS).
     pub const TSS: u64 = 0x1200;
-    /// Runtime state of this vCPU.
+    /// Registers that trap entry needs a place for.
     pub const STATE: u64 = 0x1400;
+    /// The context's innermost trap handler.
+    pub const HANDLERS: u64 = 0x1500;
+    /// The root of its translation tables, 0 for the one that the host built.
+    pub const ROOT: u64 = 0x1508;
     /// Never mapped: below the stack.
     pub const GUARD: u64 = 0x2000;
     /// End of the stack (it grows down).
@@ -85,23 +96,16 @@ pub const fn vcpu_area(index: u64) -> u64 {
     }
 }
 
-/// The vCPU in whose area a stack pointer is.
-pub const fn vcpu_of_stack(pointer: u64) -> u64 {
-    // The end of an area is an empty stack.
-    let at = pointer.wrapping_sub(1);
-    if at < HIGH_VCPU_AREA {
-        at.wrapping_sub(VCPU_AREA) / VCPU_AREA_SIZE
-    } else {
-        DEFAULT_VCPUS + (at - HIGH_VCPU_AREA) / VCPU_AREA_SIZE
-    }
+/// Address of the `nth` area for contexts of deeper levels.
+pub const fn nested_area(nth: u64) -> u64 {
+    NESTED_AREA + nth * VCPU_AREA_SIZE
 }
 
-const _: () = assert!(
-    vcpu_of_stack(VCPU_AREA + 1) == 0
-        && vcpu_of_stack(vcpu_area(15) + VCPU_AREA_SIZE) == 15
-        && vcpu_of_stack(vcpu_area(16) + 8) == 16
-        && vcpu_of_stack(vcpu_area(63) + VCPU_AREA_SIZE) == 63
-);
+/// Address of the area that a context with this stack pointer has. A stack that is empty ends where
+/// the next area begins.
+pub const fn area_of_stack(stack_pointer: u64) -> u64 {
+    stack_pointer.wrapping_sub(1) & !(VCPU_AREA_SIZE - 1)
+}
 
 /// x86_64.
 pub mod x86_64 {
@@ -117,6 +121,10 @@ pub mod x86_64 {
     pub const USER_CS: u16 = 0x20 | 3;
     /// Task state segment (16 bytes).
     pub const TSS_SELECTOR: u16 = 0x28;
+    /// Bytes of the global descriptor table.
+    pub const GDT_SIZE: u32 = 0x38;
+    /// Bytes of the task state segment, which has no I/O bitmap.
+    pub const TSS_SIZE: u32 = 104;
     /// Vectors, and the bytes between two stubs of `trap_stubs`.
     pub const NR_VECTORS: usize = 256;
     /// Bytes of one trap stub.

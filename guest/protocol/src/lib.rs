@@ -1,6 +1,6 @@
 //! What guest and host say to each other, and where in guest memory they say it.
 //!
-//! A guest fills the [`Message`] in its vCPU's own page and rings the doorbell with the page's
+//! A guest fills the [`Message`] in its context's own page and rings the doorbell with the page's
 //! guest-physical address. How the bell rings is the architecture's affair; what it means is not.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -10,13 +10,19 @@ pub mod layout;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Raised whenever a message or [`StartInfo`] changes shape or meaning.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// First word of every valid [`Message`] and [`StartInfo`]: "KVMC" read as little-endian ASCII.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"KVMC");
 
 /// Doorbell value of a guest too broken to build a message.
 pub const DOORBELL_BROKEN: u32 = u32::MAX;
+
+/// The level of code that KVM itself runs: the guest of the hypervisor under test.
+pub const L1: u32 = 1;
+
+/// The deepest level that a context may have.
+pub const MAX_LEVEL: u32 = 4;
 
 /// Number of `u64` arguments in a message.
 pub const NR_ARGS: usize = 40;
@@ -97,8 +103,8 @@ pub struct Message {
     pub verb: u32,
     /// Index of the sending vCPU.
     pub vcpu: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Level of the sending context, from [`L1`].
+    pub level: u32,
     /// Meaning as the verb says.
     pub args: [u64; NR_ARGS],
     /// Lengths of the texts, which follow one another in `text`.
@@ -109,7 +115,9 @@ pub struct Message {
     pub text: [u8; TEXT_BYTES],
 }
 
-/// What the host tells a vCPU at its first instruction.
+/// What a context finds at its first instruction, at [`layout::vcpu_area::START_INFO`] in its area: from
+/// the host at level 1, from its hypervisor at deeper ones. It stays there, and says whose context the
+/// area is.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug)]
 #[repr(C)]
 pub struct StartInfo {
@@ -119,11 +127,11 @@ pub struct StartInfo {
     pub version: u32,
     /// Address of the guest function.
     pub entry: u64,
-    /// This vCPU's index, from 0.
+    /// The index of the vCPU that runs the context, from 0.
     pub vcpu: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Arguments from the host half.
+    /// The context's level, from [`L1`].
+    pub level: u32,
+    /// Arguments from the host half, or from the hypervisor.
     pub args: [u64; 6],
     /// Bytes of RAM, from guest-physical 0.
     pub ram_size: u64,

@@ -1,24 +1,23 @@
 //! From the first instruction to the guest function, and out again.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
+use guest_protocol::layout::vcpu_area;
 use guest_protocol::{MAGIC, PROTOCOL_VERSION, StartInfo};
 
+use crate::context::Context;
 use crate::{arch, ucall};
 
 /// A guest function.
 pub type EntryFn = fn(&mut Guest);
 
-static RAM_SIZE: AtomicU64 = AtomicU64::new(0);
-
 /// Bytes of RAM, from guest-physical 0.
 pub fn ram_size() -> u64 {
-    RAM_SIZE.load(Ordering::Relaxed)
+    Context::current().info().ram_size
 }
 
-/// A vCPU, as its guest function sees it.
+/// A context, as its guest function sees it.
 #[derive(Debug)]
 pub struct Guest {
+    context: Context,
     vcpu: u32,
     args: [u64; 6],
 }
@@ -29,7 +28,12 @@ impl Guest {
         self.vcpu
     }
 
-    /// Argument `index` that the host half gave ([`StartInfo::args`]).
+    /// The level of this context: 1, or deeper if a hypervisor of ours started it.
+    pub fn level(&self) -> u32 {
+        self.context.level()
+    }
+
+    /// Argument `index` that the host half or the hypervisor gave ([`StartInfo::args`]).
     pub fn arg(&self, index: usize) -> u64 {
         self.args[index]
     }
@@ -51,21 +55,37 @@ impl Guest {
 ///
 /// `info` must be this vCPU's [`StartInfo`], filled by the host, and `info.entry` an [`EntryFn`].
 #[cfg_attr(not(kvm_guest), expect(dead_code, reason = "only the payload starts here"))]
-#[expect(unsafe_code, reason = "turns the host's address into a function")]
+#[expect(unsafe_code, reason = "passes the host's promise on")]
 pub(crate) unsafe extern "C" fn start(info: *const StartInfo) -> ! {
     // SAFETY: the caller passes the host's StartInfo.
-    let info = unsafe { info.read_volatile() };
-    if info.magic != MAGIC || info.version != PROTOCOL_VERSION {
+    let StartInfo { magic, version, .. } = unsafe { info.read_volatile() };
+    if magic != MAGIC || version != PROTOCOL_VERSION {
         arch::ring_doorbell(guest_protocol::DOORBELL_BROKEN);
         arch::halt_forever();
     }
-    RAM_SIZE.store(info.ram_size, Ordering::Relaxed);
     arch::init_cpu();
-    // SAFETY: the host took the address from `guest_entries`, which holds only `EntryFn`s.
-    let entry: EntryFn = unsafe { core::mem::transmute::<usize, EntryFn>(info.entry as usize) };
-    entry(&mut Guest { vcpu: info.vcpu, args: info.args });
+    // SAFETY: as above.
+    unsafe { run(info) };
     ucall::done();
     arch::halt_forever();
+}
+
+/// Runs the context's guest function, and comes back when that has returned.
+///
+/// # Safety
+///
+/// `info` must be the running context's [`StartInfo`], and `info.entry` an [`EntryFn`].
+#[expect(unsafe_code, reason = "turns an address into a function")]
+pub(crate) unsafe extern "C" fn run(info: *const StartInfo) {
+    // SAFETY: the caller's promise.
+    let info = unsafe { info.read_volatile() };
+    // A vCPU that starts anew has lost the calls that its handlers were installed by.
+    let context = Context::current();
+    context.set_word(vcpu_area::HANDLERS, 0);
+    // SAFETY: the host took the address from `guest_entries`, which holds only `EntryFn`s, as
+    // `Context::set_entry` takes one.
+    let entry: EntryFn = unsafe { core::mem::transmute::<usize, EntryFn>(info.entry as usize) };
+    entry(&mut Guest { context, vcpu: info.vcpu, args: info.args });
 }
 
 #[cfg(kvm_guest)]

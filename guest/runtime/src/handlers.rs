@@ -2,67 +2,74 @@
 //! fault.
 #![expect(unsafe_code, reason = "handlers are kept as raw pointers, rows come from the linker")]
 
-use core::cell::UnsafeCell;
+use core::sync::atomic::{Ordering, compiler_fence};
 
-use guest_protocol::layout::MAX_VCPUS;
+use guest_protocol::layout::vcpu_area::HANDLERS;
 
-use crate::arch::{TrapFrame, cpu_id};
+use crate::arch::TrapFrame;
+use crate::context::Context;
 use crate::ucall;
 
-/// Vectors that a handler can be installed for.
-const NR_VECTORS: usize = 256;
-
-type Handler = *mut dyn FnMut(&mut TrapFrame);
-
-/// Handlers of every vector on every vCPU.
-struct Handlers(UnsafeCell<[[Option<Handler>; NR_VECTORS]; MAX_VCPUS as usize]>);
-
-// SAFETY: a vCPU touches only its own row.
-unsafe impl Sync for Handlers {}
-
-static HANDLERS: Handlers = Handlers(UnsafeCell::new([[None; NR_VECTORS]; MAX_VCPUS as usize]));
-
-fn slot(vector: u8) -> *mut Option<Handler> {
-    // SAFETY: both indices are in bounds, or this panics; the row is this vCPU's.
-    unsafe { &raw mut (&mut (*HANDLERS.0.get()))[cpu_id() as usize][usize::from(vector)] }
+/// An installed handler, on the stack of the call that installed it.
+struct Installed {
+    vector: u8,
+    handler: *mut dyn FnMut(&mut TrapFrame),
+    /// Address of the one that was installed before it in this context, or 0.
+    outer: u64,
 }
 
-/// Whether this vCPU has a handler for `vector`.
+/// The innermost handler of `vector` in this context.
+fn find(vector: u8) -> Option<*mut dyn FnMut(&mut TrapFrame)> {
+    let mut next = Context::current().word(HANDLERS);
+    while next != 0 {
+        // SAFETY: what the list links lives until it is taken off the list.
+        let installed = unsafe { &*(next as *const Installed) };
+        if installed.vector == vector {
+            return Some(installed.handler);
+        }
+        next = installed.outer;
+    }
+    None
+}
+
+/// Whether this context has a handler for `vector`.
 #[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "only there levels differ"))]
 pub(crate) fn is_handled(vector: u8) -> bool {
-    // SAFETY: the slot is this vCPU's.
-    unsafe { slot(vector).read_volatile() }.is_some()
+    find(vector).is_some()
 }
 
 /// Hands the frame to the handler of `vector`, or to the host where there is none.
 pub(crate) fn call(vector: u8, frame: &mut TrapFrame) {
-    // SAFETY: the slot is this vCPU's.
-    match unsafe { slot(vector).read_volatile() } {
+    match find(vector) {
         // SAFETY: `with_handler` keeps the closure alive and exclusive while it is installed.
         Some(handler) => unsafe { (*handler)(frame) },
         None => ucall::unexpected_trap(frame),
     }
 }
 
-/// Runs `body` with `handler` called for every trap or interrupt `vector` on this vCPU; the handler
+/// Runs `body` with `handler` called for every trap or interrupt `vector` in this context; the handler
 /// that was there before is back when `body` has returned.
 pub fn with_handler<R>(
     vector: u8,
     mut handler: impl FnMut(&mut TrapFrame),
     body: impl FnOnce() -> R,
 ) -> R {
+    let context = Context::current();
     let short: *mut (dyn FnMut(&mut TrapFrame) + '_) = &raw mut handler;
-    // SAFETY: only the lifetime changes, and the slot is restored before `handler` is dropped.
-    let installed =
-        unsafe { core::mem::transmute::<*mut (dyn FnMut(&mut TrapFrame) + '_), Handler>(short) };
-    let slot = slot(vector);
-    // SAFETY: the slot is this vCPU's; a trap between the accesses sees one handler or the other.
-    let before = unsafe { slot.replace(Some(installed)) };
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    // SAFETY: only the lifetime changes, and it is taken off the list before `handler` is dropped.
+    let handler = unsafe {
+        core::mem::transmute::<*mut (dyn FnMut(&mut TrapFrame) + '_), *mut dyn FnMut(&mut TrapFrame)>(
+            short,
+        )
+    };
+    let installed = Installed { vector, handler, outer: context.word(HANDLERS) };
+    // A trap before or behind the store finds one list or the other.
+    compiler_fence(Ordering::SeqCst);
+    context.set_word(HANDLERS, (&raw const installed).expose_provenance() as u64);
+    compiler_fence(Ordering::SeqCst);
     let result = body();
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    // SAFETY: as above.
-    unsafe { slot.write_volatile(before) };
+    compiler_fence(Ordering::SeqCst);
+    context.set_word(HANDLERS, installed.outer);
     result
 }
 

@@ -9,11 +9,15 @@
 #![no_std]
 
 pub mod arch;
+pub mod asm;
 #[cfg(kvm_guest)]
 mod builtins;
+pub mod context;
 pub mod entry;
 pub mod handlers;
 pub mod memory;
+pub mod nested;
+pub mod pages;
 pub mod shared;
 pub mod sync;
 pub mod ucall;

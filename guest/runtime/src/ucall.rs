@@ -1,13 +1,14 @@
-//! Messages to the host: fill this vCPU's page, ring the bell.
-#![expect(unsafe_code, reason = "writes the message page, which belongs to this vCPU alone")]
+//! Messages to the host: fill this context's page, ring the bell.
+#![expect(unsafe_code, reason = "writes the message page, which belongs to this context alone")]
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 
-use guest_protocol::layout::{self, vcpu_area};
+use guest_protocol::layout::vcpu_area;
 use guest_protocol::{MAGIC, Message, NR_ARGS, NR_TEXTS, TEXT_BYTES, Verb};
 
 use crate::arch::{self, TrapFrame};
+use crate::context::Context;
 
 /// Arguments that a sync can carry, both ways.
 pub const SYNC_ARGS: usize = NR_ARGS - 1;
@@ -21,13 +22,14 @@ struct Writer {
 
 impl Writer {
     fn new(verb: Verb) -> Self {
-        let vcpu = arch::cpu_id();
-        let message = (layout::vcpu_area(vcpu) + vcpu_area::MESSAGE) as *mut Message;
-        // SAFETY: the page is mapped, and only its vCPU writes it, with interrupts off.
+        let context = Context::current();
+        let message = (context.area() + vcpu_area::MESSAGE) as *mut Message;
+        // SAFETY: the page is mapped, and only its context writes it, with interrupts off.
         unsafe {
             (*message).magic = MAGIC;
             (*message).verb = verb as u32;
-            (*message).vcpu = vcpu as u32;
+            (*message).vcpu = context.vcpu();
+            (*message).level = context.level();
             (*message).text_len = [0; NR_TEXTS];
         }
         Self { message, used: 0, texts: 0 }

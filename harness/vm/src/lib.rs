@@ -12,6 +12,7 @@ pub extern crate kvm_uapi as kvm_ioctls;
 pub mod arch;
 pub mod case;
 mod config;
+mod context;
 mod dirty;
 mod event;
 mod exit;

@@ -1,8 +1,9 @@
 //! The run loop: messages from the guest, and exits that a test waits for.
 
-use guest_protocol::{DOORBELL_BROKEN, MAGIC, NR_ARGS, Verb, trap};
+use guest_protocol::{DOORBELL_BROKEN, L1, MAGIC, NR_ARGS, Verb, trap};
 use zerocopy::FromBytes;
 
+use super::context::Context;
 use super::exit::{Exit, ExitMatch};
 use super::vcpu::Vcpu;
 use crate::failure::{Failure, TestResult};
@@ -21,12 +22,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// Decodes a message of vCPU `vcpu`.
+    /// Decodes a message of a context at `level` on vCPU `vcpu`.
     ///
     /// # Errors
     ///
     /// Garbage, with the bytes that show it.
-    pub fn decode(bytes: &[u8], vcpu: u32) -> Result<Self, String> {
+    pub fn decode(bytes: &[u8], vcpu: u32, level: u32) -> Result<Self, String> {
         let raw = guest_protocol::Message::ref_from_bytes(bytes)
             .map_err(|_| format!("{} bytes are not a message", bytes.len()))?;
         let head = || format!("first bytes {:02x?}", &bytes[..16]);
@@ -36,6 +37,12 @@ impl Message {
         let verb = Verb::try_from(raw.verb).map_err(|v| format!("unknown verb {v}, {}", head()))?;
         if raw.vcpu != vcpu {
             return Err(format!("message of vCPU {} from vCPU {vcpu}, {}", raw.vcpu, head()));
+        }
+        if raw.level != level {
+            return Err(format!("message of level {} from level {level}, {}", raw.level, head()));
+        }
+        if verb == Verb::Done && level != L1 {
+            return Err(format!("end of the guest function at level {level}, {}", head()));
         }
         let mut texts = [const { String::new() }; 3];
         let mut start = 0;
@@ -246,19 +253,17 @@ impl Vcpu {
             let text = "the guest runtime does not know this start info: payload and harness are of different builds";
             return Err(Failure::Error(self.describe(text)));
         }
-        let expected = arch::message_gpa(self.index);
-        if u64::from(gpa) != expected {
-            let text = format!(
-                "garbage from the guest: doorbell with {gpa:#x}, its message page is {expected:#x}"
-            );
-            return Err(Failure::Error(self.describe(&text)));
-        }
+        self.sender =
+            Context::of_message(&self.ram, self.index, gpa.into()).map_err(|e| self.garbage(&e))?;
         let mut page = [0; size_of::<guest_protocol::Message>()];
         self.ram
             .read(gpa.into(), &mut page)
             .ok_or_else(|| Failure::Error("message outside RAM".into()))?;
-        Message::decode(&page, self.index)
-            .map_err(|e| Failure::Error(self.describe(&format!("garbage from the guest: {e}"))))
+        Message::decode(&page, self.index, self.sender.level).map_err(|e| self.garbage(&e))
+    }
+
+    fn garbage(&mut self, what: &str) -> Failure {
+        Failure::Error(self.describe(&format!("garbage from the guest: {what}")))
     }
 
     fn take(&mut self, message: Message) -> TestResult<Option<Step>> {
@@ -277,8 +282,8 @@ impl Vcpu {
                 let [line, pc, sp, fp] = [args[0], args[1], args[2], args[3]];
                 let backtrace = Payload::get()?.backtrace(&self.ram, pc, fp);
                 return Err(Failure::Fail(format!(
-                    "guest panicked at {second}:{line}: {first}\nvCPU {}, stack pointer {sp:#x}{backtrace}",
-                    self.index
+                    "guest panicked at {second}:{line}: {first}\n{}, stack pointer {sp:#x}{backtrace}",
+                    self.sender
                 )));
             }
             Verb::Trap => {
@@ -286,7 +291,7 @@ impl Vcpu {
                     Payload::get()?.backtrace(&self.ram, args[trap::PC], args[trap::FP]);
                 return Err(Failure::Fail(format!(
                     "unexpected trap in the guest: {}{backtrace}",
-                    arch::describe_trap(self.index, &args)
+                    arch::describe_trap(&self.sender, &args)
                 )));
             }
         }

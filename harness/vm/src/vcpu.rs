@@ -9,6 +9,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
+use super::context::Context;
 use super::exit::{Exit, ExitCounts};
 use super::last_words::Known;
 use super::request::{KVM_ENABLE_CAP, KVM_INTERRUPT, KVM_RUN};
@@ -32,6 +33,8 @@ pub struct Vcpu {
     args: [u64; 6],
     exits: ExitCounts,
     pub(crate) last_log: Option<String>,
+    /// The context that sent the last message.
+    pub(crate) sender: Context,
 }
 
 const _: () = {
@@ -60,6 +63,7 @@ impl Vcpu {
             args: [0; 6],
             exits: ExitCounts::default(),
             last_log: None,
+            sender: Context::of_vcpu(index),
         })
     }
 
@@ -237,7 +241,12 @@ impl Vcpu {
 
     /// What a person needs to see of a vCPU that ended in an unexpected way.
     pub fn describe(&mut self, what: &str) -> String {
-        let mut text = format!("vCPU {}: {what} (after {})", self.index, self.exits);
+        // Of a vCPU that runs a guest of its own, the level matters even where it is the first.
+        let who = match arch::running(self) {
+            Some(context) => format!("vCPU {} in L{}", self.index, context.level),
+            None => format!("vCPU {}", self.index),
+        };
+        let mut text = format!("{who}: {what} (after {})", self.exits);
         if let Some(by_reason) = self.exits.by_reason() {
             text.push_str(&format!("\nexits: {by_reason}"));
         }

@@ -39,6 +39,7 @@ pub mod module;
 pub mod mp_state;
 pub mod msr_filter;
 pub mod msr_lists;
+pub mod nested_svm;
 pub mod pebs;
 pub mod pio;
 pub mod pit;
@@ -82,4 +83,5 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
     pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, user};
+    pub use guest_runtime::nested::svm::{self, Svm};
 }

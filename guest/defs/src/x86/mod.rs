@@ -18,4 +18,5 @@ pub mod pmu;
 pub mod rflags;
 pub mod segment;
 pub mod smm;
+pub mod vmcb;
 pub mod xsave;

@@ -34,10 +34,11 @@ use ppc64le as this;
 )))]
 compile_error!("the guest runtime does not know this architecture yet");
 
-pub use this::cpu::{cpu_id, halt_forever, here, relax, without_interrupts};
+pub use this::cpu::{halt_forever, here, relax, stack_pointer, without_interrupts};
 pub use this::entry::init_cpu;
 #[cfg(kvm_guest)]
 pub(crate) use this::memory::{copy_forward, fill};
 pub use this::mmu;
+pub(crate) use this::mmu::protect_stacks;
 pub use this::trap::{Trap, TrapFrame};
 pub use this::ucall::ring_doorbell;

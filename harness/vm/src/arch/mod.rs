@@ -37,22 +37,16 @@ compile_error!("the harness does not know this architecture yet");
 #[cfg(not(target_arch = "x86_64"))]
 mod one_reg;
 
-use guest_protocol::layout::{self, vcpu_area, vcpu_area::MESSAGE, vcpu_area::START_INFO};
-use guest_protocol::{MAGIC, PROTOCOL_VERSION, StartInfo};
+use guest_protocol::layout::{self, vcpu_area, vcpu_area::START_INFO};
+use guest_protocol::{L1, MAGIC, PROTOCOL_VERSION, StartInfo};
 use zerocopy::IntoBytes;
 
 use crate::Vcpu;
 
-/// Where vCPU `index` puts its messages.
-pub(crate) fn message_gpa(index: u32) -> u64 {
-    vcpu_area(index.into()) + MESSAGE
-}
-
-/// Puts the host's answer to a sync into the message.
+/// Puts the host's answer to the last sync into its message.
 pub(crate) fn write_answer(vcpu: &mut Vcpu, values: &[u64]) {
     assert!(values.len() < guest_protocol::NR_ARGS, "too many values in an answer");
-    let args =
-        message_gpa(vcpu.index()) + std::mem::offset_of!(guest_protocol::Message, args) as u64;
+    let args = vcpu.sender.message() + std::mem::offset_of!(guest_protocol::Message, args) as u64;
     for (i, value) in values.iter().enumerate() {
         let gpa = args + 8 * (i as u64 + 1);
         vcpu.ram.write(gpa, &value.to_ne_bytes()).expect("the message page is RAM");
@@ -68,7 +62,7 @@ fn write_start_info(vcpu: &Vcpu, entry: u64, args: [u64; 6]) -> u64 {
         version: PROTOCOL_VERSION,
         entry,
         vcpu: vcpu.index(),
-        reserved: 0,
+        level: L1,
         args,
         ram_size: vcpu.ram.mapping().len() as u64,
     };

@@ -3,17 +3,16 @@
 
 use core::arch::asm;
 
-use guest_protocol::layout::vcpu_of_stack;
-
 use super::sysreg::DAIF;
 use super::trap::{Trap, catching};
 
-/// This vCPU's index, from its stack pointer.
-pub fn cpu_id() -> u64 {
+/// The stack pointer.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
     let sp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, sp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    vcpu_of_stack(sp)
+    sp
 }
 
 /// Program counter, stack pointer and frame pointer of the caller.
@@ -63,6 +62,8 @@ plain_instructions! {
     isb: "isb";
     /// `DSB SY`.
     dsb: "dsb sy";
+    /// `TLBI ALLE1`: drops what the TLB has of EL1 and EL0, of every guest. For EL2.
+    tlbi_alle1: "dsb ishst; tlbi alle1; dsb nsh; isb";
     /// Unmasks IRQ.
     irq_enable: "msr daifclr, #2; isb";
     /// Masks IRQ.

@@ -4,6 +4,8 @@
 #[cfg(kvm_guest)]
 use guest_protocol::layout::{self, aarch64, vcpu_area};
 
+use crate::asm::symbol;
+
 #[cfg(kvm_guest)]
 core::arch::global_asm!(
     ".pushsection .text.entry, \"ax\"",
@@ -71,15 +73,7 @@ core::arch::global_asm!(
 /// The entry point to give to `CPU_ON`, with the vCPU's index as context id: arrives in the guest
 /// function that the host set for that vCPU.
 pub fn psci_entry() -> u64 {
-    #[cfg(kvm_guest)]
-    {
-        unsafe extern "C" {
-            safe static psci_entry: [u8; 0];
-        }
-        psci_entry.as_ptr() as u64
-    }
-    #[cfg(not(kvm_guest))]
-    0
+    symbol!(psci_entry)
 }
 
 /// Nothing is left to do: the host set translation, vectors and control registers.

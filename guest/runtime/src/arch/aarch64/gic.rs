@@ -2,7 +2,6 @@
 
 use guest_protocol::layout::aarch64::{GICC, GICD, GICR, GICR_STRIDE};
 
-use super::cpu::cpu_id;
 use super::memory::mmio_write;
 use super::registers::{Bank, Block, Register, banks, registers};
 use super::sysreg::{
@@ -10,6 +9,7 @@ use super::sysreg::{
     ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, ICC_SGI0R_EL1, ICC_SGI1R_EL1,
     ICC_SRE_EL1, MPIDR_EL1,
 };
+use crate::context::cpu_id;
 
 /// The distributor's registers; the banks are those of the redistributor's SGI frame too.
 pub mod gicd {

@@ -6,7 +6,9 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use guest_protocol::layout::PAGE_SIZE;
+use guest_protocol::layout::aarch64::TRAP_STACK_GUARD;
 use guest_protocol::layout::aarch64::descriptor::{ADDRESS, PAGE, TABLE, VALID};
+use guest_protocol::layout::vcpu_area;
 
 use super::sysreg::TTBR0_EL1;
 
@@ -103,6 +105,13 @@ pub fn map(gva: u64, gpa: u64, size: Size, flags: u64) {
 /// Makes `gva` fault.
 pub fn unmap(gva: u64, size: Size) {
     replace(walk(gva, level(size)), 0, gva);
+}
+
+/// Unmaps the pages below the stacks of a context's area.
+pub(crate) fn protect_stacks(area: u64) {
+    for guard in [vcpu_area::GUARD, TRAP_STACK_GUARD] {
+        unmap(area + guard, Size::Small);
+    }
 }
 
 /// Changes the bits of a mapping and keeps its address.

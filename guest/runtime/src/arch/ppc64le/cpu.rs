@@ -3,19 +3,18 @@
 
 use core::arch::asm;
 
-use guest_protocol::layout::vcpu_of_stack;
-
 use super::trap::{Trap, catching};
 
 /// MSR.EE: external interrupts.
 pub const MSR_EE: u64 = 1 << 15;
 
-/// This vCPU's index, from its stack pointer.
-pub fn cpu_id() -> u64 {
+/// The stack pointer.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
     let sp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mr {}, 1", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    vcpu_of_stack(sp)
+    sp
 }
 
 /// Address of the instruction, and twice the stack pointer: its back chain is the frame record.

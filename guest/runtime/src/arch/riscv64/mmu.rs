@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use guest_protocol::layout::PAGE_SIZE;
 use guest_protocol::layout::riscv64::pte::{PPN, V, address, entry as leaf};
+use guest_protocol::layout::{trap_stack, vcpu_area};
 
 use super::{csr, sbi};
 
@@ -99,6 +100,13 @@ pub fn map(gva: u64, gpa: u64, size: Size, flags: u64) {
 /// Makes `gva` fault.
 pub fn unmap(gva: u64, size: Size) {
     replace(walk(gva, level(size)), 0, gva);
+}
+
+/// Unmaps the pages below the stacks of a context's area.
+pub(crate) fn protect_stacks(area: u64) {
+    for guard in [vcpu_area::GUARD, trap_stack::GUARD] {
+        unmap(area + guard, Size::Small);
+    }
 }
 
 /// Changes the bits of a mapping and keeps its address.

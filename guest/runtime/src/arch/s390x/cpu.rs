@@ -3,16 +3,15 @@
 
 use core::arch::asm;
 
-use guest_protocol::layout::vcpu_of_stack;
-
 use super::trap::{Trap, catching};
 
-/// This vCPU's index, from its stack pointer.
-pub fn cpu_id() -> u64 {
+/// The stack pointer.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
     let sp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("lgr {}, %r15", out(reg) sp, options(nomem, nostack, preserves_flags)) };
-    vcpu_of_stack(sp)
+    sp
 }
 
 /// Address of the instruction, and twice the stack pointer: its back chain is the frame record.

@@ -6,16 +6,16 @@ use core::arch::{asm, x86_64};
 
 use defs::x86::cpuid::Feature;
 use defs::x86::rflags::Rflags;
-use guest_protocol::layout::vcpu_of_stack;
 
 use super::trap::{Trap, catching};
 
-/// This vCPU's index, from its stack pointer.
-pub fn cpu_id() -> u64 {
+/// The stack pointer.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
     let rsp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
-    vcpu_of_stack(rsp)
+    rsp
 }
 
 /// Program counter, stack pointer and frame pointer of the caller.

@@ -2,12 +2,14 @@
 #![expect(unsafe_code, reason = "edits the tables that CR3 points to")]
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use defs::x86::paging::{ADDRESS, ENTRIES, Pte};
-use guest_protocol::layout::{MAX_VCPUS, PAGE_SIZE, PAGE_TABLES};
+use guest_protocol::layout::vcpu_area::{self, ROOT};
+use guest_protocol::layout::{PAGE_SIZE, PAGE_TABLES};
 
 use super::cpu;
+use crate::context::Context;
 
 /// Page sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,12 +105,9 @@ pub fn entry_address(gva: u64) -> u64 {
     walk(gva, level(Size::Small)) as u64
 }
 
-/// The roots in use, by vCPU; 0 for the one that all start with.
-static ROOTS: [AtomicU64; MAX_VCPUS as usize] = [const { AtomicU64::new(0) }; MAX_VCPUS as usize];
-
-/// This vCPU's root. Not CR3: there are hosts that show a guest KVM's own root there.
+/// This context's root. Not CR3: there are hosts that show a guest KVM's own root there.
 pub fn root() -> u64 {
-    match ROOTS[cpu::cpu_id() as usize].load(Ordering::Relaxed) {
+    match Context::current().word(ROOT) {
         0 => PAGE_TABLES,
         root => root,
     }
@@ -116,8 +115,15 @@ pub fn root() -> u64 {
 
 /// Goes on with another root on this vCPU (MOV to CR3).
 pub fn use_root(root: u64) {
-    ROOTS[cpu::cpu_id() as usize].store(root, Ordering::Relaxed);
+    Context::current().set_word(ROOT, root);
     cpu::write_cr3(root);
+}
+
+/// Unmaps the pages below the stacks of a context's area.
+pub(crate) fn protect_stacks(area: u64) {
+    for guard in [vcpu_area::GUARD, vcpu_area::TRAP_GUARD] {
+        unmap(area + guard, Size::Small);
+    }
 }
 
 /// Goes on with a new root of this vCPU's own, which holds the lowest 512 GiB of the one that all start

@@ -4,6 +4,12 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
+use guest_protocol::layout::vcpu_area;
+use guest_protocol::layout::x86_64::TSS_SELECTOR;
+
+use crate::context::Context;
+use crate::memory::{peek, poke};
+
 /// The port whose `OUT` stops the vCPU with the given registers.
 pub const EXCHANGE_PORT: u16 = 0x81;
 
@@ -159,6 +165,26 @@ pub fn descriptor_tables() -> [(u64, u16); 2] {
         (base, t[0])
     })
 }
+
+/// Gives a context GDT and TSS: the caller's, with stacks of its own.
+pub(crate) fn copy_tables(context: Context) {
+    let own = Context::current();
+    let distance = context.area() - own.area();
+    for offset in (vcpu_area::TABLES..vcpu_area::STATE).step_by(8) {
+        context.set_word(offset, own.word(offset));
+    }
+    // The base of the TSS is in bits 16 to 39 of its descriptor, where areas have their address.
+    let descriptor = vcpu_area::TABLES + u64::from(TSS_SELECTOR);
+    context.set_word(descriptor, own.word(descriptor) + (distance << 16));
+    for stack in TSS_STACKS {
+        // Each is below 4 GiB, and not aligned to more than that.
+        let place = context.area() + vcpu_area::TSS + stack;
+        poke(place, peek::<u32>(place) + distance as u32);
+    }
+}
+
+/// Offsets in the TSS of RSP0, and of IST1 to IST4.
+const TSS_STACKS: [u64; 5] = [4, 36, 44, 52, 60];
 
 /// `REP MOVSB`: copies bytes upwards.
 pub fn move_string(dest: u64, src: u64, n: u64) {

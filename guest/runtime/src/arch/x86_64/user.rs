@@ -10,6 +10,7 @@ use guest_protocol::layout::{self, vcpu_area};
 
 use super::cpu;
 use super::trap::TrapFrame;
+use crate::context::Context;
 use crate::handlers::with_handler;
 
 /// Bytes at the end of the vCPU's main stack's lower half that ring-3 code gets.
@@ -18,7 +19,7 @@ const USER_STACK: u64 = 0x1000;
 /// Runs `f` in ring 3 on a stack of its own until it returns; it may not use privileged
 /// instructions. A trap in between goes to its handler as always. Returns what `f` does.
 pub fn run(rflags: Rflags, f: extern "C" fn(u64) -> u64, arg: u64) -> u64 {
-    let area = layout::vcpu_area(cpu::cpu_id());
+    let area = Context::current().area();
     let user_rsp = area + vcpu_area::GUARD + layout::PAGE_SIZE + USER_STACK;
     let state = area + vcpu_area::STATE;
     let mut result = 0;

@@ -1,21 +1,41 @@
 //! vCPUs and traps in words (ARM ARM, ESR_EL1).
 
-use guest_protocol::layout::{self, vcpu_area};
 use guest_protocol::{NR_ARGS, trap};
 use guest_runtime::arch::aarch64::sysreg::{
-    ESR_EL1, FAR_EL1, SCTLR_EL1, SysReg, TCR_EL1, TTBR0_EL1, VBAR_EL1, esr,
+    ESR_EL1, FAR_EL1, HCR_EL2, SCTLR_EL1, SysReg, TCR_EL1, TTBR0_EL1, VBAR_EL1, esr,
 };
 use guest_runtime::arch::aarch64::trap::vector;
 
 use super::core_reg;
+use crate::context::Context;
 use crate::payload::Payload;
 use crate::{ProgramCounter, Vcpu};
+
+/// HCR_EL2.TGE: EL0 is EL2's own.
+const HCR_TGE: u64 = 1 << 27;
 
 /// General registers, X0 to X30.
 type General = [u64; 31];
 
 /// Where a vCPU stands, for a signal handler.
 pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::OneReg(core_reg::PC);
+
+/// The context whose registers KVM gives, of a vCPU that has EL2 and is a hypervisor itself.
+pub(crate) fn running(vcpu: &Vcpu) -> Option<Context> {
+    let hcr = vcpu.get_reg(HCR_EL2.one_reg()).ok()?;
+    let pstate = vcpu.get_reg(core_reg::PSTATE).ok()?;
+    let is_el2 = pstate >> 2 & 3 == 2;
+    let is_its_user = pstate >> 2 & 3 == 0 && hcr & HCR_TGE != 0;
+    if is_el2 || is_its_user {
+        return Some(Context::of_vcpu(vcpu.index));
+    }
+    Some(Context::of_guest(&vcpu.ram, vcpu.index, stack_pointer(vcpu, pstate)))
+}
+
+fn stack_pointer(vcpu: &Vcpu, pstate: u64) -> u64 {
+    let id = if pstate & 1 == 0 { core_reg::SP_EL0 } else { core_reg::SP_EL1 };
+    vcpu.get_reg(id).unwrap_or(0)
+}
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
@@ -27,7 +47,7 @@ pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
     let sysreg = |register: &SysReg| reg(register.one_reg());
     let x: General = std::array::from_fn(|n| reg(core_reg::x(n as u64)));
     let pstate = reg(core_reg::PSTATE);
-    let sp = if pstate & 1 == 0 { reg(core_reg::SP_EL0) } else { reg(core_reg::SP_EL1) };
+    let sp = stack_pointer(vcpu, pstate);
     let syndrome = sysreg(&ESR_EL1);
     let backtrace = Payload::get().map_or(String::new(), |p| p.backtrace(&vcpu.ram, pc, x[29]));
     format!(
@@ -46,7 +66,7 @@ pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
 }
 
 /// A trap message in words.
-pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
+pub(crate) fn describe_trap(context: &Context, args: &[u64; NR_ARGS]) -> String {
     let syndrome = args[trap::CODE];
     let what = match args[trap::VECTOR] as u8 {
         vector::IRQ => "IRQ".into(),
@@ -56,13 +76,12 @@ pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
     };
     let mut x: General = [0; 31];
     x.copy_from_slice(&args[trap::REGS..trap::REGS + 31]);
-    let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
     let overflow = args[trap::VECTOR] == u64::from(vector::DATA_ABORT)
-        && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
+        && context.is_below_stack(args[trap::ADDR]);
     let overflow =
         if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
     format!(
-        "{what}, on vCPU {vcpu}{overflow}\npc {:016x} pstate {:08x} ({}) far {:x}{}",
+        "{what}, on {context}{overflow}\npc {:016x} pstate {:08x} ({}) far {:x}{}",
         args[trap::PC],
         args[trap::FLAGS],
         level(args[trap::FLAGS]),

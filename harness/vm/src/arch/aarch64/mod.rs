@@ -10,7 +10,7 @@ mod image;
 pub mod spe;
 
 pub use attr::feature_id;
-pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu, running};
 pub use device::{Device, Number};
 pub use exits::DebugExit;
 pub use features::VcpuFeatures;

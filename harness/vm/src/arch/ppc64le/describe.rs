@@ -2,6 +2,7 @@
 
 use guest_protocol::{NR_ARGS, trap};
 
+use crate::context::Context;
 use crate::payload::Payload;
 use crate::{ProgramCounter, Vcpu, request};
 
@@ -10,6 +11,11 @@ pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::Regs(
     request::ior::<kvm_bindings::kvm_regs>(0x81),
     std::mem::offset_of!(kvm_bindings::kvm_regs, pc),
 );
+
+/// KVM gives the registers of one level alone.
+pub(crate) fn running(_: &Vcpu) -> Option<Context> {
+    None
+}
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
@@ -33,11 +39,11 @@ pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
 }
 
 /// A trap message in words.
-pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
+pub(crate) fn describe_trap(context: &Context, args: &[u64; NR_ARGS]) -> String {
     let mut gpr = [0; 32];
     gpr.copy_from_slice(&args[trap::REGS..trap::REGS + 32]);
     format!(
-        "{}, on vCPU {vcpu}\npc {:016x} srr1 {:x} dar {:x} dsisr {:x}{}",
+        "{}, on {context}\npc {:016x} srr1 {:x} dar {:x} dsisr {:x}{}",
         in_words(args[trap::VECTOR]),
         args[trap::PC],
         args[trap::FLAGS],

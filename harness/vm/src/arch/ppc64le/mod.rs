@@ -5,7 +5,7 @@ mod describe;
 mod image;
 
 pub(crate) use callers_registers::around_kvm_run;
-pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu, running};
 pub(crate) use image::prepare_image;
 
 use guest_protocol::layout::{self, ppc64le as map, vcpu_area};

@@ -1,10 +1,10 @@
 //! vCPUs and traps in words (privileged manual, scause).
 
-use guest_protocol::layout::{self, vcpu_area};
 use guest_protocol::{NR_ARGS, trap};
 use guest_runtime::arch::riscv64::trap::vector;
 
 use super::reg;
+use crate::context::Context;
 use crate::payload::Payload;
 use crate::{ProgramCounter, Vcpu};
 
@@ -16,6 +16,11 @@ const NAMES: [&str; 31] = [
 
 /// Where a vCPU stands, for a signal handler.
 pub(crate) const PROGRAM_COUNTER: ProgramCounter = ProgramCounter::OneReg(reg::PC);
+
+/// KVM gives the registers of one level alone.
+pub(crate) fn running(_: &Vcpu) -> Option<Context> {
+    None
+}
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
@@ -43,17 +48,16 @@ pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
 }
 
 /// A trap message in words.
-pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
+pub(crate) fn describe_trap(context: &Context, args: &[u64; NR_ARGS]) -> String {
     let mut x = [0; 31];
     x.copy_from_slice(&args[trap::REGS..trap::REGS + 31]);
-    let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
     let overflow =
         [vector::LOAD_PAGE, vector::STORE_PAGE].map(u64::from).contains(&args[trap::VECTOR])
-            && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
+            && context.is_below_stack(args[trap::ADDR]);
     let overflow =
         if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
     format!(
-        "{}, on vCPU {vcpu}{overflow}\npc {:016x} sstatus {:x} stval {:x}{}",
+        "{}, on {context}{overflow}\npc {:016x} sstatus {:x} stval {:x}{}",
         cause_in_words(args[trap::CODE]),
         args[trap::PC],
         args[trap::FLAGS],

@@ -3,7 +3,7 @@
 mod describe;
 mod image;
 
-pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu, running};
 pub(crate) use image::{extend_tables, prepare_image};
 
 use guest_protocol::layout::{self, riscv64 as map, vcpu_area};

@@ -4,12 +4,18 @@ use guest_protocol::layout::s390x::low_core;
 use guest_protocol::{NR_ARGS, trap};
 use guest_runtime::arch::s390x::trap::vector;
 
+use crate::context::Context;
 use crate::payload::Payload;
 use crate::{ProgramCounter, Vcpu};
 
 /// Where a vCPU stands, for a signal handler.
 pub(crate) const PROGRAM_COUNTER: ProgramCounter =
     ProgramCounter::Run(std::mem::offset_of!(kvm_bindings::kvm_run, psw_addr));
+
+/// KVM gives the registers of one level alone.
+pub(crate) fn running(_: &Vcpu) -> Option<Context> {
+    None
+}
 
 /// Registers and backtrace of a vCPU that stopped in an unexpected way.
 pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
@@ -34,11 +40,11 @@ pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
 }
 
 /// A trap message in words.
-pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
+pub(crate) fn describe_trap(context: &Context, args: &[u64; NR_ARGS]) -> String {
     let mut gprs = [0; 16];
     gprs.copy_from_slice(&args[trap::REGS..trap::REGS + 16]);
     format!(
-        "{}, code {:#x}, on vCPU {vcpu}\npsw {:016x} {:016x} translation exception {:x}{}",
+        "{}, code {:#x}, on {context}\npsw {:016x} {:016x} translation exception {:x}{}",
         in_words(args[trap::VECTOR] as u8),
         args[trap::CODE],
         args[trap::FLAGS],

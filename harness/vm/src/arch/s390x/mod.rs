@@ -3,7 +3,7 @@
 
 mod describe;
 
-pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu};
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu, running};
 
 use guest_protocol::layout::s390x::{self as map, low_core, start};
 use guest_protocol::layout::{self, vcpu_area};

@@ -1,11 +1,13 @@
 //! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
 
+mod describe;
 pub mod hyperv;
 mod image;
 mod interrupts;
 mod msrs;
 mod state;
 
+pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu, running};
 pub(crate) use image::{extend_tables, prepare_image};
 pub use interrupts::IoapicState;
 
@@ -14,11 +16,10 @@ use std::sync::OnceLock;
 use defs::bits;
 use defs::x86::cpuid::{Feature, INITIAL_APIC_ID_SHIFT, leaf};
 use defs::x86::cr::{Cr0, Cr4, Efer};
+use defs::x86::ioapic;
 use defs::x86::rflags::Rflags;
 use defs::x86::segment::{self, GATE_SIZE, tss};
-use defs::x86::{exception, ioapic};
 use guest_protocol::layout::{self, vcpu_area, x86_64 as map};
-use guest_protocol::{NR_ARGS, trap};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_dtable, kvm_enable_cap, kvm_mp_state,
     kvm_regs, kvm_segment,
@@ -29,9 +30,7 @@ use zerocopy::IntoBytes;
 use crate::failure::TestResult;
 use crate::payload::Payload;
 use crate::requirement::cpu;
-use crate::{
-    Exit, IoDirection, Ioctl, Irqchip, ProgramCounter, Ram, System, Vcpu, Vm, VmConfig, request,
-};
+use crate::{Exit, IoDirection, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmConfig};
 
 /// What `KVM_SET_CPUID2` gets.
 pub type VcpuConfig = CpuId;
@@ -226,71 +225,4 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
         vcpu.fd().set_mp_state(runnable).ioctl("KVM_SET_MP_STATE")?;
     }
     Ok(())
-}
-
-/// Where a vCPU stands, for a signal handler.
-pub(crate) const PROGRAM_COUNTER: ProgramCounter =
-    ProgramCounter::Regs(request::ior::<kvm_regs>(0x81), std::mem::offset_of!(kvm_regs, rip));
-
-/// Registers and backtrace of a vCPU that stopped in an unexpected way.
-pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
-    let (Ok(regs), Ok(sregs)) = (vcpu.fd().get_regs(), vcpu.fd().get_sregs()) else {
-        return "\nregisters cannot be read".into();
-    };
-    let backtrace =
-        Payload::get().map_or(String::new(), |p| p.backtrace(&vcpu.ram, regs.rip, regs.rbp));
-    format!(
-        "\nrip {:016x} rflags {:08x} cr0 {:08x} cr2 {:x} cr3 {:x} cr4 {:x} efer {:x} cs {:x}{}{backtrace}",
-        regs.rip,
-        regs.rflags,
-        sregs.cr0,
-        sregs.cr2,
-        sregs.cr3,
-        sregs.cr4,
-        sregs.efer,
-        sregs.cs.selector,
-        general(
-            [
-                regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.r8, regs.r9,
-                regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
-            ],
-            regs.rsp,
-            regs.rbp
-        ),
-    )
-}
-
-fn general(regs: [u64; 14], rsp: u64, rbp: u64) -> String {
-    let names = [
-        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14",
-        "r15",
-    ];
-    let mut text = format!("\nrsp {rsp:016x} rbp {rbp:016x}");
-    for (i, (name, value)) in names.iter().zip(regs).enumerate() {
-        text.push_str(if i % 4 == 2 { "\n" } else { " " });
-        text.push_str(&format!("{name} {value:016x}"));
-    }
-    text
-}
-
-/// A trap message in words.
-pub(crate) fn describe_trap(vcpu: u32, args: &[u64; NR_ARGS]) -> String {
-    let vector = args[trap::VECTOR];
-    let name = exception::name(vector)
-        .map_or(format!("vector {vector}"), |n| format!("{n} (vector {vector})"));
-    let mut regs = [0; 14];
-    regs.copy_from_slice(&args[trap::REGS..trap::REGS + 14]);
-    let guard = layout::vcpu_area(vcpu.into()) + vcpu_area::GUARD;
-    let overflow = vector == u64::from(exception::vector::PF)
-        && (guard..guard + layout::PAGE_SIZE).contains(&args[trap::ADDR]);
-    let overflow =
-        if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
-    format!(
-        "{name}, error code {:#x}, on vCPU {vcpu}{overflow}\nrip {:016x} rflags {:08x} cr2 {:x}{}",
-        args[trap::CODE],
-        args[trap::PC],
-        args[trap::FLAGS],
-        args[trap::ADDR],
-        general(regs, args[trap::SP], args[trap::FP]),
-    )
 }
