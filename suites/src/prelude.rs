@@ -10,7 +10,7 @@ pub use guest_runtime::protocol::layout;
 pub use guest_runtime::shared::PageAligned;
 pub use guest_runtime::sync::{Barrier, spin_for, wait_until};
 pub use guest_runtime::{Guest, Trap, TrapFrame};
-pub use suites_macros::{guest, host, kvm_test, kvm_tests, shared};
+pub use suites_macros::{guest, guest_asm, host, kvm_test, kvm_tests, shared};
 
 #[cfg(target_arch = "aarch64")]
 pub use crate::aarch64::prelude::*;
@@ -38,7 +38,7 @@ mod host_half {
         raw_ioctl, raw_ioctl_fd, raw_ioctl_value, raw_ioctl_value_fd, request, run_together,
         together,
     };
-    pub use vm::{check, check_eq, fail, guest_fn, log, require, shared_static, skip};
+    pub use vm::{check, check_eq, code_bytes, fail, guest_fn, log, require, shared_static, skip};
 }
 #[cfg(not(kvm_guest))]
 pub use host_half::*;

@@ -63,6 +63,7 @@ pub use linkme;
 pub use memory::{Mapping, Ram};
 pub use memory_left::memory_left;
 pub use module::Module;
+pub use payload::code_bytes;
 pub use run::{Message, Next, Stop};
 pub use sigbus::AlignmentSignals;
 pub use system::{KvmUnusable, System};

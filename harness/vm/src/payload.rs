@@ -1,5 +1,6 @@
 //! The payload: parsed once, mapped copy-on-write into every VM.
 
+mod code;
 mod image;
 
 use std::borrow::Cow;
@@ -10,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use guest_protocol::layout;
+use guest_runtime::asm::Blob;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::{Object, ObjectSection};
 
@@ -18,6 +20,7 @@ use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
 use crate::keep_open;
 use crate::{Mapping, Ram};
+pub use code::Code;
 pub use image::Image;
 
 /// Frames that a backtrace shows at most.
@@ -33,6 +36,7 @@ pub struct Payload<'elf> {
     entries: HashMap<String, u64>,
     shared: HashMap<String, (u64, u64)>,
     symbols: HashMap<String, u64>,
+    codes: Vec<Code>,
 }
 
 static PAYLOAD: OnceLock<Payload<'static>> = OnceLock::new();
@@ -64,6 +68,15 @@ impl Payload<'static> {
     }
 }
 
+/// The bytes of a blob of `guest_asm!`, for the host half to put where they run.
+///
+/// # Errors
+///
+/// The payload has none of that name.
+pub fn code_bytes(blob: &Blob) -> TestResult<&'static [u8]> {
+    Ok(&Payload::get()?.code(blob)?.bytes)
+}
+
 impl<'elf> Payload<'elf> {
     /// Parses an ELF and lays it out as the guest will see it.
     ///
@@ -88,6 +101,7 @@ impl<'elf> Payload<'elf> {
             entries: image.entries,
             shared: image.shared,
             symbols: image.symbols,
+            codes: image.codes,
         })
     }
 
@@ -118,6 +132,16 @@ impl<'elf> Payload<'elf> {
             Some(_) => Err(Failure::Error(format!("{path} has another size in the payload"))),
             None => Err(Failure::Error(format!("the payload has no shared static {path}"))),
         }
+    }
+
+    /// What `guest_asm!` assembled for a blob.
+    ///
+    /// # Errors
+    ///
+    /// The payload has none of that name.
+    pub fn code(&self, blob: &Blob) -> TestResult<&Code> {
+        let found = self.codes.iter().find(|code| code.name == blob.name());
+        found.ok_or_else(|| Failure::Error(format!("the payload has no code {}", blob.name())))
     }
 
     /// Address of a symbol that the architecture asked for when the image was laid out.
@@ -152,8 +176,12 @@ impl<'elf> Payload<'elf> {
         Ok(Ram(mapping))
     }
 
-    /// The calls that led to `pc`, by frame pointers, each as function and file:line.
+    /// The calls that led to `pc`, by frame pointers, each as function and file:line; of assembled code
+    /// its lines.
     pub fn backtrace(&self, ram: &Ram, pc: u64, fp: u64) -> String {
+        if let Some(listing) = code::listing(&self.codes, ram, pc) {
+            return listing;
+        }
         let mut addresses = vec![pc];
         let mut fp = fp;
         while addresses.len() < MAX_FRAMES {
@@ -174,8 +202,12 @@ impl<'elf> Payload<'elf> {
         };
         let frames = addresses.iter().map(|address| (address, self.symbolize(*address)));
         let frames = frames.skip_while(|(_, name)| is_noise(name));
-        let frames =
-            frames.take_while(|(_, name)| name != "(assembly)" && !name.starts_with("start at "));
+        let is_entry = |name: &String| {
+            ["(assembly)", "start at ", "run at guest/runtime/src/entry.rs"]
+                .iter()
+                .any(|n| name.starts_with(n))
+        };
+        let frames = frames.take_while(|(_, name)| !is_entry(name));
         let lines: Vec<String> = frames
             .enumerate()
             .map(|(i, (address, name))| format!("\n  #{i} {address:#010x} {name}"))

@@ -4,6 +4,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+use guest_runtime::asm::Blob;
 use guest_runtime::shared::Shared;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -13,7 +14,7 @@ use super::{Ioctl, Mapping, Ram, System, Vcpu, VmConfig, raw_ioctl};
 use crate::arch;
 use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
-use crate::payload::Payload;
+use crate::payload::{Payload, code_bytes};
 
 /// A VM with the payload in its memslot 0.
 #[derive(Debug)]
@@ -197,6 +198,16 @@ impl Vm {
     /// As [`Vm::shared`].
     pub fn shared_gpa<T: Shared>(&self, name: SharedStatic<T>) -> u64 {
         Payload::get().and_then(|p| p.shared(name.path, size_of::<T>())).unwrap()
+    }
+
+    /// Copies code of `guest_asm!` to guest-physical memory.
+    ///
+    /// # Errors
+    ///
+    /// The payload has no such code, or `gpa` is not in RAM.
+    pub fn put_code(&self, gpa: u64, blob: &Blob) -> TestResult {
+        let written = self.ram.write(gpa, code_bytes(blob)?);
+        written.ok_or_else(|| Failure::Error(format!("{} does not fit at {gpa:#x}", blob.name())))
     }
 
     /// `KVM_CHECK_EXTENSION` on the VM.

@@ -4,6 +4,7 @@
 //! of the payload's table and everything marked `#[kvm_test]` or `#[host]` is gone; in the runner,
 //! `#[guest]` functions are type-checked and tests registered.
 
+mod guest_asm;
 mod kvm_test;
 
 use proc_macro::TokenStream;
@@ -58,6 +59,30 @@ pub fn shared(options: TokenStream, item: TokenStream) -> TokenStream {
         };
     }
     .into()
+}
+
+/// Assembled code with a name, for modes that no guest function runs in and for places where the host
+/// half puts it:
+///
+/// ```ignore
+/// guest_asm! {
+///     /// What the handler does.
+///     pub HANDLER, bits16:
+///     "out {port}, al",
+///     "rsm",
+///     port = const PORT,
+/// }
+/// ```
+///
+/// `HANDLER` is a [`Blob`](../guest_runtime/asm/struct.Blob.html) in both halves. Behind `bits16:`, `bits32:`
+/// or `bits64:` (of architectures with one mode too; `align(BYTES)` may follow each) each string is a line of assembly, which reports show
+/// with its offset where a vCPU stands in the code, wherever that was copied to.
+#[proc_macro]
+pub fn guest_asm(input: TokenStream) -> TokenStream {
+    let span = proc_macro::Span::call_site();
+    let file = span.file().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let input = parse_macro_input!(input as guest_asm::Input);
+    guest_asm::expand(&input, &format!("{file}_{}_{}", span.line(), span.column())).into()
 }
 
 /// Something that only the host half needs: a helper function, an import, a type.

@@ -1,6 +1,6 @@
 //! Userspace debugs a guest: KVM_SET_GUEST_DEBUG (api.rst 4.87; ARM ARM D2).
 use crate::prelude::*;
-use insn::{BRK, LOAD, NOP, STORE, SVC};
+use insn::{BRK, Insn, LOAD, NOP, STORE, SVC};
 
 #[host]
 use vm::bindings::{
@@ -27,7 +27,7 @@ pub mod control {
 }
 
 /// What EL0 runs: instructions at [`user::CODE`] and behind.
-const PROGRAM: [u32; 6] = [NOP, NOP, LOAD, STORE, NOP, SVC];
+const PROGRAM: [Insn; 6] = [NOP, NOP, LOAD, STORE, NOP, SVC];
 const AT_LOAD: u64 = user::CODE + 8;
 const AT_STORE: u64 = user::CODE + 12;
 

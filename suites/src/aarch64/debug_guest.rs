@@ -1,7 +1,7 @@
 //! A guest debugs itself: breakpoints, watchpoints, single steps and the OS lock (ARM ARM D2).
 use super::debug::control;
 use crate::prelude::*;
-use insn::{LOAD, NOP, STORE, SVC};
+use insn::{Insn, LOAD, NOP, STORE, SVC};
 
 /// MDSCR_EL1.SS: software steps of EL0.
 const MDSCR_SS: u64 = 1 << 0;
@@ -13,7 +13,7 @@ const MDSCR_MDE: u64 = 1 << 15;
 const OSLSR_OSLK: u64 = 1 << 1;
 
 /// What EL0 runs.
-const PROGRAM: [u32; 6] = [NOP, NOP, LOAD, STORE, NOP, SVC];
+const PROGRAM: [Insn; 6] = [NOP, NOP, LOAD, STORE, NOP, SVC];
 /// Indices in it.
 const AT_LOAD: u64 = 2;
 const AT_STORE: u64 = 3;

@@ -5,7 +5,7 @@ use pmu::{event, pmcr, userenr};
 use timer::CTL_ENABLE;
 
 /// Runs one instruction at EL0 with X0 and X1, and gives X0, or the class of its exception.
-fn el0(instruction: u32, x0: u64, x1: u64) -> Result<u64, u8> {
+fn el0(instruction: insn::Insn, x0: u64, x1: u64) -> Result<u64, u8> {
     user::run(&[instruction, SVC], [x0, x1, 0, 0]).value()
 }
 

@@ -50,6 +50,7 @@ pub mod prelude {
     pub use guest_runtime::arch::aarch64::trap::vector;
     pub use guest_runtime::arch::aarch64::user::{self, insn};
     pub use guest_runtime::arch::aarch64::{gic, granule, its, mmu, pmu, psci};
+    pub use guest_runtime::nested::el2::{self, El2};
 
     #[cfg(not(kvm_guest))]
     pub use vm::arch::{Device, Gic, GicVersion, Its, VcpuFeatures, core_reg};

@@ -1,7 +1,8 @@
 //! Guests at EL2 (api.rst, KVM_CAP_ARM_EL2; ARM ARM D1, D5): that one starts there, and runs a guest of
 //! its own at EL1.
 use crate::prelude::*;
-use insn::{HVC, NOP, mrs, msr};
+use guest_runtime::arch::stack_pointer;
+use guest_runtime::asm::Blob;
 
 #[host]
 use vm::bindings::KVM_ARM_VCPU_HAS_EL2;
@@ -17,11 +18,6 @@ mod hcr {
     pub const E2H: u64 = 1 << 34;
 }
 
-/// Vectors of the nested guest.
-const VECTORS: u64 = layout::SCRATCH + 0x8000;
-
-/// Exception class of HVC.
-const HVC64: u8 = 0x16;
 /// SCTLR_EL1's RES1 bits: no translation, little-endian.
 const SCTLR_RES1: u64 = 0x30d0_0800;
 
@@ -95,50 +91,145 @@ fn timers_of_el2_interrupt(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
-/// Runs a program at EL1 of a nested guest.
-fn el1(program: &[u32], x: [u64; 4]) -> user::Stop {
-    user::run_in(user::Mode { el1: true, ..Default::default() }, program, x)
+/// Runs code at EL1 of a nested guest from its first instruction, with X0 to X3.
+fn run_at_el1(el2: &mut El2, code: &Blob, x: [u64; 4]) -> el2::Exit {
+    el2.reset();
+    el2.elr = code.address();
+    el2.x[..4].copy_from_slice(&x);
+    el2.run()
+}
+
+/// What level 2 has seen.
+static LEVEL_AND_STACK: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+fn notes_where_it_runs(g: &mut Guest) {
+    LEVEL_AND_STACK[0].store(g.level().into(), SeqCst);
+    LEVEL_AND_STACK[1].store(layout::area_of_stack(stack_pointer()), SeqCst);
+    check_eq!("the function of level 2 runs at EL1", CURRENTEL.read() >> 2, 1);
+    check_eq!("level 2 reads its hypervisor's arguments", g.arg(2), 77);
+    check_eq!("level 2 has faults as values", brk_safe().unwrap_err().vector, vector::BRK);
+    let answer = g.sync(7, &[g.level().into()]);
+    check_eq!("level 2 gets the host's answer", answer[0], 30);
+}
+
+#[guest]
+fn runs_a_function(g: &mut Guest) {
+    let mut el2 = El2::new();
+    let exit = el2.enter_with(notes_where_it_runs, [0, 0, 77, 0, 0, 0]);
+    check!("the function of level 2 returns", el2.has_returned(&exit), "{exit:x?}");
+    let [level, stack] = LEVEL_AND_STACK.each_ref().map(|seen| seen.load(SeqCst));
+    check_eq!("the guest of level 1 is level 2", (g.level(), level), (1, 2));
+    check_eq!("level 2 runs on its own stack", stack, el2.context().area());
+    let answer = g.sync(8, &[]);
+    check_eq!("level 1 gets the host's answer", answer[0], 31);
+    let taken = AtomicU64::new(0);
+    let count = |frame: &mut TrapFrame| {
+        taken.fetch_add(1, SeqCst);
+        frame.elr += 4;
+    };
+    with_handler(vector::BRK, count, || {
+        el2.complete(|_| {
+            with_handler(vector::BRK, |frame| frame.elr += 4, brk);
+        });
+        check_eq!("level 2 has handlers of its own", taken.load(SeqCst), 0);
+        brk();
+        check_eq!("level 1 has its handler still", taken.load(SeqCst), 1);
+    });
+}
+
+/// A guest at EL2 runs a function at EL1 on a context of its own, which takes its exceptions and talks to
+/// the host.
+#[kvm_test(runs_a_function)]
+fn level_2_runs_a_function(t: &mut OneVcpu) -> TestResult {
+    let args = t.vcpu.run_until_sync(7)?;
+    check_eq!("the sync comes from level 2", args[0], 2);
+    t.vcpu.answer(&[30]);
+    t.vcpu.run_until_sync(8)?;
+    t.vcpu.answer(&[31]);
+    t.vcpu.run_until_done()
+}
+
+guest_asm! {
+    READS_ITS_LEVEL, bits64:
+    "nop",
+    "mrs x0, CurrentEL",
+    "hvc #0",
+}
+
+guest_asm! {
+    READS_MIDR, bits64:
+    "mrs x0, midr_el1",
+    "hvc #0",
+}
+
+guest_asm! {
+    READS_MPIDR, bits64:
+    "mrs x0, mpidr_el1",
+    "hvc #0",
+}
+
+guest_asm! {
+    /// X0 goes to VBAR_EL1, and comes back from there.
+    WRITES_VBAR, bits64:
+    "msr vbar_el1, x0",
+    "mrs x0, vbar_el1",
+    "hvc #0",
+}
+
+guest_asm! {
+    WRITES_TPIDR, bits64:
+    "msr tpidr_el1, x0",
+    "hvc #0",
+}
+
+guest_asm! {
+    READS_HCR, bits64:
+    "mrs x0, hcr_el2",
+    "hvc #0",
+}
+
+guest_asm! {
+    /// Vectors that report the level of what they take.
+    REPORT_THEIR_LEVEL, bits64 align(2048):
+    ".rept 16; .balign 128; mrs x0, CurrentEL; hvc #0; .endr",
 }
 
 #[guest]
 fn runs_a_guest(_: &mut Guest) {
-    SCTLR_EL12.write(SCTLR_RES1);
-    let stop = el1(&[NOP, mrs(&CURRENTEL), HVC], [0, 5, 6, 7]);
-    check_eq!("HVC of the nested guest comes to EL2", stop.trap.vector, HVC64);
-    check_eq!("HVC returns to the instruction behind it", stop.next, 3);
-    check_eq!("the nested guest ran at EL1", stop.x, [1 << 2, 5, 6, 7]);
+    let mut el2 = El2::new();
+    let exit = run_at_el1(&mut el2, &READS_ITS_LEVEL, [0, 5, 6, 7]);
+    check_eq!("HVC of the nested guest comes to EL2", exit.trap.vector, vector::HVC);
+    check_eq!("HVC returns to the instruction behind it", exit.elr, READS_ITS_LEVEL.end());
+    check_eq!("the nested guest ran at EL1", [el2.x[0], el2.x[1], el2.x[3]], [1 << 2, 5, 7]);
     check_eq!("EL2 goes on at EL2", CURRENTEL.read() >> 2, 2);
-    for (name, virtual_id, id, value) in [
-        ("MIDR_EL1", VPIDR_EL2, MIDR_EL1, 0x410f_d0c1),
-        ("MPIDR_EL1", VMPIDR_EL2, MPIDR_EL1, 1 << 31 | 0x77),
+    for (name, virtual_id, id, reads, value) in [
+        ("MIDR_EL1", VPIDR_EL2, MIDR_EL1, &READS_MIDR, 0x410f_d0c1),
+        ("MPIDR_EL1", VMPIDR_EL2, MPIDR_EL1, &READS_MPIDR, 1 << 31 | 0x77),
     ] {
         virtual_id.write(value);
-        check_eq!(
-            "the nested guest reads {name} as EL2 gave it",
-            el1(&[mrs(&id), HVC], [0; 4]).x[0],
-            value
-        );
+        run_at_el1(&mut el2, reads, [0; 4]);
+        check_eq!("the nested guest reads {name} as EL2 gave it", el2.x[0], value);
         check!("EL2 reads its own {name}", id.read() != value);
     }
-    let stop = el1(&[msr(&VBAR_EL1), mrs(&VBAR_EL1), HVC], [0x7_7000, 0, 0, 0]);
-    check_eq!("the nested guest has its own VBAR_EL1", stop.x[0], 0x7_7000);
+    run_at_el1(&mut el2, &WRITES_VBAR, [0x7_7000, 0, 0, 0]);
+    check_eq!("the nested guest has its own VBAR_EL1", el2.x[0], 0x7_7000);
     check_eq!("EL2 sees the nested guest's VBAR_EL1 as VBAR_EL12", VBAR_EL12.read(), 0x7_7000);
-    let stop = el1(&[msr(&TPIDR_EL1), HVC], [0x1234, 0, 0, 0]);
+    let exit = run_at_el1(&mut el2, &WRITES_TPIDR, [0x1234, 0, 0, 0]);
     check_eq!(
         "the nested guest can write a register of EL1",
-        [stop.trap.vector.into(), TPIDR_EL1.read()],
-        [u64::from(HVC64), 0x1234]
+        [exit.trap.vector.into(), TPIDR_EL1.read()],
+        [u64::from(vector::HVC), 0x1234]
     );
     // Its vectors: a synchronous exception of EL1 itself tells EL2, with another X0.
-    user::place(VECTORS + 0x200, &[mrs(&CURRENTEL), HVC]);
-    VBAR_EL12.write(VECTORS);
-    let stop = el1(&[mrs(&HCR_EL2), HVC], [0; 4]);
-    check_eq!(
-        "a register of EL2 is undefined at EL1, whose own vector takes it",
-        stop.x[0],
-        1 << 2
+    el2.reset();
+    VBAR_EL12.write(REPORT_THEIR_LEVEL.address());
+    el2.elr = READS_HCR.address();
+    let exit = el2.run();
+    check_eq!("a register of EL2 is undefined at EL1, whose own vector takes it", el2.x[0], 1 << 2);
+    check!(
+        "the nested guest does not go on behind the undefined access",
+        exit.elr != READS_HCR.end()
     );
-    check!("the nested guest does not go on behind the undefined access", stop.next != 2);
 }
 
 /// A guest at EL2 runs a guest of its own at EL1, with registers of its own.
@@ -147,21 +238,36 @@ fn nested_guest_runs_at_el1(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
+guest_asm! {
+    WRITES_SCTLR, bits64:
+    "nop",
+    "msr sctlr_el1, x0",
+    "hvc #0",
+}
+
+guest_asm! {
+    WAITS, bits64:
+    "nop",
+    "wfi",
+    "hvc #0",
+}
+
 #[guest]
 fn traps_a_guest(_: &mut Guest) {
-    SCTLR_EL12.write(SCTLR_RES1);
-    let plain = HCR_EL2.read();
-    for (name, bit, instruction, class) in
-        [("TVM", hcr::TVM, msr(&SCTLR_EL1), vector::SYS), ("TWI", hcr::TWI, insn::WFI, vector::WFX)]
+    let mut el2 = El2::new();
+    let plain = el2.hcr;
+    let sctlr = SCTLR_EL1.read();
+    for (name, bit, code, class) in
+        [("TVM", hcr::TVM, &WRITES_SCTLR, vector::SYS), ("TWI", hcr::TWI, &WAITS, vector::WFX)]
     {
-        HCR_EL2.write(plain | bit);
-        let stop = el1(&[NOP, instruction, HVC], [SCTLR_RES1, 0, 0, 0]);
-        check_eq!("HCR_EL2.{name} traps the nested guest to EL2", stop.trap.vector, class);
-        check_eq!("HCR_EL2.{name} traps at the instruction", stop.next, 1);
+        el2.hcr = plain | bit;
+        let exit = run_at_el1(&mut el2, code, [sctlr, 0, 0, 0]);
+        check_eq!("HCR_EL2.{name} traps the nested guest to EL2", exit.trap.vector, class);
+        check_eq!("HCR_EL2.{name} traps at the instruction", exit.elr, code.address() + 4);
     }
-    HCR_EL2.write(plain);
-    let stop = el1(&[NOP, msr(&SCTLR_EL1), HVC], [SCTLR_RES1, 0, 0, 0]);
-    check_eq!("no access traps without TVM", stop.trap.vector, HVC64);
+    el2.hcr = plain;
+    let exit = run_at_el1(&mut el2, &WRITES_SCTLR, [sctlr, 0, 0, 0]);
+    check_eq!("no access traps without TVM", exit.trap.vector, vector::HVC);
 
     /// VTCR_EL2: 40 bits of address from level 1 on, 4 KiB granule, write-back, RES1.
     const VTCR: u64 = 24 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 31;
@@ -170,23 +276,28 @@ fn traps_a_guest(_: &mut Guest) {
     (EMPTY..EMPTY + 0x2000).step_by(8).for_each(|a| poke::<u64>(a, 0));
     VTCR_EL2.write(VTCR);
     VTTBR_EL2.write(EMPTY);
-    HCR_EL2.write(plain | hcr::VM);
-    let stop = el1(&[NOP, HVC], [0; 4]);
+    el2.hcr = plain | hcr::VM;
+    // Without translation of its own, the guest's first access is the fetch.
+    el2.reset();
+    SCTLR_EL12.write(SCTLR_RES1);
+    el2.elr = WAITS.address();
+    let exit = el2.run();
     check_eq!(
         "the first fetch without stage 2 entries aborts",
-        stop.trap.vector,
+        exit.trap.vector,
         vector::INSTRUCTION_ABORT_LOWER
     );
     check_eq!(
         "the first fetch's abort is a translation fault of level 1",
-        stop.trap.iss() & esr::FSC,
+        exit.trap.iss() & esr::FSC,
         esr::FSC_TRANSLATION_L1
     );
-    check_eq!("the first fetch aborts before the first instruction", stop.next, 0);
-    let page = layout::SCRATCH_END - layout::PAGE_SIZE;
+    check_eq!("the first fetch aborts before the first instruction", exit.elr, WAITS.address());
+    let page = WAITS.address() & !(layout::PAGE_SIZE - 1);
     check_eq!("HPFAR_EL2 has the aborted page", HPFAR_EL2.read() >> 4 << 12, page);
-    HCR_EL2.write(plain);
-    check_eq!("the nested guest runs without stage 2", el1(&[NOP, HVC], [0; 4]).trap.vector, HVC64);
+    el2.hcr = plain;
+    let exit = run_at_el1(&mut el2, &READS_ITS_LEVEL, [0; 4]);
+    check_eq!("the nested guest runs without stage 2", exit.trap.vector, vector::HVC);
 }
 
 /// Traps and stage 2 of a guest hypervisor work on its guest.

@@ -12,7 +12,10 @@ use kvm_pv::error::KVM_ENOSYS;
 
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
-const RET: u8 = 0xc3;
+guest_asm! {
+    RETURNS, bits64:
+    "ret",
+}
 
 /// Accesses that an MSR allows: read, write of 0.
 const R: u8 = 1;
@@ -393,7 +396,7 @@ fn enables_hypercalls(g: &mut Guest) {
         HYPERCALL_PAGE | ENABLE
     );
     let page: [u8; 16] = peek(HYPERCALL_PAGE);
-    check_eq!("the hypercall page holds a call of three bytes and RET", page[3], RET);
+    check_eq!("the hypercall page holds a call of three bytes and RET", [page[3]], RETURNS.bytes());
     let unknown = || calls.fast(Control::of(UNKNOWN), &[0; FAST_WORDS]);
     check_eq!(
         "VMCALL is a Hyper-V hypercall with a guest OS ID",

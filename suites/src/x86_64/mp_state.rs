@@ -70,15 +70,21 @@ fn states_of_others_are_refused(t: &mut OneVm) -> TestResult {
     Ok(())
 }
 
+/// Where an application processor stops.
+const STARTED: u16 = 0x99;
+guest_asm! {
+    REPORTS_A_START, bits16:
+    "mov al, 0x5a",
+    "out {started}, al",
+    started = const STARTED,
+}
+
 /// INIT and then SIPI start an application processor, at the vector's page, in real mode; a SIPI that
 /// no INIT came before is ignored.
 #[kvm_test(sends_ipis)]
 fn init_and_sipi_start_a_vcpu(t: &mut OneVcpu) -> TestResult {
     const PAGE: u64 = layout::SCRATCH >> 12;
-    const PORT: u16 = 0x99;
-    // MOV AL, 0x5a; OUT PORT, AL.
-    const CODE: [u8; 4] = [0xb0, 0x5a, 0xe6, PORT as u8];
-    t.vm.ram().write(layout::SCRATCH, &CODE).expect("scratch memory is RAM");
+    t.vm.put_code(layout::SCRATCH, &REPORTS_A_START)?;
     let mut other = t.vm.create_vcpu(1)?;
     let boot = &mut t.vcpu;
     boot.run_until_sync(READY)?;
@@ -99,7 +105,7 @@ fn init_and_sipi_start_a_vcpu(t: &mut OneVcpu) -> TestResult {
     send(boot, 1, SIPI | 0x77)?;
     check_eq!("a second SIPI leaves it runnable", state(&other)?, KVM_MP_STATE_RUNNABLE);
     check_eq!("a second SIPI does not move the vCPU", position(&other)?, started);
-    let value = other.run_until(Exit::io_out(PORT))?.data().to_vec();
+    let value = other.run_until(Exit::io_out(STARTED))?.data().to_vec();
     check_eq!("the started vCPU runs the page's code", value, [0x5a]);
     send(boot, 1, INIT)?;
     check_eq!("a second INIT stops the vCPU", state(&other)?, KVM_MP_STATE_INIT_RECEIVED);

@@ -20,9 +20,15 @@ pub const STOP: u16 = 0x94;
 pub const ENTERED: u16 = 0x95;
 /// Port of its last one before RSM.
 pub const LEAVING: u16 = 0x96;
-/// OUT ENTERED, AL; OUT LEAVING, AL; RSM.
-#[host]
-const CODE: [u8; 6] = [0xe6, ENTERED as u8, 0xe6, LEAVING as u8, 0x0f, 0xaa];
+guest_asm! {
+    /// The handler: two stops.
+    STOPS_TWICE, bits16:
+    "out {entered}, al",
+    "out {leaving}, al",
+    "rsm",
+    entered = const ENTERED,
+    leaving = const LEAVING,
+}
 /// Slot 0 of the address space that a vCPU sees in SMM (api.rst 4.35).
 #[host]
 const SMM_SPACE: u32 = 1 << 16;
@@ -49,13 +55,12 @@ pub fn make_smram(vm: &Vm) -> TestResult {
         vm.set_region(SMM_SPACE, 0, 0, layout::DEFAULT_RAM_SIZE, hva)
             .ioctl("KVM_SET_USER_MEMORY_REGION of SMM's address space")?;
     }
-    put_handler(vm, SMBASE);
-    Ok(())
+    put_handler(vm, SMBASE)
 }
 
 #[host]
-fn put_handler(vm: &Vm, smbase: u64) {
-    vm.ram().write(smbase + HANDLER, &CODE).expect("scratch memory is RAM");
+fn put_handler(vm: &Vm, smbase: u64) -> TestResult {
+    vm.put_code(smbase + HANDLER, &STOPS_TWICE)
 }
 
 /// Runs to an OUT of this port, and behind it.
@@ -289,7 +294,7 @@ fn handler_moves_smram(t: &mut OneVcpu) -> TestResult {
     check_eq!("userspace can read SMBASE", vcpu.msr(msr::IA32_SMBASE)?, Some(SMBASE));
     let moved = (ELSEWHERE as u32).to_le_bytes();
     t.vm.ram().write(SMBASE + saved::SMBASE, &moved).expect("SMRAM is RAM");
-    put_handler(&t.vm, ELSEWHERE);
+    put_handler(&t.vm, ELSEWHERE)?;
     run_past(vcpu, LEAVING)?;
     vcpu.run_until(Exit::io_out(STOP))?;
     check_eq!("RSM has moved SMBASE", vcpu.msr(msr::IA32_SMBASE)?, Some(ELSEWHERE));
@@ -310,16 +315,24 @@ fn looks_at_smram(g: &mut Guest) {
     poke(g.arg(0), 0x33u8);
 }
 
+guest_asm! {
+    /// A handler that reports the byte at SMBASE, and overwrites it.
+    REPORTS_A_BYTE, bits16:
+    "mov ebx, {smbase}",
+    "mov al, [ebx]",
+    "out {entered}, al",
+    "mov byte ptr [ebx], 0x44",
+    "out {leaving}, al",
+    "rsm",
+    smbase = const SMBASE,
+    entered = const ENTERED,
+    leaving = const LEAVING,
+}
+
 /// In SMM a vCPU sees the memslots of address space 1, outside those of 0 (api.rst 4.35 and 8.4).
 #[kvm_test(looks_at_smram, requires(cap::X86_SMM, cap::MULTI_ADDRESS_SPACE))]
 fn smram_is_another_address_space(t: &mut OneVcpu) -> TestResult {
     const SIZE: u64 = 0x1_0000;
-    // MOV AL, [SMBASE]; OUT ENTERED, AL; MOV BYTE [SMBASE], 0x44; OUT LEAVING, AL; RSM.
-    let code = [
-        &[0x67, 0xa0, 0, 0, 3, 0, 0xe6, ENTERED as u8][..],
-        &[0x67, 0xc6, 0x05, 0, 0, 3, 0, 0x44, 0xe6, LEAVING as u8, 0x0f, 0xaa],
-    ]
-    .concat();
     let spaces = t.vm.check_extension(KVM_CAP_MULTI_ADDRESS_SPACE);
     check_eq!("KVM_CAP_MULTI_ADDRESS_SPACE reports two address spaces", spaces, 2);
     t.vcpu.set_args(&[SMBASE]);
@@ -327,7 +340,7 @@ fn smram_is_another_address_space(t: &mut OneVcpu) -> TestResult {
     outside.write(SMBASE, &[0x11]).expect("scratch memory is RAM");
     let smram = t.vm.add_memory(SMM_SPACE, 0, SMBASE, SIZE)?;
     smram.write(0, &[0x22]);
-    smram.write(HANDLER as usize, &code);
+    smram.write(HANDLER as usize, code_bytes(&REPORTS_A_BYTE)?);
 
     let vcpu = &mut t.vcpu;
     run_past(vcpu, STOP)?;

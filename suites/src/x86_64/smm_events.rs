@@ -149,16 +149,22 @@ fn nmi_handler_goes_on_after_rsm(t: &mut OneVcpu) -> TestResult {
     vcpu.run_until_done()
 }
 
+/// Where a vCPU stops that was reset.
+const RESET: u16 = 0x98;
+guest_asm! {
+    REPORTS_A_RESET, bits16:
+    "out {reset}, al",
+    reset = const RESET,
+}
+
 /// INIT waits as well, and resets the vCPU after RSM.
 #[kvm_test(counts)]
 fn init_waits_until_rsm(t: &mut OneVcpu) -> TestResult {
-    const RESET: u16 = 0x98;
     /// The last page below 4 GiB, and where in it a CPU starts.
     const ROM: u64 = 0xffff_f000;
     const VECTOR: usize = 0xff0;
     let rom = t.vm.add_memory(1, 0, ROM, layout::PAGE_SIZE)?;
-    // OUT RESET, AL.
-    rom.write(VECTOR, &[0xe6, RESET as u8]);
+    rom.write(VECTOR, code_bytes(&REPORTS_A_RESET)?);
     enter(t)?;
     send(&t.vm, apic::ICR_INIT)?;
     run_past(&mut t.vcpu, LEAVING)?;

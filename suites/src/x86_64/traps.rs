@@ -373,8 +373,10 @@ fn fetch(gva: u64) -> Option<u64> {
     error
 }
 
-/// RET.
-const RET: u8 = 0xc3;
+guest_asm! {
+    RETURNS, bits64:
+    "ret",
+}
 
 #[guest]
 fn maps(g: &mut Guest) {
@@ -382,10 +384,11 @@ fn maps(g: &mut Guest) {
         if g.arg(0) == 0 { (mmu::Size::Small, RAM) } else { (mmu::Size::Large, LARGE_RAM) };
     let last = if g.arg(0) == 0 { PAGE - 8 } else { LARGE_PAGE - 8 };
     let fault = |error| Err(Trap { vector: vector::PF, error, addr: WINDOW });
-    poke::<u64>(ram, 0x1111_0000 | u64::from(RET));
+    let content = 0x1111_0000 | u64::from(RETURNS.bytes()[0]);
+    poke::<u64>(ram, content);
     poke::<u64>(ram + last, 0x2222);
     mmu::map(WINDOW, ram, size, Pte::DEFAULT);
-    check_eq!("a mapped page shows its memory", peek::<u64>(WINDOW), 0x1111_0000 | u64::from(RET));
+    check_eq!("a mapped page shows its memory", peek::<u64>(WINDOW), content);
     check_eq!("a mapped page shows its memory's last byte", peek::<u64>(WINDOW + last), 0x2222);
     check_eq!("a page that allows execution can be executed", fetch(WINDOW), None);
     mmu::protect(WINDOW, size, Pte::DEFAULT - Pte::RW);

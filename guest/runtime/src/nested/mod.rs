@@ -2,6 +2,8 @@
 //! with a [`Context`] of its own, on whatever the architecture has for it. What the function may do there
 //! is what any guest function may: `check!`, [`Guest::sync`](crate::Guest::sync), handlers, panics.
 
+#[cfg(target_arch = "aarch64")]
+pub mod el2;
 #[cfg(target_arch = "x86_64")]
 pub mod svm;
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use guest_protocol::layout;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
 
+use super::code::{self, Code};
 use crate::arch;
 
 /// Bytes of a path in the guest's tables: more is no path of ours.
@@ -30,6 +31,8 @@ pub struct Image<'elf> {
     pub entries: HashMap<String, u64>,
     /// Shared static → address and size.
     pub shared: HashMap<String, (u64, u64)>,
+    /// What `guest_asm!` assembled.
+    pub codes: Vec<Code>,
     /// The symbols that the architecture asked for, and their addresses: there are thousands of others.
     pub symbols: HashMap<String, u64>,
 }
@@ -60,6 +63,13 @@ impl<'elf> Image<'elf> {
         for [name, len, address, size] in rows(&file, "guest_shared")?.unwrap_or_default() {
             shared.insert(text(&segments, name, len)?, (address, size));
         }
+        let codes = match file.section_by_name(".guest_asm") {
+            Some(section) => {
+                let records = section.data().map_err(|e| e.to_string())?;
+                code::parse(records, |at, len| slice(&segments, at, len).map(<[u8]>::to_vec))?
+            }
+            None => Vec::new(),
+        };
         Ok(Self {
             tables,
             segments,
@@ -67,6 +77,7 @@ impl<'elf> Image<'elf> {
             start: file.entry(),
             entries,
             shared,
+            codes,
             symbols: symbols.into_inner(),
         })
     }
@@ -85,7 +96,7 @@ fn segments<'elf>(file: &object::File<'elf>) -> Result<(Vec<Segment<'elf>>, u64)
         let data = segment.data().map_err(|e| e.to_string())?;
         let end = start
             .checked_add(size)
-            .filter(|end| start >= layout::PAYLOAD && *end <= layout::DEFAULT_RAM_SIZE)
+            .filter(|end| start >= layout::PAYLOAD && *end <= layout::NESTED_AREA)
             .ok_or_else(|| {
                 format!("segment of {size:#x} bytes at {start:#x} is outside the payload's place")
             })?;
@@ -117,10 +128,15 @@ fn text(segments: &[Segment<'_>], address: u64, len: u64) -> Result<String, Stri
     if len > LONGEST_NAME {
         return Err(format!("a name at {address:#x} has {len} bytes"));
     }
-    let bytes = segments.iter().find_map(|(start, data)| {
-        let from = usize::try_from(address.checked_sub(*start)?).ok()?;
-        data.get(from..from.checked_add(len as usize)?)
-    });
+    let bytes = slice(segments, address, len);
     let bytes = bytes.ok_or_else(|| format!("a name at {address:#x} is in no segment"))?;
     String::from_utf8(bytes.to_vec()).map_err(|_| format!("a name at {address:#x} is not UTF-8"))
+}
+
+/// The `len` bytes at `address`, as the ELF has them.
+fn slice<'elf>(segments: &[Segment<'elf>], address: u64, len: u64) -> Option<&'elf [u8]> {
+    segments.iter().find_map(|(start, data)| {
+        let from = usize::try_from(address.checked_sub(*start)?).ok()?;
+        data.get(from..from.checked_add(usize::try_from(len).ok()?)?)
+    })
 }

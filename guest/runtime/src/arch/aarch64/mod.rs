@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod entry;
 pub mod gic;
 pub mod granule;
+pub mod insn;
 pub mod its;
 pub mod memory;
 pub mod mmu;

@@ -3,6 +3,7 @@
 
 use core::arch::asm;
 
+use super::insn::{Insn, assembled};
 use super::trap::{Trap, catching};
 
 /// A system register. Every access is by its encoding, so that the assembler has no opinion on which
@@ -17,6 +18,8 @@ pub struct SysReg {
     write: fn(u64),
     read_safe: fn() -> Result<u64, Trap>,
     write_safe: fn(u64) -> Result<(), Trap>,
+    /// Address of `MRS X0, …` and `MSR …, X0`.
+    code: fn() -> u64,
 }
 
 impl SysReg {
@@ -40,6 +43,16 @@ impl SysReg {
     /// `MSR` and `ISB`; a fault is a value.
     pub fn write_safe(&self, value: u64) -> Result<(), Trap> {
         (self.write_safe)(value)
+    }
+
+    /// `MRS X0, …`, to be run elsewhere.
+    pub const fn mrs(&self) -> Insn {
+        Insn::new(self.code, 0)
+    }
+
+    /// `MSR …, X0`, to be run elsewhere.
+    pub const fn msr(&self) -> Insn {
+        Insn::new(self.code, 1)
     }
 
     /// The register's id for `KVM_GET_ONE_REG` (api.rst 4.68, "ARM64 system registers").
@@ -87,6 +100,12 @@ macro_rules! sysregs {
                 super::cpu::isb();
                 Ok(())
             }
+            fn code() -> u64 {
+                assembled!(
+                    concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2),
+                    concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x0")
+                )
+            }
             SysReg {
                 name: stringify!($name),
                 encoding: [$op0, $op1, $crn, $crm, $op2],
@@ -94,6 +113,7 @@ macro_rules! sysregs {
                 write,
                 read_safe,
                 write_safe,
+                code,
             }
         };
     )*};
@@ -160,7 +180,12 @@ sysregs! {
     HPFAR_EL2 = 3, 4, 6, 0, 4;
     MAIR_EL2 = 3, 4, 10, 2, 0;
     SP_EL2 = 3, 6, 4, 1, 0;
+    SP_EL1 = 3, 4, 4, 1, 0;
     SCTLR_EL12 = 3, 5, 1, 0, 0;
+    CPACR_EL12 = 3, 5, 1, 0, 2;
+    TTBR0_EL12 = 3, 5, 2, 0, 0;
+    TCR_EL12 = 3, 5, 2, 0, 2;
+    MAIR_EL12 = 3, 5, 10, 2, 0;
     VBAR_EL12 = 3, 5, 12, 0, 0;
     VBAR_EL2 = 3, 4, 12, 0, 0;
     SCR_EL3 = 3, 6, 1, 1, 0;

@@ -38,6 +38,7 @@ pub mod vector {
     pub const FP_ACCESS: u8 = 0x07;
     pub const ILLEGAL_STATE: u8 = 0x0e;
     pub const SVC: u8 = 0x15;
+    pub const HVC: u8 = 0x16;
     pub const SYS: u8 = 0x18;
     pub const SVE: u8 = 0x19;
     pub const INSTRUCTION_ABORT_LOWER: u8 = 0x20;
@@ -56,8 +57,8 @@ pub mod vector {
     pub const IRQ: u8 = 0x40;
     pub const FIQ: u8 = 0x41;
     pub const SERROR: u8 = 0x42;
-    /// Any synchronous exception from EL0, before the handler of its class.
-    pub const FROM_EL0: u8 = 0x43;
+    /// Any synchronous exception from a lower exception level, before the handler of its class.
+    pub const FROM_LOWER: u8 = 0x43;
 }
 
 /// Entry of the vector table for a synchronous exception from AArch64 at a lower level.
@@ -173,9 +174,10 @@ core::arch::global_asm!(
     "mrs x4, esr_el1",
     "mrs x5, far_el1",
     "add x6, sp, #{frame}",
-    // SPSR_EL1.M is EL1h (EL2h): a handler was interrupted, on this very stack.
-    "tst x3, #1",
-    "csel x1, x6, x1, ne",
+    // Entries 4 to 7: a handler was interrupted, on this very stack.
+    "sub x7, x0, #4",
+    "cmp x7, #4",
+    "csel x1, x6, x1, lo",
     "stp x30, x1, [sp, #240]",
     "stp x2, x3, [sp, #256]",
     "stp x4, x5, [sp, #272]",
@@ -187,7 +189,10 @@ core::arch::global_asm!(
     "ldp x2, x3, [sp, #256]",
     "msr elr_el1, x2",
     "msr spsr_el1, x3",
-    "tbnz x3, #0, 1f",
+    "ldr x0, [sp, #288]",
+    "sub x0, x0, #4",
+    "cmp x0, #4",
+    "b.lo 1f",
     "msr sp_el0, x1",
     "1:",
     "ldp x2, x3, [sp, #16]",
@@ -242,7 +247,9 @@ extern "C" fn no_stack(sp: u64, elr: u64, spsr: u64, esr: u64, far: u64, fp: u64
 #[cfg_attr(not(kvm_guest), expect(dead_code, reason = "called from the vectors"))]
 extern "C" fn dispatch(frame: &mut TrapFrame) {
     let vector = frame.vector();
+    // At a lower level the same instructions are somebody else's.
     if vector < vector::IRQ
+        && frame.entry < SYNC_FROM_LOWER
         && let Some(resume) = handlers::fixup(frame.elr)
     {
         let trap = frame.trap();
@@ -252,8 +259,8 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.elr = resume;
         return;
     }
-    let for_el0 = frame.entry == SYNC_FROM_LOWER && handlers::is_handled(vector::FROM_EL0);
-    handlers::call(if for_el0 { vector::FROM_EL0 } else { vector }, frame);
+    let is_from_lower = frame.entry == SYNC_FROM_LOWER && handlers::is_handled(vector::FROM_LOWER);
+    handlers::call(if is_from_lower { vector::FROM_LOWER } else { vector }, frame);
 }
 
 /// Runs one instruction that may fault: `Result<(), Trap>`. X9, X10 and X11 carry the trap. An SVC

@@ -8,63 +8,13 @@ use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use guest_protocol::layout::{self, PAGE_SIZE};
 
 use super::cpu::svc;
+use super::insn::Insn;
 use super::memory::poke;
 use super::mmu::{self, flags};
-use super::sysreg::{HCR_EL2, SysReg};
 use super::trap::{Trap, TrapFrame, vector};
 use crate::handlers::with_handler;
 
-/// Instructions, by the manual's encodings.
-pub mod insn {
-    use super::SysReg;
-
-    /// `NOP`.
-    pub const NOP: u32 = 0xd503_201f;
-    /// `SVC #0`.
-    pub const SVC: u32 = 0xd400_0001;
-    /// `HVC #0`.
-    pub const HVC: u32 = 0xd400_0002;
-    /// `SMC #0`.
-    pub const SMC: u32 = 0xd400_0003;
-    /// `BRK #0`.
-    pub const BRK: u32 = 0xd420_0000;
-    /// `UDF #0`.
-    pub const UDF: u32 = 0;
-    /// `WFI`.
-    pub const WFI: u32 = 0xd503_207f;
-    /// `ISB`.
-    pub const ISB: u32 = 0xd503_3fdf;
-    /// `ERET`.
-    pub const ERET: u32 = 0xd69f_03e0;
-    /// `LDR X0, [X1]`.
-    pub const LOAD: u32 = 0xf940_0020;
-    /// `STR X0, [X1]`.
-    pub const STORE: u32 = 0xf900_0020;
-    /// `SUBS X0, X0, #1`.
-    pub const COUNT_DOWN: u32 = 0xf100_0400;
-    /// `B.NE` to the instruction before.
-    pub const AGAIN: u32 = 0x54ff_ffe1;
-
-    /// The fields of a system register in `MRS` and `MSR`.
-    const fn fields(register: &SysReg) -> u32 {
-        let [op0, op1, crn, crm, op2] = register.encoding;
-        (op0 as u32 & 1) << 19
-            | (op1 as u32) << 16
-            | (crn as u32) << 12
-            | (crm as u32) << 8
-            | (op2 as u32) << 5
-    }
-
-    /// `MRS X0, register`.
-    pub const fn mrs(register: &SysReg) -> u32 {
-        0xd530_0000 | fields(register)
-    }
-
-    /// `MSR register, X0`.
-    pub const fn msr(register: &SysReg) -> u32 {
-        0xd510_0000 | fields(register)
-    }
-}
+pub use super::insn;
 
 /// What ended a run at EL0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,10 +46,6 @@ pub const DATA_GPA: u64 = CODE_GPA - PAGE_SIZE;
 const ROOM: usize = 64;
 /// SPSR_EL1 for EL0, all exceptions masked.
 const EL0T: u64 = 0x3c0;
-/// SPSR_EL2 for EL1, all exceptions masked.
-const EL1H: u64 = 0x3c5;
-/// HCR_EL2.TGE.
-const HCR_TGE: u64 = 1 << 27;
 /// SPSR_EL1.I.
 const SPSR_I: u64 = 1 << 7;
 /// SPSR_EL1.SS.
@@ -112,21 +58,18 @@ pub struct Mode {
     pub interrupts: bool,
     /// One instruction is stepped over (MDSCR_EL1.SS).
     pub step: bool,
-    /// A guest function at EL2 runs the program at EL1 of a guest of its own, without translation.
-    pub el1: bool,
 }
 
 /// Runs `program` at EL0 with X0 to X3 until its first synchronous exception: end it with
 /// [`insn::SVC`].
-pub fn run(program: &[u32], x: [u64; 4]) -> Stop {
+pub fn run(program: &[Insn], x: [u64; 4]) -> Stop {
     run_in(Mode::default(), program, x)
 }
 
 /// The same, entered as `mode` says.
-pub fn run_in(mode: Mode, program: &[u32], x: [u64; 4]) -> Stop {
+pub fn run_in(mode: Mode, program: &[Insn], x: [u64; 4]) -> Stop {
     load(program);
-    let base = if mode.el1 { CODE_GPA } else { CODE };
-    let mut spsr = if mode.el1 { EL1H } else { EL0T };
+    let mut spsr = EL0T;
     if mode.interrupts {
         spsr &= !SPSR_I;
     }
@@ -138,26 +81,20 @@ pub fn run_in(mode: Mode, program: &[u32], x: [u64; 4]) -> Stop {
     let enter = |frame: &mut TrapFrame| {
         kernel.set((frame.x, frame.sp, frame.elr, frame.spsr));
         frame.x[..4].copy_from_slice(&x);
-        (frame.elr, frame.spsr) = (base, spsr);
-        if mode.el1 {
-            HCR_EL2.write(HCR_EL2.read() & !HCR_TGE);
-        }
+        (frame.elr, frame.spsr) = (CODE, spsr);
     };
     let leave = |frame: &mut TrapFrame| {
         let [x0, x1, x2, x3, ..] = frame.x;
-        if mode.el1 {
-            HCR_EL2.write(HCR_EL2.read() | HCR_TGE);
-        }
-        let next = frame.elr.wrapping_sub(base) / 4;
+        let next = frame.elr.wrapping_sub(CODE) / 4;
         stop.set(Some(Stop { trap: frame.trap(), x: [x0, x1, x2, x3], next }));
         (frame.x, frame.sp, frame.elr, frame.spsr) = kernel.get();
     };
-    with_handler(vector::SVC, enter, || with_handler(vector::FROM_EL0, leave, svc));
+    with_handler(vector::SVC, enter, || with_handler(vector::FROM_LOWER, leave, svc));
     stop.get().expect("an exception ended the run")
 }
 
 /// Puts `program` where EL0 finds it.
-fn load(program: &[u32]) {
+fn load(program: &[Insn]) {
     assert!(program.len() <= ROOM, "a program of more than {ROOM} instructions");
     place(CODE_GPA, program);
     if !MAPPED.swap(true, SeqCst) {
@@ -168,9 +105,9 @@ fn load(program: &[u32]) {
 }
 
 /// Writes instructions to RAM, and makes them visible to fetches, cached or not.
-pub fn place(address: u64, instructions: &[u32]) {
+pub fn place(address: u64, instructions: &[Insn]) {
     for (instruction, address) in instructions.iter().zip((address..).step_by(4)) {
-        poke(address, *instruction);
+        poke(address, instruction.word());
         // SAFETY: cleans a line of the guest's own memory.
         unsafe { asm!("dc cvac, {a}", a = in(reg) address) };
     }
