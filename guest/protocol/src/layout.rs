@@ -121,8 +121,14 @@ pub mod x86_64 {
     pub const USER_CS: u16 = 0x20 | 3;
     /// Task state segment (16 bytes).
     pub const TSS_SELECTOR: u16 = 0x28;
+    /// Code selector of 32 bits, over all of memory.
+    pub const CODE32: u16 = 0x38;
+    /// Code selector of 16 bits, over the first 64 KiB from [`low::TEXT`] on.
+    pub const CODE16: u16 = 0x40;
+    /// Data selector with the limit of real mode.
+    pub const DATA16: u16 = 0x48;
     /// Bytes of the global descriptor table.
-    pub const GDT_SIZE: u32 = 0x38;
+    pub const GDT_SIZE: u32 = 0x50;
     /// Bytes of the task state segment, which has no I/O bitmap.
     pub const TSS_SIZE: u32 = 104;
     /// Vectors, and the bytes between two stubs of `trap_stubs`.
@@ -131,6 +137,28 @@ pub mod x86_64 {
     pub const STUB_SIZE: u64 = 16;
     /// The interrupt descriptor table, built by the host from `trap_stubs`.
     pub const IDT: u64 = 0x1_f000;
+
+    /// What other modes than 64-bit run on: one segment of real mode, below [`IDT`].
+    pub mod low {
+        /// Code: a segment of the payload.
+        pub const TEXT: u64 = 0x1_0000;
+        /// End of the code.
+        pub const TEXT_END: u64 = 0x1_a000;
+        /// [`TEXT`] as real mode names it.
+        pub const SEGMENT: u16 = (TEXT >> 4) as u16;
+        /// Interrupt vectors of real mode.
+        pub const IVT: u64 = TEXT_END;
+        /// The interrupt descriptor table of 32-bit modes.
+        pub const IDT: u64 = 0x1_b000;
+        /// Registers on the way in and out.
+        pub const FRAME: u64 = 0x1_c800;
+        /// The page directory of 32-bit paging.
+        pub const PAGE_DIRECTORY: u64 = 0x1_d000;
+        /// End of a stack of 4 KiB.
+        pub const STACK_END: u64 = 0x1_f000;
+        /// Bytes between two trap stubs.
+        pub const STUB_SIZE: u64 = 16;
+    }
 }
 
 /// aarch64. RAM is mapped in 4 KiB pages, everything else below 4 GiB in 2 MiB blocks: between RAM and

@@ -25,6 +25,7 @@ pub(crate) use symbol;
 #[derive(Debug)]
 pub struct Blob {
     name: &'static str,
+    bits: u32,
     start: *const u8,
     end: *const u8,
 }
@@ -35,8 +36,13 @@ unsafe impl Sync for Blob {}
 impl Blob {
     /// The code between two symbols; in the host half, where there is none, its name.
     #[doc(hidden)]
-    pub const fn new(name: &'static str, start: *const u8, end: *const u8) -> Self {
-        Self { name, start, end }
+    pub const fn new(name: &'static str, bits: u32, start: *const u8, end: *const u8) -> Self {
+        Self { name, bits, start, end }
+    }
+
+    /// 16, 32 or 64: the mode that it was assembled for.
+    pub const fn bits(&self) -> u32 {
+        self.bits
     }
 
     /// The path of its static, by which the payload knows it.

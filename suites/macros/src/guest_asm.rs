@@ -80,7 +80,7 @@ impl Parse for Input {
 
 /// The handle of both halves, and in the payload the code and what the host is to know of it.
 pub(crate) fn expand(input: &Input, place: &str) -> TokenStream {
-    let Input { attributes, visibility, name, operands, .. } = input;
+    let Input { attributes, visibility, name, bits, operands, .. } = input;
     let (start, end) = (format!("guest_asm_{place}"), format!("guest_asm_{place}_end"));
     let templates = templates(input, &start, &end);
     let values = operands.iter().map(|operand| &operand.value);
@@ -99,13 +99,13 @@ pub(crate) fn expand(input: &Input, place: &str) -> TokenStream {
                     #[link_name = #end]
                     safe static END: u8;
                 }
-                ::guest_runtime::asm::Blob::new(NAME, &raw const START, &raw const END)
+                ::guest_runtime::asm::Blob::new(NAME, #bits, &raw const START, &raw const END)
             }
             #[cfg(not(kvm_guest))]
             {
                 // Used in the payload alone.
                 #(let _ = #values;)*
-                ::guest_runtime::asm::Blob::new(NAME, ::core::ptr::null(), ::core::ptr::null())
+                ::guest_runtime::asm::Blob::new(NAME, #bits, ::core::ptr::null(), ::core::ptr::null())
             }
         };
     }
@@ -117,7 +117,9 @@ fn templates(input: &Input, start: &str, end: &str) -> Vec<TokenStream> {
     let Input { name, bits, lines, .. } = input;
     let mut templates = Vec::new();
     let mut line = |text: &str| templates.push(literal(text));
-    line(".pushsection .text.guest_asm, \"ax\"");
+    // Code of other modes is linked to where these can run it.
+    let section = if *bits == 64 { ".text.guest_asm" } else { ".text.low.guest_asm" };
+    line(&format!(".pushsection {section}, \"ax\""));
     line(&format!(".balign {}", input.align));
     line(&format!(".globl {start}"));
     line(&format!(".globl {end}"));

@@ -35,6 +35,7 @@ pub mod lapic;
 pub mod mce;
 pub mod mce_ucna;
 pub mod mmio;
+pub mod modes;
 pub mod module;
 pub mod mp_state;
 pub mod msr_filter;
@@ -82,6 +83,6 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::kvm::{Hypercall, pv_features, read_clock};
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
-    pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, user};
+    pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, modes, user};
     pub use guest_runtime::nested::svm::{self, Svm};
 }

@@ -8,10 +8,11 @@ use bindings::{
     kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events,
 };
 use defs::x86::debug::Dr7;
+use defs::x86::smm::SMBASE;
 #[host]
 use {
     cpuid::{leaf, vendor},
-    defs::x86::smm::{self, HANDLER, SMBASE, saved},
+    defs::x86::smm::{self, HANDLER, saved},
 };
 
 /// Where the guest stops.

@@ -49,6 +49,23 @@ impl Descriptor {
         Self::FLAT.with_kind(CODE).with_l(true).with_dpl(dpl)
     }
 
+    /// 32-bit code of a privilege level, over all addresses.
+    pub const fn code32(dpl: u8) -> Self {
+        Self::FLAT.with_kind(CODE).with_db(true).with_dpl(dpl)
+    }
+
+    /// 16-bit code of privilege level 0, over 64 KiB from `base` on.
+    pub const fn code16(base: u32) -> Self {
+        Self::DATA16
+            .with_kind(CODE)
+            .with_base_low(base & 0xff_ffff)
+            .with_base_high((base >> 24) as u8)
+    }
+
+    /// Data of privilege level 0 with the limit of real mode.
+    pub const DATA16: Self =
+        Self::new().with_limit_low(0xffff).with_kind(DATA).with_s(true).with_p(true);
+
     /// Data of a privilege level, over all addresses.
     pub const fn data(dpl: u8) -> Self {
         Self::FLAT.with_kind(DATA).with_db(true).with_dpl(dpl)

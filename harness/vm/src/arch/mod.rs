@@ -43,6 +43,13 @@ use zerocopy::IntoBytes;
 
 use crate::Vcpu;
 
+/// Where the payload may have code beside its own place: for x86's other modes.
+pub(crate) const LOW_TEXT: std::ops::Range<u64> = if cfg!(target_arch = "x86_64") {
+    layout::x86_64::low::TEXT..layout::x86_64::low::TEXT_END
+} else {
+    0..0
+};
+
 /// Puts the host's answer to the last sync into its message.
 pub(crate) fn write_answer(vcpu: &mut Vcpu, values: &[u64]) {
     assert!(values.len() < guest_protocol::NR_ARGS, "too many values in an answer");

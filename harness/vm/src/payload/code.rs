@@ -113,8 +113,9 @@ impl Code {
 /// stands elsewhere.
 pub(super) fn listing(codes: &[Code], ram: &Ram, address: u64) -> Option<String> {
     let found = codes.iter().filter_map(|code| Some((code, code.offset(ram, address)?)));
-    // Of several whose bytes are there the longest says most.
-    let (code, offset) = found.max_by_key(|(code, _)| code.bytes.len())?;
+    // Of several whose bytes are there the payload's own is it, or the longest says most.
+    let (code, offset) =
+        found.max_by_key(|(code, offset)| (code.address + offset == address, code.bytes.len()))?;
     Some(code.listing(address, offset))
 }
 

@@ -96,7 +96,10 @@ fn segments<'elf>(file: &object::File<'elf>) -> Result<(Vec<Segment<'elf>>, u64)
         let data = segment.data().map_err(|e| e.to_string())?;
         let end = start
             .checked_add(size)
-            .filter(|end| start >= layout::PAYLOAD && *end <= layout::NESTED_AREA)
+            .filter(|end| {
+                let is_low = arch::LOW_TEXT.contains(&start) && *end <= arch::LOW_TEXT.end;
+                is_low || start >= layout::PAYLOAD && *end <= layout::NESTED_AREA
+            })
             .ok_or_else(|| {
                 format!("segment of {size:#x} bytes at {start:#x} is outside the payload's place")
             })?;

@@ -10,6 +10,7 @@ pub mod ioapic;
 pub mod kvm;
 pub mod memory;
 pub mod mmu;
+pub mod modes;
 pub mod port;
 pub mod state;
 pub mod trap;

@@ -8,7 +8,7 @@
 
 use guest_protocol::{NR_ARGS, trap as arg};
 
-use super::cpu;
+use super::{cpu, modes};
 use crate::{handlers, ucall};
 
 /// A trap as a value: what an instruction that was allowed to fault came to.
@@ -220,6 +220,9 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.r10 = trap.addr;
         frame.rip = resume;
         return;
+    }
+    if modes::is_from_compatibility(frame) && !handlers::is_handled(frame.vector as u8) {
+        return modes::end_compatibility(frame);
     }
     handlers::call(frame.vector as u8, frame);
 }

@@ -32,8 +32,9 @@ pub(crate) fn describe_vcpu(vcpu: &mut Vcpu) -> String {
     let (Ok(regs), Ok(sregs)) = (vcpu.fd().get_regs(), vcpu.fd().get_sregs()) else {
         return "\nregisters cannot be read".into();
     };
-    let backtrace =
-        Payload::get().map_or(String::new(), |p| p.backtrace(&vcpu.ram, regs.rip, regs.rbp));
+    // Outside 64-bit mode code has a segment.
+    let pc = if sregs.cs.l == 0 { sregs.cs.base.wrapping_add(regs.rip) } else { regs.rip };
+    let backtrace = Payload::get().map_or(String::new(), |p| p.backtrace(&vcpu.ram, pc, regs.rbp));
     format!(
         "\nrip {:016x} rflags {:08x} cr0 {:08x} cr2 {:x} cr3 {:x} cr4 {:x} efer {:x} cs {:x}{}{backtrace}",
         regs.rip,

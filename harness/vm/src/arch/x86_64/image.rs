@@ -17,7 +17,7 @@ const IST_DF: u8 = 4;
 
 /// GDT and TSS of one vCPU.
 pub(super) struct Tables {
-    pub(super) gdt: [u64; 7],
+    pub(super) gdt: [u64; 10],
     pub(super) tss: [u8; tss::SIZE],
 }
 
@@ -33,6 +33,9 @@ pub(super) fn tables(area: u64) -> Tables {
         Descriptor::code64(3).into_bits(),
         tss_low,
         tss_high,
+        Descriptor::code32(0).into_bits(),
+        Descriptor::code16(map::low::TEXT as u32).into_bits(),
+        Descriptor::DATA16.into_bits(),
     ];
     let mut segment = [0; tss::SIZE];
     let mut put = |offset: usize, value: u64| {

@@ -4,6 +4,7 @@ mod describe;
 pub mod hyperv;
 mod image;
 mod interrupts;
+mod modes;
 mod msrs;
 mod state;
 
