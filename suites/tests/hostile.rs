@@ -32,7 +32,7 @@ const fn expect_nested(
     reason: &'static str,
     detail: &'static str,
 ) -> Expected {
-    Expected { test, outcome, reason, detail, needs: "CPUID feature SVM" }
+    Expected { test, outcome, reason, detail, needs: "needs CPUID feature SVM" }
 }
 
 const EXPECTED: &[Expected] = &[

@@ -58,10 +58,10 @@ impl Vcpu {
         sregs.cs = if is_real {
             real_segment((TEXT >> 4) as u32)
         } else {
-            kvm_segment { selector: CODE32, db: 1, l: 0, ..super::segment(CODE32, 11, 0) }
+            kvm_segment { selector: CODE32, db: 1, l: 0, ..super::flat(CODE32, segment::CODE) }
         };
         let data = |selector: u32| {
-            if is_real { real_segment(selector) } else { super::segment(KERNEL_DS, 3, 0) }
+            if is_real { real_segment(selector) } else { super::flat(KERNEL_DS, segment::DATA) }
         };
         (sregs.ds, sregs.es, sregs.ss) = (data(regs.ds), data(regs.es), data(regs.ss));
         (sregs.fs, sregs.gs) = (data(regs.fs), data(regs.gs));
@@ -89,7 +89,7 @@ fn real_segment(selector: u32) -> kvm_segment {
         base: u64::from(selector) << 4,
         limit: 0xffff,
         selector: selector as u16,
-        type_: 3,
+        type_: segment::DATA,
         present: 1,
         s: 1,
         ..Default::default()
