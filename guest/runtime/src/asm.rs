@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "code by address")]
 
 /// Address of a symbol that assembly of the payload defines; 0 in the host half, where there is none.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! symbol {
     ($name:ident) => {{
         #[cfg(kvm_guest)]

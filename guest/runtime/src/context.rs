@@ -37,6 +37,7 @@ impl Context {
         let level = own.level + 1;
         assert!(level <= MAX_LEVEL, "level {level} is deeper than the host half follows");
         let context = Self(layout::nested_area(nth));
+        assert!(own.ram_size >= context.0 + layout::VCPU_AREA_SIZE, "too little RAM for guests");
         arch::protect_stacks(context.0);
         context.put(StartInfo { entry: 0, level, args: [0; 6], ..own });
         context

@@ -47,6 +47,7 @@ impl Context {
 
     /// The one of a guest of vCPU `vcpu`'s own that has this stack pointer: its level is one deeper than
     /// the vCPU's where the stack is none of ours.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", test))]
     pub(crate) fn of_guest(ram: &Ram, vcpu: u32, stack_pointer: u64) -> Self {
         let area = layout::area_of_stack(stack_pointer);
         let nested = is_nested_area(area).then(|| Self::nested(ram, vcpu, area)).flatten();
@@ -71,6 +72,10 @@ impl Context {
     }
 
     /// Whether an access at `address` has run out of its stack.
+    #[cfg_attr(
+        any(target_arch = "powerpc64", target_arch = "s390x"),
+        expect(dead_code, reason = "there are no guard pages")
+    )]
     pub(crate) fn is_below_stack(&self, address: u64) -> bool {
         let guard = self.area + vcpu_area::GUARD;
         (guard..guard + PAGE_SIZE).contains(&address)

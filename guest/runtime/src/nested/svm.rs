@@ -137,7 +137,7 @@ fn identity_tables() -> u64 {
         poke(table(1) + gib * 8, table(2 + gib) | Pte::TABLE.bits());
     }
     for n in 0..4 * ENTRIES {
-        poke(table(2) + n * 8, n * LARGE_PAGE | (Pte::DEFAULT | Pte::PS).bits());
+        poke(table(2) + n * 8, (n * LARGE_PAGE) | (Pte::DEFAULT | Pte::PS).bits());
     }
     tables
 }

@@ -89,7 +89,7 @@ fn target(name: &str) -> Target {
         "\"test\":\"a\"",
     ];
     let (seeds, words, read): (_, _, fn(&[u8])) = match name {
-        "message" => (seeds::messages(), &[][..], |bytes| drop(Message::decode(bytes, 0))),
+        "message" => (seeds::messages(), &[][..], |bytes| drop(Message::decode(bytes, 0, 1))),
         "elf" => (vec![seeds::elf()], &["guest_entries", "trap_stubs"], |b| drop(Image::parse(b))),
         "policy" => (seeds::policies(), YAML, read_policy),
         "mutants" => (seeds::mutants(), YAML, read_mutants),
@@ -227,7 +227,7 @@ fn number(variable: &str) -> Option<u64> {
 /// What is spoilt must be good before, or only the first check of each reader is seen.
 fn unspoilt() {
     for message in seeds::messages() {
-        assert_eq!(Message::decode(&message, 0).unwrap().texts, ["a r", "ü", "l"]);
+        assert_eq!(Message::decode(&message, 0, 1).unwrap().texts, ["a r", "ü", "l"]);
     }
     let elf = seeds::elf();
     let image = Image::parse(&elf).unwrap();

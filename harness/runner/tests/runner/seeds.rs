@@ -63,7 +63,7 @@ pub fn messages() -> Vec<Vec<u8>> {
             magic: MAGIC,
             verb,
             vcpu: 0,
-            reserved: 0,
+            level: 1,
             args: std::array::from_fn(|n| n as u64),
             text_len: [3, 2, 1],
             reserved2: 0,
