@@ -4,8 +4,15 @@ use crate::failure::TestResult;
 use crate::perf::TestOption;
 use crate::requirement::Requirement;
 
-/// A guest function, named so that the payload's symbol can be found, and
-/// type-checked in the host build so that a renamed one does not compile.
+/// Something of the payload that the host half names: a `#[guest]` function, a `#[shared]` static.
+/// The macros make a type of the same name for it, so that whatever is imported brings its path along, and
+/// a renamed one does not compile.
+pub trait InPayload {
+    /// `module::path::name` in the `suites` crate.
+    const PATH: &'static str;
+}
+
+/// A guest function, named so that the payload's symbol can be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestFn {
     /// `module::path::name` in the `suites` crate.
@@ -39,7 +46,8 @@ impl Weight {
 /// One named test.
 #[derive(Clone, Copy, Debug)]
 pub struct TestCase {
-    /// Full path in the `suites` crate (`suites::x86_64::pio::in_byte`); see [`TestCase::name`].
+    /// Full path in the `suites` crate (`suites::x86_64::exits::pio::host::in_byte`); see
+    /// [`TestCase::name`].
     pub path: &'static str,
     /// Source file of the test.
     pub file: &'static str,
@@ -60,15 +68,33 @@ pub struct TestCase {
 }
 
 impl TestCase {
-    /// The name users see: `x86_64::pio::in_byte`, or `memslots::move` for a common test.
-    pub fn name(&self) -> &'static str {
-        let name = self.path.strip_prefix("suites::").unwrap_or(self.path);
-        name.strip_prefix("common::").unwrap_or(name)
+    /// The name users see: `x86_64::pio::in_byte`, or `memslots::move` for a common test. The folder is no
+    /// part of it, so that files can move, nor is the host half's module.
+    pub fn name(&self) -> String {
+        let mut segments: Vec<&str> = self.path.split("::").skip(1).collect();
+        if self.subject().is_some() {
+            segments.remove(1);
+        }
+        if let Some(file) = segments.windows(2).position(|pair| pair == [self.file_group(), "host"]) {
+            segments.remove(file + 1);
+        }
+        if segments.first() == Some(&"common") {
+            segments.remove(0);
+        }
+        segments.join("::")
     }
 
     /// The KVM feature, which is the file's name: also a group of that name.
     pub fn file_group(&self) -> &'static str {
         let stem = self.file.rsplit('/').next().unwrap_or(self.file);
         stem.strip_suffix(".rs").unwrap_or(stem)
+    }
+
+    /// The subject, which is the folder's name: also a group of that name.
+    pub fn subject(&self) -> Option<&'static str> {
+        match self.file.strip_prefix("suites/src/")?.split('/').collect::<Vec<_>>()[..] {
+            [_, subject, _] => Some(subject),
+            _ => None,
+        }
     }
 }

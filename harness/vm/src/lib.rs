@@ -146,20 +146,19 @@ macro_rules! log {
     ($($arg:tt)+) => { $crate::record::log(&format!($($arg)+)) };
 }
 
-/// Names a guest function of the same file.
+/// Names a `#[guest]` function.
 #[macro_export]
 macro_rules! guest_fn {
-    ($name:ident) => {{
-        let _: fn(&mut $crate::guest_runtime::Guest) = $name;
-        $crate::case::GuestFn { name: concat!(module_path!(), "::", stringify!($name)) }
-    }};
+    ($name:path) => {
+        $crate::case::GuestFn { name: <$name as $crate::case::InPayload>::PATH }
+    };
 }
 
-/// Names a `#[shared]` static of the same file.
+/// Names a `#[shared]` static.
 #[macro_export]
 macro_rules! shared_static {
-    ($name:ident) => {
-        $crate::SharedStatic::new(concat!(module_path!(), "::", stringify!($name)), &$name)
+    ($name:path) => {
+        $crate::SharedStatic::new(<$name as $crate::case::InPayload>::PATH, &$name)
     };
 }
 

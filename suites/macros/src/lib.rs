@@ -9,7 +9,7 @@ mod kvm_test;
 
 use proc_macro::TokenStream;
 use quote::quote;
-use syn::{Item, ItemFn, ItemStatic, parse_macro_input};
+use syn::{Ident, Item, ItemFn, ItemStatic, Visibility, parse_macro_input};
 
 /// A guest function: `#[guest] fn guest_code(g: &mut Guest) { … }`.
 #[proc_macro_attribute]
@@ -19,8 +19,12 @@ pub fn guest(options: TokenStream, item: TokenStream) -> TokenStream {
     }
     let function = parse_macro_input!(item as ItemFn);
     let name = &function.sig.ident;
+    let in_payload = in_payload(&function.vis, name);
     quote! {
         #function
+        #in_payload
+        #[cfg(not(kvm_guest))]
+        const _: fn(&mut ::vm::guest_runtime::Guest) = #name;
 
         #[cfg(kvm_guest)]
         const _: () = {
@@ -45,8 +49,10 @@ pub fn shared(options: TokenStream, item: TokenStream) -> TokenStream {
     }
     let item = parse_macro_input!(item as ItemStatic);
     let name = &item.ident;
+    let in_payload = in_payload(&item.vis, name);
     quote! {
         #item
+        #in_payload
 
         #[cfg(kvm_guest)]
         const _: () = {
@@ -85,7 +91,7 @@ pub fn guest_asm(input: TokenStream) -> TokenStream {
     guest_asm::expand(&input, &format!("{file}_{}_{}", span.line(), span.column())).into()
 }
 
-/// Something that only the host half needs: a helper function, an import, a type.
+/// The host half of a file, `#[host] mod host { use super::*; … }`: its tests and what only they need.
 #[proc_macro_attribute]
 pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
     if let Err(error) = no_options(options) {
@@ -125,6 +131,21 @@ pub fn kvm_test(options: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro]
 pub fn kvm_tests(options: TokenStream) -> TokenStream {
     kvm_test::expand_file(parse_macro_input!(options as kvm_test::FileOptions)).into()
+}
+
+/// A type of the item's name, which gives the host half the item's path in the payload.
+fn in_payload(visibility: &Visibility, name: &Ident) -> proc_macro2::TokenStream {
+    quote! {
+        #[cfg(not(kvm_guest))]
+        #[doc(hidden)]
+        #[allow(non_camel_case_types, dead_code, reason = "it stands for another item")]
+        #visibility enum #name {}
+
+        #[cfg(not(kvm_guest))]
+        impl ::vm::case::InPayload for #name {
+            const PATH: &'static str = concat!(module_path!(), "::", stringify!(#name));
+        }
+    }
 }
 
 fn no_options(options: TokenStream) -> Result<(), TokenStream> {

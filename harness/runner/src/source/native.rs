@@ -25,15 +25,18 @@ impl Source for Native<'_> {
 
 impl From<&'static TestCase> for Test {
     fn from(case: &'static TestCase) -> Self {
-        let own = [case.file_group(), architecture(case.name()).unwrap_or("common")];
+        let id = case.name();
+        let arch = architecture(&id).unwrap_or("common").to_owned();
+        let own = [Some(case.file_group()), case.subject()].into_iter().flatten();
+        let groups = own.chain(case.groups.iter().copied()).map(Cow::Borrowed);
         Self {
-            id: case.name().into(),
+            groups: groups.chain([Cow::Owned(arch)]).collect(),
+            id: id.into(),
             source: NAME.into(),
             location: Location { file: case.file.into(), line: case.line },
             doc: case.doc.into(),
             needs: case.requires.to_vec(),
             weight: case.weight,
-            groups: own.iter().chain(case.groups).copied().map(Cow::Borrowed).collect(),
             options: case.options.to_vec(),
             limits: Limits::default(),
             policy: None,
