@@ -6,6 +6,7 @@ pub mod cli;
 pub mod health;
 pub mod host;
 pub mod job;
+pub(crate) mod pattern;
 pub mod pool;
 pub mod registry;
 pub mod scale;

@@ -1,6 +1,7 @@
 //! A test as the runner knows it, wherever it comes from.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,6 @@ use vm::perf::TestOption;
 use vm::requirement::Requirement;
 
 use crate::body::Body;
-use crate::registry::policy::TestPolicy;
 
 /// Deadline of a test for which nobody names one.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +43,23 @@ pub struct Test {
     pub policy: Option<Arc<TestPolicy>>,
     /// What is run.
     pub body: Body,
+}
+
+/// What policy says of one test.
+#[derive(Clone, Debug, Default)]
+pub struct TestPolicy {
+    /// Its own deadline.
+    pub timeout: Option<Duration>,
+    /// Its own address space limit.
+    pub memory_bytes: Option<u64>,
+    /// Must run alone.
+    pub exclusive: bool,
+    /// More groups.
+    pub groups: Vec<String>,
+    /// More requirements, by capability name.
+    pub requires: Vec<String>,
+    /// Values of its options.
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl Test {

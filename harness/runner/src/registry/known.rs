@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::version::KernelRange;
-use crate::select::Glob;
+use crate::pattern::Glob;
 use crate::verdict::Finished;
 use crate::yaml::Scalar;
 use cli::nearest::nearest;

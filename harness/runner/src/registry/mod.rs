@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use policy::Policy;
 
-use crate::select::Glob;
+use crate::pattern::Glob;
 use crate::test::{Limits, Test};
 use crate::yaml::FileError;
 use vm::case::Weight;

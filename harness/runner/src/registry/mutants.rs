@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::select::Glob;
+use crate::pattern::Glob;
 use crate::yaml;
 
 /// Name and text of files.

@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::known::{KnownFailure, Place};
 use super::{ARCHITECTURES, BUILT_IN_NAME, NODEFAULT, PERF, architecture};
-use crate::select::Glob;
-use crate::test::{DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT, Test};
+use crate::pattern::Glob;
+use crate::test::{DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT, Test, TestPolicy};
 use crate::yaml::Step::{self, Key, Nth};
 use crate::yaml::{self, Bytes, FileError, Scalar, Span, Unique};
 use cli::nearest::unknown;
@@ -36,23 +36,6 @@ pub struct Policy {
 
 /// Name and text of a file.
 pub type File = (Cow<'static, str>, Cow<'static, str>);
-
-/// What policy says of one test.
-#[derive(Clone, Debug, Default)]
-pub struct TestPolicy {
-    /// Its own deadline.
-    pub timeout: Option<Duration>,
-    /// Its own address space limit.
-    pub memory_bytes: Option<u64>,
-    /// Must run alone.
-    pub exclusive: bool,
-    /// More groups.
-    pub groups: Vec<String>,
-    /// More requirements, by capability name.
-    pub requires: Vec<String>,
-    /// Values of its options.
-    pub parameters: BTreeMap<String, String>,
-}
 
 /// `unittests.yaml` as written.
 #[derive(Debug, Default, Deserialize)]
