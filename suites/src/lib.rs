@@ -2,6 +2,7 @@
 //!
 //! Compiled twice: into the runner, and (`cfg(kvm_guest)`) into the payload.
 #![cfg_attr(kvm_guest, no_std)]
+#![allow(clippy::module_inception, reason = "a subject may have the name of one of its features")]
 
 pub mod common;
 pub mod prelude;

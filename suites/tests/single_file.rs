@@ -91,7 +91,7 @@ fn explain_knows_the_mutants_without_the_repository() {
     let output = root.run(&["explain", "memslots::new_backing_shows_on_every_vcpu"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let told = text(&output.stdout);
-    for line in ["  source: suites/src/common/memslots.rs:", "  deadline: "] {
+    for line in ["  source: suites/src/common/memory/memslots.rs:", "  deadline: "] {
         assert!(told.contains(line), "{told}");
     }
     let mutants = ["  guards against mutant ", "  kills mutant "];

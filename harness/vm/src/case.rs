@@ -75,7 +75,8 @@ impl TestCase {
         if self.subject().is_some() {
             segments.remove(1);
         }
-        if let Some(file) = segments.windows(2).position(|pair| pair == [self.file_group(), "host"]) {
+        if let Some(file) = segments.windows(2).position(|pair| pair == [self.file_group(), "host"])
+        {
             segments.remove(file + 1);
         }
         if segments.first() == Some(&"common") {

@@ -1,42 +1,15 @@
 //! aarch64.
 
-pub mod arch_timer;
-pub mod arch_timer_uapi;
-pub mod debug;
-pub mod debug_guest;
-pub mod el0;
-pub mod gic_bench;
-pub mod gic_groups;
-pub mod gic_init;
-pub mod gic_its;
-pub mod gic_its_moves;
-pub mod gic_its_state;
-pub mod gic_mmio;
-pub mod gic_priority;
-pub mod gic_save_restore;
-pub mod gic_saved;
-pub mod gic_state;
-pub mod gic_targets;
-pub mod granule;
-pub mod hello;
+pub mod cpu;
+pub mod firmware;
+pub mod gic;
+pub mod memory;
 pub mod nested;
 pub mod pmu;
-pub mod pmu_chain;
-pub mod pmu_cycles;
-pub mod pmu_events;
-pub mod pmu_filter;
-pub mod pmu_migration;
-pub mod pmu_overflow;
-pub mod pmu_uapi;
-pub mod psci;
-pub mod psci_power;
 pub mod selftest;
-pub mod smccc;
-pub mod smccc_filter;
 pub mod spe;
-pub mod spe_abi;
-pub mod sysreg;
-pub mod sysreg_masks;
+pub(crate) mod support;
+pub mod time;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -1,8 +1,7 @@
 //! ppc64le.
 
-pub mod callers_registers;
-pub mod dawr;
-pub mod hello;
+pub mod cpu;
+pub mod debug;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -1,7 +1,7 @@
 //! riscv64.
 
-pub mod hello;
-pub mod sbi;
+pub mod cpu;
+pub mod firmware;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

@@ -1,7 +1,6 @@
 //! s390x.
 
-pub mod hello;
-pub mod resets;
+pub mod cpu;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {

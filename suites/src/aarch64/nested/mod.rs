@@ -1,0 +1,3 @@
+//! Nested virtualization.
+
+pub mod nested;

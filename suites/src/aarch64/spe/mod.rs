@@ -1,0 +1,4 @@
+//! The statistical profiling extension.
+
+pub mod spe;
+pub mod spe_abi;

@@ -1,0 +1,4 @@
+//! Clocks and timers.
+
+pub mod arch_timer;
+pub mod arch_timer_uapi;

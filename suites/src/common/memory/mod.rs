@@ -1,0 +1,10 @@
+//! Memory slots, page tables and what backs them.
+
+pub mod demand_paging;
+pub mod guest_memfd;
+pub mod hugepage_mapping;
+pub mod hugepage_zap;
+pub mod memslot_limits;
+pub mod memslot_perf;
+pub mod memslot_races;
+pub mod memslots;

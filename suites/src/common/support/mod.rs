@@ -1,0 +1,3 @@
+//! What several test files share; no tests stand here.
+
+pub mod boundary;

@@ -1,0 +1,4 @@
+//! The processor's registers, exceptions and features, and userspace's view of them.
+
+pub mod callers_registers;
+pub mod hello;

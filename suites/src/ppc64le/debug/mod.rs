@@ -1,0 +1,3 @@
+//! Breakpoints and watchpoints.
+
+pub mod dawr;

@@ -1,0 +1,3 @@
+//! Firmware calls that KVM answers.
+
+pub mod sbi;

@@ -1,0 +1,16 @@
+//! The processor's registers, exceptions and features, and userspace's view of them.
+
+pub mod cpuid_sync;
+pub mod debugregs;
+pub mod mce;
+pub mod mce_ucna;
+pub mod modes;
+pub mod mp_state;
+pub mod msr_lists;
+pub mod registers;
+pub mod split_lock;
+pub mod sregs;
+pub mod sync_regs;
+pub mod traps;
+pub mod vcpu_events;
+pub mod xsave;

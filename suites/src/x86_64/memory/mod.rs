@@ -1,0 +1,3 @@
+//! Memory slots, page tables and what backs them.
+
+pub mod tlb_roots;

@@ -1,0 +1,3 @@
+//! KVM's modules: loading, unloading, parameters.
+
+pub mod module;

@@ -1,0 +1,4 @@
+//! Performance counters.
+
+pub mod pebs;
+pub mod pmu;

@@ -1,0 +1,4 @@
+//! System management mode.
+
+pub mod smm;
+pub mod smm_events;

@@ -1,0 +1,3 @@
+//! Clocks and timers.
+
+pub mod tsc;
