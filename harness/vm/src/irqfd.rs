@@ -8,8 +8,9 @@ use kvm_bindings::{
 };
 use nix::errno::Errno;
 
-use super::Vm;
 use super::request::{KVM_SET_GSI_ROUTING, iow};
+use super::{Vm, raw_ioctl};
+use crate::state::Core;
 
 /// Not in every architecture's bindings.
 const KVM_IRQ_ROUTING_HV_SINT: u32 = 4;
@@ -109,6 +110,13 @@ impl Route {
     }
 }
 
+impl Core {
+    /// `KVM_IRQFD`, of which the inventory is not told.
+    pub(crate) fn irqfd(&self, irqfd: Irqfd) -> Result<(), Errno> {
+        raw_ioctl(self, KVM_IRQFD, &mut irqfd.bytes()).map(drop)
+    }
+}
+
 impl Vm {
     /// `KVM_IRQFD`.
     ///
@@ -116,7 +124,9 @@ impl Vm {
     ///
     /// The errno.
     pub fn irqfd(&self, irqfd: Irqfd) -> Result<(), Errno> {
-        self.raw(KVM_IRQFD, &mut irqfd.bytes()).map(drop)
+        self.core().irqfd(irqfd)?;
+        self.core().inventory().set_irqfd(irqfd);
+        Ok(())
     }
 
     /// Lets `fd` trigger `gsi`.
@@ -163,7 +173,9 @@ impl Vm {
     ///
     /// The errno.
     pub fn ioeventfd(&self, ioeventfd: IoEventfd) -> Result<(), Errno> {
-        self.raw(KVM_IOEVENTFD, &mut ioeventfd.bytes()).map(drop)
+        self.raw(KVM_IOEVENTFD, &mut ioeventfd.bytes())?;
+        self.core().inventory().set_ioeventfd(ioeventfd);
+        Ok(())
     }
 
     /// `KVM_SET_GSI_ROUTING`: replaces every route by `routes` of (GSI, target).
@@ -175,6 +187,8 @@ impl Vm {
         let mut bytes = (routes.len() as u32).to_ne_bytes().to_vec();
         bytes.extend([0; 4]);
         routes.iter().for_each(|(gsi, route)| bytes.extend(route.bytes(*gsi)));
-        self.raw(KVM_SET_GSI_ROUTING, &mut bytes).map(drop)
+        self.raw(KVM_SET_GSI_ROUTING, &mut bytes)?;
+        self.core().inventory().routes = Some(routes.to_vec());
+        Ok(())
     }
 }

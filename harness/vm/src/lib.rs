@@ -10,6 +10,8 @@ pub extern crate kvm_uapi as kvm_bindings;
 pub extern crate kvm_uapi as kvm_ioctls;
 
 pub mod arch;
+#[cfg(not(any(target_arch = "riscv64", target_arch = "powerpc64")))]
+mod attribute;
 pub mod case;
 mod config;
 mod context;
@@ -35,6 +37,7 @@ pub mod request;
 pub mod requirement;
 mod run;
 mod sigbus;
+pub mod state;
 mod stats;
 mod system;
 mod together;
@@ -66,6 +69,7 @@ pub use module::Module;
 pub use payload::code_bytes;
 pub use run::{Message, Next, Stop};
 pub use sigbus::AlignmentSignals;
+pub use state::State;
 pub use system::{KvmUnusable, System};
 pub use together::{Thread, Together, run_together, together};
 pub use uffd::{FaultMode, Userfault, shared_twins};

@@ -135,6 +135,7 @@ pub mod s390x {
     pub const KVM_SET_FPU: u64 = iow::<[u8; FPU]>(0x8d);
     pub const KVM_S390_INITIAL_RESET: u64 = io(0x97);
     pub const KVM_S390_IRQ: u64 = iow::<[u8; IRQ]>(0xb4);
+    pub const KVM_S390_SET_IRQ_STATE: u64 = iow::<[u8; IRQ_STATE]>(0xb5);
     pub const KVM_S390_GET_IRQ_STATE: u64 = iow::<[u8; IRQ_STATE]>(0xb6);
     pub const KVM_S390_NORMAL_RESET: u64 = io(0xc3);
     pub const KVM_S390_CLEAR_RESET: u64 = io(0xc4);

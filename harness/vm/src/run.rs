@@ -8,7 +8,7 @@ use super::exit::{Exit, ExitMatch};
 use super::vcpu::Vcpu;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{arch, record};
+use crate::{arch, record, state};
 
 /// A valid message from a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,8 +235,19 @@ impl Vcpu {
 
     /// Runs, takes messages in, and stops at what they do not cover.
     fn step(&mut self) -> TestResult<Step> {
+        if !state::is_moving() {
+            return self.step_from(None);
+        }
+        let exit = self.move_vm()?;
+        let step = self.step_from(exit)?;
+        self.with_entry(|entry| entry.is_at_exit = matches!(step, Step::Exit(_)));
+        Ok(step)
+    }
+
+    /// The same from `exit` on, where one has come already.
+    fn step_from(&mut self, mut exit: Option<Exit>) -> TestResult<Step> {
         loop {
-            let exit = self.run_once()?;
+            let exit = exit.take().map_or_else(|| self.run_once(), Ok)?;
             let Some(gpa) = arch::doorbell(self, &exit) else {
                 return Ok(Step::Exit(exit));
             };

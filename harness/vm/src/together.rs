@@ -244,6 +244,11 @@ pub(crate) fn is_stopped() -> bool {
     GROUPS.with_borrow(|groups| groups.iter().any(of))
 }
 
+/// Whether vCPUs may run on other threads than this one.
+pub(crate) fn is_member() -> bool {
+    GROUPS.with_borrow(|groups| !groups.is_empty())
+}
+
 /// What ends a thread that [`is_stopped`].
 pub(crate) fn stopped() -> Failure {
     Failure::Error("stopped: another thread of the test failed first".into())

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Weak};
 
 use kvm_bindings::kvm_run;
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::VcpuFd;
 use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
@@ -13,10 +13,11 @@ use super::context::Context;
 use super::exit::{Exit, ExitCounts};
 use super::last_words::Known;
 use super::request::{KVM_ENABLE_CAP, KVM_INTERRUPT, KVM_RUN};
-use super::{Ram, System, raw_ioctl, stats, together, watchdog};
+use super::{Ioctl, Ram, System, raw_ioctl, stats, together, watchdog};
 use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
+use crate::state::{self, Core, VcpuEntry};
 use crate::{arch, record};
 
 /// A vCPU and what the run loop knows of it.
@@ -28,7 +29,9 @@ pub struct Vcpu {
     pub(crate) index: u32,
     pub(crate) ram: Arc<Ram>,
     pub(crate) vm: Arc<arch::VmState>,
-    vm_fd: Weak<VmFd>,
+    core: Weak<Core>,
+    /// Another descriptor of one that the test has ([`Vcpu::twin`]).
+    is_twin: bool,
     mmap_size: usize,
     args: [u64; 6],
     exits: ExitCounts,
@@ -44,27 +47,53 @@ const _: () = {
 
 impl Vcpu {
     pub(crate) fn new(
+        fd: VcpuFd,
+        index: u32,
+        ram: Arc<Ram>,
+        vm: Arc<arch::VmState>,
+        core: &Arc<Core>,
+    ) -> TestResult<Self> {
+        let mut vcpu = Self::around(fd, index, ram, vm, core)?;
+        let run = std::ptr::from_mut(vcpu.kvm_run()) as usize;
+        let raw = vcpu.as_raw_fd();
+        core.inventory().vcpus.push(VcpuEntry::new(index, raw, run));
+        Ok(vcpu)
+    }
+
+    fn around(
         mut fd: VcpuFd,
         index: u32,
         ram: Arc<Ram>,
         vm: Arc<arch::VmState>,
-        vm_fd: Weak<VmFd>,
+        core: &Arc<Core>,
     ) -> TestResult<Self> {
         let mmap_size = System::get()?.vcpu_mmap_size();
-        let vm_raw = vm_fd.upgrade().map(|vm| vm.as_raw_fd());
         Ok(Self {
-            known: Known::new(fd.as_raw_fd(), vm_raw, fd.get_kvm_run(), index),
+            known: Known::new(fd.as_raw_fd(), Some(core.as_raw_fd()), fd.get_kvm_run(), index),
             fd,
             index,
             ram,
             vm,
-            vm_fd,
+            core: Arc::downgrade(core),
+            is_twin: false,
             mmap_size,
             args: [0; 6],
             exits: ExitCounts::default(),
             last_log: None,
             sender: Context::of_vcpu(index),
         })
+    }
+
+    /// Another descriptor of a vCPU, for what is to be done with it while its owner is elsewhere.
+    pub(crate) fn twin(core: &Arc<Core>, ram: &Arc<Ram>, entry: &VcpuEntry) -> TestResult<Self> {
+        // SAFETY: a system call without pointers.
+        let raw = Errno::result(unsafe { libc::fcntl(entry.fd, libc::F_DUPFD_CLOEXEC, 0) })
+            .map_err(|e| Failure::Error(format!("dup of a vCPU's descriptor: {e}")))?;
+        // SAFETY: the descriptor is new, a vCPU's, and nobody else's.
+        let fd = unsafe { core.fd.create_vcpu_from_rawfd(raw) }.ioctl("mmap of kvm_run")?;
+        let mut twin = Self::around(fd, entry.index, Arc::clone(ram), Arc::default(), core)?;
+        twin.is_twin = true;
+        Ok(twin)
     }
 
     /// The wrapped descriptor, for ioctls that kvm-ioctls knows.
@@ -140,6 +169,7 @@ impl Vcpu {
     pub fn run_once(&mut self) -> TestResult<Exit> {
         if self.exits.total() == 0 {
             arch::before_first_run(&self.vm)?;
+            self.with_entry(|entry| entry.has_run = true);
         }
         let raw = self.as_raw_fd();
         let run: *mut kvm_run = self.fd.get_kvm_run();
@@ -165,8 +195,8 @@ impl Vcpu {
     fn out_of_time(&mut self) -> Failure {
         record::stats(&format!("vCPU {}", self.index), stats::nonzero(&self.fd));
         let told = self.describe("the deadline has passed");
-        if let Some(vm) = self.vm_fd.upgrade() {
-            record::stats("VM", stats::nonzero(&*vm));
+        if let Some(core) = self.core.upgrade() {
+            record::stats("VM", stats::nonzero(&*core));
         }
         watchdog::tell(&told);
         Failure::Timeout(told)
@@ -218,7 +248,51 @@ impl Vcpu {
         let mut bytes = [0; size_of::<kvm_bindings::kvm_enable_cap>()];
         bytes[..4].copy_from_slice(&cap.to_ne_bytes());
         bytes[8..40].copy_from_slice(args.as_bytes());
-        self.raw(KVM_ENABLE_CAP, &mut bytes).map(drop)
+        self.raw(KVM_ENABLE_CAP, &mut bytes)?;
+        self.with_entry(|entry| entry.caps.push((cap, args)));
+        Ok(())
+    }
+
+    /// What its VM keeps of it.
+    pub(crate) fn with_entry(&self, change: impl FnOnce(&mut VcpuEntry)) {
+        if let Some(core) = self.core.upgrade()
+            && let Some(entry) = core.inventory().vcpu(self.as_raw_fd())
+        {
+            change(entry);
+        }
+    }
+
+    /// Moves the VM, before each KVM_RUN but the first; not while another vCPU runs, or is at an exit that
+    /// the test has yet to handle. Gives the exit of a vCPU that comes to the next one when its last is
+    /// completed: then it has not moved.
+    pub(crate) fn move_vm(&mut self) -> TestResult<Option<Exit>> {
+        let Some(core) = self.core.upgrade().filter(|_| self.exits.total() > 0) else {
+            return Ok(None);
+        };
+        let me = self.as_raw_fd();
+        let is_busy = core.inventory().vcpus.iter().any(|v| v.fd != me && v.is_at_exit);
+        if is_busy || together::is_member() {
+            return Ok(None);
+        }
+        self.set_immediate_exit(true);
+        let exit = self.run_once()?;
+        self.set_immediate_exit(false);
+        match exit {
+            Exit::Intr => state::move_in_place(&core, &self.ram).map(|()| None),
+            next => Ok(Some(next)),
+        }
+    }
+
+    /// `KVM_SET_GUEST_DEBUG`.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub fn set_guest_debug(&self, debug: &kvm_bindings::kvm_guest_debug) -> Result<(), Errno> {
+        self.fd.set_guest_debug(debug).errno()?;
+        self.with_entry(|entry| entry.guest_debug = Some(*debug));
+        Ok(())
     }
 
     /// `KVM_INTERRUPT` of `vector`.
@@ -255,6 +329,17 @@ impl Vcpu {
             text.push_str(&format!("\nlast log line: {line}"));
         }
         text
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade()
+            && !self.is_twin
+        {
+            let raw = self.as_raw_fd();
+            core.inventory().vcpus.retain(|entry| entry.fd != raw);
+        }
     }
 }
 

@@ -10,22 +10,25 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 
-use super::{Ioctl, Mapping, Ram, System, Vcpu, VmConfig, raw_ioctl};
+use super::{Ioctl, Irqchip, Mapping, Ram, System, Vcpu, VmConfig, raw_ioctl};
 use crate::arch;
 use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
 use crate::payload::{Payload, code_bytes};
+use crate::state::Core;
 
 /// A VM with the payload in its memslot 0.
 #[derive(Debug)]
 pub struct Vm {
-    fd: Arc<VmFd>,
+    core: Arc<Core>,
     ram: Arc<Ram>,
-    regions: Vec<Mapping>,
-    vcpu_config: arch::VcpuConfig,
-    nr_vcpus: u32,
+    mappings: Vec<Arc<Mapping>>,
+    for_new_vcpus: ForNewVcpus,
     state: Arc<arch::VmState>,
 }
+
+/// What vCPUs made from now on are made of, and how many can run guest functions.
+pub(crate) type ForNewVcpus = (arch::VcpuConfig, u32);
 
 const _: () = {
     const fn sendable<T: Send>() {}
@@ -45,26 +48,53 @@ impl Vm {
         let fd = arch::create_vm(system).ioctl("KVM_CREATE_VM")?;
         let ram = Payload::get()?.instantiate(config.ram_size())?;
         arch::extend_tables(&ram, config.nr_vcpus());
-        let mut vm = Self {
-            fd: Arc::new(fd),
-            ram: Arc::new(ram),
-            regions: Vec::new(),
-            vcpu_config: config.vcpu_config(arch::default_vcpu_config(system)),
-            nr_vcpus: config.nr_vcpus(),
-            state: Arc::default(),
-        };
+        let vcpu_config = config.vcpu_config(arch::default_vcpu_config(system));
+        let mut vm = Self::around(
+            Core::new(fd, config.irqchip),
+            Arc::new(ram),
+            Vec::new(),
+            (vcpu_config, config.nr_vcpus()),
+        );
         vm.set_region(0, 0, 0, config.ram_size(), vm.ram.mapping().hva())
             .ioctl("KVM_SET_USER_MEMORY_REGION")?;
         for (cap, args) in config.caps {
             vm.enable_cap(cap, args).ioctl(&format!("KVM_ENABLE_CAP({cap})"))?;
         }
-        vm.state = Arc::new(arch::prepare_vm(&vm, config.irqchip)?);
+        vm.prepare(config.irqchip)?;
         Ok(vm)
+    }
+
+    /// A VM of these parts, on which nothing is done yet.
+    pub(crate) fn around(
+        core: Core,
+        ram: Arc<Ram>,
+        mappings: Vec<Arc<Mapping>>,
+        for_new_vcpus: ForNewVcpus,
+    ) -> Self {
+        Self { core: Arc::new(core), ram, mappings, for_new_vcpus, state: Arc::default() }
+    }
+
+    /// Does what must precede the first vCPU.
+    pub(crate) fn prepare(&mut self, irqchip: Irqchip) -> TestResult {
+        self.state = Arc::new(arch::prepare_vm(self, irqchip)?);
+        Ok(())
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn mappings(&self) -> &[Arc<Mapping>] {
+        &self.mappings
+    }
+
+    pub(crate) fn for_new_vcpus(&self) -> ForNewVcpus {
+        self.for_new_vcpus.clone()
     }
 
     /// The wrapped descriptor, for ioctls that kvm-ioctls knows.
     pub fn fd(&self) -> &VmFd {
-        &self.fd
+        &self.core.fd
     }
 
     /// The default memslot's memory.
@@ -83,7 +113,7 @@ impl Vm {
         expect(dead_code, reason = "tests change it there only")
     )]
     pub(crate) fn vcpu_config_mut(&mut self) -> &mut arch::VcpuConfig {
-        &mut self.vcpu_config
+        &mut self.for_new_vcpus.0
     }
 
     /// Creates vCPU `index`, set to run `guest` from its first instruction.
@@ -92,10 +122,10 @@ impl Vm {
     ///
     /// KVM refuses.
     pub fn add_vcpu(&mut self, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
-        if index >= self.nr_vcpus {
+        if index >= self.for_new_vcpus.1 {
             return Err(Failure::Error(format!(
                 "vCPU {index} runs a guest function: VmConfig::vcpus gave room for {}",
-                self.nr_vcpus
+                self.for_new_vcpus.1
             )));
         }
         let mut vcpu = self.create_vcpu(index)?;
@@ -109,11 +139,15 @@ impl Vm {
     ///
     /// KVM refuses.
     pub fn create_vcpu(&mut self, index: u32) -> TestResult<Vcpu> {
-        let fd = self.fd.create_vcpu(index.into()).ioctl("KVM_CREATE_VCPU")?;
-        let (ram, state) = (Arc::clone(&self.ram), Arc::clone(&self.state));
-        let vcpu = Vcpu::new(fd, index, ram, state, Arc::downgrade(&self.fd))?;
-        arch::prepare_vcpu(&vcpu, &self.vcpu_config)?;
+        let vcpu = self.bare_vcpu(index)?;
+        arch::prepare_vcpu(&vcpu, &self.for_new_vcpus.0)?;
         Ok(vcpu)
+    }
+
+    /// Creates vCPU `index`, and nothing else.
+    pub(crate) fn bare_vcpu(&self, index: u32) -> TestResult<Vcpu> {
+        let fd = self.core.fd.create_vcpu(index.into()).ioctl("KVM_CREATE_VCPU")?;
+        Vcpu::new(fd, index, Arc::clone(&self.ram), Arc::clone(&self.state), &self.core)
     }
 
     /// `KVM_SET_USER_MEMORY_REGION` as it is: `userspace_addr` must be this process's memory, or the
@@ -139,7 +173,9 @@ impl Vm {
         };
         // SAFETY: a guest can write what is at `hva`: tests give memory of their own mappings, which
         // the VM or the test keeps for as long as the slot lives.
-        unsafe { self.fd.set_user_memory_region(region) }.errno()
+        unsafe { self.core.fd.set_user_memory_region(region) }.errno()?;
+        self.core.inventory().set_slot(region);
+        Ok(())
     }
 
     /// Adds a memslot over fresh zeroes, kept by the VM. Returns its mapping.
@@ -172,13 +208,13 @@ impl Vm {
     ) -> TestResult<&Mapping> {
         self.set_region(slot, flags, gpa, mapping.len() as u64, mapping.hva())
             .ioctl("KVM_SET_USER_MEMORY_REGION")?;
-        self.regions.push(mapping);
-        Ok(&self.regions[self.regions.len() - 1])
+        self.mappings.push(Arc::new(mapping));
+        Ok(&self.mappings[self.mappings.len() - 1])
     }
 
     /// A mapping that was given to the VM, in the order of giving.
     pub fn mapping(&self, index: usize) -> &Mapping {
-        &self.regions[index]
+        &self.mappings[index]
     }
 
     /// The guest's copy of a shared static (`#[shared]`): `vm.shared(shared_static!(FLAG))`.
@@ -212,7 +248,7 @@ impl Vm {
 
     /// `KVM_CHECK_EXTENSION` on the VM.
     pub fn check_extension(&self, cap: u32) -> i32 {
-        self.fd.check_extension_raw(cap.into())
+        self.core.fd.check_extension_raw(cap.into())
     }
 
     /// `KVM_ENABLE_CAP` on the VM.
@@ -221,8 +257,10 @@ impl Vm {
     ///
     /// The errno.
     pub fn enable_cap(&self, cap: u32, args: [u64; 4]) -> Result<(), Errno> {
-        let cap = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
-        self.fd.enable_cap(&cap).errno()
+        let enable = kvm_bindings::kvm_enable_cap { cap, args, ..Default::default() };
+        self.core.fd.enable_cap(&enable).errno()?;
+        self.core.inventory().caps.push((cap, args));
+        Ok(())
     }
 
     /// An ioctl on the VM with a structure of plain bytes ([`raw_ioctl`]).
@@ -237,7 +275,7 @@ impl Vm {
 
 impl AsRawFd for Vm {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.core.as_raw_fd()
     }
 }
 

@@ -10,7 +10,7 @@ use syn::{
 };
 
 /// Options of a test, and whether a file can have them for all of its tests.
-const OPTIONS: [(&str, bool); 16] = [
+const OPTIONS: [(&str, bool); 17] = [
     ("requires", true),
     ("irqchip", true),
     ("split_irqchip", true),
@@ -26,6 +26,7 @@ const OPTIONS: [(&str, bool); 16] = [
     ("options", true),
     ("guests", false),
     ("vcpus", false),
+    ("moved", false),
     ("params", false),
 ];
 
@@ -41,6 +42,7 @@ pub(crate) struct Options {
     groups: Vec<LitStr>,
     exclusive: bool,
     without_kvm: bool,
+    moved: bool,
     params: Vec<(Ident, Expr)>,
     options: Option<Expr>,
 }
@@ -102,6 +104,7 @@ impl Options {
                 input.parse::<Token![=]>()?;
                 self.options = Some(input.parse()?);
             }
+            "moved" => self.moved = true,
             "pmu" => self.config.push(quote!(.pmu())),
             "features" => {
                 self.config.extend(list::<Path>(input)?.iter().map(|f| quote!(.feature(#f))));
@@ -232,11 +235,15 @@ pub(crate) fn expand(options: Options, function: ItemFn) -> Result<TokenStream> 
         };
         return Err(Error::new(function.sig.inputs.span(), message));
     }
-    let cases = if options.params.is_empty() {
-        vec![case(&options, &function, fixture, None)]
-    } else {
-        options.params.iter().map(|param| case(&options, &function, fixture, Some(param))).collect()
+    let params: Vec<_> = match options.params.as_slice() {
+        [] => vec![None],
+        params => params.iter().map(Some).collect(),
     };
+    let variants: &[_] =
+        if options.moved { &[Variant::Plain, Variant::Moved] } else { &[Variant::Plain] };
+    let cases = params
+        .iter()
+        .flat_map(|param| variants.iter().map(|v| case(&options, &function, fixture, *param, *v)));
     Ok(quote! {
         #[cfg(not(kvm_guest))]
         #function
@@ -257,18 +264,35 @@ fn fixture(function: &ItemFn) -> Result<&Type> {
     }
 }
 
+/// Under which circumstance a test runs.
+#[derive(Clone, Copy)]
+enum Variant {
+    Plain,
+    /// Its VMs go on in fresh descriptors all the time.
+    Moved,
+}
+
 fn case(
     options: &Options,
     function: &ItemFn,
     fixture: &Type,
     param: Option<&(Ident, Expr)>,
+    variant: Variant,
 ) -> TokenStream {
     let name = &function.sig.ident;
-    let (suffix, argument) = match param {
+    let (mut suffix, argument) = match param {
         Some((param, value)) => (format!("::{param}"), Some(quote!(, #value))),
         None => (String::new(), None),
     };
+    let (run, group) = match variant {
+        Variant::Plain => (quote!(body), None),
+        Variant::Moved => {
+            suffix.push_str("@moved");
+            (quote!(|| ::vm::state::moved(body)), Some("moved"))
+        }
+    };
     let Options { guests, requires, groups, .. } = options;
+    let groups = groups.iter().map(LitStr::value).chain(group.map(str::to_owned));
     let (config, weight, settable) = (options.config(), options.weight(), options.settable());
     let doc = doc(function);
     quote! {
@@ -282,7 +306,7 @@ fn case(
             const GROUPS: &[&str] = &[#(#groups),*];
             const TEST_OPTIONS: &[::vm::perf::TestOption] = &#settable;
 
-            fn run() -> ::vm::failure::TestResult {
+            fn body() -> ::vm::failure::TestResult {
                 let setup = ::vm::fixture::Setup {
                     guests: GUESTS,
                     config: (KVM_TESTS.config)()#config,
@@ -314,7 +338,7 @@ fn case(
                     KVM_TESTS.options,
                     TEST_OPTIONS,
                 ),
-                run,
+                run: #run,
             };
         };
     }
@@ -389,6 +413,17 @@ mod tests {
         let text = expand(options, syn::parse_str(function).unwrap()).unwrap().to_string();
         assert_eq!(text.matches("distributed_slice").count(), 2);
         assert!(text.contains("\"::byte\"") && text.contains("\"::word\""), "{text}");
+    }
+
+    #[test]
+    fn a_moved_test_has_a_twin_for_each_parameter() {
+        let options = syn::parse_str("code, moved, params = [byte: 1, word: 2]").unwrap();
+        let function = "fn rule(t: &mut OneVcpu, size: u8) -> TestResult { Ok(()) }";
+        let text = expand(options, syn::parse_str(function).unwrap()).unwrap().to_string();
+        for id in ["\"::byte\"", "\"::byte@moved\"", "\"::word\"", "\"::word@moved\""] {
+            assert!(text.contains(id), "{id} is not in {text}");
+        }
+        assert_eq!(text.matches("state :: moved (body)").count(), 2);
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - `exclusive`: runs alone;
 /// - `without_kvm`: runs alone, and the runner lets go of `/dev/kvm` meanwhile;
 /// - `options = [A, B]`: the `vm::perf::TestOption`s that the test reads (`--set`);
+/// - `moved`: a twin of the test, `NAME@moved`, whose VMs go on in fresh descriptors at every exit and sync
+///   that the test handles;
 /// - `params = [name: expression, …]`: one case each, handed to the function as its second argument.
 ///
 /// What all tests of a file share stands in [`kvm_tests!`].

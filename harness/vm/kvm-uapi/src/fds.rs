@@ -166,6 +166,20 @@ impl VmFd {
     pub fn create_vcpu(&self, id: u64) -> Result<VcpuFd> {
         let fd = call(&self.file, KVM_CREATE_VCPU, id)?;
         // SAFETY: the descriptor is new, and nobody else's.
+        unsafe { self.create_vcpu_from_rawfd(fd) }
+    }
+
+    /// Takes over a vCPU's descriptor, and maps its `kvm_run`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be mapped.
+    ///
+    /// # Safety
+    ///
+    /// The descriptor is a vCPU's, and nobody else's.
+    pub unsafe fn create_vcpu_from_rawfd(&self, fd: RawFd) -> Result<VcpuFd> {
+        // SAFETY: as the caller says.
         let file = unsafe { File::from_raw_fd(fd) };
         // SAFETY: a new mapping at an address of the kernel's choice.
         let run = unsafe {

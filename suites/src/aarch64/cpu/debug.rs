@@ -57,7 +57,7 @@ fn runs_a_program(g: &mut Guest) {
 fn debug(vcpu: &Vcpu, control: u32, fill: impl FnOnce(&mut kvm_guest_debug)) -> TestResult {
     let mut debug = kvm_guest_debug { control, ..Default::default() };
     fill(&mut debug);
-    vcpu.fd().set_guest_debug(&debug).ioctl("KVM_SET_GUEST_DEBUG")
+    vcpu.set_guest_debug(&debug).ioctl("KVM_SET_GUEST_DEBUG")
 }
 
 #[host]
@@ -214,7 +214,7 @@ fn unknown_flags_are_refused(t: &mut OneVcpu) -> TestResult {
         | KVM_GUESTDBG_USE_HW;
     for bit in (0..32).filter(|bit| known >> bit & 1 == 0) {
         let control = KVM_GUESTDBG_ENABLE | 1 << bit;
-        let set = t.vcpu.fd().set_guest_debug(&kvm_guest_debug { control, ..Default::default() });
+        let set = t.vcpu.set_guest_debug(&kvm_guest_debug { control, ..Default::default() });
         let errno = set.errno();
         check!(
             "an unknown flag of KVM_SET_GUEST_DEBUG is EINVAL",
@@ -223,7 +223,7 @@ fn unknown_flags_are_refused(t: &mut OneVcpu) -> TestResult {
         );
     }
     let debug = kvm_guest_debug { control: known, ..Default::default() };
-    check!("all known flags together are accepted", t.vcpu.fd().set_guest_debug(&debug).is_ok());
+    check!("all known flags together are accepted", t.vcpu.set_guest_debug(&debug).is_ok());
     Ok(())
 }
 

@@ -307,7 +307,7 @@ fn takes_private_interrupts(g: &mut Guest) {
 }
 
 /// PPIs and SGIs have groups as SPIs do.
-#[kvm_test(takes_private_interrupts, params = [
+#[kvm_test(takes_private_interrupts, moved, params = [
     gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
     gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
 ])]

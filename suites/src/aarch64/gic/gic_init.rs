@@ -119,7 +119,7 @@ fn number_of_interrupts_is_checked(t: &mut OneVm, version: GicVersion) -> TestRe
 #[kvm_test(does_nothing, params = [gicv2: V2, gicv3: V3])]
 fn order_of_creation(t: &mut OneVm, version: GicVersion) -> TestResult {
     let gic = Gic::create(&t.vm, version)?;
-    let second = Device::create(t.vm.fd(), version.device_type()).map(drop);
+    let second = Device::create(&t.vm, version.device_type()).map(drop);
     check_eq!("a second GIC of a VM is EEXIST", second, Err(Errno::EEXIST));
     let device = gic.device();
     let init = u64::from(KVM_DEV_ARM_VGIC_CTRL_INIT);

@@ -196,7 +196,7 @@ fn takes_lpis(_: &mut Guest) {
 }
 
 /// INT makes the LPI that the event is mapped to pending.
-#[kvm_test(takes_lpis)]
+#[kvm_test(takes_lpis, moved)]
 fn events_become_lpis(t: &mut OneVm) -> TestResult {
     run_with_its(t)
 }

@@ -11,7 +11,7 @@ use GicVersion::V3;
 use vm::bindings::{
     KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_ITS_RESTORE_TABLES, KVM_DEV_ARM_ITS_SAVE_TABLES,
     KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_ITS_REGS,
-    KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES, KVM_VGIC_ITS_ADDR_TYPE,
+    KVM_VGIC_ITS_ADDR_TYPE,
 };
 
 const COLLECTION: u16 = 3;
@@ -69,14 +69,6 @@ fn goes_on_with_events(_: &mut Guest) {
     check_eq!("the ITS takes commands behind those of before", seen, NOTHING);
 }
 
-/// GITS_CBASER first; GITS_CTLR, which enables it, comes behind the tables.
-#[host]
-fn registers() -> Vec<(&'static str, Register<gits::Its, u64>)> {
-    let fixed = [("CBASER", gits::CBASER), ("CREADR", gits::CREADR), ("CWRITER", gits::CWRITER)];
-    let tables = (0..gits::NR_BASERS).map(|n| ("BASER", gits::baser(n)));
-    fixed.into_iter().chain(tables).collect()
-}
-
 /// An ITS whose tables, registers and pending LPIs are moved to another VM goes on there.
 #[kvm_test(maps_events)]
 fn its_is_moved(t: &mut OneVm) -> TestResult {
@@ -84,50 +76,26 @@ fn its_is_moved(t: &mut OneVm) -> TestResult {
     let its = Its::create(&t.vm)?;
     its.init()?;
     bench.vcpu().run_until_sync(1)?;
-    its.control(KVM_DEV_ARM_ITS_SAVE_TABLES).ioctl("KVM_DEV_ARM_ITS_SAVE_TABLES")?;
-    save_pending_tables(&bench)?;
+    let tables = ItsState::of(&its)?;
+    bench.gic.save_pending_tables()?;
     for (n, (_, _, lpi)) in EVENTS.into_iter().enumerate() {
         let (byte, bit) = its::pending_bit(0, lpi);
         let pending = t.vm.ram().mapping().byte(byte as usize).load(SeqCst) & bit != 0;
         check_eq!("the pending table has the bits of pending LPIs", pending, PENDING.contains(&n));
     }
-    let saved = Saved::of(&bench)?;
-    let iidr = its.register(gits::IIDR).ioctl("GITS_IIDR")?;
-    let control = its.register(gits::CTLR).ioctl("GITS_CTLR")?;
-    let values = registers().into_iter().map(|(name, r)| its.register(r).ioctl(name));
-    let values = values.collect::<TestResult<Vec<_>>>()?;
+    let saved = state_of(&bench)?;
 
     let mut vm = Vm::new(VmConfig::new())?;
-    let mut tables = vec![0; (its::TABLES.end - its::TABLES.start) as usize];
-    t.vm.ram().mapping().read(its::TABLES.start as usize, &mut tables);
-    vm.ram().mapping().write(its::TABLES.start as usize, &tables);
+    let mut memory = vec![0; (its::TABLES.end - its::TABLES.start) as usize];
+    t.vm.ram().mapping().read(its::TABLES.start as usize, &mut memory);
+    vm.ram().mapping().write(its::TABLES.start as usize, &memory);
     let mut other = Bench::of(&mut vm, V3, guest_fn!(goes_on_with_events), &[], few_interrupts)?;
     let moved = Its::create(&vm)?;
     moved.init()?;
-    saved.restore(&other, ControlIs::First)?;
-    moved.set_register(gits::IIDR, iidr).ioctl("GITS_IIDR")?;
-    for ((name, register), value) in registers().into_iter().zip(&values) {
-        // CWRITER behind CREADR, so that nothing is taken twice.
-        moved.set_register(register, *value).ioctl(name)?;
-        check_eq!(
-            "GITS_{name} reads back as it was restored",
-            moved.register(register),
-            Ok(*value)
-        );
-    }
-    moved.control(KVM_DEV_ARM_ITS_RESTORE_TABLES).ioctl("KVM_DEV_ARM_ITS_RESTORE_TABLES")?;
-    moved.set_register(gits::CTLR, control).ioctl("GITS_CTLR")?;
-    check_eq!("GITS_CTLR reads back as it was restored", moved.register(gits::CTLR), Ok(control));
+    saved.restore(&other.gic, ControlIs::First)?;
+    tables.restore(&moved)?;
+    check_eq!("the ITS reads back as it was restored", ItsState::of(&moved)?, tables);
     other.run()
-}
-
-#[host]
-fn save_pending_tables(bench: &Bench) -> TestResult {
-    bench
-        .gic
-        .device()
-        .set_at(KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES.into(), 0)
-        .ioctl("KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES")
 }
 
 /// KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES writes the bits of LPIs, and leaves the first KiB of a table alone.
@@ -146,7 +114,7 @@ fn pending_tables_are_saved(t: &mut OneVm) -> TestResult {
     // Not pending, so that its bit must go.
     let (stale, bit) = its::pending_bit(0, EVENTS[0].2);
     ram.byte(stale as usize).store(bit, SeqCst);
-    save_pending_tables(&bench)?;
+    bench.gic.save_pending_tables()?;
     check!(
         "the pending table's first KiB stays as it was",
         (0..1024).all(|at| byte(at).load(SeqCst) == MARK)

@@ -58,7 +58,7 @@ fn finds_it_filled(_: &mut Guest) {
 fn registers_come_back(t: &mut OneVm, version: GicVersion) -> TestResult {
     let mut bench = Bench::with(t, version, &[], few_interrupts)?;
     bench.vcpu().run_until_sync(1)?;
-    let saved = Saved::of(&bench)?;
+    let saved = state_of(&bench)?;
     for (name, bank, bits) in KEPT {
         for intid in SOME_INTIDS {
             let got = bench.gic.dist(bank.word(intid)).ioctl(name)? & bits;
@@ -70,12 +70,12 @@ fn registers_come_back(t: &mut OneVm, version: GicVersion) -> TestResult {
         }
     }
     let (_vm, mut other) = restored(&saved, version, ControlIs::First, guest_fn!(finds_it_filled))?;
-    let again = Saved::of(&other)?;
+    let again = state_of(&other)?;
     for (name, ..) in KEPT {
         check_eq!("userspace reads back the restored {name}", again.words(name), saved.words(name));
     }
     let differences = saved.differences(&again);
-    check!("all other state reads back as restored", differences.is_empty(), "{differences:x?}");
+    check!("all other state reads back as restored", differences.is_empty(), "{differences:?}");
     other.run()
 }
 
@@ -161,7 +161,7 @@ fn moved_mid_flight(t: &mut OneVm, (version, order): (GicVersion, ControlIs)) ->
     let mut bench = Bench::with(t, version, &[], few_interrupts)?;
     bench.vcpu().run_until_sync(1)?;
     set_level(&t.vm, true)?;
-    let saved = Saved::of(&bench)?;
+    let saved = state_of(&bench)?;
     let (vm, mut other) = restored(&saved, version, order, guest_fn!(goes_on_in_the_middle))?;
     if version == V2 {
         // There is no LEVEL_INFO: who drives the lines does so again.

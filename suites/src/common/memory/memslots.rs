@@ -101,7 +101,7 @@ pub fn pages(pages: u64, value: u64) -> TestResult<Mapping> {
 
 /// api.rst 4.35: a slot's memory is the guest's; a moved slot is at its new place and no longer at its
 /// old one; a deleted one (size 0) is gone, and its memory keeps what the guest wrote.
-#[kvm_test(accesses)]
+#[kvm_test(accesses, moved)]
 fn slot_is_created_moved_and_deleted(t: &mut OneVcpu) -> TestResult {
     const ELSEWHERE: u64 = GPA + 16 * PAGE;
     let OneVcpu { vcpu, vm } = t;

@@ -27,7 +27,7 @@ fn stops_again_and_again(g: &mut Guest) {
 }
 
 /// The floating-point and vector registers that a system call keeps are as before.
-#[kvm_test(stops_again_and_again)]
+#[kvm_test(stops_again_and_again, moved)]
 fn vector_registers_are_kept(t: &mut OneVcpu) -> TestResult {
     t.vm.add_memory(1, 0, layout::FREE, PAGES * layout::PAGE_SIZE)?;
     t.vcpu.run_until_sync(READY)?;

@@ -103,7 +103,7 @@ fn sets_timer(_: &mut Guest) {
 }
 
 /// sbi_set_timer: the timer interrupt comes when the counter has reached the time.
-#[kvm_test(sets_timer)]
+#[kvm_test(sets_timer, moved)]
 fn timer_interrupts_when_due(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }

@@ -41,7 +41,7 @@ fn set(vcpu: &Vcpu, regs: &kvm_debugregs) -> Result<(), Errno> {
 }
 
 /// The guest reads the debug registers that userspace set, and userspace those that the guest wrote.
-#[kvm_test(compares_debug_registers)]
+#[kvm_test(compares_debug_registers, moved)]
 fn guest_and_userspace_see_the_same_debug_registers(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(1)?;
     t.vcpu.complete_exit()?;

@@ -112,7 +112,7 @@ fn corrected_error_is_only_recorded(t: &mut OneVcpu, times: u32) -> TestResult {
 }
 
 /// An uncorrected error of a bank whose reporting the guest has switched off is ignored.
-#[kvm_test(takes_machine_checks)]
+#[kvm_test(takes_machine_checks, moved)]
 fn disabled_bank_reports_nothing(t: &mut OneVcpu) -> TestResult {
     start(t, true, false)?;
     inject(&t.vcpu, UNCORRECTED).ioctl("KVM_X86_SET_MCE")?;

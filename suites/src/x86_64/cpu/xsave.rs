@@ -74,7 +74,7 @@ fn put_xmms(area: &mut [u8], xmms: Xmms) {
 }
 
 /// The area has the guest's registers, and the guest those of the area.
-#[kvm_test(exchanges, requires(cap::XSAVE))]
+#[kvm_test(exchanges, moved, requires(cap::XSAVE))]
 fn guest_and_userspace_see_the_same_vector_registers(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until(Exit::io_out(EXCHANGE_PORT))?;
     t.vcpu.complete_exit()?;

@@ -9,80 +9,25 @@ use bindings::{
     KVM_MSR_FILTER_READ as READ, KVM_MSR_FILTER_WRITE as WRITE,
 };
 
+#[host]
+use vm::arch::{MsrRange, bitmap_bytes};
+
 kvm_tests! { requires(cap::X86_MSR_FILTER) }
 
-/// `KVM_X86_SET_MSR_FILTER`.
-#[host]
-const KVM_X86_SET_MSR_FILTER: u64 = 0x4188_aec6;
-/// Bytes of `struct kvm_msr_filter`, and of its header.
-#[host]
-const FILTER_BYTES: usize = 0x188;
-#[host]
-const HEADER_BYTES: usize = 8;
-/// Bytes of `struct kvm_msr_filter_range`, and the offset of its pointer.
-#[host]
-const RANGE_BYTES: usize = 24;
 /// The most MSRs that a range may have.
 #[host]
 const MAX_NMSRS: u32 = KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8;
 
-/// A range of a filter; bit `i` of the bitmap allows MSR `base + i`.
-#[host]
-#[derive(Clone)]
-pub struct Range {
-    flags: u32,
-    nmsrs: u32,
-    base: u32,
-    bitmap: Vec<u8>,
-}
-
 /// A range that allows MSRs by the bits of `bitmap`, both ways.
 #[host]
-fn range(base: u32, nmsrs: u32, bitmap: &[u8]) -> Range {
-    Range { flags: READ | WRITE, nmsrs, base, bitmap: bitmap.to_vec() }
+fn range(base: u32, nmsrs: u32, bitmap: &[u8]) -> MsrRange {
+    MsrRange { flags: READ | WRITE, nmsrs, base, bitmap: bitmap.to_vec() }
 }
 
 /// A range that denies all of its MSRs, both ways.
 #[host]
-pub fn deny(base: u32, nmsrs: u32) -> Range {
+pub fn deny(base: u32, nmsrs: u32) -> MsrRange {
     range(base, nmsrs, &vec![0; bitmap_bytes(nmsrs)])
-}
-
-/// What KVM reads of a bitmap: whole 64-bit words.
-#[host]
-fn bitmap_bytes(nmsrs: u32) -> usize {
-    nmsrs.div_ceil(64) as usize * 8
-}
-
-/// KVM_X86_SET_MSR_FILTER; memory behind each bitmap is inaccessible.
-#[host]
-pub fn set(vm: &Vm, flags: u32, ranges: &[Range]) -> Result<(), Errno> {
-    let bitmaps: Vec<GuardedBuffer> = ranges
-        .iter()
-        .map(|r| {
-            let mut bitmap = r.bitmap.clone();
-            bitmap
-                .resize(bitmap_bytes(r.nmsrs).min(2 * KVM_MSR_FILTER_MAX_BITMAP_SIZE as usize), 0);
-            GuardedBuffer::new(&bitmap)
-        })
-        .collect();
-    let pointers: Vec<u64> = bitmaps.iter().map(GuardedBuffer::address).collect();
-    set_raw(vm, flags, ranges, &pointers)
-}
-
-#[host]
-fn set_raw(vm: &Vm, flags: u32, ranges: &[Range], pointers: &[u64]) -> Result<(), Errno> {
-    let mut bytes = [0; FILTER_BYTES];
-    bytes[..4].copy_from_slice(&flags.to_ne_bytes());
-    for ((slot, range), pointer) in
-        bytes[HEADER_BYTES..].chunks_mut(RANGE_BYTES).zip(ranges).zip(pointers)
-    {
-        slot[0..4].copy_from_slice(&range.flags.to_ne_bytes());
-        slot[4..8].copy_from_slice(&range.nmsrs.to_ne_bytes());
-        slot[8..12].copy_from_slice(&range.base.to_ne_bytes());
-        slot[16..24].copy_from_slice(&pointer.to_ne_bytes());
-    }
-    vm.raw(KVM_X86_SET_MSR_FILTER, &mut bytes).map(|_| ())
 }
 
 /// How an access came out, as the guest tells it.
@@ -148,7 +93,8 @@ fn bitmap_decides_inside_and_default_outside(t: &mut OneVcpu, default: u32) -> T
     for index in INSIDE.into_iter().chain(OUTSIDE) {
         check_eq!("MSR {index:#x} is allowed without a filter", probe(&mut t.vcpu, index)?, BOTH);
     }
-    set(&t.vm, default, &[range(INSIDE[0], 3, &[0b101])]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(default, &[range(INSIDE[0], 3, &[0b101])])
+        .ioctl("KVM_X86_SET_MSR_FILTER")?;
     for (index, want) in INSIDE.into_iter().zip([BOTH, NEITHER, BOTH]) {
         check_eq!("the bitmap decides on MSR {index:#x}", probe(&mut t.vcpu, index)?, want);
     }
@@ -171,8 +117,8 @@ fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
         (DENY, WRITE, 1, [GP_0, OK]),
         (DENY, READ | WRITE, 1, BOTH),
     ] {
-        let one = Range { flags, ..range(msr::IA32_STAR, 1, &[bit]) };
-        set(&t.vm, default, &[one]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        let one = MsrRange { flags, ..range(msr::IA32_STAR, 1, &[bit]) };
+        t.vm.set_msr_filter(default, &[one]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = probe(&mut t.vcpu, msr::IA32_STAR)?;
         check_eq!(
             "range flags {flags} choose the direction: default {default}, bit {bit}",
@@ -181,10 +127,10 @@ fn flags_choose_the_direction(t: &mut OneVcpu) -> TestResult {
         );
     }
     let split = [
-        Range { flags: READ, ..range(msr::IA32_STAR, 1, &[1]) },
-        Range { flags: WRITE, ..range(msr::IA32_STAR, 1, &[0]) },
+        MsrRange { flags: READ, ..range(msr::IA32_STAR, 1, &[1]) },
+        MsrRange { flags: WRITE, ..range(msr::IA32_STAR, 1, &[0]) },
     ];
-    set(&t.vm, ALLOW, &split).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &split).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!(
         "each direction follows its own range",
         probe(&mut t.vcpu, msr::IA32_STAR)?,
@@ -200,16 +146,16 @@ fn ranges_cover_exactly_their_msrs(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
     for nmsrs in [1, 2, 63, 64, 65, 128, MAX_NMSRS - 1, MAX_NMSRS] {
         let ends_before = deny(msr::IA32_GS_BASE - nmsrs, nmsrs);
-        set(&t.vm, ALLOW, &[ends_before]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        t.vm.set_msr_filter(ALLOW, &[ends_before]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_GS_BASE)?];
         check_eq!("a range of {nmsrs} MSRs ends with its last one", got, [NEITHER, BOTH]);
         let starts_after = deny(msr::IA32_GS_BASE, nmsrs);
-        set(&t.vm, ALLOW, &[starts_after]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        t.vm.set_msr_filter(ALLOW, &[starts_after]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_GS_BASE)?];
         check_eq!("a range of {nmsrs} MSRs starts with its first one", got, [BOTH, NEITHER]);
         let mut only_last = deny(msr::IA32_FS_BASE + 1 - nmsrs, nmsrs);
         only_last.bitmap[(nmsrs - 1) as usize / 8] = 1 << ((nmsrs - 1) % 8);
-        set(&t.vm, DENY, &[only_last]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        t.vm.set_msr_filter(DENY, &[only_last]).ioctl("KVM_X86_SET_MSR_FILTER")?;
         let got = [probe(&mut t.vcpu, msr::IA32_FS_BASE)?, probe(&mut t.vcpu, msr::IA32_STAR)?];
         check_eq!("the last of {nmsrs} bits guards the last MSR", got, [BOTH, NEITHER]);
     }
@@ -224,7 +170,7 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
     for place in 0..KVM_MSR_FILTER_MAX_RANGES as usize {
         let mut ranges = vec![empty.clone(); KVM_MSR_FILTER_MAX_RANGES as usize];
         ranges[place] = deny(msr::IA32_LSTAR, 1);
-        set(&t.vm, ALLOW, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
+        t.vm.set_msr_filter(ALLOW, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
         check_eq!(
             "a range at place {place} counts among empty ones",
             probe(&mut t.vcpu, msr::IA32_LSTAR)?,
@@ -232,8 +178,8 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
         );
     }
     let other = (0..15).map(|i| deny(0x2000_0000 + i, 1));
-    let full: Vec<Range> = other.chain([deny(msr::IA32_LSTAR, 1)]).collect();
-    set(&t.vm, ALLOW, &full).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    let full: Vec<MsrRange> = other.chain([deny(msr::IA32_LSTAR, 1)]).collect();
+    t.vm.set_msr_filter(ALLOW, &full).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!("the last of 16 ranges counts", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
     check_eq!(
         "the last of 16 ranges guards its own MSR only",
@@ -245,12 +191,12 @@ fn every_range_counts(t: &mut OneVcpu) -> TestResult {
 
 /// A new filter replaces the old one at once; one without ranges ends filtering, and it may not deny
 /// by default (api.rst 4.97).
-#[kvm_test(probes)]
+#[kvm_test(probes, moved)]
 fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(PROBE)?;
-    set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!("the first filter denies its MSR", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
-    set(&t.vm, ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!(
         "a new filter allows what only the old one denied",
         probe(&mut t.vcpu, msr::IA32_STAR)?,
@@ -259,11 +205,11 @@ fn a_new_filter_replaces_the_old_one(t: &mut OneVcpu) -> TestResult {
     check_eq!("a new filter denies what it names", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
     check_eq!(
         "a filter that denies everything is EINVAL",
-        set(&t.vm, DENY, &[]),
+        t.vm.set_msr_filter(DENY, &[]),
         Err(Errno::EINVAL)
     );
     check_eq!("a refused filter changes nothing", probe(&mut t.vcpu, msr::IA32_LSTAR)?, NEITHER);
-    set(&t.vm, ALLOW, &[]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     check_eq!("an empty filter allows every MSR", probe(&mut t.vcpu, msr::IA32_LSTAR)?, BOTH);
     finish(&mut t.vcpu)
 }
@@ -274,7 +220,8 @@ fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
     let mut early = t.vm.add_vcpu(1, guest_fn!(probes))?;
     early.run_until_sync(PROBE)?;
     t.vcpu.run_until_sync(PROBE)?;
-    set(&t.vm, ALLOW, &[deny(msr::IA32_KERNEL_GS_BASE, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[deny(msr::IA32_KERNEL_GS_BASE, 1)])
+        .ioctl("KVM_X86_SET_MSR_FILTER")?;
     let mut late = t.vm.add_vcpu(2, guest_fn!(probes))?;
     late.run_until_sync(PROBE)?;
     for vcpu in [&mut t.vcpu, &mut early, &mut late] {
@@ -294,7 +241,7 @@ fn every_vcpu_is_filtered(t: &mut OneVcpu) -> TestResult {
 #[kvm_test(probes)]
 fn userspace_is_not_filtered(t: &mut OneVcpu) -> TestResult {
     const VALUE: u64 = 0x1234_5678_9abc_def0;
-    set(&t.vm, ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[deny(msr::IA32_STAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     t.vcpu.run_until_sync(PROBE)?;
     check_eq!("the guest is denied the filtered MSR", probe(&mut t.vcpu, msr::IA32_STAR)?, NEITHER);
     let entry =
@@ -332,7 +279,7 @@ fn denied_accesses_exit_if_enabled(t: &mut OneVcpu) -> TestResult {
     const REASON: u32 = KVM_MSR_EXIT_REASON_FILTER;
     t.vm.enable_cap(KVM_CAP_X86_USER_SPACE_MSR, [REASON.into(), 0, 0, 0])
         .ioctl("KVM_ENABLE_CAP")?;
-    set(&t.vm, ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[deny(msr::IA32_LSTAR, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
     for taken in [true, false] {
         let mut stop = t.vcpu.run_until(Exit::rdmsr(msr::IA32_LSTAR))?;
         check_eq!(
@@ -379,7 +326,7 @@ fn x2apic_msrs_cannot_be_filtered(t: &mut OneVcpu) -> TestResult {
         .ioctl("KVM_ENABLE_CAP")?;
     let nmsrs = X2APIC_MSRS.end - X2APIC_MSRS.start;
     let ranges = [deny(X2APIC_MSRS.start, nmsrs), range(msr::IA32_APIC_BASE, 1, &[1])];
-    set(&t.vm, DENY, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(DENY, &ranges).ioctl("KVM_X86_SET_MSR_FILTER")?;
     for index in NEIGHBOURS {
         let mut stop = t.vcpu.run_until(Exit::rdmsr(index))?;
         check_eq!(
@@ -406,7 +353,8 @@ fn reads_the_tsc(_: &mut Guest) {
 /// Instructions that read an MSR's value by another way are not filtered.
 #[kvm_test(reads_the_tsc)]
 fn rdtsc_is_not_filtered(t: &mut OneVcpu) -> TestResult {
-    set(&t.vm, ALLOW, &[deny(msr::IA32_TIME_STAMP_COUNTER, 1)]).ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(ALLOW, &[deny(msr::IA32_TIME_STAMP_COUNTER, 1)])
+        .ioctl("KVM_X86_SET_MSR_FILTER")?;
     t.vcpu.run_until_done()
 }
 
@@ -414,57 +362,65 @@ fn rdtsc_is_not_filtered(t: &mut OneVcpu) -> TestResult {
 #[kvm_test]
 fn malformed_filters_are_refused(t: &mut OneVm) -> TestResult {
     let good = deny(msr::IA32_STAR, 1);
-    let with = |flags| Range { flags, ..good.clone() };
+    let with = |flags| MsrRange { flags, ..good.clone() };
     check_eq!(
         "a well-formed filter is accepted",
-        set(&t.vm, ALLOW, std::slice::from_ref(&good)),
+        t.vm.set_msr_filter(ALLOW, std::slice::from_ref(&good)),
         Ok(())
     );
-    check_eq!("the longest range is accepted", set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS)]), Ok(()));
+    check_eq!(
+        "the longest range is accepted",
+        t.vm.set_msr_filter(ALLOW, &[deny(0, MAX_NMSRS)]),
+        Ok(())
+    );
     check_eq!(
         "a range of one MSR more is EINVAL",
-        set(&t.vm, ALLOW, &[deny(0, MAX_NMSRS + 1)]),
+        t.vm.set_msr_filter(ALLOW, &[deny(0, MAX_NMSRS + 1)]),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "a range of 2^32 - 1 MSRs is EINVAL",
-        set(&t.vm, ALLOW, &[Range { nmsrs: u32::MAX, ..good.clone() }]),
+        t.vm.set_msr_filter(ALLOW, &[MsrRange { nmsrs: u32::MAX, ..good.clone() }]),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "a range without a direction is EINVAL",
-        set(&t.vm, ALLOW, &[with(0)]),
+        t.vm.set_msr_filter(ALLOW, &[with(0)]),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "a range with an unknown direction is EINVAL",
-        set(&t.vm, ALLOW, &[with(READ | 1 << 2)]),
+        t.vm.set_msr_filter(ALLOW, &[with(READ | 1 << 2)]),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "an unknown flag of the filter is EINVAL",
-        set(&t.vm, 1 << 1, std::slice::from_ref(&good)),
+        t.vm.set_msr_filter(1 << 1, std::slice::from_ref(&good)),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "the highest flag of the filter is EINVAL",
-        set(&t.vm, 1 << 31, std::slice::from_ref(&good)),
+        t.vm.set_msr_filter(1 << 31, std::slice::from_ref(&good)),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "a bad range behind a good one is EINVAL",
-        set(&t.vm, ALLOW, &[good.clone(), with(4)]),
+        t.vm.set_msr_filter(ALLOW, &[good.clone(), with(4)]),
         Err(Errno::EINVAL)
     );
-    let unreadable = set_raw(&t.vm, ALLOW, std::slice::from_ref(&good), &[8]);
+    let unreadable = t.vm.set_msr_filter_at(ALLOW, std::slice::from_ref(&good), &[8]);
     check_eq!("an unreadable bitmap is EFAULT", unreadable, Err(Errno::EFAULT));
     let short = GuardedBuffer::new(&[0; 8]);
-    let too_short =
-        set_raw(&t.vm, ALLOW, &[Range { nmsrs: 65, ..good.clone() }], &[short.address()]);
+    let too_short = t.vm.set_msr_filter_at(
+        ALLOW,
+        &[MsrRange { nmsrs: 65, ..good.clone() }],
+        &[short.address()],
+    );
     check_eq!("a bitmap that ends too early is EFAULT", too_short, Err(Errno::EFAULT));
-    let exact = set_raw(&t.vm, ALLOW, &[Range { nmsrs: 64, ..good }], &[short.address()]);
+    let exact =
+        t.vm.set_msr_filter_at(ALLOW, &[MsrRange { nmsrs: 64, ..good }], &[short.address()]);
     check_eq!("a bitmap of 8 bytes is enough for 64 MSRs", exact, Ok(()));
-    let nowhere = raw_ioctl_value(&t.vm, KVM_X86_SET_MSR_FILTER, 8);
+    let nowhere = raw_ioctl_value(&t.vm, request::x86::KVM_X86_SET_MSR_FILTER, 8);
     check_eq!("an unreadable filter is EFAULT", nowhere, Err(Errno::EFAULT));
     Ok(())
 }

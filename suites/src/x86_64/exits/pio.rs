@@ -49,7 +49,7 @@ fn reads(_: &mut Guest) {
 
 /// IN returns what userspace placed at `data_offset`, in the access's width and no more (api.rst 5,
 /// KVM_EXIT_IO; SDM vol. 2, IN).
-#[kvm_test(reads)]
+#[kvm_test(reads, moved)]
 fn in_returns_what_userspace_placed(t: &mut OneVcpu) -> TestResult {
     for (near, data) in
         [(u16::from(NEAR_PORT), [0x1a, 0x2b, 0x3c, 0x4d]), (PORT, [0xa1, 0xb2, 0xc3, 0xd4])]

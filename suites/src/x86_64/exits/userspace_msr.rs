@@ -129,12 +129,8 @@ fn fails_in_every_way(g: &mut Guest) {
     all: INVAL | UNKNOWN | FILTER,
 ])]
 fn only_enabled_reasons_exit(t: &mut OneVcpu, reasons: u32) -> TestResult {
-    crate::x86_64::exits::msr_filter::set(
-        &t.vm,
-        0,
-        &[crate::x86_64::exits::msr_filter::deny(FILTERED_MSR, 1)],
-    )
-    .ioctl("KVM_X86_SET_MSR_FILTER")?;
+    t.vm.set_msr_filter(0, &[crate::x86_64::exits::msr_filter::deny(FILTERED_MSR, 1)])
+        .ioctl("KVM_X86_SET_MSR_FILTER")?;
     exit_on(&t.vm, INVAL | UNKNOWN | FILTER).ioctl("KVM_ENABLE_CAP")?;
     exit_on(&t.vm, reasons).ioctl("KVM_ENABLE_CAP")?;
     t.vcpu.set_args(&[UNKNOWN, INVAL, FILTER].map(|bit| (reasons & bit).into()));

@@ -196,11 +196,11 @@ fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
     }
     check!("userspace can write the VP index", vcpus[1].0.set_msr(msr::VP_INDEX, INDEX.into())?);
     route(&t.vm, &[(GSI, INDEX, SOURCE), (GSI + 1, 1, SOURCE), (GSI + 2, 0, SOURCE)])?;
-    let raise = |gsi| t.vm.fd().set_irq_line(gsi, true);
+    let raise = |gsi| t.vm.set_irq_line(gsi, true);
     check!("a line of a new VP index can be raised", raise(GSI).is_ok());
     check_eq!("a line interrupts the vCPU of the new VP index", vcpus[1].take()?, [1, 0]);
     vcpus[1].end()?;
-    t.vm.fd().set_irq_line(GSI, false).ioctl("KVM_IRQ_LINE")?;
+    t.vm.set_irq_line(GSI, false).ioctl("KVM_IRQ_LINE")?;
     check_eq!("a line that falls interrupts nobody", vcpus[1].take()?, [1, 0]);
     // KVM may say that nobody was there.
     let _ = raise(GSI + 1);
@@ -216,7 +216,7 @@ fn routes_name_vp_indices(t: &mut OneVm) -> TestResult {
         let _ = raise(GSI);
         let taken = [vcpus[0].take()?, vcpus[1].take()?];
         check_eq!("a line to {vcpu:#x}:{sint:#x} interrupts nobody", taken, [[1, 0], [1, 0]]);
-        let _ = t.vm.fd().set_irq_line(GSI, false);
+        let _ = t.vm.set_irq_line(GSI, false);
     }
     Ok(())
 }

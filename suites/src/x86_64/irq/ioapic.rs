@@ -80,12 +80,12 @@ fn start(t: &mut OneVm, entry: u64) -> TestResult<Vcpu> {
 
 #[host]
 fn up(t: &OneVm) -> TestResult {
-    t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE(1)")
+    t.vm.set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE(1)")
 }
 
 #[host]
 fn down(t: &OneVm) -> TestResult {
-    t.vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE(0)")
+    t.vm.set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE(0)")
 }
 
 /// Interrupts of [`VECTOR`] that the guest takes when they are let in.
@@ -240,7 +240,7 @@ fn eoi_ends_every_pin_of_its_vector(t: &mut OneVm) -> TestResult {
     let irrs = |cpu: &mut Vcpu| -> TestResult<[bool; 2]> {
         Ok([remote_irr(cpu)?, guest::entry(cpu, OTHER_PIN)? & REMOTE_IRR != 0])
     };
-    let line = |up| t.vm.fd().set_irq_line(OTHER_PIN, up).ioctl("KVM_IRQ_LINE");
+    let line = |up| t.vm.set_irq_line(OTHER_PIN, up).ioctl("KVM_IRQ_LINE");
     guest::set(&mut cpu, OTHER_PIN, LEVEL_ENTRY)?;
     up(t)?;
     line(true)?;

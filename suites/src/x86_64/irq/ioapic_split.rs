@@ -27,8 +27,8 @@ fn route(id: u8, data: u32) -> Route {
 /// The interrupt of a GSI is taken by its vCPU.
 #[host]
 fn trigger(vm: &Vm, cpu: &mut Vcpu, gsi: u32) -> TestResult<guest::Taken> {
-    vm.fd().set_irq_line(gsi, true).ioctl("KVM_IRQ_LINE(1)")?;
-    vm.fd().set_irq_line(gsi, false).ioctl("KVM_IRQ_LINE(0)")?;
+    vm.set_irq_line(gsi, true).ioctl("KVM_IRQ_LINE(1)")?;
+    vm.set_irq_line(gsi, false).ioctl("KVM_IRQ_LINE(0)")?;
     guest::take(vm, cpu)
 }
 

@@ -117,7 +117,7 @@ struct Flight {
 fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     guest::set(&mut cpu, PIN, LEVEL_ENTRY)?;
-    t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
+    t.vm.set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
     if flight.in_service {
         check_eq!(
             "the first VM's guest takes the interrupt",
@@ -149,7 +149,7 @@ fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
     );
     guest::eoi(&mut cpu)?;
     check_eq!("the line interrupts again in the other VM", guest::take(&vm, &mut cpu)?.vector, 1);
-    vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
+    vm.set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
     guest::eoi(&mut cpu)?;
     check_eq!(
         "the last EOI clears Remote IRR in the other VM",
@@ -165,7 +165,7 @@ fn level_goes_on_in_another_vm(t: &mut OneVm, flight: Flight) -> TestResult {
 fn delivered_edge_is_not_restored(t: &mut OneVm) -> TestResult {
     let mut cpu = guest::start(&mut t.vm, 0)?;
     guest::set(&mut cpu, PIN, EDGE)?;
-    t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
+    t.vm.set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
     check_eq!(
         "the edge is taken before the state is read",
         guest::take(&t.vm, &mut cpu)?.vector,

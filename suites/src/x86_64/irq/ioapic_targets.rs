@@ -37,7 +37,7 @@ fn start(t: &mut OneVm, format: u32, logical_ids: [u8; 2]) -> TestResult<[Vcpu; 
 #[host]
 fn pulse(t: &OneVm, cpus: &[Vcpu; 2]) -> TestResult<[bool; 2]> {
     for level in [true, false] {
-        t.vm.fd().set_irq_line(PIN, level).ioctl("KVM_IRQ_LINE")?;
+        t.vm.set_irq_line(PIN, level).ioctl("KVM_IRQ_LINE")?;
     }
     Ok([cpus[0].drop_pending(VECTOR)?, cpus[1].drop_pending(VECTOR)?])
 }
@@ -147,14 +147,14 @@ fn eoi_counts_after_the_pin_was_moved(t: &mut OneVm) -> TestResult {
     let [first, second] = &mut cpus;
     let remote_irr = |cpu: &mut Vcpu| Ok(guest::entry(cpu, PIN)? & REMOTE_IRR != 0);
     guest::set(second, PIN, LEVEL | FIXED | to(1))?;
-    t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
+    t.vm.set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
     check_eq!("the first vCPU takes the level", guest::take(&t.vm, second)?.vector, 1);
-    t.vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
+    t.vm.set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
     guest::set_high(first, PIN, to(0))?;
     check!("a pin that was moved keeps Remote IRR", remote_irr(first)?);
     guest::eoi(second)?;
     check!("the EOI of the vCPU that took the level clears Remote IRR", !remote_irr(first)?);
-    t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
+    t.vm.set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
     check_eq!("the next interrupt goes to the new vCPU", guest::take(&t.vm, first)?.vector, 1);
     check_eq!(
         "the next interrupt does not go to the old vCPU",

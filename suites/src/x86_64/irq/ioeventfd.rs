@@ -108,7 +108,7 @@ fn write_exits(t: &mut OneVcpu, address: u64, width: u32, value: u64) -> TestRes
 
 /// A write of the registered length at the registered address signals once and does not exit;
 /// every other access exits and signals nothing (api.rst 4.59).
-#[kvm_test(makes_accesses, requires(cap::IOEVENTFD), params = [pio: PORTS, mmio: MEMORY])]
+#[kvm_test(makes_accesses, moved, requires(cap::IOEVENTFD), params = [pio: PORTS, mmio: MEMORY])]
 fn write_of_registered_length_signals(t: &mut OneVcpu, bus: Bus) -> TestResult {
     t.vcpu.run_until(Exit::io_out(STEP_PORT))?;
     for &len in bus.widths {

@@ -362,7 +362,7 @@ fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> Test
         [(RAISE, true), (RAISE, true), (LOWER, false), (RAISE, true), (LOWER, false), (RAISE, true)]
     {
         t.vcpu.run_until_sync(stage)?;
-        t.vm.fd().set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
+        t.vm.set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
     }
     t.vcpu.run_until_done()
 }

@@ -116,7 +116,7 @@ fn arrives(t: &OneVcpu, vector: u8) -> bool {
 
 /// Each event is one interrupt, and KVM takes the event: nothing is left to read (api.rst 4.75;
 /// eventfd(2)).
-#[kvm_test(takes_interrupts, requires(cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
+#[kvm_test(takes_interrupts, moved, requires(cap::IRQ_ROUTING), irqchip, params = [ioapic: IOAPIC, msi: MSI])]
 fn event_becomes_an_interrupt(t: &mut OneVcpu, route: Route) -> TestResult {
     start(t, route)?;
     let event = Event::new()?;

@@ -230,7 +230,7 @@ fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
     let (trigger, resample) = start(t)?;
     trigger.signal(1)?;
     check!("the event asserts the line", line_rises(t));
-    t.vm.fd().set_irq_line(GSI, true).ioctl("KVM_IRQ_LINE(1)")?;
+    t.vm.set_irq_line(GSI, true).ioctl("KVM_IRQ_LINE(1)")?;
     check!("the asserted line raises an interrupt", arrives(t));
     check_eq!("two sources of the line are one interrupt", take_and_hold(t)?.taken, 1);
     check_eq!("the event is drained before the EOI", trigger.take(), Err(Errno::EAGAIN));
@@ -239,7 +239,7 @@ fn eoi_leaves_other_sources_asserted(t: &mut OneVcpu) -> TestResult {
     check!("the line stays asserted by KVM_IRQ_LINE", t.vm.ioapic_line(PIN)?);
     check!("the asserted line interrupts again", arrives(t));
     check_eq!("the guest takes the second interrupt", take_and_hold(t)?.taken, 1);
-    t.vm.fd().set_irq_line(GSI, false).ioctl("KVM_IRQ_LINE(0)")?;
+    t.vm.set_irq_line(GSI, false).ioctl("KVM_IRQ_LINE(0)")?;
     check!("KVM_IRQ_LINE de-asserts the line", !t.vm.ioapic_line(PIN)?);
     end(t)?;
     check_eq!("every EOI of the GSI signals resamplefd", resample.take(), Ok(1));

@@ -142,7 +142,7 @@ fn sets_its_priority(g: &mut Guest) {
 }
 
 /// The task priority has a class, which CR8 is, and a sub-class (SDM vol. 3, "Task Priority Register").
-#[kvm_test(sets_its_priority)]
+#[kvm_test(sets_its_priority, moved)]
 fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_sync(READY)?;
     check_eq!("userspace reads TPR's class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);

@@ -11,8 +11,6 @@ use msr::{
     IA32_PERF_GLOBAL_OVF_CTRL, IA32_PERF_GLOBAL_STATUS, IA32_PERFEVTSEL0, IA32_PMC0,
     PERF_LEGACY_CTL0, PERF_LEGACY_CTR0,
 };
-#[host]
-use request::x86::KVM_SET_PMU_EVENT_FILTER;
 
 const USR: u64 = PerfEvtSel::USR.bits();
 const OS: u64 = PerfEvtSel::OS.bits();
@@ -331,7 +329,7 @@ fn set_filter(vm: &Vm, action: u32, events: &[u64]) -> TestResult {
         .flat_map(|word| word.to_ne_bytes())
         .collect();
     filter.extend(events.iter().flat_map(|event| event.to_ne_bytes()));
-    vm.raw(KVM_SET_PMU_EVENT_FILTER, &mut filter).ioctl("KVM_SET_PMU_EVENT_FILTER").map(drop)
+    vm.set_pmu_event_filter(&filter).ioctl("KVM_SET_PMU_EVENT_FILTER")
 }
 
 /// KVM_SET_PMU_EVENT_FILTER: denied events count nothing, others as before; the newest filter holds

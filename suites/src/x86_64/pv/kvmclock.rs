@@ -71,7 +71,7 @@ fn reads_the_page(g: &mut Guest) {
 }
 
 /// The page is as x86/msr.rst says, by the old MSR and by the new.
-#[kvm_test(reads_the_page, requires(cap::CLOCKSOURCE), params = [old: MSR_KVM_SYSTEM_TIME, new: MSR_KVM_SYSTEM_TIME_NEW])]
+#[kvm_test(reads_the_page, moved, requires(cap::CLOCKSOURCE), params = [old: MSR_KVM_SYSTEM_TIME, new: MSR_KVM_SYSTEM_TIME_NEW])]
 fn page_is_valid_and_monotonic(t: &mut OneVcpu, msr: u32) -> TestResult {
     t.vcpu.set_args(&[msr.into()]);
     t.vcpu.run_until_sync(0)?;

@@ -189,12 +189,12 @@ const RAISE: u64 = 1;
 const LOWER: u64 = 2;
 
 /// The I/O APIC waits for the end of a level-triggered interrupt, which the word would keep from it.
-#[kvm_test(takes_levels)]
+#[kvm_test(takes_levels, moved)]
 fn level_interrupts_are_ended_in_the_apic(t: &mut OneVcpu) -> TestResult {
     for _ in 0..4 {
         for (stage, active) in [(RAISE, true), (LOWER, false)] {
             t.vcpu.run_until_sync(stage)?;
-            t.vm.fd().set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
+            t.vm.set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
         }
     }
     t.vcpu.run_until_done()

@@ -154,7 +154,7 @@ fn smi_is_refused_where_there_is_no_smm(t: &mut OneVm) -> TestResult {
 }
 
 /// The state in which the handler starts (SDM vol. 3, "Initial SMM Execution Environment").
-#[kvm_test(stops_twice, requires(cap::X86_SMM))]
+#[kvm_test(stops_twice, moved, requires(cap::X86_SMM))]
 fn handler_starts_in_smms_own_state(t: &mut OneVcpu) -> TestResult {
     const PE_EM_TS_PG: u64 = bits!(Cr0::{PE | EM | TS | PG});
     const LME_LMA: u64 = bits!(Efer::{LME | LMA});
@@ -367,21 +367,19 @@ fn vcpu_in_smm_can_be_migrated(t: &mut OneVcpu) -> TestResult {
     smi(&t.vcpu)?;
     run_past(&mut t.vcpu, ENTERED)?;
 
-    let from = &t.vcpu;
-    let regs = from.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    let sregs = from.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
-    let told = events(from)?;
     check!(
         "KVM_GET_VCPU_EVENTS marks its SMM state as valid",
-        told.flags & KVM_VCPUEVENT_VALID_SMM != 0
+        events(&t.vcpu)?.flags & KVM_VCPUEVENT_VALID_SMM != 0
     );
-    let mut to = t.vm.create_vcpu(1)?;
-    to.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
-    to.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
-    let smbase = from.msr(msr::IA32_SMBASE)?.unwrap_or(0);
-    check!("another vCPU takes the SMBASE", to.set_msr(msr::IA32_SMBASE, smbase)?);
-    to.fd().set_vcpu_events(&told).ioctl("KVM_SET_VCPU_EVENTS")?;
-    check_eq!("another vCPU is put into SMM", events(&to)?.smi.smm, 1);
+    let saved = t.vm.save(&mut [&mut t.vcpu])?;
+    let (_vm, mut vcpus) = Vm::restored(&saved)?;
+    let mut to = vcpus.remove(0);
+    check_eq!("the other vCPU is put into SMM", events(&to)?.smi.smm, 1);
+    check_eq!(
+        "the other vCPU takes the SMBASE",
+        to.msr(msr::IA32_SMBASE)?,
+        saved.vcpus[0].msr(msr::IA32_SMBASE)
+    );
     run_past(&mut to, LEAVING)?;
     check!("the other vCPU runs in SMM", is_in_smm(&mut to));
     to.run_until(Exit::io_out(STOP))?;

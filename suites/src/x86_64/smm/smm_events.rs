@@ -230,8 +230,8 @@ fn apic_delivers_smis(t: &mut OneVcpu, source: Source) -> TestResult {
         Source::Ipi => {}
         Source::Msi => send(&t.vm, apic::ICR_SMI)?,
         Source::Ioapic => {
-            t.vm.fd().set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
-            t.vm.fd().set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
+            t.vm.set_irq_line(PIN, true).ioctl("KVM_IRQ_LINE")?;
+            t.vm.set_irq_line(PIN, false).ioctl("KVM_IRQ_LINE")?;
         }
     }
     run_past(&mut t.vcpu, ENTERED)?;

@@ -48,11 +48,11 @@ fn set_routes(vm: &Vm, nr: u32, flags: u32, routes: &[Route]) -> Result<i32, Err
 /// The I/O APIC pins that `gsi` reaches, as a mask.
 #[host]
 fn pins(vm: &Vm, gsi: u32) -> TestResult<u32> {
-    vm.fd().set_irq_line(gsi, true).ioctl("KVM_IRQ_LINE")?;
+    vm.set_irq_line(gsi, true).ioctl("KVM_IRQ_LINE")?;
     let mut chip = vec![0; size_of::<bindings::kvm_irqchip>()];
     chip[..4].copy_from_slice(&IRQCHIP_IOAPIC.to_ne_bytes());
     vm.raw(request::x86::KVM_GET_IRQCHIP, &mut chip).ioctl("KVM_GET_IRQCHIP")?;
-    vm.fd().set_irq_line(gsi, false).ioctl("KVM_IRQ_LINE")?;
+    vm.set_irq_line(gsi, false).ioctl("KVM_IRQ_LINE")?;
     Ok(word(&chip, IOAPIC_IRR))
 }
 

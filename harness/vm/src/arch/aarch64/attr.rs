@@ -3,17 +3,16 @@
 use guest_runtime::arch::aarch64::sysreg::SysReg;
 use kvm_bindings::{
     KVM_ARM_FEATURE_ID_RANGE_SIZE, KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT,
-    KVM_ARM_VCPU_PMU_V3_IRQ, kvm_device_attr, reg_mask_range,
+    KVM_ARM_VCPU_PMU_V3_IRQ, reg_mask_range,
 };
 use nix::errno::Errno;
 
-use crate::{Ioctl, Vcpu, Vm};
+use crate::{Vcpu, Vm, attribute};
 
 impl Vcpu {
     /// `KVM_HAS_DEVICE_ATTR`.
     pub fn has_attr(&self, group: u32, attr: u32) -> bool {
-        let attr = kvm_device_attr { group, attr: attr.into(), ..Default::default() };
-        self.fd().has_device_attr(&attr).is_ok()
+        attribute::has(self, (group, attr.into())).is_ok()
     }
 
     /// `KVM_SET_DEVICE_ATTR` with a value in memory.
@@ -31,8 +30,7 @@ impl Vcpu {
     ///
     /// The errno.
     pub fn set_attr_at(&self, group: u32, attr: u32, addr: u64) -> Result<(), Errno> {
-        let attr = kvm_device_attr { group, attr: attr.into(), addr, flags: 0 };
-        self.fd().set_device_attr(&attr).errno()
+        attribute::set_at(self, (group, attr.into()), addr)
     }
 
     /// Gives the vCPU's PMU its interrupt: `KVM_ARM_VCPU_PMU_V3_IRQ`.
@@ -57,8 +55,7 @@ impl Vcpu {
 impl Vm {
     /// `KVM_HAS_DEVICE_ATTR` on the VM.
     pub fn has_attr(&self, group: u32, attr: u32) -> bool {
-        let attr = kvm_device_attr { group, attr: attr.into(), ..Default::default() };
-        self.fd().has_device_attr(&attr).is_ok()
+        attribute::has(self, (group, attr.into())).is_ok()
     }
 
     /// `KVM_SET_DEVICE_ATTR` on the VM with a value in memory.
@@ -76,8 +73,7 @@ impl Vm {
     ///
     /// The errno.
     pub fn set_attr_at(&self, group: u32, attr: u32, addr: u64) -> Result<(), Errno> {
-        let attr = kvm_device_attr { group, attr: attr.into(), addr, flags: 0 };
-        self.fd().set_device_attr(&attr).errno()
+        attribute::set_at(self, (group, attr.into()), addr)
     }
 }
 

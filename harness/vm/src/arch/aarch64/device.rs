@@ -1,10 +1,16 @@
 //! Devices in the kernel by their attributes (Documentation/virt/kvm/devices).
+#![expect(unsafe_code, reason = "adopts descriptors of devices")]
 
-use kvm_bindings::{KVM_CREATE_DEVICE_TEST, kvm_create_device, kvm_device_attr};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::{Arc, Weak};
+
+use kvm_bindings::{KVM_CREATE_DEVICE_TEST, kvm_create_device};
 use kvm_ioctls::{DeviceFd, VmFd};
 use nix::errno::Errno;
 
-use crate::{GuardedBuffer, Ioctl, raw_ioctl, request};
+use crate::failure::{Failure, TestResult};
+use crate::state::{Core, DeviceEntry};
+use crate::{Ioctl, Vm, attribute, raw_ioctl, request};
 
 /// A number that an attribute holds: 32 or 64 bits wide.
 pub trait Number: Copy {
@@ -33,7 +39,10 @@ number!(u32, u64);
 /// A device of a VM. Attributes are values here; KVM is handed a copy that ends where unmapped memory
 /// begins, so that an attribute of another width is EFAULT.
 #[derive(Debug)]
-pub struct Device(DeviceFd);
+pub struct Device {
+    fd: DeviceFd,
+    core: Weak<Core>,
+}
 
 impl Device {
     /// `KVM_CREATE_DEVICE`.
@@ -41,9 +50,21 @@ impl Device {
     /// # Errors
     ///
     /// The errno.
-    pub fn create(vm: &VmFd, type_: u32) -> Result<Self, Errno> {
+    pub fn create(vm: &Vm, type_: u32) -> Result<Self, Errno> {
         let mut device = kvm_create_device { type_, fd: 0, flags: 0 };
-        vm.create_device(&mut device).map(Self).errno()
+        let fd = vm.fd().create_device(&mut device).errno()?;
+        let entry = DeviceEntry { fd: fd.as_raw_fd(), kind: type_ };
+        vm.core().inventory().devices.push(entry);
+        Ok(Self { fd, core: Arc::downgrade(vm.core()) })
+    }
+
+    /// Another descriptor of a device.
+    pub(crate) fn twin(entry: DeviceEntry) -> TestResult<Self> {
+        // SAFETY: a system call without pointers.
+        let raw = Errno::result(unsafe { libc::fcntl(entry.fd, libc::F_DUPFD_CLOEXEC, 0) })
+            .map_err(|e| Failure::Error(format!("dup of a device's descriptor: {e}")))?;
+        // SAFETY: the descriptor is new, a device's, and nobody else's.
+        Ok(Self { fd: unsafe { DeviceFd::from_raw_fd(raw) }, core: Weak::new() })
     }
 
     /// Whether KVM would make one: `KVM_CREATE_DEVICE_TEST`, which gives no descriptor.
@@ -56,15 +77,7 @@ impl Device {
 
     /// The wrapped descriptor.
     pub fn fd(&self) -> &DeviceFd {
-        &self.0
-    }
-
-    fn call(&self, request: u64, group: u32, attr: u64, addr: u64) -> Result<(), Errno> {
-        let mut bytes = [0; size_of::<kvm_device_attr>()];
-        bytes[4..8].copy_from_slice(&group.to_ne_bytes());
-        bytes[8..16].copy_from_slice(&attr.to_ne_bytes());
-        bytes[16..24].copy_from_slice(&addr.to_ne_bytes());
-        raw_ioctl(&self.0, request, &mut bytes).map(drop)
+        &self.fd
     }
 
     /// `KVM_HAS_DEVICE_ATTR`.
@@ -73,7 +86,7 @@ impl Device {
     ///
     /// The errno.
     pub fn has(&self, group: u32, attr: u64) -> Result<(), Errno> {
-        self.call(request::KVM_HAS_DEVICE_ATTR, group, attr, 0)
+        attribute::has(&self.fd, (group, attr))
     }
 
     /// `KVM_SET_DEVICE_ATTR` with an address, which need not be one.
@@ -82,7 +95,7 @@ impl Device {
     ///
     /// The errno.
     pub fn set_at(&self, group: u32, attr: u64, addr: u64) -> Result<(), Errno> {
-        self.call(request::KVM_SET_DEVICE_ATTR, group, attr, addr)
+        attribute::set_at(&self.fd, (group, attr), addr)
     }
 
     /// `KVM_SET_DEVICE_ATTR`.
@@ -91,8 +104,7 @@ impl Device {
     ///
     /// The errno.
     pub fn set<T: Number>(&self, group: u32, attr: u64, value: T) -> Result<(), Errno> {
-        let buffer = GuardedBuffer::new(&value.to_bytes());
-        self.set_at(group, attr, buffer.address())
+        attribute::set(&self.fd, (group, attr), &value.to_bytes())
     }
 
     /// `KVM_GET_DEVICE_ATTR` of an attribute that looks at what is there before it answers.
@@ -101,9 +113,9 @@ impl Device {
     ///
     /// The errno.
     pub fn query<T: Number>(&self, group: u32, attr: u64, value: T) -> Result<T, Errno> {
-        let buffer = GuardedBuffer::new(&value.to_bytes());
-        self.call(request::KVM_GET_DEVICE_ATTR, group, attr, buffer.address())?;
-        Ok(T::from_bytes(buffer.bytes()))
+        let mut bytes = value.to_bytes();
+        attribute::get(&self.fd, (group, attr), &mut bytes)?;
+        Ok(T::from_bytes(&bytes))
     }
 
     /// `KVM_GET_DEVICE_ATTR`.
@@ -113,5 +125,14 @@ impl Device {
     /// The errno.
     pub fn get<T: Number + Default>(&self, group: u32, attr: u64) -> Result<T, Errno> {
         self.query(group, attr, T::default())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(core) = self.core.upgrade() {
+            let raw = self.fd.as_raw_fd();
+            core.inventory().devices.retain(|entry| entry.fd != raw);
+        }
     }
 }

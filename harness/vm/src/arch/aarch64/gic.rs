@@ -10,10 +10,10 @@ use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CPU_REGS,
     KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_DIST_REGS,
     KVM_DEV_ARM_VGIC_GRP_ITS_REGS, KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-    KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, KVM_VGIC_ITS_ADDR_TYPE, KVM_VGIC_V2_ADDR_TYPE_CPU,
-    KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2,
-    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
+    KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES, KVM_VGIC_ITS_ADDR_TYPE,
+    KVM_VGIC_V2_ADDR_TYPE_CPU, KVM_VGIC_V2_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_DIST,
+    KVM_VGIC_V3_ADDR_TYPE_REDIST, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V2, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
@@ -102,9 +102,13 @@ impl Gic {
         if !version.offered(vm.fd()) {
             return Err(Failure::Skip(version.requirement().into()));
         }
-        let device =
-            Device::create(vm.fd(), version.device_type()).ioctl("KVM_CREATE_DEVICE(VGIC)")?;
-        Ok(Self { device, version, initialized: OnceLock::new() })
+        let device = Device::create(vm, version.device_type()).ioctl("KVM_CREATE_DEVICE(VGIC)")?;
+        Ok(Self::of(device, version))
+    }
+
+    /// The interrupt controller that a device is.
+    pub(crate) fn of(device: Device, version: GicVersion) -> Self {
+        Self { device, version, initialized: OnceLock::new() }
     }
 
     /// Its version.
@@ -115,6 +119,17 @@ impl Gic {
     /// Its attributes.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Writes the pending bits of LPIs to guest memory.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn save_pending_tables(&self) -> TestResult {
+        self.device
+            .set_at(KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES.into(), 0)
+            .ioctl("KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES")
     }
 
     /// Sets the number of interrupts, before [`Gic::init`].
@@ -296,10 +311,15 @@ impl Its {
     ///
     /// KVM refuses; none to be had is a skip.
     pub fn without_address(vm: &Vm) -> TestResult<Self> {
-        match Device::create(vm.fd(), kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS) {
+        match Device::create(vm, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS) {
             Err(Errno::ENODEV) => Err(Failure::Skip("an in-kernel ITS".into())),
             device => device.map(Self).ioctl("KVM_CREATE_DEVICE(ITS)"),
         }
+    }
+
+    /// The interrupt translation service that a device is.
+    pub(crate) fn of(device: Device) -> Self {
+        Self(device)
     }
 
     /// Initializes it.

@@ -17,6 +17,8 @@ pub use features::VcpuFeatures;
 pub use gic::{Gic, GicVersion, Its};
 pub(crate) use image::{extend_tables, prepare_image};
 
+use std::sync::OnceLock;
+
 use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
 use guest_runtime::arch::aarch64::sysreg::{
     CPACR_EL1, CPTR_EL2, HCR_EL2, MAIR_EL1, MAIR_EL2, SCTLR_EL1, SCTLR_EL2, SP_EL2, SysReg,
@@ -28,6 +30,7 @@ use nix::errno::Errno;
 
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
+use crate::state::RestoredDevice;
 use crate::{Exit, Ioctl, Irqchip, Ram, System, Vcpu, Vm, VmConfig};
 
 /// What a vCPU is made of beside the preferred target.
@@ -74,7 +77,8 @@ pub mod core_reg {
 #[derive(Debug, Default)]
 pub struct VmState {
     target: kvm_vcpu_init,
-    gic: Option<Gic>,
+    gic: OnceLock<Gic>,
+    its: OnceLock<Its>,
 }
 
 impl VmState {
@@ -84,7 +88,12 @@ impl VmState {
     ///
     /// The test did not ask for one.
     pub fn gic(&self) -> TestResult<&Gic> {
-        self.gic.as_ref().ok_or_else(|| Failure::Error("the VM has no interrupt controller".into()))
+        self.gic.get().ok_or_else(|| Failure::Error("the VM has no interrupt controller".into()))
+    }
+
+    /// The interrupt translation service of a restored VM.
+    pub fn its(&self) -> Option<&Its> {
+        self.its.get()
     }
 }
 
@@ -126,21 +135,35 @@ pub(crate) fn prepare_vm(vm: &Vm, irqchip: Irqchip) -> TestResult<VmState> {
         Irqchip::Gic(version) => Some(Gic::create(vm, version)?),
         Irqchip::Split => return Err(Failure::Skip("KVM_CAP_SPLIT_IRQCHIP".into())),
     };
-    Ok(VmState { target, gic })
+    let state = VmState { target, ..VmState::default() };
+    gic.into_iter().for_each(|gic| drop(state.gic.set(gic)));
+    Ok(state)
 }
 
 /// Initializes the interrupt controller, now that the vCPUs are there.
 pub(crate) fn before_first_run(vm: &VmState) -> TestResult {
-    vm.gic.as_ref().map_or(Ok(()), Gic::init)
+    vm.gic.get().map_or(Ok(()), Gic::init)
 }
 
-/// `KVM_ARM_VCPU_INIT` of a new vCPU.
+/// Makes a new vCPU one that can run.
 pub(crate) fn prepare_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
+    init_vcpu(vcpu, features)?;
+    finalize_vcpu(vcpu, features)
+}
+
+/// `KVM_ARM_VCPU_INIT`.
+pub(crate) fn init_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
     let mut init = vcpu.vm.target;
     for (word, wanted) in init.features.iter_mut().zip(features.0) {
         *word |= wanted;
     }
     vcpu.fd().vcpu_init(&init).ioctl("KVM_ARM_VCPU_INIT")?;
+    vcpu.with_entry(|entry| entry.features = *features);
+    Ok(())
+}
+
+/// `KVM_ARM_VCPU_FINALIZE`, where a feature wants it.
+pub(crate) fn finalize_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
     if features.has(KVM_ARM_VCPU_SVE) {
         let sve = KVM_ARM_VCPU_SVE as i32;
         vcpu.fd().vcpu_finalize(&sve).ioctl("KVM_ARM_VCPU_FINALIZE(KVM_ARM_VCPU_SVE)")?;
@@ -258,6 +281,16 @@ pub(crate) fn start_vcpu(vcpu: &mut Vcpu, entry: u64, args: [u64; 6]) -> TestRes
 }
 
 impl Vm {
+    /// Takes over the devices of a restored VM.
+    pub(crate) fn own_devices(&self, devices: Vec<RestoredDevice>) {
+        for device in devices {
+            match device {
+                RestoredDevice::Gic(gic) => drop(self.state().gic.set(gic)),
+                RestoredDevice::Its(its) => drop(self.state().its.set(its)),
+            }
+        }
+    }
+
     /// The features that vCPUs made from now on get.
     pub fn features_mut(&mut self) -> &mut VcpuFeatures {
         self.vcpu_config_mut()

@@ -3,6 +3,7 @@
 
 use defs::x86::apic::reg;
 use kvm_bindings::{KVM_IOAPIC_NUM_PINS, KVM_IRQCHIP_IOAPIC, kvm_irqchip};
+use nix::errno::Errno;
 
 use crate::failure::TestResult;
 use crate::{Ioctl, Vcpu, Vm};
@@ -94,6 +95,22 @@ impl Vm {
             to.bits = bits;
         }
         self.fd().set_irqchip(&chip).ioctl("KVM_SET_IRQCHIP")
+    }
+
+    /// `KVM_IRQ_LINE` of `gsi`.
+    ///
+    /// # Errors
+    ///
+    /// The errno.
+    pub fn set_irq_line(&self, gsi: u32, up: bool) -> Result<(), Errno> {
+        self.fd().set_irq_line(gsi, up).errno()?;
+        let lines = &mut self.core().inventory().arch.lines;
+        if up {
+            lines.insert(gsi)
+        } else {
+            lines.remove(&gsi)
+        };
+        Ok(())
     }
 
     /// Whether the line into `pin` of the I/O APIC is asserted (IRR in `KVM_GET_IRQCHIP`; means the

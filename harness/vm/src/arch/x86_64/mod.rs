@@ -1,6 +1,7 @@
 //! x86_64: vCPUs start in 64-bit mode, ring 0, on tables that are part of the payload image.
 
 mod describe;
+mod filter;
 pub mod hyperv;
 mod image;
 mod interrupts;
@@ -9,6 +10,7 @@ mod msrs;
 mod state;
 
 pub(crate) use describe::{PROGRAM_COUNTER, describe_trap, describe_vcpu, running};
+pub use filter::{MsrRange, bitmap_bytes};
 pub(crate) use image::{extend_tables, prepare_image};
 pub use interrupts::IoapicState;
 
