@@ -186,7 +186,7 @@ impl Observer for Session<'_> {
         let index = self.jobs[job];
         let unit = self.units[index];
         let attempt = self.attempts[index].len() as u32 + 1;
-        let known = self.known.of(unit.test.name());
+        let known = self.known.of_end(unit.test.name(), finished.outcome);
         let mut result = report(unit, finished, &known, attempt);
         let may_pass_again =
             matches!(result.outcome, Outcome::Fail | Outcome::Error | Outcome::Timeout);

@@ -165,7 +165,8 @@ impl<'a> KnownHere<'a> {
     /// Whether the test is known to run into its deadline.
     pub fn times_out(&self, test: &str) -> bool {
         let mut entries = self.entries.iter();
-        entries.any(|(glob, known)| known.outcome == HowItFails::Timeout && glob.is_match(test))
+        entries
+            .any(|(glob, known)| known.outcome == HowItFails::Timeout && is_of(glob, known, test))
     }
 
     /// The ends that the test as a whole is known for.
@@ -181,8 +182,26 @@ impl<'a> KnownHere<'a> {
 
     /// The entries for one test.
     pub fn of(&self, test: &str) -> Vec<&'a KnownFailure> {
-        self.entries.iter().filter(|(glob, _)| glob.is_match(test)).map(|(_, k)| *k).collect()
+        self.entries.iter().filter(|(glob, k)| is_of(glob, k, test)).map(|(_, k)| *k).collect()
     }
+
+    /// The entries for one test that ended so: a variant may pass where the test itself is known to fail.
+    pub fn of_end(&self, test: &str, outcome: Outcome) -> Vec<&'a KnownFailure> {
+        let mut known = self.of(test);
+        if outcome == Outcome::Pass && test.contains(VARIANT) {
+            known.retain(|known| known.test.contains(VARIANT));
+        }
+        known
+    }
+}
+
+/// What stands between a test's name and its variant's.
+const VARIANT: char = '@';
+
+/// Whether an entry is for `test`: what is known of a test is known of its variants.
+fn is_of(glob: &Glob, known: &KnownFailure, test: &str) -> bool {
+    let plain = test.split(VARIANT).next().unwrap_or(test);
+    glob.is_match(if known.test.contains(VARIANT) { test } else { plain })
 }
 
 /// What the list makes of a raw verdict.
@@ -315,9 +334,8 @@ mod tests {
         assert!(!on("amd64-svm-npt0", "amd64-svm,cpu=EPYC-Rome"));
     }
 
-    #[test]
-    fn a_death_is_known_of_whole_tests_only() {
-        let known = |test: &str, outcome, checks: &[&str]| KnownFailure {
+    fn known(test: &str, outcome: HowItFails, checks: &[&str]) -> KnownFailure {
+        KnownFailure {
             place: Place::default(),
             test: test.to_owned(),
             outcome,
@@ -326,7 +344,26 @@ mod tests {
             reason: "because".to_owned(),
             intermittent: false,
             reference: None,
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_test_is_known_of_its_variants_which_may_pass() {
+        let all = ["a::x", "a::x@moved", "b::*"].map(|test| known(test, HowItFails::Fail, &[]));
+        let here = KnownHere::new(&all, &HostFacts::default());
+        let of = |test, outcome| {
+            here.of_end(test, outcome).into_iter().map(|k| &*k.test).collect::<Vec<_>>()
         };
+        assert_eq!(of("a::x@moved", Outcome::Fail), ["a::x", "a::x@moved"]);
+        assert_eq!(of("a::x@moved", Outcome::Pass), ["a::x@moved"]);
+        assert_eq!(of("a::x@other", Outcome::Fail), ["a::x"]);
+        assert_eq!(of("b::y@moved", Outcome::Pass), Vec::<&str>::new());
+        assert_eq!(of("b::y", Outcome::Pass), ["b::*"]);
+        assert_eq!(of("a::x", Outcome::Fail), ["a::x"]);
+    }
+
+    #[test]
+    fn a_death_is_known_of_whole_tests_only() {
         let all = [
             known("a::*", HowItFails::HostBug, &[]),
             known("b::x", HowItFails::Fail, &[]),
