@@ -14,6 +14,11 @@ fn main() {
     for input in ["guest", "suites/src", "suites/macros", "Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
+    let orphans = orphans(&root.join("suites/src"));
+    if !orphans.is_empty() {
+        orphans.iter().for_each(|message| println!("cargo::error={message}"));
+        return;
+    }
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
     let arch = arch.replace("powerpc64", "ppc64le");
@@ -88,6 +93,41 @@ fn main() {
     assert!(status.success(), "the payload does not build");
     let built = payload_target.join(&target).join("release/guest-payload");
     fs::copy(&built, out.join("payload.elf")).expect("the payload was built");
+}
+
+/// Files of tests that no `mod` names: they would never be compiled, and nobody would notice.
+fn orphans(folder: &Path) -> Vec<String> {
+    let is_rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    let entries = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let here = entries(folder);
+    // A module is named in its own folder or, without a `mod.rs` there, beside that.
+    let above = folder.parent().map(entries).unwrap_or_default();
+    let naming = here.iter().chain(&above).filter(|path| is_rust(path));
+    let named: String = naming.filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let has = |name: &str| {
+        [format!("mod {name};"), format!("mod {name} "), format!("{name}.rs\"")]
+            .iter()
+            .any(|way| named.contains(way))
+    };
+    let is_root = |path: &Path| ["lib.rs", "main.rs", "mod.rs"].iter().any(|r| path.ends_with(r));
+    let mut found = Vec::new();
+    for path in &here {
+        if path.is_dir() {
+            found.extend(orphans(path));
+        }
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let is_module = is_rust(path) || path.join("mod.rs").exists();
+        if is_module && !is_root(path) && !has(&name) {
+            let (path, folder) = (path.display(), folder.display());
+            found.push(format!(
+                "{path} is not compiled: name it in {folder}/mod.rs (`pub mod {name};`)"
+            ));
+        }
+    }
+    found
 }
 
 /// The target features that leave vector registers, and calls to what knows of them, out of the

@@ -26,7 +26,10 @@ impl EmptyRoot {
         }
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("our folder");
-        fs::copy(RUNNER, folder.path().join("runner")).expect("a copy of the runner");
+        // By another process: a program that this one has open for writing cannot be started, and a
+        // test beside this one that forks meanwhile keeps it open.
+        let copied = Command::new("cp").arg(RUNNER).arg(folder.path().join("runner")).status();
+        assert!(copied.expect("cp starts").success());
         fs::create_dir(folder.path().join("dev")).expect("a folder");
         let device = folder.path().join("dev/kvm");
         let number = fs::metadata("/dev/kvm").map_or(0, |kvm| kvm.rdev());
