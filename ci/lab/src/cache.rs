@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{At as _, LabError, Result};
+use crate::manifest;
 
 /// Prefix of directories that belong to one living process.
 const RUN_PREFIX: &str = "run-";
@@ -96,6 +97,20 @@ impl Cache {
         }
     }
 
+    /// As [`Cache::once`]; a directory that was damaged since it was made is made again.
+    pub(crate) fn checked(
+        &self,
+        relative: impl AsRef<Path>,
+        make: impl Fn(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let make = |fresh: &Path| make(fresh).and_then(|()| manifest::write(fresh));
+        let path = self.once(&relative, make)?;
+        let Some(damage) = manifest::damage(&path) else { return Ok(path) };
+        eprintln!("lab: {} is damaged ({damage}); it is made again", path.display());
+        fs::remove_dir_all(&path).at(&path)?;
+        self.once(&relative, make)
+    }
+
     /// The directory `relative`, made by `make` in a temporary place and then moved, so that a
     /// break in the middle leaves nothing half done.
     pub(crate) fn once(
@@ -137,6 +152,21 @@ mod tests {
         std::thread::sleep(Duration::from_millis(10));
         cache.prune("warm", Duration::ZERO);
         assert!(!cache.path("warm/x").exists());
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_damaged_is_made_again() -> Result<()> {
+        let dir = tempfile::tempdir().at("tmp")?;
+        let cache = Cache::at(dir.path())?;
+        let make = |fresh: &Path| fs::write(fresh.join("vmlinuz"), "kernel").at(fresh);
+        let image = cache.checked("k/1", make)?.join("vmlinuz");
+        for content in ["", "ker", "kernal"] {
+            fs::write(&image, content).at(&image)?;
+            cache.checked("k/1", make)?;
+            assert_eq!(fs::read_to_string(&image).at(&image)?, "kernel");
+        }
+        cache.checked("k/1", |_| Err(LabError::Other("made without need".into())))?;
         Ok(())
     }
 

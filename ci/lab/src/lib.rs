@@ -16,6 +16,7 @@ mod initramfs;
 pub mod interrupt;
 pub mod kernel;
 mod lab;
+mod manifest;
 pub mod matrix;
 pub mod nightly;
 mod process;
@@ -29,6 +30,7 @@ mod shell;
 mod silence;
 mod snapshot;
 pub mod toolchain;
+mod waiting;
 
 pub use arch::Arch;
 pub use cache::Cache;

@@ -6,14 +6,19 @@ use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::error::{At as _, LabError, Result};
+use crate::waiting::{self, Waiting};
 
 /// How much of a failed program's output is shown.
 const OUTPUT_TAIL_BYTES: usize = 2000;
+
+/// How often a process that has only begun is looked at.
+const YOUNG_LOOK: Duration = Duration::from_millis(2);
 
 /// Starts a program that is killed when this thread dies, with the given descriptors open in it
 /// under their present numbers. Unless it is for a person, it gets a process group of its own, out
@@ -53,10 +58,33 @@ pub fn pipe() -> Result<(File, OwnedFd)> {
     Ok((File::from(OwnedFd::from(ours)), theirs.into()))
 }
 
+/// Runs a program to its end, with signs of life if it takes time; what is not redirected is returned.
+pub fn output(
+    command: &mut Command,
+    mut waiting: Waiting,
+    sign: impl Fn() -> String,
+) -> std::io::Result<Output> {
+    command.stdin(Stdio::null());
+    std::thread::scope(|scope| {
+        let runs = scope.spawn(|| command.output());
+        while !runs.is_finished() {
+            waiting.tick(&sign);
+            std::thread::sleep(if waiting.is_young() { YOUNG_LOOK } else { waiting::LOOK });
+        }
+        runs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Runs a helper program to its end and returns its standard output.
 pub fn run(command: &mut Command, package: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
+    let verb = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .find(|word| word.len() > 2 && word.chars().all(|c| c.is_ascii_lowercase()));
+    let what = [Some(program.clone().into()), verb].into_iter().flatten().collect::<Vec<_>>();
+    let waiting = Waiting::new(what.join(" "));
+    let output = output(command, waiting, String::new).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             LabError::Missing { program: program.clone(), package: package.to_owned() }
         }
@@ -66,12 +94,18 @@ pub fn run(command: &mut Command, package: &str) -> Result<String> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = [output.stdout, output.stderr].concat();
-    let tail = &text[text.len().saturating_sub(OUTPUT_TAIL_BYTES)..];
-    Err(LabError::Program {
-        program,
-        status: output.status.to_string(),
-        output: String::from_utf8_lossy(tail).trim().to_owned(),
-    })
+    Err(LabError::Program { program, status: output.status.to_string(), output: reason(&text) })
+}
+
+/// What a program says of its failure: apt's own errors among all that it says, or the end.
+fn reason(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("E: ")).collect();
+    if !errors.is_empty() {
+        return errors.join("\n");
+    }
+    let tail = &output[output.len().saturating_sub(OUTPUT_TAIL_BYTES)..];
+    String::from_utf8_lossy(tail).trim().to_owned()
 }
 
 /// The program's path, if it is installed.
@@ -101,6 +135,15 @@ fn thread(stat: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_by_its_errors() {
+        let apt = b"Get:1 x\nE: Write error - write (28: No space left on device)\nReading lists\n";
+        assert_eq!(reason(apt), "E: Write error - write (28: No space left on device)");
+        assert_eq!(reason(b" what\n"), "what");
+        let error = run(Command::new("sh").args(["-c", "echo E: no >&2; exit 3"]), "dash");
+        assert!(error.unwrap_err().to_string().ends_with("(exit status: 3): E: no"));
+    }
 
     #[test]
     fn a_thread_is_shown_with_its_time() {

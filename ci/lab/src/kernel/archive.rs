@@ -82,9 +82,12 @@ fn candidates(
 ) -> Result<(Vec<ArchiveKernel>, String)> {
     match spec {
         KernelSpec::DebianSuite(suite) => {
+            let is_known = SUITES.contains(&suite.as_str());
+            let suites = || format!("; suites: {}", SUITES.join(", "));
+            let hint = if is_known { String::new() } else { suites() };
             let found = of_suite(suite, arch, cache).map_err(|error| LabError::Kernel {
                 spec: spec.to_string(),
-                why: format!("{error}; suites: {}", SUITES.join(", ")),
+                why: format!("{error}{hint}"),
             })?;
             let none = format!(
                 "suite {suite} has none for {}; suites: {}",
@@ -206,7 +209,7 @@ fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel>
 fn fetch(kernel: &ArchiveKernel, arch: Arch, cache: &Cache) -> Result<Kernel> {
     let ArchiveKernel { suite, release, version, packages } = kernel;
     let place = format!("kernels/{}/{release}_{version}", arch.debian());
-    let dir = cache.once(&place, |fresh| {
+    let dir = cache.checked(&place, |fresh| {
         eprintln!("lab: fetching {release} ({version}) of {suite}");
         let packages: Vec<_> =
             packages.iter().map(|package| format!("{package}={version}")).collect();

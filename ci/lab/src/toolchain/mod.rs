@@ -2,7 +2,7 @@
 
 mod sysroot;
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,12 +13,16 @@ use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};
 use crate::process;
+use crate::waiting::{self, Waiting};
 
 /// The environment variable that names cargo's profile for programs that run on hosts: `dev` builds
 /// faster, for the author of a test.
 const CARGO_PROFILE: &str = "KVM_LAB_CARGO_PROFILE";
 /// Everything that the init is made of, in the workspace.
 const INIT_SOURCES: [&str; 2] = ["ci/lab/init/Cargo.toml", "ci/lab/init/src"];
+
+/// Lines of a failed build that are shown where none says what is wrong.
+const NR_LAST_LINES: usize = 20;
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -55,8 +59,7 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
         .env_remove("LD_LIBRARY_PATH")
         .env(format!("CARGO_TARGET_{variable}_RUSTFLAGS"), rust_flags(build.arch))
         .envs(build.env.iter().copied())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
+        .stdin(Stdio::null());
     if Some(build.arch) != Arch::native() {
         let linker = format!("{}-gcc", build.arch.gnu_triple());
         if process::find_program(&linker).is_none() {
@@ -71,16 +74,41 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
     if build.strip {
         command.env(format!("CARGO_PROFILE_{}_STRIP", profile.to_uppercase()), "symbols");
     }
-    let output = command.output().at("cargo")?;
+    let log = cache.dir("logs")?.join(format!("build-{}-{}.log", build.bin, build.arch));
+    command.stderr(File::create(&log).at(&log)?);
+    let waiting = Waiting::new(format!("building {} for {}", build.bin, build.arch));
+    let output = process::output(&mut command, waiting, || waiting::last_line(&log)).at("cargo")?;
     let failed = |why: &str| LabError::Program {
         program: format!("cargo build -p {} --target {target}", build.package),
         status: output.status.to_string(),
-        output: why.to_owned(),
+        output: format!("{why}\nall of it: {}", log.display()),
     };
     if !output.status.success() {
-        return Err(failed("see above"));
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        return Err(failed(&errors(&text)));
     }
     executable(&output.stdout, build.bin).ok_or_else(|| failed("cargo named no executable"))
+}
+
+/// The paragraphs of cargo's output that say what is wrong, or its end where none does; a build in a
+/// build indents its own.
+fn errors(text: &str) -> String {
+    const NO_NEWS: [&str; 3] = ["could not compile", "failed to run custom build", "aborting"];
+    let is_error = |paragraph: &&str| {
+        let rest = paragraph.trim_start().strip_prefix("error");
+        rest.is_some_and(|rest| {
+            !NO_NEWS.iter().any(|no_news| rest.starts_with(&format!(": {no_news}")))
+        })
+    };
+    let paragraphs = text.split("\n\n").map(|paragraph| {
+        paragraph.rsplit_once("--- stderr\n").map_or(paragraph, |(_, nested)| nested)
+    });
+    let errors: Vec<&str> = paragraphs.filter(is_error).collect();
+    if !errors.is_empty() {
+        return errors.join("\n\n");
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(NR_LAST_LINES)..].join("\n")
 }
 
 /// The suite's runner: this machine's own as it is built anyway, others without their own debug
@@ -104,7 +132,7 @@ pub(crate) fn lab_init(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     for path in INIT_SOURCES.map(|path| workspace().join(path)) {
         hash_sources(&path, &mut hasher).at(&path)?;
     }
-    let dir = cache.once(format!("init/{arch}-{:016x}", hasher.finish()), |fresh| {
+    let dir = cache.checked(format!("init/{arch}-{:016x}", hasher.finish()), |fresh| {
         let what = Build { package: "lab-init", bin: "lab-init", arch, strip: true, env: &[] };
         let built = build(cache, &what)?;
         fs::copy(&built, fresh.join("lab-init")).at(&built).map(|_| ())
@@ -164,6 +192,15 @@ fn executable(messages: &[u8], bin: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_a_build_are_shown_alone() {
+        let log = "   Compiling suites\nwarning: unused\n --> a.rs:1\n\nerror: failed to run custom build \
+                   command\n\nCaused by:\n  --- stderr\n  error[E0425]: no value `PORTT`\n   --> b.rs:9\n\n  \
+                   error: could not compile `suites`\n\n  thread 'main' panicked\n";
+        assert_eq!(errors(log), "  error[E0425]: no value `PORTT`\n   --> b.rs:9");
+        assert_eq!(errors("a\nb\n"), "a\nb");
+    }
 
     #[test]
     fn finds_the_program_among_the_messages() {
