@@ -6,7 +6,7 @@ use runner::cli::{Data, Suite};
 use runner::host::Kvm;
 use runner::registry::mutants::Sources;
 use runner::source::Native;
-use suites_embed::{files, policy};
+use suites_embed::{files, names, policy};
 use vm::case::TestCase;
 use vm::payload::Payload;
 
@@ -15,6 +15,7 @@ const POLICY: (&[(&str, &str)], &str) = policy!("../unittests.yaml");
 const DATA: Data = Data {
     policy: POLICY.0,
     prepared: POLICY.1,
+    profiles: names!("../ci/hosts", "yaml"),
     mutants: Sources {
         files: files!("../ci/mutants", "yaml"),
         killed: files!("../ci/mutants", "jsonl"),

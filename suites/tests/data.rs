@@ -6,7 +6,7 @@ use runner::registry::mutants::{Mutants, Sources};
 use runner::registry::{Policy, Registry, architecture};
 use runner::test::Test;
 use suites as _;
-use suites_embed::{files, policy};
+use suites_embed::{files, names, policy};
 
 const POLICY: (&[(&str, &str)], &str) = policy!("../unittests.yaml");
 const FILES: &[(&str, &str)] = files!("../ci/mutants", "yaml");
@@ -16,6 +16,12 @@ const KILLED: &[(&str, &str)] = files!("../ci/mutants", "jsonl");
 fn is_foreign(test: &str, arch: Option<&str>) -> bool {
     let here = std::env::consts::ARCH.replace("powerpc64", "ppc64le");
     arch.or(architecture(test)).is_some_and(|arch| arch != here)
+}
+
+#[test]
+fn every_host_that_the_policy_names_can_be() {
+    let policy = Policy::built_in(POLICY.0, "").unwrap();
+    policy.check_hosts(None, names!("../ci/hosts", "yaml")).unwrap();
 }
 
 #[test]

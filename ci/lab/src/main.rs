@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use cli::args::Shard;
+use cli::{exit_status, process};
 use lab::setup;
 use lab::toolchain::Build;
 use lab::{Arch, Cache, Event, Kernel, Lab, Outcome, Profile, Request, matrix};
@@ -130,17 +131,18 @@ struct Run {
 }
 
 fn main() -> ExitCode {
-    match act() {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("lab: {error:#}");
-            ExitCode::from(EXIT_ERROR)
-        }
-    }
+    let arguments: Arguments = match process::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return ExitCode::from(status),
+    };
+    let bisect = matches!(&arguments.command, Action::Test(test) if test.run.args.bisect);
+    ExitCode::from(act(arguments).unwrap_or_else(|error| {
+        eprintln!("lab: {error:#}");
+        exit_status(EXIT_ERROR, bisect)
+    }))
 }
 
-fn act() -> anyhow::Result<u8> {
-    let arguments = Arguments::parse();
+fn act(arguments: Arguments) -> anyhow::Result<u8> {
     lab::apt::choose_mirror(arguments.mirror);
     match arguments.command {
         Action::Run(run) => run_host(run),
@@ -318,7 +320,7 @@ fn exit_code(outcome: &Outcome) -> u8 {
         }
         Outcome::Interrupted(signal) => {
             eprintln!("lab: {signal}");
-            EXIT_ERROR
+            cli::SIGNALLED + *signal as u8
         }
     }
 }

@@ -226,10 +226,12 @@ fn of_cell(mut run: Run, cell: &Cell, ran: TestReport) -> Run {
     }
     info.host.profile.clone_from(&cell.host);
     info.host.kernel_spec.clone_from(&cell.kernel);
+    let not_run = info.tests.saturating_sub(run.results.len());
     run.results.push(ran);
-    info.tests = run.results.len();
+    info.tests = run.results.len() + not_run;
     run.unfinished = None;
-    run.summary = Some(Summary::of(&run.results));
+    let Summary { interrupted, cut_short, .. } = run.summary.unwrap_or_default();
+    run.summary = Some(Summary { interrupted, cut_short, not_run, ..Summary::of(&run.results) });
     run
 }
 

@@ -1,15 +1,17 @@
 //! The remote run: the suite on a host of the lab, with the runner's own command line and reports.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cli::args::RunArgs;
+use cli::exit_status;
 use cli::given::Given;
 use cli::remote::Remote;
 use results::outcome;
 
 use crate::emulator;
-use crate::error::{LabError, Result};
+use crate::error::{At as _, LabError, Result};
 use crate::interrupt;
 use crate::kernel::Kernel;
 use crate::lab::Lab;
@@ -19,8 +21,12 @@ use crate::{Arch, Cache, Profile};
 
 /// Exit status of a run without tests.
 const NOTHING_RAN: u8 = 3;
-/// Boots after a crash of the host, at most.
-const MOST_BOOTS: usize = 20;
+/// Exit status of an error or misuse.
+const EXIT_ERROR: u8 = cli::MISUSE;
+/// Boots one after the other that bring no result, at most.
+const MOST_IDLE_BOOTS: usize = 3;
+/// What is said of a host that starts.
+const BOOTING: &str = "booting";
 /// No run on one boot takes longer.
 const LONGEST_RUN: Duration = Duration::from_secs(4 * 3600);
 
@@ -64,24 +70,30 @@ pub fn profile(run: &RunArgs) -> Result<Profile> {
 ///
 /// The host cannot be started, or an output cannot be written.
 pub fn test(test: &Test) -> Result<u8> {
-    let profile = profile(&test.run.args)?;
+    let args = &test.run.args;
+    let profile = profile(args)?;
     if let Some(why) = &profile.no_kvm {
         eprintln!("skip: {}: {why}", profile.name);
-        return Ok(NOTHING_RAN);
+        return Ok(exit_status(NOTHING_RAN, args.bisect));
     }
     // Before anything is fetched or built for it.
     emulator::of(&profile)?.check(&profile)?;
     let cache = Cache::open()?;
-    let spec = test.run.args.kernel.as_ref().unwrap_or(&profile.kernel);
+    let spec = args.kernel.as_ref().unwrap_or(&profile.kernel);
     let kernel = Kernel::resolve(&spec.parse()?, profile.arch, &cache)?;
     let runner = match &test.runner {
         Some(runner) => runner.clone(),
         None => toolchain::runner(&cache, profile.arch)?,
     };
+    if let Some(status) = refused_here(&runner, profile.arch, &test.run)? {
+        return Ok(exit_status(status, args.bisect));
+    }
     interrupt::take()?;
     let lab = Lab::new(cache);
-    let mut remote = Remote::new(&test.run.args).map_err(LabError::Other)?;
-    for _ in 0..MOST_BOOTS {
+    let mut remote = Remote::new(&test.run).map_err(LabError::Other)?;
+    let booting = format!("{BOOTING} {} with {}", profile.name, kernel.name);
+    let mut idle_boots = 0;
+    while idle_boots < MOST_IDLE_BOOTS {
         let order = remote.order(&test.run).map_err(|e| LabError::Other(e.to_string()))?;
         let request = Request {
             profile: profile.clone(),
@@ -99,66 +111,116 @@ pub fn test(test: &Test) -> Result<u8> {
             kvm_optional: false,
             warm: test.warm,
         };
+        let before = remote.results();
+        let mut started = false;
         let mut errors = Vec::new();
+        remote.waiting(&booting, "");
         let end = lab.run(&request, &mut |event| match event {
             Event::Line(line) => remote.line(line),
             // The inner console; its errors are printed below if there is no summary.
             Event::Stderr(line) => errors.push(line.to_owned()),
+            Event::Started { .. } => started = true,
+            Event::Console(line) if !started => remote.waiting(&booting, line),
             _ => {}
-        })?;
+        });
+        let end = match end {
+            Ok(end) => end,
+            Err(error) if remote.results() == 0 => return Err(error),
+            // What is known so far is not lost.
+            Err(error) => {
+                remote.cut_short(&error.to_string());
+                break;
+            }
+        };
         if remote.is_complete() {
             break;
         }
         if let Outcome::Interrupted(signal) = end {
-            remote.interrupted(signal.as_str());
+            remote.interrupted(signal.as_str(), signal as u8);
             break;
         }
-        match attribute_crash(&mut remote, end) {
-            Some(test) => remote.say(&format!("{test} took the host with it; booting afresh")),
+        let again = match attribute(&mut remote, end, started) {
+            Some(again) => again,
             None => {
                 errors.iter().for_each(|line| remote.say(line));
                 break;
             }
+        };
+        idle_boots = if remote.results() > before + again.own_results { 0 } else { idle_boots + 1 };
+        if idle_boots < MOST_IDLE_BOOTS {
+            remote.say(&format!("{}; booting afresh", again.why));
+        } else {
+            remote.cut_short(&format!("{}, {MOST_IDLE_BOOTS} times without a result", again.why));
         }
     }
     Ok(remote.finish())
 }
 
-/// Attributes the host's crash to the test that ran, and names that test.
-fn attribute_crash(remote: &mut Remote, end: Outcome) -> Option<String> {
+/// The exit status where the runner itself, on this machine, already refuses the command line: a wrong
+/// word is not worth a boot. Only a runner of this machine's architecture can be asked.
+fn refused_here(runner: &Path, arch: Arch, run: &Given) -> Result<Option<u8>> {
+    if Arch::native() != Some(arch) {
+        return Ok(None);
+    }
+    let mut command = Command::new(runner);
+    command.args(["--host=native", "--list"]).args(run.local()).stdin(Stdio::null());
+    let output = command.output().at(runner)?;
+    let status = output.status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(match status {
+        Some(0) => None,
+        Some(NOTHING_RAN) => {
+            eprintln!("no test is selected");
+            status
+        }
+        _ => {
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            status.or(Some(EXIT_ERROR))
+        }
+    })
+}
+
+/// Why the host is booted again.
+struct Again {
+    why: String,
+    /// Results that stand for the death itself.
+    own_results: usize,
+}
+
+/// Attributes the host's end to the test that ran, or to a result of its own; `None` where another boot
+/// would end in the same way.
+fn attribute(remote: &mut Remote, end: Outcome, started: bool) -> Option<Again> {
+    use outcome::Outcome::{Error, HostBug};
     let (verdict, why, log) = match end {
-        Outcome::KernelDied { log } => {
-            (outcome::Outcome::HostBug, "the host's kernel died".into(), log)
-        }
-        Outcome::EmulatorDied { why, log } => {
-            (outcome::Outcome::Error, format!("the emulator died: {why}"), log)
-        }
-        Outcome::Hung { why, log } => {
-            (outcome::Outcome::HostBug, format!("the host hangs: {why}"), log)
-        }
-        Outcome::TimedOut { log } => {
-            (outcome::Outcome::HostBug, "the host takes too long".into(), log)
-        }
+        Outcome::KernelDied { log } => (HostBug, "the host's kernel died".into(), log),
+        Outcome::EmulatorDied { why, log } => (Error, format!("the emulator died: {why}"), log),
+        Outcome::Hung { why, log } => (HostBug, format!("the host hangs: {why}"), log),
+        Outcome::TimedOut { log } => (HostBug, "the host takes too long".into(), log),
         Outcome::Killed(signal) => {
-            (outcome::Outcome::Error, format!("signal {signal} killed the runner"), String::new())
+            (Error, format!("signal {signal} killed the runner"), String::new())
         }
         Outcome::NoKvm(why) => {
-            remote.say(&format!("no KVM in this host: {why}"));
+            remote.cut_short(&format!("no KVM in this host: {why}"));
             return None;
         }
         Outcome::HostFailed(why) => {
-            remote.say(&format!("the host's init failed: {why}"));
+            remote.cut_short(&format!("the host's init failed: {why}"));
             return None;
         }
         Outcome::Interrupted(_) => return None,
         Outcome::Exited(code) => {
-            remote.say(&format!("the runner in the host ended with {code} and without a summary"));
+            let why = format!("the runner in the host ended with {code} and without a summary");
+            remote.cut_short(&why);
             return None;
         }
     };
-    let test = remote.died(verdict, &why, &log);
-    if test.is_none() {
-        remote.say(&format!("{why}\n{log}"));
+    if let Some(test) = remote.died(verdict, &why, &log) {
+        return Some(Again { why: format!("{test} took the host with it"), own_results: 0 });
     }
-    test
+    if !started {
+        remote.say(&log);
+        remote.cut_short(&format!("{why} before the runner started"));
+        return None;
+    }
+    remote.died_between_tests(verdict, &why, &log);
+    Some(Again { why: format!("{why} between two tests"), own_results: 1 })
 }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use results::report::console::Detail;
+
+use crate::given::Given;
 
 /// Checks that a KVM implementation keeps its contract.
 ///
@@ -17,7 +20,7 @@ pub struct CommandLine {
     pub command: Option<Command>,
     /// How to run tests.
     #[command(flatten)]
-    pub run: RunArgs,
+    pub run: Given,
 }
 
 /// What can be done beside running tests.
@@ -82,6 +85,9 @@ pub struct RunArgs {
     /// Go on with the result stream in FILE: run only what has no result in it yet.
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     pub resume: Option<PathBuf>,
+    /// Run only what failed in the result stream FILE.
+    #[arg(long, value_name = "FILE")]
+    pub failed: Option<PathBuf>,
     /// Leave out what FILE says that has a result: lines of a test's name and repetition.
     #[arg(long, value_name = "FILE", hide = true)]
     pub finished: Option<PathBuf>,
@@ -91,9 +97,12 @@ pub struct RunArgs {
     /// Announce each test in the kernel log and the result stream, so that a dead host names it.
     #[arg(long)]
     pub mark: bool,
-    /// Tell more.
-    #[arg(short, long)]
+    /// Print every test, passing ones with their log and numbers too.
+    #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// Print the summary alone.
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Policy to use instead of the built-in unittests.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -112,6 +121,23 @@ pub struct RunArgs {
     /// Where results go.
     #[command(flatten)]
     pub formats: Formats,
+}
+
+impl RunArgs {
+    /// The file of the result stream, if one is written.
+    pub fn stream(&self) -> Option<String> {
+        let resumed = || self.resume.as_ref().map(|path| path.display().to_string());
+        self.formats.json.clone().or_else(resumed)
+    }
+
+    /// What the console shows.
+    pub fn detail(&self) -> Detail {
+        match (self.verbose, self.quiet) {
+            (true, _) => Detail::Everything,
+            (_, true) => Detail::Summary,
+            _ => Detail::News,
+        }
+    }
 }
 
 /// Where results go; `-` is standard output.
@@ -244,7 +270,7 @@ fn option(text: &str) -> Result<(String, String), String> {
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n >= 1 => Ok(n),
-        _ => Err("a number of at least 1 is needed".to_owned()),
+        _ => Err(format!("a number of at least 1 and at most {} is needed", usize::MAX)),
     }
 }
 
@@ -253,13 +279,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|s| *s > 0.0)
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
-        .ok_or_else(|| "a number of seconds greater than 0 is needed".to_owned())
+        .ok_or_else(|| {
+            format!("a number of seconds greater than 0 and at most {} is needed", u64::MAX)
+        })
 }
 
 fn factor(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(f) if f > 0.0 && f <= 1e6 => Ok(f),
-        _ => Err("a factor greater than 0 is needed".to_owned()),
+        _ => Err("a factor greater than 0 and at most 1000000 is needed".to_owned()),
     }
 }
 

@@ -7,11 +7,11 @@ use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::Refusal;
 use crate::args::RunArgs;
+use crate::{Refusal, process};
 
 /// Options that mean nothing on the other host, or that the run on it has its own values of.
-const OUTER_ONLY: [&str; 16] = [
+const OUTER_ONLY: [&str; 17] = [
     "host",
     "arch",
     "kernel",
@@ -21,6 +21,7 @@ const OUTER_ONLY: [&str; 16] = [
     "finished",
     "bisect",
     "mark",
+    "quiet",
     "json",
     "junit",
     "tap",
@@ -30,8 +31,14 @@ const OUTER_ONLY: [&str; 16] = [
     "html",
 ];
 /// Options that name a file of this machine, and how to find the files that it names in turn.
-const FILES: [(&str, Named); 2] =
-    [("config", named_by_policy as Named), ("programs", named_by_list as Named)];
+const FILES: [(&str, Named); 3] = [
+    ("config", named_by_policy as Named),
+    ("programs", named_by_list as Named),
+    ("failed", |_| Vec::new()),
+];
+/// Options without which the same test may end in another way.
+const DECISIVE: [&str; 8] =
+    ["host", "arch", "kernel", "config", "programs", "set", "timeout", "timeout_scale"];
 /// Folder of the other host that these files lie in, each below its path here.
 const FOLDER: &str = "/given";
 
@@ -44,6 +51,8 @@ pub struct Given {
     pub args: RunArgs,
     /// Those of its words that go to another host.
     inner: Vec<Word>,
+    /// Those that a run of one of its tests needs again.
+    decisive: Vec<Word>,
 }
 
 /// An option or a positional argument.
@@ -59,31 +68,51 @@ struct Word {
 pub type Files = Vec<(String, PathBuf)>;
 
 impl Given {
+    /// The command that runs tests in the same way again, but for their names.
+    pub fn again(&self) -> String {
+        let words = self.decisive.iter().flat_map(|word| word.flag.iter().chain(&word.value));
+        words.fold(process::command(), |line, word| format!("{line} {}", quoted(word)))
+    }
+
+    /// The same arguments for a runner on this machine.
+    pub fn local(&self) -> Vec<String> {
+        arguments(self.inner.iter().map(|word| (word.flag.clone(), word.value.clone())))
+    }
+
     /// The arguments for a runner on another host, and the files that they name.
     ///
     /// # Errors
     ///
     /// A file cannot be read, or names another by an absolute path.
     pub fn inner(&self) -> Result<(Vec<String>, Files), Refusal> {
-        let (mut options, mut positional, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut words, mut files) = (Vec::new(), Vec::new());
         for word in &self.inner {
             let names_files = FILES.iter().find(|(id, _)| *id == word.id);
             let value = match (&word.value, names_files) {
                 (Some(path), Some((_, named))) => Some(carry(Path::new(path), *named, &mut files)?),
                 (value, _) => value.clone(),
             };
-            match (&word.flag, value) {
-                (Some(flag), Some(value)) => options.push(format!("{flag}={value}")),
-                (Some(flag), None) => options.push(flag.clone()),
-                (None, value) => positional.extend(value),
-            }
+            words.push((word.flag.clone(), value));
         }
-        if !positional.is_empty() {
-            options.push("--".to_owned());
-            options.append(&mut positional);
-        }
-        Ok((options, files))
+        Ok((arguments(words), files))
     }
+}
+
+/// A command line of flags and values.
+fn arguments(words: impl IntoIterator<Item = (Option<String>, Option<String>)>) -> Vec<String> {
+    let (mut options, mut positional) = (Vec::new(), Vec::new());
+    for word in words {
+        match word {
+            (Some(flag), Some(value)) => options.push(format!("{flag}={value}")),
+            (Some(flag), None) => options.push(flag),
+            (None, value) => positional.extend(value),
+        }
+    }
+    if !positional.is_empty() {
+        options.push("--".to_owned());
+        options.append(&mut positional);
+    }
+    options
 }
 
 /// Adds a file and those that it names; gives its place on the other host.
@@ -101,6 +130,15 @@ fn carry(path: &Path, named: Named, files: &mut Files) -> Result<String, Refusal
         files.push((inside(&other)?, other));
     }
     Ok(place)
+}
+
+/// As a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_=+,.:/@%^".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 fn inside(path: &Path) -> Result<String, Refusal> {
@@ -138,12 +176,12 @@ fn read<T: Default + DeserializeOwned>(text: &str) -> T {
     serde_yaml::from_str(text).unwrap_or_default()
 }
 
-/// What was given of the options that clap knows, but for [`OUTER_ONLY`].
-fn words(matches: &ArgMatches) -> Vec<Word> {
+/// What was given of the options that clap knows, where `wanted` says so of their ids.
+fn words(matches: &ArgMatches, wanted: impl Fn(&str) -> bool) -> Vec<Word> {
     let mut words = Vec::new();
     for arg in RunArgs::augment_args(Command::new("run")).get_arguments() {
         let id = arg.get_id().as_str();
-        if OUTER_ONLY.contains(&id) || matches.value_source(id) != Some(ValueSource::CommandLine) {
+        if !wanted(id) || matches.value_source(id) != Some(ValueSource::CommandLine) {
             continue;
         }
         let word = |value| Word {
@@ -181,8 +219,9 @@ impl FromArgMatches for Given {
     }
 
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
-        let inner = words(matches);
-        Ok(Self { args: RunArgs::from_arg_matches_mut(matches)?, inner })
+        let inner = words(matches, |id| !OUTER_ONLY.contains(&id));
+        let decisive = words(matches, |id| DECISIVE.contains(&id));
+        Ok(Self { args: RunArgs::from_arg_matches_mut(matches)?, inner, decisive })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -287,6 +326,19 @@ pub(crate) mod tests {
             "/y/",
         ];
         assert_eq!((inner.as_slice(), files), (&wanted.map(str::to_owned)[..], vec![]));
+    }
+
+    #[test]
+    fn a_test_is_run_again_as_it_was_run() {
+        let line =
+            ["--config=a b's.yaml", "-v", "--host", "amd64-svm", "--json=j", "--set=n=1", "x"];
+        let again = given(&line.map(str::to_owned)).again();
+        let wanted = " --set n=1 --config 'a b'\\''s.yaml' --host amd64-svm";
+        assert!(again.ends_with(wanted), "{again}");
+        let options = every_option();
+        for id in DECISIVE {
+            assert!(options.iter().any(|(known, _)| known == id), "there is no {id}");
+        }
     }
 
     #[test]

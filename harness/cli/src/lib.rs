@@ -6,6 +6,7 @@ pub mod finished;
 pub mod given;
 pub mod nearest;
 pub mod outputs;
+pub mod process;
 pub mod remote;
 pub mod reports;
 
@@ -15,6 +16,18 @@ use std::fmt::Display;
 pub const MISUSE: u8 = 2;
 /// Exit status that makes `git bisect run` pass a commit over.
 pub const BISECT_SKIP: u8 = 125;
+/// Statuses from here on are a signal's, and end a bisection.
+pub const SIGNALLED: u8 = 128;
+
+/// The exit status that the user gets for a run's own: with `--bisect`, 0 and 1 are a verdict on KVM, a
+/// signal stays one, and anything else passes the commit over.
+pub fn exit_status(status: u8, bisect: bool) -> u8 {
+    match status {
+        0 | 1 => status,
+        _ if bisect && status < SIGNALLED => BISECT_SKIP,
+        _ => status,
+    }
+}
 
 /// Why the program cannot do what it was asked to.
 #[derive(Debug, thiserror::Error)]

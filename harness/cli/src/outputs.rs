@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Refusal;
 use super::args::Formats;
-use results::journal::{Run, RunInfo, Summary};
+use results::journal::{self, Run, RunInfo, Summary};
 use results::report::Reporter;
 use results::report::document::{Document, Form};
 use results::report::ktap::Ktap;
@@ -20,8 +20,10 @@ pub fn open(
 ) -> Result<Vec<Box<dyn Reporter>>, Refusal> {
     let mut reporters: Vec<Box<dyn Reporter>> = Vec::new();
     if let Some(path) = resume {
-        let name = path.display().to_string();
-        reporters.push(if path.exists() {
+        let odd = || Refusal(format!("{}: is no path in UTF-8", path.display()));
+        let name = path.to_str().ok_or_else(odd)?.to_owned();
+        // A run that died at once left no line that could be gone on with.
+        reporters.push(if journal::holds_lines(path) {
             Box::new(JsonLines::resumed(at(&name, Output::continue_journal(path))?, mark))
         } else {
             Box::new(JsonLines::new(at(&name, Output::create_journal(&name))?, mark))
@@ -63,7 +65,7 @@ pub fn replay(option: &str, place: &str, runs: &[Run]) -> Result<(), String> {
     let runs = if option == "--json" { runs.to_vec() } else { vec![merged(runs)] };
     for run in &runs {
         let summary = run.summary.clone().unwrap_or_else(|| Summary::of(&run.results));
-        let info = RunInfo { tests: run.results.len(), ..run.info.clone() };
+        let info = RunInfo { tests: run.results.len() + summary.not_run, ..run.info.clone() };
         reporter.start(&info);
         run.results.iter().for_each(|result| reporter.result(result));
         reporter.finish(&info, &run.results, &summary);
@@ -87,7 +89,13 @@ fn merged(runs: &[Run]) -> Run {
             result
         }));
     }
-    all.summary = Some(Summary::of(&all.results));
+    let summaries = || runs.iter().filter_map(|run| run.summary.as_ref());
+    let shortfalls: Vec<String> = summaries().filter_map(Summary::shortfall).collect();
+    all.summary = Some(Summary {
+        not_run: summaries().map(|summary| summary.not_run).sum(),
+        cut_short: (!shortfalls.is_empty()).then(|| shortfalls.join("; ")),
+        ..Summary::of(&all.results)
+    });
     all
 }
 

@@ -5,9 +5,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tempfile::NamedTempFile;
 
-use crate::args::RunArgs;
 use crate::given::{Files, Given};
-use crate::{BISECT_SKIP, MISUSE, Refusal, finished, outputs};
+use crate::{MISUSE, Refusal, SIGNALLED, exit_status, finished, outputs};
 use results::journal::{Line, RunInfo, Start, Summary, TestReport};
 use results::outcome::Outcome;
 use results::report::Reporter;
@@ -15,6 +14,9 @@ use results::report::console::Console;
 
 /// Where what has a result is listed on the other host.
 const FINISHED: &str = "/finished";
+
+/// The result that a death of the host between two tests has.
+const HOST_LIVES: &str = "lab::host_lives_between_tests";
 
 /// What a runner on another host is started with.
 #[derive(Debug)]
@@ -35,7 +37,10 @@ pub struct Remote {
     /// The test that runs.
     running: Option<Start>,
     complete: bool,
-    interrupted: Option<String>,
+    /// The signal that ended the run.
+    signal: Option<(String, u8)>,
+    /// Why the run could not go on.
+    cut_short: Option<String>,
     bisect: bool,
     begin: Instant,
 }
@@ -46,26 +51,17 @@ impl Remote {
     /// # Errors
     ///
     /// One of them cannot be written, or an option needs the host itself.
-    pub fn new(args: &RunArgs) -> Result<Self, String> {
+    pub fn new(given: &Given) -> Result<Self, String> {
+        let args = &given.args;
         let open = || -> Result<_, Refusal> {
             if args.resume.is_some() {
                 return Err(Refusal("--resume works on the native host only".into()));
             }
             let stdout_taken = args.formats.use_stdout().map_err(Refusal)?;
             let reporters = outputs::open(&args.formats, None, false)?;
-            let mut command = std::env::var("KVM_CONFORMANCE_COMMAND")
-                .unwrap_or_else(|_| "kvm-conformance".to_owned());
-            // What reproduces a failure must name the same host.
-            for (option, value) in
-                [("--host", &args.host), ("--arch", &args.arch), ("--kernel", &args.kernel)]
-            {
-                if let Some(value) = value {
-                    command.push_str(&format!(" {option} {value}"));
-                }
-            }
             let console =
-                Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
-            Ok((console, reporters))
+                Console::new(stdout_taken, args.detail(), &given.again()).map_err(Refusal::of)?;
+            Ok((console.with_stream(args.stream()), reporters))
         };
         let (console, reporters) = open().map_err(|e| e.to_string())?;
         Ok(Self {
@@ -75,7 +71,8 @@ impl Remote {
             results: Vec::new(),
             running: None,
             complete: false,
-            interrupted: None,
+            signal: None,
+            cut_short: None,
             bisect: args.bisect,
             begin: Instant::now(),
         })
@@ -167,18 +164,58 @@ impl Remote {
         Some(test)
     }
 
+    /// The host died while no test ran: a result of its own holds the log.
+    pub fn died_between_tests(&mut self, outcome: Outcome, reason: &str, log: &str) {
+        let earlier = self.results.iter().filter(|result| result.test == HOST_LIVES).count();
+        let mut result = TestReport {
+            iteration: earlier as u32 + 1,
+            reason: Some(reason.to_owned()),
+            kernel_log: log.lines().map(ToOwned::to_owned).collect(),
+            ..TestReport::bare(HOST_LIVES, outcome)
+        };
+        if let Some(last) = self.results.last() {
+            result.details.push(format!("the last test to end was {}", last.test));
+        }
+        self.result(result.printable());
+    }
+
+    /// How many results there are.
+    pub fn results(&self) -> usize {
+        self.results.len()
+    }
+
+    /// Shows what is waited for before the first test.
+    pub fn waiting(&mut self, what: &str, sign: &str) {
+        if self.info.is_none() {
+            self.console.waiting(what, sign);
+        }
+    }
+
     /// A signal cut the run short; the test that ran has no verdict.
-    pub fn interrupted(&mut self, signal: &str) {
-        self.interrupted = Some(signal.to_owned());
+    pub fn interrupted(&mut self, signal: &str, number: u8) {
+        self.signal = Some((signal.to_owned(), number));
+    }
+
+    /// The run cannot go on.
+    pub fn cut_short(&mut self, why: &str) {
+        self.cut_short = Some(why.to_owned());
     }
 
     /// Ends the run; gives the exit status.
     pub fn finish(mut self) -> u8 {
         let mut summary = Summary::of(&self.results);
         summary.duration_us = self.begin.elapsed().as_micros() as u64;
-        summary.interrupted.clone_from(&self.interrupted);
-        if !self.complete && summary.exit == 0 {
-            summary.exit = MISUSE;
+        if !self.complete {
+            let own = self.results.iter().filter(|result| result.test == HOST_LIVES).count();
+            let planned = self.info.as_ref().map_or(0, |info| info.tests);
+            summary.not_run = (planned + own).saturating_sub(self.results.len());
+            summary.cut_short = self.cut_short.or_else(|| Some("the host is gone".to_owned()));
+            // That nothing ran is no news where it could not.
+            summary.exit = if summary.exit == 1 { 1 } else { MISUSE };
+        }
+        if let Some((signal, number)) = self.signal {
+            summary.interrupted = Some(signal);
+            summary.exit = SIGNALLED + number;
         }
         let info = self.info.unwrap_or_else(|| RunInfo {
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
@@ -189,12 +226,9 @@ impl Remote {
         }
         self.console.finish(&info, &self.results, &summary);
         let broken = self.reporters.iter().any(|r| r.broken().is_some());
-        match summary.exit {
-            0 if broken => MISUSE,
-            0 | 1 => summary.exit,
-            _ if self.bisect => BISECT_SKIP,
-            status => status,
-        }
+        let broken = broken || self.console.lost().is_some();
+        let status = if summary.exit == 0 && broken { MISUSE } else { summary.exit };
+        exit_status(status, self.bisect)
     }
 }
 
@@ -212,10 +246,53 @@ mod tests {
         format!("{{\"type\":\"start\",\"test\":\"{test}\",\"iteration\":{iteration}}}")
     }
 
+    /// A remote run of three tests of which the first has a result.
+    fn begun(arguments: &[&str]) -> Remote {
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        let mut remote = Remote::new(&given(&arguments)).unwrap();
+        for line in [r#"{"type":"run","tests":3}"#.to_owned(), start("x::a", 1), result("x::a", 1)]
+        {
+            remote.line(&line);
+        }
+        remote
+    }
+
+    #[test]
+    fn a_run_that_is_not_whole_ends_with_a_status_of_its_own() {
+        for (bisect, interrupted, cut, died) in [(&[][..], 130, 2, 1), (&["--bisect"], 130, 125, 1)]
+        {
+            let mut remote = begun(bisect);
+            remote.interrupted("SIGINT", 2);
+            assert_eq!(remote.finish(), interrupted);
+            let mut remote = begun(bisect);
+            remote.cut_short("no KVM");
+            assert_eq!(remote.finish(), cut);
+            let mut remote = begun(bisect);
+            remote.died_between_tests(Outcome::HostBug, "it died", "BUG");
+            assert_eq!(remote.finish(), died);
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_not_whole_says_how_much_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("j").display().to_string();
+        let mut remote = begun(&["--json", &file]);
+        remote.died_between_tests(Outcome::HostBug, "it died", "BUG");
+        remote.cut_short("no KVM");
+        remote.finish();
+        let mut runs = results::journal::read(folder.path().join("j").as_path()).unwrap();
+        let run = runs.pop().unwrap();
+        assert_eq!(run.shortfall().unwrap(), "cut short: no KVM; 2 tests of 4 did not run");
+        let death = &run.results[1];
+        assert_eq!((death.test.as_str(), death.outcome), (HOST_LIVES, Outcome::HostBug));
+        assert_eq!(death.details, ["the last test to end was x::a"]);
+    }
+
     #[test]
     fn after_a_death_the_other_repetitions_still_run() {
         let given = given(&["--repeat=2", "--shard=1/3", "x::*"].map(str::to_owned));
-        let mut remote = Remote::new(&given.args).unwrap();
+        let mut remote = Remote::new(&given).unwrap();
         let order = remote.order(&given).unwrap();
         let first =
             ["--host=native", "--mark", "--json=-", "--repeat=2", "--shard=1/3", "--", "x::*"];

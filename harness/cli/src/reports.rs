@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{CompareArgs, ReportArgs};
 use super::{Refusal, outputs};
-use results::journal::{self, Run, Summary};
-use results::outcome::Outcome;
+use results::journal::{self, Run};
 use results::report::compare::compare as compare_runs;
 use results::report::document::Form;
 
@@ -32,7 +31,7 @@ pub fn report(args: &ReportArgs) -> Result<u8, Refusal> {
     Ok(if lost { super::MISUSE } else { 0 })
 }
 
-/// Tells what changed; 1 if something regressed.
+/// Reports what changed; 1 if something regressed, 2 if the later run is not whole.
 pub fn compare(args: &CompareArgs) -> Result<u8, Refusal> {
     let old = read_all(std::slice::from_ref(&args.old))?;
     let new = read_all(std::slice::from_ref(&args.new))?;
@@ -41,7 +40,8 @@ pub fn compare(args: &CompareArgs) -> Result<u8, Refusal> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(Refusal(format!("standard output: {e}")))
         }
-        _ => Ok(u8::from(comparison.regressed)),
+        _ if comparison.regressed => Ok(1),
+        _ => Ok(if comparison.incomplete { super::MISUSE } else { 0 }),
     }
 }
 
@@ -52,20 +52,8 @@ fn read_all(files: &[PathBuf]) -> Result<Vec<Run>, Refusal> {
         if of_file.is_empty() {
             return Err(Refusal(format!("{}: holds no run", file.display())));
         }
-        for run in &mut of_file {
-            own_up(run);
-        }
+        of_file.iter_mut().for_each(Run::complete);
         runs.extend(of_file);
     }
     Ok(runs)
-}
-
-/// A stream that ends in the middle of a test tells of that test too.
-fn own_up(run: &mut Run) {
-    let Some(test) = run.unfinished.take() else { return };
-    run.results.push(journal::TestReport {
-        reason: Some("the run ended while this test ran".to_owned()),
-        ..journal::TestReport::bare(&test, Outcome::Error)
-    });
-    run.summary = Some(Summary::of(&run.results));
 }

@@ -218,6 +218,11 @@ fn is_one(n: &u32) -> bool {
     *n == 1
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
 /// Counts, and how the run ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -236,6 +241,12 @@ pub struct Summary {
     /// The signal that cut the run short.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted: Option<String>,
+    /// Why the run ended early, where no signal asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut_short: Option<String>,
+    /// Results that were to come and did not.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub not_run: usize,
     /// Exit status of the runner.
     pub exit: u8,
 }
@@ -310,6 +321,22 @@ impl Summary {
         summary.exit = exit_status(&summary.counts);
         summary
     }
+
+    /// Why the run is not whole and how much of it is missing, in a sentence; `None` for a whole one.
+    pub fn shortfall(&self) -> Option<String> {
+        let why = match (&self.interrupted, &self.cut_short) {
+            (Some(signal), _) => format!("cut short by {signal}"),
+            (None, Some(why)) => format!("cut short: {why}"),
+            (None, None) if self.not_run > 0 => "cut short".to_owned(),
+            (None, None) => return None,
+        };
+        let all = self.total + self.not_run;
+        Some(match self.not_run {
+            0 => why,
+            1 => format!("{why}; 1 test of {all} did not run"),
+            missing => format!("{why}; {missing} tests of {all} did not run"),
+        })
+    }
 }
 
 /// 0 all expected, 1 something about KVM is wrong, 2 something about us is, 3 nothing ran.
@@ -338,6 +365,32 @@ pub struct Run {
     pub unfinished: Option<String>,
 }
 
+impl Run {
+    /// Makes up for what a stream without its end lacks: the test that ran has a result, and the summary
+    /// says how many have none.
+    pub fn complete(&mut self) {
+        if self.summary.is_some() {
+            return;
+        }
+        if let Some(test) = self.unfinished.take() {
+            self.results.push(TestReport {
+                reason: Some("the run ended while this test ran".to_owned()),
+                ..TestReport::bare(&test, Outcome::Error)
+            });
+        }
+        self.summary = Some(Summary {
+            cut_short: Some("the stream has no summary".to_owned()),
+            not_run: self.info.tests.saturating_sub(self.results.len()),
+            ..Summary::of(&self.results)
+        });
+    }
+
+    /// Why it is not whole, in a sentence.
+    pub fn shortfall(&self) -> Option<String> {
+        self.summary.as_ref().and_then(Summary::shortfall)
+    }
+}
+
 /// Why a stream cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -354,6 +407,15 @@ pub enum JournalError {
         /// What is wrong with it.
         message: String,
     },
+}
+
+/// Whether there is such a file and a whole line in it.
+pub fn holds_lines(path: &Path) -> bool {
+    match fs::read(path) {
+        Ok(bytes) => bytes.contains(&b'\n'),
+        // What cannot be read is the reader's to report.
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 /// Reads every run in a file.
@@ -391,6 +453,8 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Run>, JournalError> {
         match line {
             Line::Start(start) => run.unfinished = Some(start.test),
             Line::Result(result) => {
+                // The run went on after it had been cut short.
+                run.summary = None;
                 if run.unfinished.as_ref() == Some(&result.test) {
                     run.unfinished = None;
                 }
@@ -414,6 +478,27 @@ mod tests {
         assert_eq!(runs.len(), 1);
         assert_eq!(runs[0].results.len(), 1);
         assert_eq!(runs[0].summary, None);
+    }
+
+    #[test]
+    fn a_stream_without_its_end_says_how_much_is_missing() {
+        let head = "{\"type\":\"run\",\"tests\":5}\n";
+        let result = "{\"type\":\"result\",\"test\":\"a\",\"outcome\":\"pass\"}\n";
+        let start = "{\"type\":\"start\",\"test\":\"b\"}\n";
+        let end = "{\"type\":\"summary\",\"interrupted\":\"SIGINT\",\"total\":1,\"not_run\":4}\n";
+        let shortfall = |text: &str| {
+            let mut run = parse("j", text.as_bytes()).unwrap().pop().unwrap();
+            run.complete();
+            (run.results.len(), run.shortfall().unwrap_or_default())
+        };
+        let cut = |missing| {
+            format!("cut short: the stream has no summary; {missing} tests of 5 did not run")
+        };
+        assert_eq!(shortfall(&format!("{head}{result}")), (1, cut(4)));
+        assert_eq!(shortfall(&format!("{head}{result}{start}")), (2, cut(3)));
+        let interrupted = "cut short by SIGINT; 4 tests of 5 did not run".to_owned();
+        assert_eq!(shortfall(&format!("{head}{result}{end}")), (1, interrupted));
+        assert_eq!(shortfall(&format!("{head}{result}{end}{result}")), (2, cut(3)));
     }
 
     #[test]

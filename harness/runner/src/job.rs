@@ -33,6 +33,12 @@ const READ_BYTES: usize = 4 << 10;
 /// Reads in a row, so that one noisy worker starves nobody.
 const READS: usize = 16;
 
+/// Times its deadline that a worker gets more at most because it waited for a CPU.
+const MOST_EXTENSION: u32 = 2;
+/// Less than this part of the deadline is not worth the wait.
+const LEAST_EXTENSION: u32 = 20;
+/// As little is no wait, whatever the deadline.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
 /// Time that a worker has for its last words.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
@@ -100,6 +106,8 @@ pub struct Running {
     next_deadline: Instant,
     grace: Duration,
     timeout: Duration,
+    /// How much longer it may take because it waited for a CPU, at most.
+    extension: Duration,
     stage: Stage,
     late: bool,
     /// What its threads were doing when it did not stop as told.
@@ -187,6 +195,7 @@ impl Running {
             next_deadline: started + job.timeout,
             grace: job.grace,
             timeout: job.timeout,
+            extension: job.timeout * MOST_EXTENSION,
             stage: Stage::Live,
             late: false,
             stuck: Vec::new(),
@@ -246,6 +255,9 @@ impl Running {
         if now < self.next_deadline {
             return;
         }
+        if self.stage == Stage::Live && self.extend() {
+            return;
+        }
         let asked = match self.stage {
             Stage::Live => 0,
             Stage::Asked(asked) => asked,
@@ -259,10 +271,26 @@ impl Running {
                 self.next_deadline = now + if asked == 0 { self.grace } else { LAST_WORDS };
             }
             None => {
+                let remarks = std::mem::take(&mut self.stuck);
                 self.stuck = super::watch::threads(self.pid);
+                self.stuck.extend(remarks);
                 self.kill(now);
             }
         }
+    }
+
+    /// Moves the deadline by what the worker waited for a CPU that others had: no fault of the test.
+    fn extend(&mut self) -> bool {
+        let waited = super::watch::waited_for_cpu(self.pid);
+        let granted = self.next_deadline - self.started - self.timeout;
+        let more = waited.min(self.extension).saturating_sub(granted);
+        if more <= (self.timeout / LEAST_EXTENSION).max(LEAST_WAIT) {
+            return false;
+        }
+        self.next_deadline += more;
+        let all = verdict::Seconds(granted + more);
+        self.stuck = vec![format!("its deadline came {all} later: it waited for a CPU so long")];
+        true
     }
 
     /// Kills the whole group; to be called again until the worker is gone.
@@ -369,11 +397,12 @@ fn exec_worker(job: &Job<'_>, events: OwnedFd, output: OwnedFd) -> io::Result<Pi
 /// The event pipe arrives as stdin, the one descriptor that survives exec
 /// without any `unsafe`.
 pub fn become_worker_if_asked(sources: &[&dyn Source]) {
-    let mut args = std::env::args().skip(1);
-    if args.next().as_deref() != Some(WORKER_ARGUMENT) {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|first| first != WORKER_ARGUMENT) {
         return;
     }
-    let spec = args.next().and_then(|json| serde_json::from_str::<Spec>(&json).ok());
+    let json = args.next().and_then(|json| json.into_string().ok());
+    let spec = json.and_then(|json| serde_json::from_str::<Spec>(&json).ok());
     let tests = sources.iter().filter_map(|source| source.tests(&unprobed()).ok()).flatten();
     let test = spec.as_ref().and_then(|spec| tests.into_iter().find(|t| t.id == spec.test));
     let (Some(spec), Some(test), Ok(events)) = (&spec, &test, sys::dup_above_stdio(0)) else {

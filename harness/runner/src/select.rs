@@ -1,6 +1,8 @@
 //! Which tests a command line means.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
 
 use cli::args::{RunArgs, Shard};
 use regex::Regex;
@@ -9,6 +11,9 @@ use crate::pattern::Glob;
 use crate::registry::{NODEFAULT, PERF, Registry};
 use crate::test::Test;
 use cli::nearest::{nearest, unknown};
+use results::journal::{self, Run};
+use results::report::console::is_news;
+use results::report::matrix::Matrix;
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +22,8 @@ pub struct Selection {
     pub patterns: Vec<String>,
     /// Only tests in one of these groups, if any is given.
     pub groups: Vec<String>,
+    /// Only these, by their whole names, if a list is given.
+    pub failed: Option<BTreeSet<String>>,
     /// Not these: names, globs and `/regexes/`.
     pub exclude: Vec<String>,
     /// Also the `nodefault` group.
@@ -77,9 +84,15 @@ fn segments_match(name: &str, wanted: &str) -> bool {
     })
 }
 
-impl From<&RunArgs> for Selection {
-    fn from(args: &RunArgs) -> Self {
-        Self {
+impl Selection {
+    /// What a command line asks for.
+    ///
+    /// # Errors
+    ///
+    /// The stream that it names cannot be read.
+    pub fn new(args: &RunArgs) -> Result<Self, SelectError> {
+        Ok(Self {
+            failed: args.failed.as_deref().map(failed).transpose()?,
             patterns: args.names.clone(),
             groups: args.group.clone(),
             exclude: args.exclude.clone(),
@@ -87,18 +100,18 @@ impl From<&RunArgs> for Selection {
             perf: args.perf,
             shard: args.shard,
             shuffle: args.shuffle,
-        }
+        })
     }
-}
 
-impl Selection {
     /// The tests meant, in the order to run them.
     pub fn apply<'r>(&self, registry: &'r Registry) -> Result<Vec<&'r Test>, SelectError> {
         let wanted = self.matchers(&self.patterns, registry)?;
         let unwanted = self.matchers(&self.exclude, registry)?;
         self.check_groups(registry)?;
+        let is_listed = |test: &Test| self.failed.as_ref().is_none_or(|f| f.contains(test.name()));
         let on_request = |test: &Test, group: &str, flag: bool| {
             !test.in_group(group)
+                || self.failed.is_some()
                 || flag
                 || self.groups.iter().any(|g| g == group)
                 || wanted
@@ -108,6 +121,7 @@ impl Selection {
         let mut tests: Vec<&Test> = registry
             .tests
             .iter()
+            .filter(|e| is_listed(e))
             .filter(|e| wanted.is_empty() || wanted.iter().any(|w| w.matches(e.name())))
             .filter(|e| self.groups.is_empty() || self.groups.iter().any(|g| e.in_group(g)))
             .filter(|e| !unwanted.iter().any(|u| u.matches(e.name())))
@@ -148,6 +162,22 @@ impl Selection {
             Some(group) => Err(SelectError(unknown("group", group, groups.iter().copied()))),
             None => Ok(()),
         }
+    }
+}
+
+/// The tests that a stream's latest results say failed.
+fn failed(stream: &Path) -> Result<BTreeSet<String>, SelectError> {
+    let mut runs = journal::read(stream).map_err(|e| SelectError(e.to_string()))?;
+    runs.iter_mut().for_each(Run::complete);
+    let matrix = Matrix::new(&runs);
+    let cells = matrix.columns.iter().flat_map(|column| &column.cells);
+    let failed: BTreeSet<String> = cells
+        .filter(|(_, cell)| is_news(cell.latest.outcome))
+        .map(|(test, _)| (*test).to_owned())
+        .collect();
+    match failed.is_empty() {
+        true => Err(SelectError(format!("{}: no test failed there", stream.display()))),
+        false => Ok(failed),
     }
 }
 

@@ -96,14 +96,29 @@ impl Lines {
 ///
 /// What is wrong with it, and where.
 pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, FileError> {
+    if is_blank(text) {
+        return Err(FileError::of(file, "there is nothing in it"));
+    }
     serde_yaml::from_str(text).map_err(|e| {
         let mut told = e.to_string();
         if let Some(at) = told.rfind(" at line ") {
             told.truncate(at);
         }
         let line = e.location().map(|place| place.line());
-        FileError { line, ..FileError::of(file, near_key(&told)) }
+        FileError { line, ..FileError::of(file, near_key(&plain(&told))) }
     })
+}
+
+/// Whether a text says nothing.
+fn is_blank(text: &str) -> bool {
+    text.lines().map(str::trim_start).all(|line| line.is_empty() || line.starts_with('#'))
+}
+
+/// A message without the names of our own types.
+fn plain(told: &str) -> String {
+    let Some((before, name)) = told.split_once("expected struct ") else { return told.to_owned() };
+    let rest = name.trim_start_matches(char::is_alphanumeric);
+    format!("{before}expected a mapping{rest}")
 }
 
 /// The same; a text without content is a default value.
@@ -115,8 +130,7 @@ pub fn parse_or_default<T: DeserializeOwned + Default>(
     file: &str,
     text: &str,
 ) -> Result<T, FileError> {
-    let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    if text.lines().all(is_blank) { Ok(T::default()) } else { parse(file, text) }
+    if is_blank(text) { Ok(T::default()) } else { parse(file, text) }
 }
 
 /// Turns serde's list of every valid key into the nearest one.

@@ -52,6 +52,29 @@ pub fn files(arguments: TokenStream) -> TokenStream {
     quote!(&[#((#names, include_str!(#paths))),*]).into()
 }
 
+/// `names!("../ci/hosts", "yaml")`: the names, without it, of the files with that extension in the
+/// folder, sorted.
+#[proc_macro]
+pub fn names(arguments: TokenStream) -> TokenStream {
+    let parse = syn::punctuated::Punctuated::<LitStr, syn::Token![,]>::parse_terminated;
+    let arguments = parse_macro_input!(arguments with parse);
+    let [folder, extension] = &arguments.iter().collect::<Vec<_>>()[..] else {
+        let error = Error::new(Span::call_site(), "a folder and an extension are wanted");
+        return error.to_compile_error().into();
+    };
+    let root = absolute(folder);
+    let entries = match fs::read_dir(&root) {
+        Ok(entries) => entries,
+        Err(error) => return refuse(folder, &format!("{}: {error}", root.display())),
+    };
+    let files = entries.flatten().map(|entry| entry.path());
+    let files = files.filter(|file| file.extension().is_some_and(|e| *e == *extension.value()));
+    let mut names: Vec<String> =
+        files.filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned())).collect();
+    names.sort();
+    quote!(&[#(#names),*]).into()
+}
+
 fn absolute(path: &LitStr) -> PathBuf {
     let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
     Path::new(&package).join(path.value())

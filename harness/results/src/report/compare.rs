@@ -20,6 +20,8 @@ pub struct Comparison {
     pub text: String,
     /// Something that was well is not any more.
     pub regressed: bool,
+    /// The later run is not whole: nothing is known of a part of the tests.
+    pub incomplete: bool,
 }
 
 /// The headings, in the order in which they are told.
@@ -33,6 +35,7 @@ enum Change {
     New,
     NewChecks,
     Gone,
+    NoResult,
     NotRun,
     RunAgain,
     Slower,
@@ -49,6 +52,7 @@ impl Change {
             Self::New => "new",
             Self::NewChecks => "has a new check",
             Self::Gone => "gone",
+            Self::NoResult => "no result in the run that was cut short",
             Self::NotRun => "now skipped",
             Self::RunAgain => "no longer skipped",
             Self::Slower => "slower",
@@ -67,6 +71,13 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
     if single && old.columns[0].key != new.columns[0].key {
         let _ = writeln!(text, "{} → {}\n", old.columns[0].key.label(), new.columns[0].key.label());
     }
+    for (when, matrix) in [("before", &old), ("after", &new)] {
+        for column in &matrix.columns {
+            for why in &column.shortfalls {
+                let _ = writeln!(text, "{when}: {}: {why}\n", column.key.label());
+            }
+        }
+    }
     for column in &new.columns {
         let before = old.columns.iter().find(|c| single || c.key == column.key);
         let Some(before) = before else {
@@ -81,6 +92,10 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
         for test in tests {
             let cells = (before.cells.get(test), column.cells.get(test));
             let mut note = |(change, told): (Change, String)| {
+                let change = match change {
+                    Change::Gone if !column.shortfalls.is_empty() => Change::NoResult,
+                    change => change,
+                };
                 changes.entry(change).or_default().push(format!("{test}{host}: {told}"));
             };
             change(cells.0, cells.1, slower).into_iter().for_each(&mut note);
@@ -107,7 +122,9 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
     if changes.is_empty() {
         text.push_str("no change\n");
     }
-    Comparison { text, regressed: lost || changes.contains_key(&Change::Regressed) }
+    let regressed = lost || changes.contains_key(&Change::Regressed);
+    let incomplete = new.columns.iter().any(|column| !column.shortfalls.is_empty());
+    Comparison { text, regressed, incomplete }
 }
 
 /// Checks that only one of two results has, where the test passes: one that fails may end before its

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -19,21 +19,55 @@ const FAILURES_IN_FULL: usize = 20;
 const LOG_LINES: usize = 10;
 /// Slowest tests shown.
 const SLOWEST: usize = 10;
+/// Groups named of which nothing ran.
+const SKIPPED_GROUPS: usize = 12;
+/// Failures that a command line names one by one.
+const NAMED_AGAIN: usize = 8;
+/// Where no line can be written over, how long nothing is printed.
+const QUIET_FOR: Duration = Duration::from_secs(10);
 /// Tests named as the running ones.
 const RUNNING_NAMES: usize = 2;
+
+/// How much a person wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// The summary alone.
+    Summary,
+    /// What is not a plain pass, too.
+    News,
+    /// Every test, with its log and numbers.
+    Everything,
+}
 
 /// Lines for a person on standard output or, where that carries results, standard error.
 pub struct Console {
     output: Output,
     colour: bool,
-    verbose: bool,
+    detail: Detail,
     command: String,
+    /// The file of the result stream, if there is one.
+    stream: Option<String>,
     bar: Option<ProgressBar>,
+    progress: Progress,
+}
+
+/// How far the run is.
+#[derive(Debug)]
+struct Progress {
+    tests: usize,
+    told: usize,
+    news: usize,
+    /// When something was printed last.
+    printed: Instant,
 }
 
 impl Console {
-    /// `command` is how the user calls the runner, for the hints.
-    pub fn new(to_stderr: bool, verbose: bool, command: &str) -> io::Result<Self> {
+    /// `command` is how the user would run one of the tests again, but for its name.
+    ///
+    /// # Errors
+    ///
+    /// Standard output cannot be used.
+    pub fn new(to_stderr: bool, detail: Detail, command: &str) -> io::Result<Self> {
         let terminal =
             if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
         let colour = terminal && std::env::var_os("NO_COLOR").is_none();
@@ -41,10 +75,44 @@ impl Console {
         Ok(Self {
             output,
             colour,
-            verbose,
+            detail,
             command: command.to_owned(),
+            stream: None,
             bar: (terminal && io::stderr().is_terminal()).then(ProgressBar::hidden),
+            progress: Progress { tests: 0, told: 0, news: 0, printed: Instant::now() },
         })
+    }
+
+    /// The same where the result stream goes to a file, if it does.
+    #[must_use]
+    pub fn with_stream(self, file: Option<String>) -> Self {
+        Self { stream: file.filter(|file| file != "-"), ..self }
+    }
+
+    /// Why a person did not see everything; that a reader went away, as in `… | head`, is no reason.
+    pub fn lost(&self) -> Option<&str> {
+        self.output.lost()
+    }
+
+    /// Shows what is waited for before the first test, with the last sign of life: in one line that is
+    /// written over, or now and then in a line of its own.
+    pub fn waiting(&mut self, what: &str, sign: &str) {
+        if let Some(bar) = &mut self.bar {
+            if bar.is_hidden() {
+                *bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+                    bar.set_style(style);
+                }
+            }
+            bar.set_message(if sign.is_empty() {
+                what.to_owned()
+            } else {
+                format!("{what}: {sign}")
+            });
+            bar.tick();
+        } else if self.detail > Detail::Summary && self.progress.printed.elapsed() >= QUIET_FOR {
+            self.say(&format!("{what} …"));
+        }
     }
 
     /// Shows which tests run now. Draws from this thread only: a ticker thread
@@ -58,6 +126,10 @@ impl Console {
             }
             bar.set_message(text);
             bar.tick();
+        } else if self.detail > Detail::Summary && self.progress.printed.elapsed() >= QUIET_FOR {
+            let Progress { tests, told, news, .. } = self.progress;
+            let first = running.first().map_or(String::new(), |test| format!(", running {test}"));
+            self.say(&format!("{told} of {}{first}; {news} failed so far", count(tests, "test")));
         }
     }
 
@@ -67,6 +139,7 @@ impl Console {
     }
 
     fn print(&mut self, text: &str) {
+        self.progress.printed = Instant::now();
         let output = &mut self.output;
         match &self.bar {
             Some(bar) => bar.suspend(|| output.write(text)),
@@ -119,13 +192,13 @@ impl Console {
         }
         if !result.kernel_log.is_empty() {
             text.push_str("    kernel log:\n");
-            let most = if self.verbose { usize::MAX } else { 2 * LOG_LINES };
+            let most = if self.is_verbose() { usize::MAX } else { 2 * LOG_LINES };
             for line in result.kernel_log.iter().take(most) {
                 let _ = writeln!(text, "      {line}");
             }
         }
         let stats = stats_lines(result);
-        if !stats.is_empty() && self.verbose {
+        if !stats.is_empty() && self.is_verbose() {
             text.push_str("    KVM statistics:\n");
             text.extend(stats.iter().map(|line| format!("      {line}\n")));
         }
@@ -133,7 +206,8 @@ impl Console {
             let _ = writeln!(text, "    see {reference}");
         }
         if !result.log.is_empty() {
-            let skipped = if self.verbose { 0 } else { result.log.len().saturating_sub(LOG_LINES) };
+            let skipped =
+                if self.is_verbose() { 0 } else { result.log.len().saturating_sub(LOG_LINES) };
             let _ = writeln!(text, "    log{}:", if skipped > 0 { ", last lines" } else { "" });
             for line in &result.log[skipped..] {
                 let _ = writeln!(text, "      {line}");
@@ -141,6 +215,41 @@ impl Console {
         }
         if !result.location.is_empty() {
             let _ = writeln!(text, "    test: {}", result.location);
+        }
+        text
+    }
+
+    fn is_verbose(&self) -> bool {
+        self.detail == Detail::Everything
+    }
+
+    /// Whether a result gets a line as it comes.
+    fn shows(&self, result: &TestReport) -> bool {
+        match self.detail {
+            Detail::Summary => false,
+            Detail::News => result.outcome != Outcome::Pass || result.flaky || measures(result),
+            Detail::Everything => true,
+        }
+    }
+
+    /// The commands that run failures again.
+    fn again(&self, failures: &[&TestReport]) -> String {
+        let Some(first) = failures.iter().min_by_key(|r| urgency(r.outcome)) else {
+            return String::new();
+        };
+        let mut text = format!("next: {} -v {}\n", self.command, first.test);
+        let mut names: Vec<&str> = failures.iter().map(|failure| failure.test.as_str()).collect();
+        names.dedup();
+        match &self.stream {
+            _ if names.len() < 2 => {}
+            Some(file) => {
+                let _ = writeln!(text, "all that failed: {} --failed {file}", self.command);
+            }
+            None if names.len() <= NAMED_AGAIN => {
+                let _ = writeln!(text, "all that failed: {} {}", self.command, names.join(" "));
+            }
+            None => text
+                .push_str("all that failed: with `--json FILE`, `--failed FILE` runs it again\n"),
         }
         text
     }
@@ -167,7 +276,7 @@ impl Console {
             text.push_str("\nflaky:\n");
             text.extend(flakes.iter().map(|flake| format!("  {flake}\n")));
         }
-        if results.len() > SLOWEST {
+        if results.len() > SLOWEST && self.is_verbose() {
             text.push_str("\nslowest:\n");
             let mut slowest: Vec<&TestReport> = results.iter().collect();
             slowest.sort_by_key(|r| std::cmp::Reverse(r.duration_us));
@@ -180,13 +289,13 @@ impl Console {
                 );
             }
         }
-        let _ = writeln!(text, "\n{}", self.counts(summary));
-        if let Some(signal) = &summary.interrupted {
-            let _ = writeln!(text, "cut short by {signal}: not every test has run");
+        text.push('\n');
+        text.push_str(&skipped_groups(results));
+        let _ = writeln!(text, "{}", self.counts(summary));
+        if let Some(why) = summary.shortfall() {
+            let _ = writeln!(text, "{}", self.paint(Outcome::Error, &why));
         }
-        if let Some(first) = failures.iter().min_by_key(|r| urgency(r.outcome)) {
-            let _ = writeln!(text, "next: {} -v {}", self.command, first.test);
-        }
+        text.push_str(&self.again(&failures));
         text
     }
 
@@ -223,10 +332,12 @@ impl Reporter for Console {
         if run.timeout_scale > 1.0 {
             self.say(&format!("slow host: deadlines × {:.1}", run.timeout_scale));
         }
-        if !run.kernel_log_watched && self.verbose {
+        if !run.kernel_log_watched && self.is_verbose() {
             self.say("/dev/kmsg cannot be read here: kernel warnings show only as taint");
         }
-        if self.bar.is_some() {
+        self.progress.tests = run.tests;
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
             let style = ProgressStyle::with_template("[{pos}/{len}] {elapsed} {wide_msg}");
             let bar =
                 ProgressBar::with_draw_target(Some(run.tests as u64), ProgressDrawTarget::stderr());
@@ -238,18 +349,20 @@ impl Reporter for Console {
     }
 
     fn result(&mut self, result: &TestReport) {
-        let mut text = self.line(result);
-        // Tests that measure are run for their numbers.
-        let measures = result.groups.iter().any(|group| group == PERF);
-        if (self.verbose || measures) && result.outcome == Outcome::Pass {
-            for metric in &result.metrics {
-                let _ = writeln!(text, "     {metric}");
+        self.progress.told += 1;
+        self.progress.news += usize::from(is_news(result.outcome));
+        if self.shows(result) {
+            let mut text = self.line(result);
+            if (self.is_verbose() || measures(result)) && result.outcome == Outcome::Pass {
+                for metric in &result.metrics {
+                    let _ = writeln!(text, "     {metric}");
+                }
             }
+            if self.is_verbose() && result.outcome == Outcome::Pass {
+                text.extend(result.log.iter().map(|line| format!("     {line}\n")));
+            }
+            self.print(&text);
         }
-        if self.verbose && result.outcome == Outcome::Pass {
-            text.extend(result.log.iter().map(|line| format!("     {line}\n")));
-        }
-        self.print(&text);
         if let Some(bar) = &self.bar {
             bar.inc(1);
         }
@@ -262,6 +375,35 @@ impl Reporter for Console {
         let text = self.summary(results, summary);
         self.print(&text);
     }
+}
+
+/// Whether a test is run for its numbers.
+fn measures(result: &TestReport) -> bool {
+    result.groups.iter().any(|group| group == PERF)
+}
+
+/// The groups of which no test ran, the largest first, in a line.
+fn skipped_groups(results: &[TestReport]) -> String {
+    let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for result in results {
+        for group in &result.groups {
+            let (skipped, all) = groups.entry(group).or_default();
+            *skipped += usize::from(result.outcome == Outcome::Skip);
+            *all += 1;
+        }
+    }
+    groups.retain(|_, (skipped, all)| skipped == all);
+    if groups.is_empty() {
+        return String::new();
+    }
+    let mut groups: Vec<(&str, usize)> = groups.into_iter().map(|(g, (_, n))| (g, n)).collect();
+    groups.sort_by_key(|(_, tests)| std::cmp::Reverse(*tests));
+    let named = groups.iter().take(SKIPPED_GROUPS);
+    let mut named: Vec<String> = named.map(|(group, n)| format!("{group} ({n})")).collect();
+    if let Some(more) = groups.len().checked_sub(SKIPPED_GROUPS).filter(|more| *more > 0) {
+        named.push(format!("and {more} more"));
+    }
+    format!("groups of which nothing ran: {}\n", named.join(", "))
 }
 
 /// `1 test`, `2 tests`.

@@ -47,6 +47,15 @@ fn suite(run: &Run) -> TestSuite {
         suite.set_time(Duration::from_micros(summary.duration_us));
     }
     suite.add_test_cases(run.results.iter().map(case));
+    // What only counts test cases must not take a part for the whole.
+    if let Some(why) = run.shortfall() {
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+        status.set_message(why);
+        status.set_type("cut short");
+        let mut case = TestCase::new("every_test_has_a_result", status);
+        case.set_classname("run");
+        suite.add_test_case(case);
+    }
     suite
 }
 

@@ -36,9 +36,9 @@ impl Reporter for Ktap {
     }
 
     fn finish(&mut self, _: &RunInfo, _: &[TestReport], summary: &Summary) {
-        let line = match (&summary.interrupted, summary.exit) {
-            (Some(signal), _) => {
-                format!("not ok 1 kvm-conformance # ERROR cut short by {signal}\n")
+        let line = match (summary.shortfall(), summary.exit) {
+            (Some(why), _) => {
+                format!("not ok 1 kvm-conformance # ERROR {}\n", one_line(&why))
             }
             (None, 0) => "ok 1 kvm-conformance\n".to_owned(),
             (None, 3) => "ok 1 kvm-conformance # SKIP nothing ran\n".to_owned(),

@@ -43,6 +43,11 @@ fn hosts(text: &mut String, matrix: &Matrix<'_>) {
         let time: u64 = column.cells.values().map(|cell| cell.latest.duration_us).sum();
         let _ = writeln!(text, " {} |", Time(time));
     }
+    for column in &matrix.columns {
+        for why in &column.shortfalls {
+            let _ = writeln!(text, "\n**{}: {}**", escape(&column.key.label()), escape(why));
+        }
+    }
 }
 
 /// Tests that do not end the same everywhere.

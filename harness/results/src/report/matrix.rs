@@ -70,6 +70,8 @@ pub struct Column<'a> {
     pub key: HostKey,
     /// Its tests.
     pub cells: BTreeMap<&'a str, Cell<'a>>,
+    /// Why its runs are not whole, in sentences, unless a later run has results of all that they have.
+    pub shortfalls: Vec<String>,
 }
 
 impl Column<'_> {
@@ -113,7 +115,7 @@ impl<'a> Matrix<'a> {
 fn column<'a>(key: HostKey, mut runs: Vec<&'a Run>) -> Column<'a> {
     runs.sort_by_key(|run| run.info.started);
     let mut cells: BTreeMap<&str, Cell<'_>> = BTreeMap::new();
-    for run in runs {
+    for run in &runs {
         let mut of_run: BTreeMap<&str, Vec<&TestReport>> = BTreeMap::new();
         for result in &run.results {
             of_run.entry(&result.test).or_default().push(result);
@@ -127,7 +129,12 @@ fn column<'a>(key: HostKey, mut runs: Vec<&'a Run>) -> Column<'a> {
             cells.insert(test, Cell { latest, repetitions, history });
         }
     }
-    Column { key, cells }
+    let is_latest = |result: &TestReport| {
+        cells.get(result.test.as_str()).is_some_and(|cell| std::ptr::eq(cell.latest, result))
+    };
+    let counts = |run: &&&Run| run.results.is_empty() || run.results.iter().any(is_latest);
+    let shortfalls = runs.iter().filter(counts).filter_map(|run| run.shortfall()).collect();
+    Column { key, cells, shortfalls }
 }
 
 /// The worse, the greater.

@@ -12,6 +12,8 @@ pub struct Output {
     name: String,
     target: Target,
     broken: Option<String>,
+    /// Whoever read it went away.
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,12 @@ impl Output {
 
     /// Standard error, for what a person reads beside results on standard output.
     pub fn stderr() -> Self {
-        Self { name: "standard error".to_owned(), target: Target::Stderr, broken: None }
+        Self {
+            name: "standard error".to_owned(),
+            target: Target::Stderr,
+            broken: None,
+            unread: false,
+        }
     }
 
     /// As [`Output::create`], with every line on the disk before the next test runs.
@@ -78,12 +85,17 @@ impl Output {
             }
             Target::File { file, good: regular.then_some(0), sync: journal && regular }
         };
-        Ok(Self { name: name.to_owned(), target, broken: None })
+        Ok(Self { name: name.to_owned(), target, broken: None, unread: false })
     }
 
     /// Why nothing more is written here.
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
+    }
+
+    /// Why something is missing here; that its reader went away, as in `… | head`, is no reason.
+    pub fn lost(&self) -> Option<&str> {
+        self.broken().filter(|_| !self.unread)
     }
 
     /// Whether this is standard output.
@@ -120,8 +132,8 @@ impl Output {
         if let Err(e) = result {
             let place = if self.is_stdout() { "standard output" } else { &self.name };
             let told = format!("{place}: {e}; nothing more is written there");
-            // A reader that went away, as in `… | head`, is no news.
-            if !(self.is_stdout() && e.kind() == ErrorKind::BrokenPipe) {
+            self.unread = self.is_stdout() && e.kind() == ErrorKind::BrokenPipe;
+            if !self.unread {
                 let _ = writeln!(io::stderr(), "{told}");
             }
             self.broken = Some(told);

@@ -36,8 +36,8 @@ impl Reporter for Tap {
     }
 
     fn finish(&mut self, _: &RunInfo, _: &[TestReport], summary: &Summary) {
-        if let Some(signal) = &summary.interrupted {
-            self.output.write(&format!("Bail out! {signal}\n"));
+        if let Some(why) = summary.shortfall() {
+            self.output.write(&format!("Bail out! {}\n", one_line(&why)));
         }
     }
 

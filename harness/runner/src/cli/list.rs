@@ -3,16 +3,17 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-use super::{Suite, is_native};
+use super::{Suite, check_host, is_native};
 use crate::select::Selection;
 use cli::Refusal;
 use cli::args::RunArgs;
 
 /// Prints the selected tests, one name a line; with `-v` what policy says of them.
 pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
+    check_host(args)?;
     let facts = if args.verbose { suite.facts() } else { Err(Refusal(String::new())) };
     let registry = suite.registry(args.into(), facts.as_ref().ok())?;
-    let mut tests = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
+    let mut tests = Selection::new(args).and_then(|s| s.apply(&registry)).map_err(Refusal::of)?;
     if !args.all_archs {
         tests.retain(|test| is_native(test));
     }

@@ -10,15 +10,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::host::Host;
 use crate::registry::mutants::Sources;
 use crate::registry::{self, Policy, Registry};
 use crate::source::{Programs, Source, native_architecture, unprobed};
 use crate::test::Test;
 use cli::args::{Command, CommandLine, ExplainArgs, RunArgs};
-use cli::{BISECT_SKIP, MISUSE, Refusal, reports};
+use cli::{MISUSE, Refusal, exit_status, process, reports};
 use results::HostFacts;
 
 /// What a front door knows beside its tests.
@@ -28,6 +26,8 @@ pub struct Data {
     pub policy: &'static [(&'static str, &'static str)],
     /// What they say of this architecture, as JSON, which is read many times as fast; may be empty.
     pub prepared: &'static str,
+    /// Names of the lab's host profiles.
+    pub profiles: &'static [&'static str],
     /// Kernels that are broken on purpose, for `explain`.
     pub mutants: Sources<'static>,
 }
@@ -56,10 +56,13 @@ impl<'a> Suite<'a> {
     /// The command line program. Must be called before the process has a second thread.
     pub fn main(self) -> ExitCode {
         crate::job::become_worker_if_asked(self.sources);
-        let line = CommandLine::parse();
-        let bisect = line.run.bisect;
+        let line: CommandLine = match process::parse() {
+            Ok(line) => line,
+            Err(status) => return ExitCode::from(status),
+        };
+        let bisect = line.run.args.bisect;
         let status = match line.command {
-            None if line.run.list => list::list(&self, &line.run),
+            None if line.run.args.list => list::list(&self, &line.run.args),
             None => run::run(&self, &line.run),
             Some(Command::Report(args)) => reports::report(&args),
             Some(Command::Compare(args)) => reports::compare(&args),
@@ -67,7 +70,7 @@ impl<'a> Suite<'a> {
         };
         let status = status.unwrap_or_else(|refusal| {
             let _ = writeln!(std::io::stderr(), "error: {refusal}");
-            if bisect { BISECT_SKIP } else { MISUSE }
+            exit_status(MISUSE, bisect)
         });
         ExitCode::from(status)
     }
@@ -88,6 +91,7 @@ impl<'a> Suite<'a> {
             Some(path) => Policy::read(path),
         };
         let policy = policy.map_err(Refusal::of)?;
+        policy.check_hosts(facts, self.data.profiles).map_err(Refusal::of)?;
         if let Some(facts) = facts {
             policy.check_capabilities(facts).map_err(Refusal::of)?;
         }
@@ -130,6 +134,29 @@ impl<'a> From<&'a RunArgs> for Files<'a> {
 impl<'a> From<&'a ExplainArgs> for Files<'a> {
     fn from(args: &'a ExplainArgs) -> Self {
         Self { config: args.config.as_deref(), programs: &args.programs }
+    }
+}
+
+/// What means another host than this one is refused: this program has but the one.
+pub(crate) fn check_host(args: &RunArgs) -> Result<(), Refusal> {
+    let is_native = args.host.as_deref() == Some("native");
+    if let Some(host) = args.host.as_ref().filter(|_| !is_native) {
+        let why = "is booted by the lab, which `./run_tests.sh` starts and this program does not";
+        return Err(Refusal(format!("host `{host}` {why}")));
+    }
+    if args.kernel.is_some() {
+        let why = "names the kernel of an emulated host; this machine runs its own";
+        return Err(Refusal(format!("--kernel {why}")));
+    }
+    match &args.arch {
+        Some(arch) if arch != native_architecture() => {
+            let own = native_architecture();
+            Err(Refusal(match is_native {
+                true => format!("--arch {arch} with --host native: this machine is {own}"),
+                false => format!("this program has the tests of {own}, not those of {arch}"),
+            }))
+        }
+        _ => Ok(()),
     }
 }
 

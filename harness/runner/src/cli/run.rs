@@ -7,7 +7,7 @@ use cli::nearest::unknown;
 use nix::sys::prctl;
 
 use super::session::{Session, Unit};
-use super::{Suite, is_native};
+use super::{Suite, check_host, is_native};
 use crate::health::Health;
 use crate::job::{Job, Launch};
 use crate::pool::{Pool, take_signals};
@@ -17,7 +17,8 @@ use crate::select::Selection;
 use crate::test::Test;
 use crate::verdict::Finished;
 use cli::args::RunArgs;
-use cli::{BISECT_SKIP, MISUSE, Refusal, finished, outputs};
+use cli::given::Given;
+use cli::{MISUSE, Refusal, exit_status, finished, outputs, process};
 use results::journal::{self, Run, RunInfo};
 use results::outcome::Outcome;
 use results::report::console::Console;
@@ -28,20 +29,18 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 const MOST_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the selected tests; gives the exit status.
-pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
+pub fn run(suite: &Suite<'_>, given: &Given) -> Result<u8, Refusal> {
     let begin = Instant::now();
-    if args.host.as_deref().unwrap_or("native") != "native" || args.kernel.is_some() {
-        return Err(Refusal(
-            "hosts of the lab are booted by ./run_tests.sh, not by this program".into(),
-        ));
-    }
+    let args = &given.args;
+    check_host(args)?;
     // A wrong word on the command line is told before a KVM that cannot be used.
     let facts = suite.facts();
     let registry = suite.registry(args.into(), facts.as_ref().ok())?;
-    let mut tests = Selection::from(args).apply(&registry).map_err(Refusal::of)?;
+    let selection = Selection::new(args).map_err(Refusal::of)?;
+    let mut tests = selection.apply(&registry).map_err(Refusal::of)?;
     tests.retain(|test| is_native(test));
     if tests.is_empty() {
-        let wider = Selection { all: true, perf: true, ..Selection::from(args) };
+        let wider = Selection { all: true, perf: true, ..selection };
         if !wider.apply(&registry).map_err(Refusal::of)?.is_empty() {
             eprintln!(
                 "all that matches runs on request only: `-a` adds it, and `--perf` what measures"
@@ -58,7 +57,7 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
         host: facts.clone(),
-        arguments: std::env::args().skip(1).collect(),
+        arguments: process::arguments(),
         tests: tests.len() * args.repeat as usize,
         timeout_scale: scale.usual,
         shuffle: args.shuffle,
@@ -66,10 +65,8 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     };
     let earlier = earlier_results(args, &info)?;
     let reporters = outputs::open(&args.formats, args.resume.as_deref(), args.mark)?;
-    let command = std::env::var("KVM_CONFORMANCE_COMMAND")
-        .or_else(|_| std::env::args().next().ok_or(std::env::VarError::NotPresent))
-        .unwrap_or_else(|_| "kvm-conformance".to_owned());
-    let console = Console::new(stdout_taken, args.verbose, &command).map_err(Refusal::of)?;
+    let console = Console::new(stdout_taken, args.detail(), &given.again()).map_err(Refusal::of)?;
+    let console = console.with_stream(args.stream());
 
     let known = KnownHere::new(&registry.policy.known_failures, &facts);
     let known_timeouts: HashSet<&str> =
@@ -114,18 +111,8 @@ pub fn run(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     };
     let cut = pool.run(&jobs, &mut session);
     let (summary, broken) = session.end(cut, begin.elapsed());
-    Ok(match (cut, summary.exit) {
-        (Some(_), status) => status,
-        (None, status) if args.bisect => {
-            if status <= 1 {
-                status
-            } else {
-                BISECT_SKIP
-            }
-        }
-        (None, 0) if broken => MISUSE,
-        (None, status) => status,
-    })
+    let status = if summary.exit == 0 && broken { MISUSE } else { summary.exit };
+    Ok(exit_status(status, args.bisect))
 }
 
 /// Every option of `--set` must be one that a selected test declares.
@@ -161,7 +148,7 @@ pub(super) fn job(
 
 /// What the stream to go on with holds already.
 fn earlier_results(args: &RunArgs, info: &RunInfo) -> Result<Run, Refusal> {
-    let Some(path) = args.resume.as_ref().filter(|path| path.exists()) else {
+    let Some(path) = args.resume.as_ref().filter(|p| journal::holds_lines(p)) else {
         return Ok(Run::default());
     };
     let mut runs = journal::read(path).map_err(Refusal::of)?;

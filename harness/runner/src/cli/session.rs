@@ -135,11 +135,13 @@ impl<'a> Session<'a> {
             summary.interrupted = Some(signal.as_str().to_owned());
             summary.exit = 128 + signal as u8;
         }
+        summary.not_run = self.info.tests.saturating_sub(results.len());
         for reporter in &mut self.reporters {
             reporter.finish(&self.info, &results, &summary);
         }
         self.console.finish(&self.info, &results, &summary);
-        (summary, self.reporters.iter().any(|r| r.broken().is_some()))
+        let broken = self.reporters.iter().any(|r| r.broken().is_some());
+        (summary, broken || self.console.lost().is_some())
     }
 
     /// Tells skips before `unit` to those who want everything at once.
@@ -256,6 +258,11 @@ pub(super) fn report(
     let passed_checks = finished.tally.passed_checks();
     let mut details = finished.details;
     details.extend(judged.note);
+    let lacks_memory = |reason: &String| reason.contains("ENOMEM");
+    if judged.outcome == Outcome::Error && judged.reason.as_ref().is_some_and(lacks_memory) {
+        let mib = unit.test.memory_bytes().div_ceil(1 << 20);
+        details.push(format!("policy limits the test's address space to {mib} MiB"));
+    }
     let mut result = TestReport {
         reason: judged.reason,
         checks: finished.tally.checks.len(),

@@ -62,7 +62,7 @@ impl Default for Place {
 }
 
 /// The outcome that a known failure has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HowItFails {
     /// A check or the test fails.

@@ -1,5 +1,6 @@
 //! The tests of this binary joined with the policy of `unittests.yaml`.
 
+mod hosts;
 pub mod known;
 pub mod mutants;
 pub mod policy;

@@ -135,7 +135,7 @@ impl Policy {
         file: File,
         mut include: impl FnMut(&str) -> Result<File, FileError>,
     ) -> Result<Self, FileError> {
-        let mut written: Written = yaml::parse_or_default(&file.0, &file.1)?;
+        let mut written: Written = yaml::parse(&file.0, &file.1)?;
         let mut known = vec![std::mem::take(&mut written.known_failures)];
         let mut files = vec![file];
         for (nth, path) in written.include.iter().enumerate() {
@@ -181,7 +181,7 @@ impl Policy {
     }
 
     /// What is wrong at a place of the `nth` file.
-    fn error(&self, nth: usize, place: &[Step<'_>], message: String) -> FileError {
+    pub(super) fn error(&self, nth: usize, place: &[Step<'_>], message: String) -> FileError {
         match self.files.get(nth) {
             Some((name, text)) => FileError::at(name, text, place, message),
             None => FileError::new(message),
@@ -195,6 +195,10 @@ impl Policy {
         let names = Names::of(tests);
         let unknown_test = |name: &str| unknown("test", name, names.ids.iter().copied());
         for (group, members) in &self.groups {
+            if group.is_empty() || group.contains([',', ' ']) {
+                let message = format!("no `-g` can name a group `{group}`");
+                return Err(self.error(0, &[Key("groups"), Key(group)], message));
+            }
             if let Some(nth) = members.iter().position(|member| !names.has(member, true)) {
                 let place = [Key("groups"), Key(group), Nth(nth)];
                 return Err(self.error(0, &place, unknown_test(&members[nth])));

@@ -44,6 +44,29 @@ impl KernelRange {
     }
 }
 
+impl KernelRange {
+    /// Whether no kernel is in it. Where the conditions change their minds there is a version that they
+    /// name, one just before it, or one just after it.
+    pub fn is_empty(&self) -> bool {
+        const LAST: u64 = 99_999;
+        let release = |parts: &[u64]| {
+            let parts: Vec<String> = parts.iter().map(u64::to_string).collect();
+            parts.join(".")
+        };
+        let near = |version: &Vec<u64>| {
+            let mut candidates = vec![release(version), release(&[version, &[LAST][..]].concat())];
+            for (at, part) in version.iter().enumerate() {
+                let front = &version[..at];
+                candidates.push(release(&[front, &[part + 1]].concat()));
+                let before = part.checked_sub(1);
+                candidates.extend(before.map(|part| release(&[front, &[part, LAST]].concat())));
+            }
+            candidates
+        };
+        !self.conditions.iter().flat_map(|(_, version)| near(version)).any(|r| self.contains(&r))
+    }
+}
+
 impl TryFrom<String> for KernelRange {
     type Error = String;
 
@@ -91,6 +114,27 @@ fn components(release: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_without_a_kernel_are_known() {
+        for (range, empty) in [
+            (">=7, <6", true),
+            (">6.1, <6.2", true),
+            (">=6.1, <6.2", false),
+            (">6.1.3, <6.1.5", false),
+            (">6.1.3, <6.1.4", true),
+            ("=6.1, !=6.1", true),
+            ("=6.1, !=6.1.0", false),
+            ("<5", false),
+            ("<7.0", false),
+            ("<6.12.0", false),
+            (">=5.10", false),
+            ("<0", true),
+        ] {
+            let range = KernelRange::try_from(range.to_owned()).unwrap();
+            assert_eq!(range.is_empty(), empty, "{range}");
+        }
+    }
 
     fn range(text: &str) -> KernelRange {
         KernelRange::try_from(text.to_owned()).unwrap()

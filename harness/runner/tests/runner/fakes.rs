@@ -232,7 +232,12 @@ fn many_processes() -> TestResult {
 }
 
 /// No policy, and a few mutants.
-pub const DATA: Data = Data { policy: &[], prepared: "", mutants: MUTANTS };
+pub const DATA: Data = Data {
+    policy: &[("p.yaml", "{}")],
+    prepared: "",
+    profiles: &["amd64-svm", "native"],
+    mutants: MUTANTS,
+};
 
 const MUTANTS: Sources<'static> = Sources {
     files: &[(

@@ -14,6 +14,7 @@ pub const TESTS: &[Named] = &[
     ("formats::html_is_self_contained", html),
     ("formats::markdown_tells_hosts_apart", markdown),
     ("formats::report_merges_runs", report),
+    ("formats::a_run_that_was_cut_short_says_so_everywhere", cut_short),
     ("formats::compare_tells_what_changed", compare),
     ("formats::compare_misses_checks", compare_checks),
     ("formats::explain_tells_what_there_is_to_know", explain),
@@ -202,6 +203,30 @@ fn report() {
     );
 }
 
+/// The end of a stream that is whole.
+const END: &str = "{\"type\":\"summary\"}\n";
+
+/// Every report says that a run was cut short, and how much is missing.
+fn cut_short() {
+    let door = journal(Door::new(), "6.12.3", "whole", &["pass", "skip_late"]);
+    let stream = std::fs::read_to_string(door.path("whole")).unwrap();
+    let part: String = stream.lines().take(2).map(|line| format!("{line}\n")).collect();
+    std::fs::write(door.path("part"), part).unwrap();
+    let why = "cut short: the stream has no summary; 1 test of 2 did not run";
+    for format in ["--tap", "--ktap", "--junit", "--html", "--markdown"] {
+        let part = text(&door.run(&["report", format, "-", "part"]).stdout);
+        assert!(part.contains(why), "{format}: {part}");
+        let whole = text(&door.run(&["report", format, "-", "whole"]).stdout);
+        assert!(!whole.contains("cut short: "), "{format}: {whole}");
+        // A later run that has it all makes up for it.
+        let both = text(&door.run(&["report", format, "-", "part", "whole"]).stdout);
+        let wanted = !["--html", "--markdown"].contains(&format);
+        assert_eq!(both.contains("cut short: "), wanted, "{format}: {both}");
+    }
+    let lines = crate::door::lines(&door.path("whole"));
+    assert_eq!(lines.last().unwrap().get("not_run"), None);
+}
+
 fn compare() {
     let line = |test: &str, outcome: &str, us: u64| {
         format!(
@@ -210,7 +235,7 @@ fn compare() {
     };
     let run = |kernel: &str, rest: &[String]| {
         format!(
-            "{{\"type\":\"run\",\"arch\":\"x86_64\",\"kernel\":\"{kernel}\"}}\n{}",
+            "{{\"type\":\"run\",\"arch\":\"x86_64\",\"kernel\":\"{kernel}\",\"tests\":8}}\n{}{END}",
             rest.concat()
         )
     };
@@ -257,11 +282,27 @@ fn compare() {
     let output = door.run(&["compare", "old", "old"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stdout).contains("still failing (2)"));
+    // A part of a run is never fine.
+    let part = run("6.1", &[line("d", "pass", 1), line("h", "pass", 1)]).replace(END, "");
+    door.file("part", &part);
+    let output = door.run(&["compare", "old", "part"]);
+    let told = text(&output.stdout);
+    let why = "x86_64 6.1 : cut short: the stream has no summary; 6 tests of 8 did not run\n";
+    assert!(told.starts_with(&format!("after: {why}")), "{told}");
+    assert!(
+        told.contains("no result in the run that was cut short (5):\n  a: was pass\n"),
+        "{told}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+    let output = door.run(&["compare", "part", "old"]);
+    assert!(text(&output.stdout).starts_with(&format!("before: {why}")));
+    assert_eq!(output.status.code(), Some(0));
 }
 
 fn compare_checks() {
     let door = Door::new();
     let stream = |file: &str, backend: &str, results: &[(&str, &str, &str)]| {
+        let end = END;
         let mut lines =
             format!("{{\"type\":\"run\",\"arch\":\"x86_64\",\"backend\":\"{backend}\"}}\n");
         for (test, outcome, checks) in results {
@@ -270,7 +311,7 @@ fn compare_checks() {
                 "checks": names.len(), "passed_checks": names});
             lines.push_str(&format!("{result}\n"));
         }
-        door.file(file, &lines);
+        door.file(file, &format!("{lines}{end}"));
     };
     let old = [("a", "pass", "one,two"), ("b", "pass", "one"), ("c", "pass", "one")];
     stream("old", "kvm_x", &old);
@@ -326,9 +367,34 @@ fn console() {
     let output = Door::new().run(&["pass", "ends::fail_by_check", "ends::error", "odd_text"]);
     let told = text(&output.stdout);
     assert!(!told.contains('\x1b'), "no escape sequence reaches a pipe: {told:?}");
-    assert!(told.ends_with("next: ./run_tests.sh -v ends::fail_by_check\n"), "{told}");
+    let names = "ends::fail_by_check ends::error ends::odd_text";
+    let next = format!(
+        "next: ./run_tests.sh -v ends::fail_by_check\nall that failed: ./run_tests.sh {names}\n"
+    );
+    let sorted = "ends::error ends::fail_by_check ends::odd_text";
+    assert!(told.ends_with(&next) || told.ends_with(&next.replace(names, sorted)), "{told}");
+    assert!(!told.contains("PASS"), "a plain pass is no news: {told}");
     assert!(told.contains("    check: one is two\n           at guest.rs:12: 1 != 2\n"), "{told}");
     assert!(told.contains("4 tests, 5 checks in "), "{told}");
     assert!(told.contains(": 1 pass, 2 fail, 1 error\n"), "{told}");
     assert_eq!(text(&output.stderr), "");
+    let door = Door::new();
+    let told = |arguments: &[&str]| text(&door.run(arguments).stdout);
+    let all = told(&["-v", "ends::pass", "skip_late", "skip_early"]);
+    assert!(
+        all.contains("PASS ends::pass (2 checks, ") && all.contains("SKIP ends::skip_late: nested")
+    );
+    let quiet = told(&["-q", "ends::pass", "skip_late"]);
+    assert!(!quiet.contains("PASS") && !quiet.contains("SKIP"), "{quiet}");
+    assert!(quiet.contains("2 tests, 2 checks in "), "{quiet}");
+    let skipped = told(&["skip_late", "skip_early"]);
+    assert!(
+        skipped.contains("\ngroups of which nothing ran: common (2), fake (2), fakes (2)\n"),
+        "{skipped}"
+    );
+    // What reproduces a failure names what decided it.
+    door.file("p.yaml", YAML);
+    let told = told(&["--config", "p.yaml", "--timeout=9", "ends::fail_by_check"]);
+    let next = "next: ./run_tests.sh --timeout 9 --config p.yaml -v ends::fail_by_check\n";
+    assert!(told.ends_with(next), "{told}");
 }

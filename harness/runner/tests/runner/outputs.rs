@@ -8,6 +8,7 @@ use crate::door::{Door, Named, lines, results, text};
 pub const TESTS: &[Named] = &[
     ("outputs::a_full_disk_loses_no_other_output", full_disk),
     ("outputs::a_file_that_fills_up_keeps_whole_lines", fills_up),
+    ("outputs::a_console_that_is_full_is_an_error", full_console),
     ("outputs::closed_stdout_is_no_error", closed_stdout),
 ];
 
@@ -21,7 +22,7 @@ fn full_disk() {
     assert_eq!(told.matches("/dev/full").count(), 1, "told once: {told}");
     assert_eq!(output.status.code(), Some(2), "results were lost");
     assert_eq!(results(&lines(&json)).len(), 2);
-    assert!(text(&output.stdout).contains("PASS ends::pass"));
+    assert!(text(&output.stdout).contains("SKIP ends::skip_late"));
     let (tap, junit) = (door.path("tap"), door.path("junit"));
     let output = door.run(&[
         "--json",
@@ -47,7 +48,7 @@ fn fills_up() {
     let json = door.path("j.json");
     let program = std::env::current_exe().unwrap();
     let script = format!(
-        "trap '' XFSZ; ulimit -f 1; exec {} --json {} --repeat 20 pass",
+        "ulimit -f 1; exec {} -v --json {} --repeat 20 pass",
         program.display(),
         json.display()
     );
@@ -61,6 +62,20 @@ fn fills_up() {
     let kept = lines(&json);
     assert!(kept.len() > 1 && kept.len() < 20, "{}", kept.len());
     assert!(text(&output.stdout).contains("20 pass"));
+}
+
+/// Where nothing else holds the results, a console that lost them is an error.
+fn full_console() {
+    let door = Door::new();
+    for arguments in [&["pass", "skip_late"][..], &["--json", "j", "pass"], &["--help"], &["-l"]] {
+        let mut command = door.command("cli", arguments);
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let told = text(&output.stderr);
+        assert!(told.contains("standard output: No space left on device"), "{arguments:?}: {told}");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+    assert_eq!(results(&lines(&door.path("j"))).len(), 1);
 }
 
 fn closed_stdout() {

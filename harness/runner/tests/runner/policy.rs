@@ -62,6 +62,27 @@ fn wrong_names() {
             "tests:\n  ends::parameter:\n    parameters: { iteratoins: 3 }\n",
             "p.yaml:3: unknown option `iteratoins`; did you mean `iterations`?",
         ),
+        (
+            "known_failures:\n- test: ends::pass\n  reason: x\n  when: { backend: kvm_amb }\n",
+            "p.yaml:4: unknown backend `kvm_amb`; did you mean `kvm_amd`?",
+        ),
+        (
+            "known_failures:\n- test: ends::pass\n  reason: x\n  when:\n    profile: amd64-smv*\n",
+            "p.yaml:5: unknown profile `amd64-smv*`; did you mean `amd64-svm`?",
+        ),
+        (
+            "known_failures:\n- test: ends::pass\n  reason: x\n  when: { kernel: '>=7, <6' }\n",
+            "p.yaml:4: no kernel is in `>=7, <6`",
+        ),
+        (
+            "known_failures:\n- test: ends::pass\n  reason: x\n- test: ends::pass\n  reason: y\n",
+            "p.yaml:4: the known failure of `ends::pass` is listed twice",
+        ),
+        ("groups:\n  a,b: [ends::pass]\n", "p.yaml:2: no `-g` can name a group `a,b`"),
+        ("tests:\n  nosuchtest: {}\n", "p.yaml:2: unknown test `nosuchtest`\n"),
+        ("- a\n", "p.yaml:1: invalid type: sequence, expected a mapping"),
+        ("", "there is nothing in it"),
+        ("# Later.\n", "there is nothing in it"),
         ("defaults: { timeout: soon }\n", "`soon` is no time; one looks like `10s`"),
         ("tests: [\n", "p.yaml:"),
         ("tests:\n  ends::pass: {}\n  ends::pass: {}\n", "`ends::pass` is listed twice"),

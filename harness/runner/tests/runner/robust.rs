@@ -34,7 +34,7 @@ fn clock() {
     let door = Door::new().with("FAKE_CLOCK", 1);
     let begin = Instant::now();
     let output =
-        door.command("cli", &["--timeout", "0.5", "pass", "told_to_stop"]).output().unwrap();
+        door.command("cli", &["-v", "--timeout", "0.5", "pass", "told_to_stop"]).output().unwrap();
     let told = text(&output.stdout);
     assert!(told.contains("PASS ends::pass (2 checks, "), "{told}");
     assert!(told.contains("TIMEOUT ends::told_to_stop: guest at rip 0x1234"), "{told}");

@@ -1,6 +1,8 @@
 //! Whole runs: selection, order, repetition, interruption, two at once.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ pub const TESTS: &[Named] = &[
     ("runs::parallel_output_is_in_order", parallel),
     ("runs::repeat_and_retry_tell_flakes", flakes),
     ("runs::exit_status_serves_git_bisect", bisect),
+    ("runs::what_failed_is_run_again", failed),
+    ("runs::words_that_are_not_utf8_are_no_panic", odd_words),
     ("runs::resume_goes_on_where_it_stopped", resume),
     ("runs::what_is_finished_is_left_out", finished),
     ("runs::interrupts_have_two_stages", interrupts),
@@ -44,8 +48,20 @@ fn wrong_words() {
         (&["-g", "fakse"], "unknown group `fakse`; did you mean `fakes`?"),
         (&["-x", "pas"], "no test is named `pas`"),
         (&["--shard", "3/2"], "a shard is I/N with 1 <= I <= N"),
-        (&["-j", "0"], "a number of at least 1 is needed"),
-        (&["--timeout=-1"], "a number of seconds greater than 0 is needed"),
+        (&["-j", "0"], "a number of at least 1 and at most "),
+        (&["--timeout=-1"], "a number of seconds greater than 0 and at most "),
+        (&["--arch", "mips", "pass"], "this program has the tests of "),
+        (&["-l", "--arch", "mips"], "this program has the tests of "),
+        (
+            &["--host", "native", "--arch", "mips"],
+            "--arch mips with --host native: this machine is ",
+        ),
+        (
+            &["--host", "native", "--kernel", "debian:sid"],
+            "--kernel names the kernel of an emulated",
+        ),
+        (&["--host", "amd64-svm", "pass"], "host `amd64-svm` is booted by the lab"),
+        (&["-q", "-v", "pass"], "cannot be used with"),
         (&["--jsn", "x"], "'--json'"),
         (&["-t", "--junit", "-"], "only one format fits on standard output, not --junit and --tap"),
         (&["--json", "/nowhere/x", "pass"], "/nowhere/x: No such file or directory"),
@@ -132,6 +148,43 @@ fn bisect() {
     {
         assert_eq!(door.run(&["--bisect", test]).status.code(), Some(status), "{test}");
     }
+    // A wrong command line is no verdict on a commit.
+    for wrong in
+        [&["--bisect", "--nonsense"][..], &["-j0", "--bisect"], &["--bisect", "--arch=mips"]]
+    {
+        assert_eq!(door.run(wrong).status.code(), Some(125), "{wrong:?}");
+    }
+    assert_eq!(door.run(&["--nonsense", "--", "--bisect"]).status.code(), Some(2));
+}
+
+fn failed() {
+    let door = Door::new();
+    let names = ["ends::pass", "ends::fail_by_check", "ends::error", "ends::skip_late"];
+    let output = door.run(&[&["--json", "j"], &names[..]].concat());
+    let told = text(&output.stdout);
+    assert!(told.ends_with("all that failed: ./run_tests.sh --failed j\n"), "{told}");
+    let listed = |arguments: &[&str]| text(&door.run(&[&["-l"], arguments].concat()).stdout);
+    assert_eq!(listed(&["--failed", "j"]), "ends::error\nends::fail_by_check\n");
+    assert_eq!(listed(&["--failed", "j", "*check"]), "ends::fail_by_check\n");
+    let (status, lines) = door.json(&["--failed", "j"]);
+    assert_eq!((status, results(&lines).len()), (1, 2));
+    door.run(&["--json", "good", "ends::pass"]);
+    let output = door.run(&["--failed", "good"]);
+    assert_eq!(text(&output.stderr), "error: good: no test failed there\n");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// Words that are no UTF-8, wherever they stand.
+fn odd_words() {
+    let odd = OsStr::from_bytes(b"ends::\xff");
+    let begins =
+        [&[][..], &["-l"], &["--config"], &["--json", "j", "-x"], &["--resume"], &["explain"]];
+    for before in begins {
+        let output = Door::new().command("cli", before).arg(odd).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{before:?}: {told}");
+        assert!(told.starts_with("error: "), "{before:?}: {told}");
+    }
 }
 
 fn resume() {
@@ -159,6 +212,12 @@ fn resume() {
     // Nothing is left to do.
     let output = door.run(&arguments);
     assert_eq!(output.status.code(), Some(0));
+    // A run that died at once left nothing, or a part of its first line.
+    for begun in ["", "{\"type\":\"ru"] {
+        std::fs::write(&journal, begun).unwrap();
+        assert!(door.run(&arguments).status.success());
+        assert_eq!(names(&lines(&journal)), names(&whole), "{begun}");
+    }
     // Another kernel's results are not gone on with.
     let other = Door::new().with("FAKE_KERNEL", "5.10.0");
     let output = other.run(&["--resume", path, "pass"]);
@@ -233,6 +292,7 @@ fn interrupts() {
         assert!(begin.elapsed() < Duration::from_secs(50), "the test was waited for");
         let all = lines(&journal);
         assert_eq!(names(&all), ["ends::pass"]);
+        assert_eq!(all.last().unwrap()["not_run"], 1);
         assert_eq!(all.last().unwrap()["interrupted"], signals[0].as_str());
         assert_eq!(all.last().unwrap()["exit"], code);
     }

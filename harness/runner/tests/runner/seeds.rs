@@ -19,7 +19,7 @@ pub fn policies() -> Vec<Vec<u8>> {
                  when: { backend: kvm_pvm, kernel: \">=5.10, <6.1\", module_params: { a.b: Y } }\n  reason: r\n";
     let mut all = bytes(&[small; 20]);
     all.extend(bytes(&[piece.as_str(); 4]));
-    all.extend(bytes(&[&whole[..whole.find("tests:").unwrap()]]));
+    all.extend(bytes(&[&whole[..whole.find("\ntests:").unwrap()]]));
     all
 }
 

@@ -27,6 +27,8 @@ struct ColumnData<'a> {
     kernel: &'a str,
     backend: &'a str,
     profile: &'a str,
+    /// Why its runs are not whole.
+    cut: &'a [String],
     /// By test, `null` where the host has no such test.
     cells: Vec<Option<CellData<'a>>>,
 }
@@ -74,6 +76,7 @@ pub fn render(runs: &[Run]) -> String {
             kernel: &column.key.kernel,
             backend: &column.key.backend,
             profile: &column.key.profile,
+            cut: &column.shortfalls,
             cells: matrix.tests.iter().map(|test| column.cells.get(test).map(cell)).collect(),
         })
         .collect();

@@ -18,6 +18,10 @@
   byId("totals").textContent = `${data.tests.length} tests on ${data.columns.length} ${data.columns.length === 1 ? "host" : "hosts"}: ` +
     data.outcomes.filter(([o]) => totals.has(o)).map(([o, w]) => `${totals.get(o)} ${w}`).join(", ");
 
+  for (const column of data.columns)
+    for (const why of column.cut)
+      byId("cut").append(make("li", `${column.arch} ${column.kernel} ${column.backend} ${column.profile}: ${why}`));
+
   for (const group of data.groups) byId("group").append(new Option(group, group));
   for (const arch of new Set(data.columns.map((c) => c.arch))) byId("arch").append(new Option(arch, arch));
   for (const [outcome, word] of data.outcomes) {
