@@ -7,7 +7,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod aarch64;
+mod field;
 pub mod x86;
+
+pub use field::Field;
 
 /// Several flags of one type as a plain number, also in constants: `bits!(Cr0::{PE | PG})`.
 #[macro_export]

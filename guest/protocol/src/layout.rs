@@ -184,55 +184,45 @@ pub mod aarch64 {
     /// 15 and 14 of the offset are set.
     pub const TRAP_STACK_END: u64 = 0x1_0000;
 
-    /// Bits of a translation table descriptor (ARM ARM D8.3), 4 KiB granule.
+    /// Descriptors of the prebuilt translation tables.
     pub mod descriptor {
-        #![expect(missing_docs, reason = "the manual's names")]
-        pub const VALID: u64 = 1 << 0;
-        pub const TABLE: u64 = 1 << 1;
-        pub const PAGE: u64 = 1 << 1;
-        pub const ATTR_NORMAL: u64 = 0 << 2;
-        pub const ATTR_DEVICE: u64 = 1 << 2;
-        pub const ATTR_NON_CACHEABLE: u64 = 2 << 2;
-        pub const AP_EL0: u64 = 1 << 6;
-        pub const AP_READ_ONLY: u64 = 1 << 7;
-        pub const SH_INNER: u64 = 3 << 8;
-        pub const AF: u64 = 1 << 10;
-        pub const NG: u64 = 1 << 11;
-        pub const PXN: u64 = 1 << 53;
-        pub const UXN: u64 = 1 << 54;
-        /// Output address.
-        pub const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-        /// What the host gives normal memory: EL1 reads, writes and executes.
-        pub const DEFAULT: u64 = ATTR_NORMAL | SH_INNER | AF | UXN;
-        /// What the host gives devices.
-        pub const DEVICE: u64 = ATTR_DEVICE | AF | PXN | UXN;
+        use defs::aarch64::paging::Descriptor;
+
+        /// Normal memory: EL1 reads, writes and executes.
+        pub const DEFAULT: Descriptor =
+            Descriptor::SH_INNER.union(Descriptor::AF).union(Descriptor::UXN);
+        /// Devices.
+        pub const DEVICE: Descriptor =
+            Descriptor::ATTR_1.union(Descriptor::AF).union(Descriptor::PXN).union(Descriptor::UXN);
     }
 
     /// System registers of a vCPU that runs guest functions.
     pub mod start {
+        use defs::aarch64::regs::{Hcr, Sctlr, Spsr, cpacr, mair, mode, tcr};
+        use defs::bits;
+
         /// MAIR_EL1: attribute 0 is Normal write-back, 1 Device-nGnRnE, 2 Normal non-cacheable.
-        pub const MAIR: u64 = 0x44_00_ff;
+        pub const MAIR: u64 = mair::at(0, mair::NORMAL_WRITE_BACK)
+            | mair::at(1, mair::DEVICE_NGNRNE)
+            | mair::at(2, mair::NORMAL_NON_CACHEABLE);
         /// TCR_EL1: TTBR0 with T0SZ 16 and 4 KiB granule, write-back and inner-shareable walks, no
-        /// TTBR1 (EPD1), 40 bits of output address.
-        pub const TCR: u64 = 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 2 << 32;
-        /// SCTLR_EL1: M, C, SA, SA0, I, DZE, UCT, nTWI, nTWE, UCI, and the bits that ARMv8.0 has RES1.
-        pub const SCTLR: u64 = 1 << 0
-            | 1 << 2
-            | 1 << 3
-            | 1 << 4
-            | 1 << 12
-            | 1 << 14
-            | 1 << 15
-            | 1 << 16
-            | 1 << 18
-            | 1 << 26
-            | 0x30d0_0800;
+        /// TTBR1, 40 bits of output address.
+        pub const TCR: u64 = tcr::T0SZ.of(16)
+            | tcr::IRGN0_WRITE_BACK
+            | tcr::ORGN0_WRITE_BACK
+            | tcr::SH0_INNER
+            | tcr::TG0.of(tcr::TG0_4K)
+            | tcr::EPD1
+            | tcr::IPS.of(tcr::IPS_40_BITS);
+        /// SCTLR_EL1.
+        pub const SCTLR: u64 =
+            bits!(Sctlr::{M | C | SA | SA0 | I | DZE | UCT | NTWI | NTWE | UCI | RES1});
         /// CPACR_EL1.FPEN: floating point and vectors for tests; the payload's own code uses none.
-        pub const CPACR: u64 = 3 << 20;
-        /// HCR_EL2 of a vCPU that starts at EL2: E2H, RW and TGE.
-        pub const HCR: u64 = 1 << 34 | 1 << 31 | 1 << 27;
+        pub const CPACR: u64 = cpacr::FPEN.of(cpacr::NO_TRAP);
+        /// HCR_EL2 of a vCPU that starts at EL2.
+        pub const HCR: u64 = bits!(Hcr::{E2H | RW | TGE});
         /// PSTATE: EL1 on SP_EL0, all exceptions masked.
-        pub const PSTATE: u64 = 0x3c4;
+        pub const PSTATE: u64 = Spsr::DAIF.bits() | mode::EL1T;
     }
 }
 

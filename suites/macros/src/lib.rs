@@ -110,7 +110,7 @@ pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - `ram = BYTES`: the VM's RAM;
 /// - `enable(KVM_CAP_X, KVM_CAP_Y = argument)`: capabilities to enable first;
 /// - `features(KVM_ARM_VCPU_X)`, `no_features(KVM_ARM_VCPU_X)`: of the vCPUs;
-/// - `pmu`: aarch64: vCPUs with a PMU that is ready, and its interrupt `vm::arch::PMU_INTID`;
+/// - `pmu`: aarch64: vCPUs with a PMU that is ready, and its interrupt `defs::aarch64::pmu::INTID`;
 /// - `vcpus = N`: vCPUs that run at a time (the weight in parallel runs);
 /// - `groups("a", "b")`: groups beside the file's and the architecture's;
 /// - `exclusive`: runs alone;

@@ -13,6 +13,10 @@ pub mod time;
 
 /// What test files of this architecture import beside the common prelude.
 pub mod prelude {
+    pub use defs::aarch64::id::{dfr0, mmfr0, pfr0};
+    pub use defs::aarch64::paging::Descriptor;
+    pub use defs::aarch64::regs::{self, CURRENTEL_EL, Hcr, Sctlr, Spsr};
+    pub use defs::aarch64::{esr, smccc};
     pub use guest_runtime::arch::aarch64::cpu::*;
     pub use guest_runtime::arch::aarch64::entry::psci_entry;
     pub use guest_runtime::arch::aarch64::gic::{Gic as GuestGic, Line, gicc, gicd, gicr};

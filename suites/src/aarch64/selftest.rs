@@ -18,7 +18,7 @@ fn leaves_for_el0(_: &mut Guest) {
     // EL0's exception has a handler only while `run` waits for it.
     with_handler(
         vector::SVC,
-        |frame| (frame.elr, frame.spsr) = (user::CODE, 0x3c0),
+        |frame| (frame.elr, frame.spsr) = (user::CODE, Spsr::DAIF.bits() | regs::mode::EL0T),
         || {
             user::place(layout::SCRATCH_END - layout::PAGE_SIZE, &program);
             svc();

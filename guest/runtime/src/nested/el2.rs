@@ -7,6 +7,8 @@
 
 use core::cell::Cell;
 
+use defs::aarch64::esr;
+use defs::aarch64::regs::Hcr;
 use guest_protocol::layout::aarch64::{self as map, start};
 use guest_protocol::layout::vcpu_area;
 
@@ -14,17 +16,12 @@ use super::Hypervisor;
 use crate::arch::aarch64::cpu::{self, svc};
 use crate::arch::aarch64::sysreg::{
     CPACR_EL12, HCR_EL2, MAIR_EL12, SCTLR_EL12, SP_EL1, TCR_EL12, TTBR0_EL1, TTBR0_EL12, VBAR_EL1,
-    VBAR_EL12, esr,
+    VBAR_EL12,
 };
 use crate::arch::aarch64::trap::{Trap, TrapFrame, vector};
 use crate::asm::symbol;
 use crate::context::Context;
 use crate::handlers::with_handler;
-
-/// HCR_EL2.TGE: there is no EL1.
-const HCR_TGE: u64 = 1 << 27;
-/// ISS of a data abort: the fields behind it are valid.
-const ISV: u64 = 1 << 24;
 
 /// What an exception from the guest left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +52,7 @@ pub struct El2 {
 impl El2 {
     /// Makes a guest that traps nothing.
     pub fn new() -> Self {
-        let hcr = HCR_EL2.read() & !HCR_TGE;
+        let hcr = HCR_EL2.read() & !Hcr::TGE.bits();
         let context = Context::nested();
         Self { context, hcr, x: [0; 31], sp: 0, elr: 0, pstate: 0, last: None }
     }
@@ -129,7 +126,7 @@ impl Hypervisor for El2 {
         let iss = exit.trap.iss();
         let rings = vector == vector::DATA_ABORT_LOWER
             && addr == map::DOORBELL
-            && iss & (ISV | esr::WNR) == ISV | esr::WNR;
+            && iss & (esr::ISV | esr::WNR) == esr::ISV | esr::WNR;
         let register = (iss >> 16 & 31) as usize;
         rings.then(|| self.x.get(register).map_or(0, |x| *x as u32))
     }

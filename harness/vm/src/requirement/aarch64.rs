@@ -3,14 +3,14 @@
 
 use std::ops::RangeInclusive;
 
-use guest_runtime::arch::aarch64::sysreg::{
-    ID_AA64DFR0_EL1, ID_AA64MMFR0_EL1, ID_AA64PFR0_EL1, SysReg,
-};
+use defs::Field;
+use defs::aarch64::id::{dfr0, mmfr0, pfr0};
+use defs::aarch64::sysreg::{ID_AA64DFR0_EL1, ID_AA64MMFR0_EL1, ID_AA64PFR0_EL1, SysReg};
 
 use super::Requirement;
 
-/// A 4-bit field of an id register: the register, and its lowest bit.
-pub type IdField = (SysReg, u32);
+/// A field of an id register.
+pub type IdField = (SysReg, Field);
 
 macro_rules! requirements {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {$(
@@ -41,10 +41,14 @@ requirements! {
 
 /// Requirements that a field's value decides.
 pub const ID_REGISTER_FEATURES: &[(Requirement, &IdField, RangeInclusive<u64>)] = &[
-    (PMUV3, &(ID_AA64DFR0_EL1, 8), 1..=14),
-    (PMUV3P5, &(ID_AA64DFR0_EL1, 8), 6..=14),
-    (AARCH32_EL0, &(ID_AA64PFR0_EL1, 0), 2..=2),
-    (AARCH64_ONLY, &(ID_AA64PFR0_EL1, 0), 1..=1),
-    (SVE, &(ID_AA64PFR0_EL1, 32), 1..=1),
-    (GRANULE_64K, &(ID_AA64MMFR0_EL1, 24), 0..=0),
+    (PMUV3, &(ID_AA64DFR0_EL1, dfr0::PMUVER), 1..=dfr0::PMU_IMPLEMENTATION_DEFINED - 1),
+    (
+        PMUV3P5,
+        &(ID_AA64DFR0_EL1, dfr0::PMUVER),
+        dfr0::PMUV3P5..=dfr0::PMU_IMPLEMENTATION_DEFINED - 1,
+    ),
+    (AARCH32_EL0, &(ID_AA64PFR0_EL1, pfr0::EL0), pfr0::AARCH32_TOO..=pfr0::AARCH32_TOO),
+    (AARCH64_ONLY, &(ID_AA64PFR0_EL1, pfr0::EL0), pfr0::AARCH64_ONLY..=pfr0::AARCH64_ONLY),
+    (SVE, &(ID_AA64PFR0_EL1, pfr0::SVE), 1..=1),
+    (GRANULE_64K, &(ID_AA64MMFR0_EL1, mmfr0::TGRAN64), 0..=0),
 ];

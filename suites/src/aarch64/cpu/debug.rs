@@ -1,5 +1,6 @@
 //! Userspace debugs a guest: KVM_SET_GUEST_DEBUG (api.rst 4.87; ARM ARM D2).
 use crate::prelude::*;
+use defs::aarch64::debug::control;
 use insn::{BRK, Insn, LOAD, NOP, STORE, SVC};
 
 #[host]
@@ -7,24 +8,6 @@ use vm::bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW, KVM_GUESTDBG_USE_SW_BP,
     kvm_guest_debug,
 };
-
-/// Fields of DBGBCR<n>_EL1 and DBGWCR<n>_EL1.
-pub mod control {
-    /// Enabled.
-    pub const E: u64 = 1 << 0;
-    /// PMC, PAC: EL0.
-    pub const EL0: u64 = 2 << 1;
-    /// PMC, PAC: EL1 and EL0.
-    pub const EL1_EL0: u64 = 3 << 1;
-    /// LSC: loads.
-    pub const LOAD: u64 = 1 << 3;
-    /// LSC: stores.
-    pub const STORE: u64 = 2 << 3;
-    /// BAS of a breakpoint on an A64 instruction.
-    pub const INSTRUCTION: u64 = 0xf << 5;
-    /// BAS of a watchpoint on eight bytes.
-    pub const EIGHT_BYTES: u64 = 0xff << 5;
-}
 
 /// What EL0 runs: instructions at [`user::CODE`] and behind.
 const PROGRAM: [Insn; 6] = [NOP, NOP, LOAD, STORE, NOP, SVC];
@@ -154,7 +137,7 @@ fn single_steps_exit(t: &mut OneVcpu) -> TestResult {
         check_eq!("a step's exit has its exception class", exit.0, vector::SOFTWARE_STEP_LOWER);
     }
     /// Synchronous exceptions from AArch64 at a lower level.
-    const VECTOR: u64 = 0x400;
+    const VECTOR: u64 = regs::vectors::LOWER_AARCH64_SYNC;
     let entered = run_to_debug(vcpu)?.1;
     let vector = layout::PAYLOAD + VECTOR;
     // The step may end before or behind the first instruction of the handler.

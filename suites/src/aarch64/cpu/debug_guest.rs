@@ -1,16 +1,7 @@
 //! A guest debugs itself: breakpoints, watchpoints, single steps and the OS lock (ARM ARM D2).
-use crate::aarch64::cpu::debug::control;
 use crate::prelude::*;
+use defs::aarch64::debug::{Mdscr, OSLSR_OSLK, control};
 use insn::{Insn, LOAD, NOP, STORE, SVC};
-
-/// MDSCR_EL1.SS: software steps of EL0.
-const MDSCR_SS: u64 = 1 << 0;
-/// MDSCR_EL1.KDE: debug exceptions at EL1.
-const MDSCR_KDE: u64 = 1 << 13;
-/// MDSCR_EL1.MDE: breakpoints and watchpoints.
-const MDSCR_MDE: u64 = 1 << 15;
-/// OSLSR_EL1.OSLK.
-const OSLSR_OSLK: u64 = 1 << 1;
 
 /// What EL0 runs.
 const PROGRAM: [Insn; 6] = [NOP, NOP, LOAD, STORE, NOP, SVC];
@@ -26,7 +17,7 @@ fn run() -> user::Stop {
 /// Unlocks debug, and makes EL0's pages.
 fn set_up() {
     OSLAR_EL1.write(0);
-    MDSCR_EL1.write(MDSCR_MDE);
+    MDSCR_EL1.write(Mdscr::MDE.bits());
     check_eq!("the program runs to its end without breakpoints", run().next, END);
 }
 
@@ -51,7 +42,7 @@ fn breaks_at_el0(_: &mut Guest) {
         );
         MDSCR_EL1.write(0);
         check_eq!("no breakpoint stops EL0 without MDE", run().next, END);
-        MDSCR_EL1.write(MDSCR_MDE);
+        MDSCR_EL1.write(Mdscr::MDE.bits());
         control.write(control::EL0 | control::INSTRUCTION);
         check_eq!("no breakpoint stops EL0 without E", run().next, END);
     }
@@ -113,12 +104,12 @@ fn watches_itself(_: &mut Guest) {
         DBGWCR0_EL1.write(0);
     };
     with_handler(vector::WATCHPOINT, handler, || {
-        MDSCR_EL1.write(MDSCR_MDE | MDSCR_KDE);
+        MDSCR_EL1.write(bits!(Mdscr::{MDE | KDE}));
         check_eq!("a watchpoint at EL1 waits while PSTATE.D is set", touch(), 0);
         debug_enable();
         check_eq!("a watchpoint at EL1 comes when PSTATE.D is clear", touch(), 1);
         DBGWCR0_EL1.write(control::E | control::EL1_EL0 | control::STORE | control::EIGHT_BYTES);
-        MDSCR_EL1.write(MDSCR_MDE);
+        MDSCR_EL1.write(Mdscr::MDE.bits());
         check_eq!("no watchpoint at EL1 comes without KDE", touch(), 0);
         debug_disable();
     });
@@ -133,7 +124,7 @@ fn watchpoints_stop_el1(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn steps_el0(_: &mut Guest) {
     set_up();
-    MDSCR_EL1.write(MDSCR_SS);
+    MDSCR_EL1.write(Mdscr::SS.bits());
     let step = user::Mode { step: true, ..Default::default() };
     let stop = user::run_in(step, &PROGRAM, [5, user::DATA, 0, 0]);
     check_eq!("a step has its exception class", stop.trap.vector, vector::SOFTWARE_STEP_LOWER);

@@ -2,6 +2,7 @@
 use crate::prelude::*;
 use insn::{AGAIN, COUNT_DOWN, LOAD, NOP, STORE, SVC};
 use pmu::{event, pmcr, userenr};
+use regs::Cntkctl;
 use timer::CTL_ENABLE;
 
 /// Runs one instruction at EL0 with X0 and X1, and gives X0, or the class of its exception.
@@ -53,14 +54,11 @@ fn reaches_for_registers(_: &mut Guest) {
     check_eq!("EL0 cannot write TPIDRRO_EL0", el0(insn::msr(&TPIDRRO_EL0), 0, 0), undefined);
     let sctlr = SCTLR_EL1.read();
     check_eq!("EL0 reads CTR_EL0 with UCT", el0(insn::mrs(&CTR_EL0), 0, 0), Ok(CTR_EL0.read()));
-    SCTLR_EL1.write(sctlr & !SCTLR_UCT);
+    SCTLR_EL1.write(sctlr & !Sctlr::UCT.bits());
     check_eq!("CTR_EL0 traps at EL0 without UCT", el0(insn::mrs(&CTR_EL0), 0, 0), Err(vector::SYS));
     SCTLR_EL1.write(sctlr);
     check_eq!("DAIF traps at EL0 without UMA", el0(insn::mrs(&DAIF), 0, 0), Err(vector::SYS));
 }
-
-/// SCTLR_EL1.UCT.
-const SCTLR_UCT: u64 = 1 << 15;
 
 /// Registers of EL1 are undefined at EL0, and those of EL0 are there.
 #[kvm_test(reaches_for_registers)]
@@ -103,25 +101,17 @@ fn pages_of_el1_are_out_of_reach(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
-/// CNTKCTL_EL1: what EL0 may reach of the timers.
-mod cntkctl {
-    pub const EL0PCTEN: u64 = 1 << 0;
-    pub const EL0VCTEN: u64 = 1 << 1;
-    pub const EL0VTEN: u64 = 1 << 8;
-    pub const EL0PTEN: u64 = 1 << 9;
-}
-
 #[guest]
 fn reaches_for_timers(_: &mut Guest) {
     let cases = [
-        (CNTPCT_EL0, cntkctl::EL0PCTEN),
-        (CNTVCT_EL0, cntkctl::EL0VCTEN),
-        (CNTV_CTL_EL0, cntkctl::EL0VTEN),
-        (CNTV_CVAL_EL0, cntkctl::EL0VTEN),
-        (CNTP_CTL_EL0, cntkctl::EL0PTEN),
-        (CNTP_CVAL_EL0, cntkctl::EL0PTEN),
+        (CNTPCT_EL0, Cntkctl::EL0PCTEN.bits()),
+        (CNTVCT_EL0, Cntkctl::EL0VCTEN.bits()),
+        (CNTV_CTL_EL0, Cntkctl::EL0VTEN.bits()),
+        (CNTV_CVAL_EL0, Cntkctl::EL0VTEN.bits()),
+        (CNTP_CTL_EL0, Cntkctl::EL0PTEN.bits()),
+        (CNTP_CVAL_EL0, Cntkctl::EL0PTEN.bits()),
     ];
-    let all = cntkctl::EL0PCTEN | cntkctl::EL0VCTEN | cntkctl::EL0VTEN | cntkctl::EL0PTEN;
+    let all = bits!(Cntkctl::{EL0PCTEN | EL0VCTEN | EL0VTEN | EL0PTEN});
     for (register, bit) in cases {
         let name = register.name;
         CNTKCTL_EL1.write(bit);
@@ -136,7 +126,7 @@ fn reaches_for_timers(_: &mut Guest) {
             Err(vector::SYS)
         );
     }
-    CNTKCTL_EL1.write(cntkctl::EL0PTEN | cntkctl::EL0VTEN);
+    CNTKCTL_EL1.write(bits!(Cntkctl::{EL0PTEN | EL0VTEN}));
     for (name, timer) in [("virtual", timer::VIRTUAL), ("physical", timer::PHYSICAL)] {
         let far = timer.count.read() + (1 << 40);
         check_eq!("EL0 can set the {name} timer", el0(insn::msr(&timer.cval), far, 0), Ok(far));

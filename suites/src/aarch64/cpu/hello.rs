@@ -5,7 +5,7 @@ const PROOF: u64 = 0x0123_4567_89ab_cdef;
 
 #[guest]
 fn starts(g: &mut Guest) {
-    check_eq!("guest functions run at EL1", CURRENTEL.read() >> 2, 1);
+    check_eq!("guest functions run at EL1", CURRENTEL_EL.get(CURRENTEL.read()), 1);
     check_eq!("the affinity is the vCPU's index", gic::affinity(), u64::from(g.vcpu()));
 }
 
@@ -82,10 +82,10 @@ fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn maps(_: &mut Guest) {
     const GVA: u64 = layout::FREE + 0x1000;
-    mmu::map(GVA, layout::SCRATCH, mmu::Size::Small, mmu::flags::DEFAULT);
+    mmu::map(GVA, layout::SCRATCH, mmu::Size::Small, mmu::DEFAULT);
     poke(GVA, PROOF);
     check_eq!("a new mapping reaches its page", peek::<u64>(layout::SCRATCH), PROOF);
-    mmu::protect(GVA, mmu::Size::Small, mmu::flags::DEFAULT | mmu::flags::AP_READ_ONLY);
+    mmu::protect(GVA, mmu::Size::Small, mmu::DEFAULT | Descriptor::AP_READ_ONLY);
     check_eq!("a read-only page can be read", read_safe::<u64>(GVA), Ok(PROOF));
     let trap = write_safe(GVA, 0_u64).unwrap_err();
     check_eq!(

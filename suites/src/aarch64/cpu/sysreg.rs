@@ -30,7 +30,7 @@ pub fn register_list(vcpu: &Vcpu) -> TestResult<Vec<u64>> {
 #[kvm_test(idles)]
 fn listed_registers_can_be_saved_and_restored(t: &mut OneVcpu) -> TestResult {
     /// Bits of an id that tell the size, as a power of two (KVM_REG_SIZE).
-    const SIZE: u64 = 0x00f0_0000_0000_0000;
+    const SIZE: u64 = bindings::KVM_REG_SIZE_MASK;
     let ids = register_list(&t.vcpu)?;
     let unique: HashSet<u64> = ids.iter().copied().collect();
     check_eq!("no register is listed twice", unique.len(), ids.len());
@@ -124,9 +124,6 @@ const IDS: [SysReg; 9] = [
     MPIDR_EL1,
 ];
 
-/// CPACR_EL1.ZEN: no trap of SVE to EL1.
-const CPACR_ZEN: u64 = 3 << 16;
-
 #[guest]
 fn reads_ids(g: &mut Guest) {
     let mut values = [0; IDS.len()];
@@ -138,16 +135,16 @@ fn reads_ids(g: &mut Guest) {
             register.write_safe(0).is_err_and(|t| t.vector == vector::UNKNOWN)
         );
     }
-    check!("bit 31 of MPIDR_EL1 is RES1", MPIDR_EL1.read() >> 31 & 1 == 1);
+    check!("bit 31 of MPIDR_EL1 is RES1", MPIDR_EL1.read() & regs::mpidr::RES1 != 0);
     g.sync(1, &values);
     // On a CPU with SVE the guest's own trap would come first.
-    CPACR_EL1.write(CPACR_EL1.read() | CPACR_ZEN);
+    CPACR_EL1.write(CPACR_EL1.read() | regs::cpacr::ZEN.mask());
     for register in [HCR_EL2, VBAR_EL2, SCR_EL3, ZCR_EL1, PMCR_EL0, PMCCNTR_EL0] {
         let name = register.name;
         let trap = register.read_safe().map_err(|t| t.vector);
         check_eq!("{name} is undefined where the guest lacks it", trap, Err(vector::UNKNOWN));
     }
-    let pmu = ID_AA64DFR0_EL1.read() >> 8 & 0xf;
+    let pmu = dfr0::PMUVER.get(ID_AA64DFR0_EL1.read());
     check!(
         "ID_AA64DFR0_EL1 reports no PMU where none was asked for",
         pmu == 0 || pmu == 15,
@@ -155,7 +152,7 @@ fn reads_ids(g: &mut Guest) {
     );
     check_eq!(
         "ID_AA64PFR0_EL1 reports no SVE where none was asked for",
-        ID_AA64PFR0_EL1.read() >> 32 & 0xf,
+        pfr0::SVE.get(ID_AA64PFR0_EL1.read()),
         0
     );
 }

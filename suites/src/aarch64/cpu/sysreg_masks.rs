@@ -115,8 +115,9 @@ fn idles(_: &mut Guest) {}
 fn register_list_is_complete(t: &mut OneVcpu) -> TestResult {
     /// 32-bit words into `struct kvm_regs`: the general registers end, FPSIMD state begins.
     const FP: u64 = 0x54;
-    const U32: u64 = 0x6020_0000_0010_0000;
-    const U128: u64 = 0x6040_0000_0010_0000;
+    const CORE: u64 = bindings::KVM_REG_ARM64 | bindings::KVM_REG_ARM_CORE as u64;
+    const U32: u64 = CORE | bindings::KVM_REG_SIZE_U32;
+    const U128: u64 = CORE | bindings::KVM_REG_SIZE_U128;
     let list: HashSet<u64> = register_list(&t.vcpu)?.into_iter().collect();
     let all =
         |mut ids: &mut dyn Iterator<Item = u64>| Iterator::all(&mut ids, |id| list.contains(&id));

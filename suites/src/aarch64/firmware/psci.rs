@@ -1,23 +1,16 @@
 //! PSCI through KVM (api.rst 4.82 and 5, KVM_EXIT_SYSTEM_EVENT; Arm DEN0022).
 use crate::prelude::*;
-use psci::{function::*, status::*};
+use psci::affinity::{OFF, ON};
+use psci::{function::*, status::*, version};
 
 #[host]
 use vm::bindings::KVM_ARM_VCPU_POWER_OFF;
 
-/// AFFINITY_INFO's answers.
-const ON: i32 = 0;
-const OFF: i32 = 1;
-
 #[guest]
 fn asks(_: &mut Guest) {
-    let version = psci::call(PSCI_VERSION, [0; 3]);
-    check!("PSCI_VERSION is 0.2 or later", version >= 2, "{version:#x}");
-    check_eq!(
-        "an unknown function is NOT_SUPPORTED",
-        psci::call(0x8400_001f, [0; 3]),
-        NOT_SUPPORTED
-    );
+    let version = psci::call(PSCI_VERSION, [0; 3]) as u64;
+    check!("PSCI_VERSION is 0.2 or later", version >= version::V0_2, "{version:#x}");
+    check_eq!("an unknown function is NOT_SUPPORTED", psci::call(UNKNOWN, [0; 3]), NOT_SUPPORTED);
     check_eq!(
         "AFFINITY_INFO of the caller is ON",
         psci::call(AFFINITY_INFO, [gic::affinity(), 0, 0]),
@@ -43,7 +36,7 @@ fn asks(_: &mut Guest) {
         psci::call(CPU_ON, [0, psci_entry(), 0]),
         ALREADY_ON
     );
-    if version >= 0x1_0000 {
+    if version >= version::V1_0 {
         check_eq!(
             "PSCI_FEATURES reports CPU_ON as implemented",
             psci::call(PSCI_FEATURES, [CPU_ON.into(), 0, 0]),
@@ -51,10 +44,11 @@ fn asks(_: &mut Guest) {
         );
         check_eq!(
             "PSCI_FEATURES of an unknown function is NOT_SUPPORTED",
-            psci::call(PSCI_FEATURES, [0x8400_001f, 0, 0]),
+            psci::call(PSCI_FEATURES, [UNKNOWN.into(), 0, 0]),
             NOT_SUPPORTED
         );
-        check!("SMCCC_VERSION is 1.1 or later", psci::call(SMCCC_VERSION, [0; 3]) >= 0x1_0001);
+        let smccc = psci::call(SMCCC_VERSION, [0; 3]);
+        check!("SMCCC_VERSION is 1.1 or later", smccc >= smccc::V1_1);
     }
 }
 
@@ -100,7 +94,7 @@ fn powers_on(_: &mut Guest) {
 fn powered_on(g: &mut Guest) {
     check_eq!("the context id arrives in X0", g.vcpu(), 1);
     check_eq!("CPU_ON starts the target at EL1", CURRENTEL.read() >> 2, 1);
-    check_eq!("CPU_ON starts the target with exceptions masked", DAIF.read(), 0x3c0);
+    check_eq!("CPU_ON starts the target with exceptions masked", DAIF.read(), Spsr::DAIF.bits());
     if ARRIVED.fetch_add(1, SeqCst) == 0 {
         wait_until(|| ARRIVED.load(SeqCst) == 2);
         psci::call(CPU_OFF, [0; 3]);

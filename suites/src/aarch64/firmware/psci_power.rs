@@ -1,9 +1,10 @@
 //! PSCI by version, and the power state of vCPUs and of the system (Arm DEN0022; api.rst 4.38, 5, 8).
-use crate::aarch64::firmware::smccc::NOT_SUPPORTED as NONE;
 #[host]
 use crate::aarch64::firmware::smccc::fw;
 use crate::prelude::*;
+use psci::version::{V0_2, V1_0, V1_1};
 use psci::{call, function::*, status::*};
+use smccc::{NOT_SUPPORTED as NONE, SMC64, fast, owner};
 
 #[host]
 use vm::bindings::{
@@ -12,11 +13,6 @@ use vm::bindings::{
     KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2, KVM_SYSTEM_EVENT_SHUTDOWN, KVM_SYSTEM_EVENT_SUSPEND,
     kvm_mp_state,
 };
-
-/// Versions as PSCI_VERSION and KVM_REG_ARM_PSCI_VERSION tell them.
-const V0_2: u64 = 2;
-const V1_0: u64 = 0x1_0000;
-const V1_1: u64 = 0x1_0001;
 
 #[guest]
 fn asks_by_version(g: &mut Guest) {
@@ -62,7 +58,7 @@ fn asks_by_version(g: &mut Guest) {
         call(SYSTEM_SUSPEND, [0; 3]),
         NOT_SUPPORTED
     );
-    for id in [0x8400_001f, CPU_OFF | SMC64, 0x8600_0000] {
+    for id in [UNKNOWN, CPU_OFF | SMC64, fast(owner::VENDOR_HYPERVISOR, 0)] {
         check!("PSCI_FEATURES reports no other function", features(id) == NOT_SUPPORTED, "{id:#x}");
     }
     check_eq!(
@@ -70,12 +66,10 @@ fn asks_by_version(g: &mut Guest) {
         call(CPU_OFF | SMC64, [0; 3]),
         NOT_SUPPORTED
     );
-    /// No trusted OS that would have to move.
-    const NO_MIGRATION: i32 = 2;
     check_eq!(
         "MIGRATE_INFO_TYPE says that nothing must migrate",
         call(MIGRATE_INFO_TYPE, [0; 3]),
-        NO_MIGRATION
+        psci::NO_MIGRATION
     );
     if version >= V1_1 {
         // Between warm reset (0) and the vendor's types (from 0x80000000).
@@ -114,9 +108,6 @@ fn asks_by_version(g: &mut Guest) {
         );
     }
 }
-
-/// Bit of the SMC64 calling convention.
-const SMC64: u32 = 1 << 30;
 
 /// The guest has the version that userspace sets, with the functions of that version.
 #[kvm_test(asks_by_version, params = [v0_2: V0_2, v1_0: V1_0, v1_1: V1_1])]

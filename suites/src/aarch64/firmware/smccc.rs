@@ -1,55 +1,41 @@
 //! Calls to firmware that KVM answers (SMC Calling Convention, Arm DEN0028; TRNG, DEN0098;
 //! Documentation/virt/kvm/arm/{hypercalls,fw-pseudo-registers,pvtime}.rst).
 use crate::prelude::*;
+use smccc::{KVM_UID, NOT_SUPPORTED, SMC64, TRNG_INVALID_PARAMETERS, fast, function, owner};
 
 #[host]
 use vm::bindings::{KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA};
 
-/// Function ids.
-mod function {
-    pub const VERSION: u32 = 0x8000_0000;
-    pub const ARCH_FEATURES: u32 = 0x8000_0001;
-    pub const WORKAROUNDS: [u32; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
-    pub const TRNG_VERSION: u32 = 0x8400_0050;
-    pub const TRNG_FEATURES: u32 = 0x8400_0051;
-    pub const TRNG_GET_UUID: u32 = 0x8400_0052;
-    pub const TRNG_RND32: u32 = 0x8400_0053;
-    pub const TRNG_RND64: u32 = 0xc400_0053;
-    pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
-    pub const PV_TIME_ST: u32 = 0xc500_0021;
-    pub const VENDOR_HYP_UID: u32 = 0x8600_ff01;
-    pub const VENDOR_HYP_FEATURES: u32 = 0x8600_0000;
-    pub const VENDOR_HYP_PTP: u32 = 0x8600_0001;
-}
-
-/// What SMCCC says of a function that is not there, in 64 bits.
-pub const NOT_SUPPORTED: u64 = !0;
-const INVALID_PARAMETERS: u64 = -2_i64 as u64;
+/// Functions whose presence says how far a workaround goes.
+const WORKAROUNDS: [u32; 3] =
+    [function::ARCH_WORKAROUND_1, function::ARCH_WORKAROUND_2, function::ARCH_WORKAROUND_3];
+/// A function that no service of the standard has.
+const UNKNOWN: u32 = fast(owner::STANDARD, 0xfe77);
 
 #[guest]
 fn asks_for_nothing_known(_: &mut Guest) {
     let version = hvc(function::VERSION, [0; 3])[0];
     check!(
         "SMCCC is version 1.1 or later",
-        (0x1_0001..0x2_0000).contains(&version),
+        (smccc::V1_1 as u64..0x2_0000).contains(&version),
         "{version:#x}"
     );
     // Every owner, fast and yielding, 32 and 64 bits, with a number that nobody has given a meaning.
     for owner in 0..64 {
-        for kind in [0x8000_0000, 0xc000_0000, 0, 0x4000_0000_u32] {
-            let id = kind | owner << 24 | 0xfe77;
+        for kind in [smccc::FAST, smccc::FAST | SMC64, 0, SMC64] {
+            let id = kind | owner << smccc::OWNER_SHIFT | 0xfe77;
             let results = hvc(id, [1, 2, 3]);
             check!("an unknown function is NOT_SUPPORTED", results[0] == NOT_SUPPORTED, "{id:#x}");
         }
     }
-    let results = hvc(0x8400_fe77, [0; 3]);
+    let results = hvc(UNKNOWN, [0; 3]);
     check_eq!("NOT_SUPPORTED has 64 bits", results[0], NOT_SUPPORTED);
-    for id in [function::VERSION, 0x8400_fe77] {
+    for id in [function::VERSION, UNKNOWN] {
         let kept = registers_after_hvc(id);
         let right = kept.into_iter().zip(4..).all(|(x, n)| x == n);
         check!("X4 to X17 are preserved", right, "{kept:x?}");
     }
-    for feature in [0x8000_fe77, 0, !0] {
+    for feature in [fast(owner::ARCHITECTURE, 0xfe77).into(), 0, !0] {
         let result = hvc(function::ARCH_FEATURES, [feature, 0, 0])[0];
         check_eq!("ARCH_FEATURES of an unknown function is NOT_SUPPORTED", result, NOT_SUPPORTED);
     }
@@ -74,8 +60,7 @@ fn unknown_functions_are_not_supported(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn asks_for_workarounds(g: &mut Guest) {
-    let features =
-        function::WORKAROUNDS.map(|id| hvc(function::ARCH_FEATURES, [id.into(), 0, 0])[0]);
+    let features = WORKAROUNDS.map(|id| hvc(function::ARCH_FEATURES, [id.into(), 0, 0])[0]);
     for result in features {
         let plausible = matches!(result as i64, -2..=1);
         check!("ARCH_FEATURES of a workaround is one of its values", plausible, "{result:#x}");
@@ -120,13 +105,19 @@ fn workarounds_are_told_to_both(t: &mut OneVcpu) -> TestResult {
 /// Pseudo-register `n` of the firmware: 0 is the PSCI version, 1 to 3 are workarounds.
 #[host]
 pub const fn fw(n: u16) -> u64 {
-    0x6030_0000_0014_0000 | n as u64
+    bindings::KVM_REG_ARM64
+        | bindings::KVM_REG_SIZE_U64
+        | bindings::KVM_REG_ARM_FW as u64
+        | n as u64
 }
 
 /// Bitmap `n` of services: 0 standard, 1 standard hypervisor, 2 vendor's hypervisor.
 #[host]
 const fn fw_bitmap(n: u16) -> u64 {
-    0x6030_0000_0016_0000 | n as u64
+    bindings::KVM_REG_ARM64
+        | bindings::KVM_REG_SIZE_U64
+        | bindings::KVM_REG_ARM_FW_FEAT_BMAP as u64
+        | n as u64
 }
 
 #[guest]
@@ -146,7 +137,7 @@ fn draws_random_numbers(_: &mut Guest) {
     }
     check_eq!(
         "TRNG_FEATURES of another function is NOT_SUPPORTED",
-        hvc(TRNG_FEATURES, [0x8400_0054, 0, 0])[0],
+        hvc(TRNG_FEATURES, [(function::TRNG_RND32 + 1).into(), 0, 0])[0],
         NOT_SUPPORTED
     );
     let uuid = hvc(TRNG_GET_UUID, [0; 3]);
@@ -193,7 +184,7 @@ fn draws_random_numbers(_: &mut Guest) {
             let drawn = hvc(id, [n, 0, 0]);
             check!(
                 "more than three registers of bits are INVALID_PARAMETERS",
-                drawn[0] == INVALID_PARAMETERS,
+                drawn[0] == TRNG_INVALID_PARAMETERS,
                 "{id:#x} {n}"
             );
             check!(
@@ -205,7 +196,7 @@ fn draws_random_numbers(_: &mut Guest) {
         check_eq!(
             "TRNG_RND of no bits is INVALID_PARAMETERS",
             hvc(id, [0; 3])[0],
-            INVALID_PARAMETERS
+            TRNG_INVALID_PARAMETERS
         );
     }
 }
@@ -219,13 +210,11 @@ fn trng_draws_bits(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn asks_who_it_is(_: &mut Guest) {
     use function::*;
-    /// 28b46fb6-2ec5-11e9-a9ca-4b564d003a74.
-    const UID: [u64; 4] = [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d];
     let uid = hvc(VENDOR_HYP_UID, [0; 3]);
     if uid[0] == NOT_SUPPORTED {
         guest_runtime::ucall::skip(format_args!("the vendor's hypervisor services"));
     }
-    check_eq!("the vendor's UID is KVM's", uid, UID);
+    check_eq!("the vendor's UID is KVM's", uid, KVM_UID);
     let features = hvc(VENDOR_HYP_FEATURES, [0; 3]);
     check!("the vendor's features list the call itself", features[0] & 1 == 1, "{features:x?}");
     if features[0] & 2 != 0 {
@@ -261,7 +250,11 @@ fn tells_of_services(g: &mut Guest) {
         there(VENDOR_HYP_UID, [0; 3]),
         there(VENDOR_HYP_FEATURES, [0; 3]),
     ];
-    check_eq!("PSCI does not depend on a bitmap", hvc(0x8400_0000, [0; 3])[0] as i64 > 0, true);
+    check_eq!(
+        "PSCI does not depend on a bitmap",
+        hvc(psci::function::PSCI_VERSION, [0; 3])[0] as i64 > 0,
+        true
+    );
     g.sync(1, &services);
 }
 

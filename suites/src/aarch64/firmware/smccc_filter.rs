@@ -1,17 +1,21 @@
 //! Userspace decides who answers a guest's calls to firmware (Documentation/virt/kvm/devices/vm.rst 6,
 //! KVM_ARM_VM_SMCCC_FILTER).
 use crate::prelude::*;
+use psci::function::PSCI_VERSION;
+use smccc::{NOT_SUPPORTED, SMC64, fast, owner};
 
 #[host]
 use vm::bindings::{
     KVM_ARM_VM_SMCCC_CTRL, KVM_ARM_VM_SMCCC_FILTER, KVM_HYPERCALL_EXIT_SMC, kvm_smccc_filter,
 };
 
-/// Functions of a range that no service has.
-const BASE: u32 = 0x8400_fe00;
+const BASE: u32 = fast(owner::STANDARD, 0xfe00);
 const COUNT: u32 = 16;
-const PSCI_VERSION: u32 = 0x8400_0000;
-const NOT_SUPPORTED: u64 = !0;
+/// The first and the last function of the architecture.
+#[host]
+const FIRST: u32 = fast(owner::ARCHITECTURE, 0);
+#[host]
+const LAST: u32 = fast(owner::ARCHITECTURE, u16::MAX);
 /// What userspace answers.
 const ANSWER: u64 = 0x0123_4567_89ab_cdef;
 
@@ -142,10 +146,10 @@ fn bad_filters_are_refused(t: &mut OneVcpu) -> TestResult {
     let nowhere = vm.set_attr_at(KVM_ARM_VM_SMCCC_CTRL, KVM_ARM_VM_SMCCC_FILTER, 0);
     check_eq!("a filter at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
     for (what, base, n) in [
-        ("the first 32-bit call of the architecture", 0x8000_0000, 1),
-        ("the last 32-bit call of the architecture", 0x8000_ffff, 1),
-        ("the first 64-bit call of the architecture", 0xc000_0000, 1),
-        ("the last 64-bit call of the architecture", 0xc000_ffff, 1),
+        ("the first 32-bit call of the architecture", FIRST, 1),
+        ("the last 32-bit call of the architecture", LAST, 1),
+        ("the first 64-bit call of the architecture", FIRST | SMC64, 1),
+        ("the last 64-bit call of the architecture", LAST | SMC64, 1),
         ("everything", 0, u32::MAX),
     ] {
         check_eq!(

@@ -2,6 +2,7 @@
 //! Documentation/virt/kvm/devices/arm-vgic-its.rst).
 use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
+use gic::iidr;
 use its::{Command::*, FRAME, LPI_ENABLED, gits};
 
 #[host]
@@ -82,8 +83,16 @@ fn reads_what_the_its_tells(_: &mut Guest) {
     );
     check!("GITS_TYPER reports bits of device ids", typer >> gits::TYPER_DEVBITS_SHIFT & 0x1f > 0);
     check_eq!("GITS_TYPER.PTA says that redistributors go by number", typer & gits::TYPER_PTA, 0);
-    check_eq!("GITS_PIDR2 reports a GICv3", FRAME.read(gits::PIDR2) >> 4 & 0xf, 3);
-    check_eq!("GITS_IIDR names Arm as implementer", FRAME.read(gits::IIDR) & 0xfff, 0x43b);
+    check_eq!(
+        "GITS_PIDR2 reports a GICv3",
+        FRAME.read(gits::PIDR2) >> gic::PIDR2_ARCH_REV_SHIFT & 0xf,
+        3
+    );
+    check_eq!(
+        "GITS_IIDR names Arm as implementer",
+        FRAME.read(gits::IIDR) & iidr::IMPLEMENTER,
+        iidr::ARM
+    );
     let control = FRAME.read(gits::CTLR);
     check_eq!("a new ITS is disabled", control & gits::CTLR_ENABLED, 0);
     check!("a new ITS is quiescent", control & gits::CTLR_QUIESCENT != 0);

@@ -269,7 +269,7 @@ fn its_accesses_are_refused(t: &mut OneVm) -> TestResult {
     let iidr = its.register(gits::IIDR).ioctl("GITS_IIDR")?;
     check_eq!(
         "another table layout in GITS_IIDR is EINVAL",
-        its.set_register(gits::IIDR, iidr | 0xf000),
+        its.set_register(gits::IIDR, iidr | u64::from(gic::iidr::REVISION)),
         Err(Errno::EINVAL)
     );
     drop(bench);

@@ -2,6 +2,7 @@
 //! 4.4): what they tell, what they keep, and which bits and bytes there are.
 use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
+use gic::iidr;
 use gic::{CPU, DIST};
 use gicd::*;
 
@@ -9,9 +10,6 @@ use gicd::*;
 use GicVersion::{V2, V3};
 
 const PATTERNS: [u32; 3] = [!0, 0xa5a5_5a5a, 0];
-/// Implementer of KVM's GICs: Arm's JEP106 code.
-const IIDR_IMPLEMENTER: u32 = 0xfff;
-const ARM: u32 = 0x43b;
 
 #[guest]
 fn reads_what_the_distributor_tells(g: &mut Guest) {
@@ -27,14 +25,14 @@ fn reads_what_the_distributor_tells(g: &mut Guest) {
         );
     } else {
         check_eq!("GICD_TYPER reports no LPIs without an ITS", typer & TYPER_LPIS, 0);
-        let id_bits = (typer >> 19 & 0x1f) + 1;
+        let id_bits = (typer >> gicd::TYPER_ID_BITS_SHIFT & 0x1f) + 1;
         check!(
             "GICD_TYPER reports enough bits for its INTIDs",
             1 << id_bits >= nr_irqs,
             "{id_bits}"
         );
     }
-    check_eq!("GICD_IIDR names Arm as implementer", DIST.read(IIDR) & IIDR_IMPLEMENTER, ARM);
+    check_eq!("GICD_IIDR names Arm as implementer", DIST.read(IIDR) & iidr::IMPLEMENTER, iidr::ARM);
     for (name, register) in [("TYPER", TYPER), ("IIDR", IIDR)] {
         let value = DIST.read(register);
         for pattern in PATTERNS {
@@ -337,8 +335,8 @@ fn walks_the_redistributors(g: &mut Guest) {
         check_eq!("GICR_PIDR2 reports a GICv3", frame.read(gicr::PIDR2) >> 4 & 0xf, 3);
         check_eq!(
             "GICR_IIDR names Arm as implementer",
-            frame.read(gicr::IIDR) & IIDR_IMPLEMENTER,
-            ARM
+            frame.read(gicr::IIDR) & iidr::IMPLEMENTER,
+            iidr::ARM
         );
         frame.write(gicr::WAKER, 0);
         check_eq!(
@@ -400,7 +398,7 @@ fn writes_a_neighbours_private_interrupts(_: &mut Guest) {
             0
         );
     }
-    DIST.write(SGIR, 2 << 24 | 1);
+    DIST.write(SGIR, gicd::SGIR_SELF | 1);
     check!("SGIR sends nothing with affinity routing", own.field(ISPENDR, 1) == 0);
 }
 
@@ -414,7 +412,7 @@ fn private_registers_of_others(t: &mut OneVm) -> TestResult {
 #[guest]
 fn reads_the_cpu_interface(_: &mut Guest) {
     let iidr = CPU.read(gicc::IIDR);
-    check_eq!("GICC_IIDR reports a GICv2", iidr >> 16 & 0xf, 2);
+    check_eq!("GICC_IIDR reports a GICv2", iidr >> iidr::ARCH_VERSION_SHIFT & 0xf, 2);
     CPU.write(gicc::IIDR, !iidr);
     check_eq!("GICC_IIDR is read-only for the guest", CPU.read(gicc::IIDR), iidr);
     CPU.write(gicc::PMR, 0xff);

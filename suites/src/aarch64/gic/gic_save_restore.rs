@@ -84,10 +84,11 @@ const EDGE: u32 = 70;
 const ACTIVE: u32 = 71;
 const PREEMPTING: u32 = 72;
 const LEVEL: u32 = 73;
+/// Bits of KVM_IRQ_LINE's `irq`: an SPI (api.rst 4.25).
+#[host]
+const SPI_LINE: u32 = bindings::KVM_ARM_IRQ_TYPE_SPI << bindings::KVM_ARM_IRQ_TYPE_SHIFT;
 const ACTIVE_PRIORITY: u8 = 0x80;
 const PREEMPTING_PRIORITY: u8 = 0x40;
-#[host]
-const IRQ_TYPE_SPI: u32 = 1 << 24;
 
 #[guest]
 fn is_in_the_middle(g: &mut Guest) {
@@ -157,7 +158,7 @@ fn goes_on_in_the_middle(g: &mut Guest) {
 ])]
 fn moved_mid_flight(t: &mut OneVm, (version, order): (GicVersion, ControlIs)) -> TestResult {
     let set_level =
-        |vm: &Vm, level| vm.fd().set_irq_line(IRQ_TYPE_SPI | LEVEL, level).ioctl("KVM_IRQ_LINE");
+        |vm: &Vm, level| vm.fd().set_irq_line(SPI_LINE | LEVEL, level).ioctl("KVM_IRQ_LINE");
     let mut bench = Bench::with(t, version, &[], few_interrupts)?;
     bench.vcpu().run_until_sync(1)?;
     set_level(&t.vm, true)?;
@@ -190,8 +191,8 @@ fn exchanges_the_cpu_interface(g: &mut Guest) {
     }
     check_eq!(
         "the guest reads EOImode as userspace set it",
-        ICC_CTLR_EL1.read() & gic::ICC_CTLR_EOI_MODE,
-        gic::ICC_CTLR_EOI_MODE
+        ICC_CTLR_EL1.read() & gic::icc_ctlr::EOI_MODE,
+        gic::icc_ctlr::EOI_MODE
     );
     ICC_PMR_EL1.write(0xa0);
     ICC_BPR0_EL1.write(4);
@@ -218,8 +219,9 @@ fn cpu_interface_sysregs(t: &mut OneVm) -> TestResult {
     }
     let gic = &bench.gic;
     let control = gic.cpu_sysreg(0, &ICC_CTLR_EL1).ioctl("ICC_CTLR_EL1")?;
-    gic.set_cpu_sysreg(0, &ICC_CTLR_EL1, control | gic::ICC_CTLR_EOI_MODE).ioctl("ICC_CTLR_EL1")?;
-    const PRI_BITS: u64 = 7 << 8;
+    gic.set_cpu_sysreg(0, &ICC_CTLR_EL1, control | gic::icc_ctlr::EOI_MODE)
+        .ioctl("ICC_CTLR_EL1")?;
+    const PRI_BITS: u64 = gic::icc_ctlr::PRI_BITS.mask();
     check_eq!(
         "more bits of priority than the host has are EINVAL",
         gic.set_cpu_sysreg(0, &ICC_CTLR_EL1, control | PRI_BITS),
@@ -260,7 +262,7 @@ fn cpu_interface_sysregs(t: &mut OneVm) -> TestResult {
             Ok(value)
         );
     }
-    let eoi_mode = bench.gic.cpu_sysreg(0, &ICC_CTLR_EL1).map(|c| c & gic::ICC_CTLR_EOI_MODE);
+    let eoi_mode = bench.gic.cpu_sysreg(0, &ICC_CTLR_EL1).map(|c| c & gic::icc_ctlr::EOI_MODE);
     check_eq!("userspace reads EOImode as the guest left it", eoi_mode, Ok(0));
     bench.run()
 }
@@ -328,7 +330,7 @@ fn looks_at_the_latch(g: &mut Guest) {
 #[kvm_test(looks_at_the_latch)]
 fn latch_and_level_are_apart(t: &mut OneVm) -> TestResult {
     let set_level =
-        |vm: &Vm, level| vm.fd().set_irq_line(IRQ_TYPE_SPI | LEVEL, level).ioctl("KVM_IRQ_LINE");
+        |vm: &Vm, level| vm.fd().set_irq_line(SPI_LINE | LEVEL, level).ioctl("KVM_IRQ_LINE");
     const WORD: u32 = LEVEL / 32 * 32;
     const BIT: u32 = 1 << (LEVEL % 32);
     let ispendr = gicd::ISPENDR.word(LEVEL);
@@ -377,14 +379,14 @@ fn implementation_is_confirmed(t: &mut OneVm, version: GicVersion) -> TestResult
     let iidr = gic.dist(gicd::IIDR.offset()).ioctl("GICD_IIDR")?;
     check!(
         "the implementation's revision has configurable groups",
-        iidr >> 12 & 0xf >= 2,
+        iidr >> gic::iidr::REVISION_SHIFT & 0xf >= 2,
         "{iidr:#x}"
     );
     check_eq!("KVM's own IIDR is accepted", gic.set_dist(gicd::IIDR.offset(), iidr), Ok(()));
     for (what, other) in [
         ("implementer", iidr ^ 1),
-        ("product", iidr ^ 1 << 24),
-        ("revision", iidr & !0xf000 | 0xf000),
+        ("product", iidr ^ 1 << gic::iidr::PRODUCT_ID_SHIFT),
+        ("revision", iidr | gic::iidr::REVISION),
     ] {
         let result = gic.set_dist(gicd::IIDR.offset(), other);
         check_eq!("IIDR with another {what} is EINVAL", result, Err(Errno::EINVAL));

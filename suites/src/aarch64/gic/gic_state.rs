@@ -11,9 +11,9 @@ const SPI: u32 = 112;
 const OTHER_SPI: u32 = 113;
 const SGI: u32 = 7;
 const PPI: u32 = 22;
-/// Bits of KVM_IRQ_LINE's `irq`: type 1 is an SPI (api.rst 4.25).
+/// Bits of KVM_IRQ_LINE's `irq`: an SPI (api.rst 4.25).
 #[host]
-const IRQ_TYPE_SPI: u32 = 1 << 24;
+const SPI_LINE: u32 = bindings::KVM_ARM_IRQ_TYPE_SPI << bindings::KVM_ARM_IRQ_TYPE_SHIFT;
 
 /// Pending and active, as the distributor tells it.
 fn state(gic: GuestGic, intid: u32) -> (bool, bool) {
@@ -126,7 +126,7 @@ fn drive(t: &mut OneVm, version: GicVersion) -> TestResult {
             Next::Done => return Ok(()),
             other => fail!("{other:?} instead of a level"),
         };
-        t.vm.fd().set_irq_line(IRQ_TYPE_SPI | SPI, level).ioctl("KVM_IRQ_LINE")?;
+        t.vm.fd().set_irq_line(SPI_LINE | SPI, level).ioctl("KVM_IRQ_LINE")?;
     }
 }
 

@@ -31,8 +31,8 @@ fn number(gpa: u64) -> u64 {
 #[host]
 fn vcpu_with_granule(t: &mut OneVcpu) -> TestResult {
     let features = t.vcpu.get_reg(ID_AA64MMFR0_EL1.one_reg()).ioctl("KVM_GET_ONE_REG")?;
-    let tgran64 = features >> granule::TGRAN64_SHIFT & 0xf;
-    require!(tgran64 != granule::TGRAN64_NONE, "the 64 KiB granule (ID_AA64MMFR0_EL1.TGran64)");
+    let tgran64 = mmfr0::TGRAN64.get(features);
+    require!(tgran64 != mmfr0::TGRAN64_NONE, "the 64 KiB granule (ID_AA64MMFR0_EL1.TGran64)");
     Ok(())
 }
 
@@ -41,9 +41,9 @@ fn reads_through_large_pages(_: &mut Guest) {
     let small_pages = || (MEMORY..MEMORY + 2 * PAGE_SIZE).step_by(SMALL as usize);
     small_pages().for_each(|page| poke(page + 8, number(page)));
     let tables = Tables::new(TABLES);
-    tables.map(ALIAS, MEMORY + PAGE_SIZE, mmu::flags::DEFAULT);
+    tables.map(ALIAS, MEMORY + PAGE_SIZE, mmu::DEFAULT);
     tables.unmap(ALIAS + PAGE_SIZE);
-    tables.map(ALIAS + 2 * PAGE_SIZE, MEMORY, mmu::flags::DEFAULT | mmu::flags::AP_READ_ONLY);
+    tables.map(ALIAS + 2 * PAGE_SIZE, MEMORY, mmu::DEFAULT | Descriptor::AP_READ_ONLY);
     tables.with(|| {
         check_eq!("TCR_EL1.TG0 is the 64 KiB granule", TCR_EL1.read() >> 14 & 3, 1);
         for page in small_pages() {
@@ -104,8 +104,8 @@ const PARTS: [u64; 4] = [0, 3, 15, 16];
 #[guest]
 fn writes_parts(g: &mut Guest) {
     let tables = Tables::new(TABLES);
-    tables.map(ALIAS, MEMORY, mmu::flags::DEFAULT);
-    tables.map(ALIAS + PAGE_SIZE, MEMORY + PAGE_SIZE, mmu::flags::DEFAULT);
+    tables.map(ALIAS, MEMORY, mmu::DEFAULT);
+    tables.map(ALIAS + PAGE_SIZE, MEMORY + PAGE_SIZE, mmu::DEFAULT);
     tables.with(|| {
         g.sync(READY, &[]);
         PARTS.iter().for_each(|part| poke(ALIAS + part * SMALL + 16, 1_u64));
@@ -135,7 +135,7 @@ const PLACES: [u64; 6] = [0, 0x1000, 0x2ff8, 0x4010, 0x8008, 0xfff8];
 #[guest]
 fn rings_devices(_: &mut Guest) {
     let tables = Tables::new(TABLES);
-    tables.map(ALIAS, DEVICE, mmu::flags::DEVICE);
+    tables.map(ALIAS, DEVICE, mmu::DEVICE);
     tables.with(|| {
         for place in PLACES {
             mmio_write(ALIAS + place, place);

@@ -1,6 +1,7 @@
 //! Guests at EL2 (api.rst, KVM_CAP_ARM_EL2; ARM ARM D1, D5): that one starts there, and runs a guest of
 //! its own at EL1.
 use crate::prelude::*;
+use defs::aarch64::regs::{CURRENTEL_EL, HPFAR_FIPA, Hcr, Sctlr, mpidr, tcr, vtcr};
 use guest_runtime::arch::stack_pointer;
 use guest_runtime::asm::Blob;
 
@@ -9,26 +10,14 @@ use vm::bindings::KVM_ARM_VCPU_HAS_EL2;
 
 kvm_tests! { irqchip, features(KVM_ARM_VCPU_HAS_EL2), requires(cap::ARM_EL2) }
 
-/// HCR_EL2.
-mod hcr {
-    pub const VM: u64 = 1 << 0;
-    pub const TWI: u64 = 1 << 13;
-    pub const TVM: u64 = 1 << 26;
-    pub const TGE: u64 = 1 << 27;
-    pub const E2H: u64 = 1 << 34;
-}
-
-/// SCTLR_EL1's RES1 bits: no translation, little-endian.
-const SCTLR_RES1: u64 = 0x30d0_0800;
-
 #[guest]
 fn runs_at_el2(_: &mut Guest) {
-    check_eq!("the guest function runs at EL2", CURRENTEL.read() >> 2, 2);
+    check_eq!("the guest function runs at EL2", CURRENTEL_EL.get(CURRENTEL.read()), 2);
     check_eq!("ID_AA64PFR0_EL1 reports that EL2 exists", ID_AA64PFR0_EL1.read() >> 8 & 0xf, 1);
     check_eq!(
         "HCR_EL2 has E2H and TGE",
-        HCR_EL2.read() & (hcr::E2H | hcr::TGE),
-        hcr::E2H | hcr::TGE
+        HCR_EL2.read() & bits!(Hcr::{E2H | TGE}),
+        bits!(Hcr::{E2H | TGE})
     );
     check_eq!("SCTLR_EL1 is SCTLR_EL2 with E2H", SCTLR_EL1.read(), SCTLR_EL2.read());
     check_eq!("VBAR_EL1 is VBAR_EL2 with E2H", VBAR_EL1.read(), VBAR_EL2.read());
@@ -105,7 +94,7 @@ static LEVEL_AND_STACK: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 fn notes_where_it_runs(g: &mut Guest) {
     LEVEL_AND_STACK[0].store(g.level().into(), SeqCst);
     LEVEL_AND_STACK[1].store(layout::area_of_stack(stack_pointer()), SeqCst);
-    check_eq!("the function of level 2 runs at EL1", CURRENTEL.read() >> 2, 1);
+    check_eq!("the function of level 2 runs at EL1", CURRENTEL_EL.get(CURRENTEL.read()), 1);
     check_eq!("level 2 reads its hypervisor's arguments", g.arg(2), 77);
     check_eq!("level 2 has faults as values", brk_safe().unwrap_err().vector, vector::BRK);
     let answer = g.sync(7, &[g.level().into()]);
@@ -200,11 +189,15 @@ fn runs_a_guest(_: &mut Guest) {
     let exit = run_at_el1(&mut el2, &READS_ITS_LEVEL, [0, 5, 6, 7]);
     check_eq!("HVC of the nested guest comes to EL2", exit.trap.vector, vector::HVC);
     check_eq!("HVC returns to the instruction behind it", exit.elr, READS_ITS_LEVEL.end());
-    check_eq!("the nested guest ran at EL1", [el2.x[0], el2.x[1], el2.x[3]], [1 << 2, 5, 7]);
-    check_eq!("EL2 goes on at EL2", CURRENTEL.read() >> 2, 2);
+    check_eq!(
+        "the nested guest ran at EL1",
+        [el2.x[0], el2.x[1], el2.x[3]],
+        [CURRENTEL_EL.of(1), 5, 7]
+    );
+    check_eq!("EL2 goes on at EL2", CURRENTEL_EL.get(CURRENTEL.read()), 2);
     for (name, virtual_id, id, reads, value) in [
         ("MIDR_EL1", VPIDR_EL2, MIDR_EL1, &READS_MIDR, 0x410f_d0c1),
-        ("MPIDR_EL1", VMPIDR_EL2, MPIDR_EL1, &READS_MPIDR, 1 << 31 | 0x77),
+        ("MPIDR_EL1", VMPIDR_EL2, MPIDR_EL1, &READS_MPIDR, mpidr::RES1 | 0x77),
     ] {
         virtual_id.write(value);
         run_at_el1(&mut el2, reads, [0; 4]);
@@ -225,7 +218,11 @@ fn runs_a_guest(_: &mut Guest) {
     VBAR_EL12.write(REPORT_THEIR_LEVEL.address());
     el2.elr = READS_HCR.address();
     let exit = el2.run();
-    check_eq!("a register of EL2 is undefined at EL1, whose own vector takes it", el2.x[0], 1 << 2);
+    check_eq!(
+        "a register of EL2 is undefined at EL1, whose own vector takes it",
+        el2.x[0],
+        CURRENTEL_EL.of(1)
+    );
     check!(
         "the nested guest does not go on behind the undefined access",
         exit.elr != READS_HCR.end()
@@ -257,9 +254,10 @@ fn traps_a_guest(_: &mut Guest) {
     let mut el2 = El2::new();
     let plain = el2.hcr;
     let sctlr = SCTLR_EL1.read();
-    for (name, bit, code, class) in
-        [("TVM", hcr::TVM, &WRITES_SCTLR, vector::SYS), ("TWI", hcr::TWI, &WAITS, vector::WFX)]
-    {
+    for (name, bit, code, class) in [
+        ("TVM", Hcr::TVM.bits(), &WRITES_SCTLR, vector::SYS),
+        ("TWI", Hcr::TWI.bits(), &WAITS, vector::WFX),
+    ] {
         el2.hcr = plain | bit;
         let exit = run_at_el1(&mut el2, code, [sctlr, 0, 0, 0]);
         check_eq!("HCR_EL2.{name} traps the nested guest to EL2", exit.trap.vector, class);
@@ -270,16 +268,23 @@ fn traps_a_guest(_: &mut Guest) {
     check_eq!("no access traps without TVM", exit.trap.vector, vector::HVC);
 
     /// VTCR_EL2: 40 bits of address from level 1 on, 4 KiB granule, write-back, RES1.
-    const VTCR: u64 = 24 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16 | 1 << 31;
+    const VTCR: u64 = tcr::T0SZ.of(64 - 40)
+        | vtcr::SL0.of(vtcr::SL0_LEVEL_1)
+        | tcr::IRGN0_WRITE_BACK
+        | tcr::ORGN0_WRITE_BACK
+        | tcr::SH0_INNER
+        | tcr::TG0.of(tcr::TG0_4K)
+        | vtcr::PS.of(tcr::IPS_40_BITS)
+        | vtcr::RES1;
     /// A table without entries: two pages, for 40 bits of address.
     const EMPTY: u64 = layout::SCRATCH;
     (EMPTY..EMPTY + 0x2000).step_by(8).for_each(|a| poke::<u64>(a, 0));
     VTCR_EL2.write(VTCR);
     VTTBR_EL2.write(EMPTY);
-    el2.hcr = plain | hcr::VM;
+    el2.hcr = plain | Hcr::VM.bits();
     // Without translation of its own, the guest's first access is the fetch.
     el2.reset();
-    SCTLR_EL12.write(SCTLR_RES1);
+    SCTLR_EL12.write(Sctlr::RES1.bits());
     el2.elr = WAITS.address();
     let exit = el2.run();
     check_eq!(
@@ -294,7 +299,7 @@ fn traps_a_guest(_: &mut Guest) {
     );
     check_eq!("the first fetch aborts before the first instruction", exit.elr, WAITS.address());
     let page = WAITS.address() & !(layout::PAGE_SIZE - 1);
-    check_eq!("HPFAR_EL2 has the aborted page", HPFAR_EL2.read() >> 4 << 12, page);
+    check_eq!("HPFAR_EL2 has the aborted page", HPFAR_FIPA.get(HPFAR_EL2.read()) << 12, page);
     el2.hcr = plain;
     let exit = run_at_el1(&mut el2, &READS_ITS_LEVEL, [0; 4]);
     check_eq!("the nested guest runs without stage 2", exit.trap.vector, vector::HVC);

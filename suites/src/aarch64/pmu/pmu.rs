@@ -5,9 +5,6 @@ use pmu::{COUNTERS, CYCLES, SELECT_CYCLES, TYPES, event, filter, implemented, nr
 
 kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
-/// The PMU's interrupt in these VMs, a PPI.
-pub const PMU_INTID: u32 = 23;
-
 #[guest]
 fn reads_registers(_: &mut Guest) {
     pmu::reset();
@@ -41,7 +38,11 @@ fn reads_registers(_: &mut Guest) {
     PMSELR_EL0.write(3);
     check_eq!("PMSELR keeps its selection", PMSELR_EL0.read(), 3);
     PMUSERENR_EL0.write(!0);
-    check_eq!("PMUSERENR has its four bits", PMUSERENR_EL0.read() & 0xf, 0xf);
+    check_eq!(
+        "PMUSERENR has its four bits",
+        PMUSERENR_EL0.read() & pmu::userenr::ALL,
+        pmu::userenr::ALL
+    );
     PMUSERENR_EL0.write(0);
     pmu::selected_type(SELECT_CYCLES).write(filter::P);
     check_eq!("PMXEVTYPER with PMSELR 31 is PMCCFILTR", PMCCFILTR_EL0.read(), filter::P);
@@ -102,7 +103,10 @@ fn configures_counters(_: &mut Guest) {
     check_eq!("PMCR.C keeps event counters", pmu::selected_counter(0).read(), 5);
     check_eq!("PMCR.C clears the cycle counter", PMCCNTR_EL0.read(), 0);
 
-    let Some(absent) = (1..0x40).find(|&e| e != event::CHAIN && !pmu::offers(e)) else { return };
+    let Some(absent) = (1..event::COMMON_END).find(|&e| e != event::CHAIN && !pmu::offers(e))
+    else {
+        return;
+    };
     pmu::selected_type(0).write(absent);
     pmu::selected_counter(0).write(0xdead_beef);
     PMCNTENSET_EL0.write(1);
@@ -223,9 +227,7 @@ fn tells_of_events(g: &mut Guest) {
         "PMCEID offers INST_RETIRED or INST_SPEC",
         pmu::offers(event::INST_RETIRED) || pmu::offers(event::INST_SPEC)
     );
-    /// ID_AA64DFR0_EL1.PMUVer of PMUv3p1.
-    const PMUV3P1: u64 = 4;
-    if version >= PMUV3P1 {
+    if version >= dfr0::PMUV3P1 {
         check!("PMCEID of PMUv3p1 offers STALL_FRONTEND", pmu::offers(event::STALL_FRONTEND));
         check!("PMCEID of PMUv3p1 offers STALL_BACKEND", pmu::offers(event::STALL_BACKEND));
     }
@@ -233,7 +235,7 @@ fn tells_of_events(g: &mut Guest) {
         // They count slots, whose number is in PMMIR_EL1, which guests see as zero.
         check!("PMCEID offers no events of slots", !pmu::offers(slot));
     }
-    if version > PMUV3P1 {
+    if version > dfr0::PMUV3P1 {
         check_eq!("PMMIR_EL1 reports no slots", PMMIR_EL1.read(), 0);
     }
     g.sync(1, &[PMCEID0_EL0.read(), PMCEID1_EL0.read()]);
@@ -245,7 +247,7 @@ fn tells_of_events(g: &mut Guest) {
 fn required_events_are_offered(t: &mut OneVcpu) -> TestResult {
     let vcpu = &mut t.vcpu;
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    vcpu.set_args(&[dfr0 >> 8 & 0xf]);
+    vcpu.set_args(&[dfr0::PMUVER.get(dfr0)]);
     let seen = vcpu.run_until_sync(1)?;
     for event in host_events().into_iter().filter(|&e| e < event::STALL_SLOT_BACKEND) {
         let offered = seen[event as usize / 32] >> (event % 32) & 1;
@@ -264,6 +266,6 @@ fn host_events() -> Vec<u64> {
     let texts = files.flatten().filter_map(|f| std::fs::read_to_string(f.path()).ok());
     texts
         .filter_map(|t| u64::from_str_radix(t.trim().strip_prefix("event=0x")?, 16).ok())
-        .filter(|&e| e < 0x40)
+        .filter(|&e| e < event::COMMON_END)
         .collect()
 }

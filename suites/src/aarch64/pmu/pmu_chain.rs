@@ -133,7 +133,7 @@ fn run(t: &mut OneVcpu, software: u64, even: u64) -> TestResult {
     let vcpu = &mut t.vcpu;
     tell_width(vcpu, 0)?;
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    let wide = (dfr0 >> 8 & 0xf) >= crate::aarch64::pmu::pmu_events::PMUV3P5;
+    let wide = dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P5;
     vcpu.set_args(&[wide.into(), 0, software, even]);
     vcpu.run_until_done()
 }

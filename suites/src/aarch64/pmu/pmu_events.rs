@@ -8,14 +8,12 @@ kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 const SOON: u64 = 10;
 /// PMSWINC writes at a time: past a wrap that is [`SOON`].
 const BURST: u64 = 20;
-/// ID_AA64DFR0_EL1.PMUVer of PMUv3p5, whose event counters have 64 bits.
-pub const PMUV3P5: u64 = 6;
 
 /// Whether event counters have 64 bits, as arguments for the guest.
 #[host]
 pub fn tell_width(vcpu: &mut Vcpu, lp: u64) -> TestResult {
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    vcpu.set_args(&[u64::from((dfr0 >> 8 & 0xf) >= PMUV3P5), lp]);
+    vcpu.set_args(&[u64::from(dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P5), lp]);
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! What counters leave out: exception levels (PMEVTYPER<n>_EL0, PMCCFILTR_EL0), and the events that
 //! userspace denies (vcpu.rst 1.3, KVM_ARM_VCPU_PMU_V3_FILTER).
-use crate::aarch64::pmu::pmu::PMU_INTID;
 use crate::prelude::*;
 use insn::{AGAIN, COUNT_DOWN, SVC};
 use pmu::{CYCLES, WRAP, event, filter, pmcr};
@@ -127,7 +126,7 @@ fn set_filter(vcpu: &Vcpu, base: u64, n: u16, action: u32) -> Result<(), Errno> 
 
 #[host]
 fn finish(vcpu: &Vcpu) -> TestResult {
-    vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+    vcpu.set_pmu_irq(pmu::INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
     vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")
 }
 
@@ -138,7 +137,7 @@ fn counts_filtered_events(g: &mut Guest) {
     pmu::reset();
     check_eq!("PMCEID offers CPU_CYCLES if it is allowed", pmu::offers(event::CPU_CYCLES), cycles);
     check_eq!("PMCEID offers SW_INCR if it is allowed", pmu::offers(event::SW_INCR), software);
-    let others = (1..0x40).filter(|&e| e != event::CPU_CYCLES && e != event::CHAIN);
+    let others = (1..event::COMMON_END).filter(|&e| e != event::CPU_CYCLES && e != event::CHAIN);
     check_eq!(
         "PMCEID offers other events if they are allowed",
         others.into_iter().any(pmu::offers),
@@ -163,21 +162,27 @@ fn counts_filtered_events(g: &mut Guest) {
     check_eq!("CHAIN counts whatever the filter", PMEVCNTR1_EL0.read() & (WRAP - 1), 1);
 }
 
+/// Numbers in filters.
+#[host]
+const CPU_CYCLES: u64 = event::CPU_CYCLES;
+#[host]
+const COMMON_EVENTS: u16 = event::COMMON_END as u16;
+
 /// The first filter decides what happens to events that no filter names; later ones add to it. SW_INCR
 /// and CHAIN are counted whatever the filters say, the cycle counter follows CPU_CYCLES (vcpu.rst 1.3).
 #[kvm_test(counts_filtered_events, irqchip, requires(cap::ARM_PMU_V3), params = [
-    deny_cycles: (&[(0x11, 1, KVM_PMU_EVENT_DENY)], [false, true, true]),
-    allow_cycles_alone: (&[(0x11, 1, KVM_PMU_EVENT_ALLOW)], [true, false, false]),
+    deny_cycles: (&[(CPU_CYCLES, 1, KVM_PMU_EVENT_DENY)], [false, true, true]),
+    allow_cycles_alone: (&[(CPU_CYCLES, 1, KVM_PMU_EVENT_ALLOW)], [true, false, false]),
     deny_all_but_cycles: (
-        &[(0, 0x40, KVM_PMU_EVENT_DENY), (0x11, 1, KVM_PMU_EVENT_ALLOW)],
+        &[(0, COMMON_EVENTS, KVM_PMU_EVENT_DENY), (CPU_CYCLES, 1, KVM_PMU_EVENT_ALLOW)],
         [true, false, false],
     ),
     deny_neighbours: (
-        &[(0x10, 1, KVM_PMU_EVENT_DENY), (0x12, 1, KVM_PMU_EVENT_DENY)],
+        &[(CPU_CYCLES - 1, 1, KVM_PMU_EVENT_DENY), (CPU_CYCLES + 1, 1, KVM_PMU_EVENT_DENY)],
         [true, true, true],
     ),
     allow_then_deny: (
-        &[(0, 0x40, KVM_PMU_EVENT_ALLOW), (0x11, 1, KVM_PMU_EVENT_DENY)],
+        &[(0, COMMON_EVENTS, KVM_PMU_EVENT_ALLOW), (CPU_CYCLES, 1, KVM_PMU_EVENT_DENY)],
         [false, true, true],
     ),
 ])]
@@ -204,7 +209,8 @@ fn bad_event_filters_are_refused(t: &mut OneVcpu) -> TestResult {
     let vcpu = raw_vcpu(t)?;
     let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
     // PMUv3 has event numbers of 10 bits, PMUv3p1 of 16.
-    let last: u64 = if dfr0 >> 8 & 0xf >= 4 { 0xffff } else { 0x3ff };
+    let v3p1 = dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P1;
+    let last: u64 = if v3p1 { event::LAST_V3P1 } else { event::LAST };
     let (allow, deny) = (KVM_PMU_EVENT_ALLOW, KVM_PMU_EVENT_DENY);
     for (what, base, n, action) in [
         ("one event behind the last", last, 2, allow),

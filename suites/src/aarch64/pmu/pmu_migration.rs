@@ -1,5 +1,4 @@
 //! PMU state leaves one VM and goes on in another (KVM_GET_ONE_REG, KVM_SET_ONE_REG).
-use crate::aarch64::pmu::pmu::PMU_INTID;
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, event, pmcr};
 
@@ -61,11 +60,11 @@ fn arrives(g: &mut Guest) {
     check_eq!("the overflow flag is moved with the PMU", PMOVSCLR_EL0.read(), PENDING);
     let gic = GuestGic::detect();
     gic.enable();
-    gic.set_priority(PMU_INTID, 0xa0);
-    gic.set_group(PMU_INTID, u32::from(gic == GuestGic::V3));
-    gic.set(gicd::ISENABLER, PMU_INTID);
+    gic.set_priority(pmu::INTID, 0xa0);
+    gic.set_group(pmu::INTID, u32::from(gic == GuestGic::V3));
+    gic.set(gicd::ISENABLER, pmu::INTID);
     let acknowledged = gic.acknowledge();
-    check_eq!("the moved overflow's interrupt is pending", acknowledged, PMU_INTID);
+    check_eq!("the moved overflow's interrupt is pending", acknowledged, pmu::INTID);
     PMOVSCLR_EL0.write(!0);
     gic.end(acknowledged);
     check_eq!("no interrupt but the PMU's is pending", gic.acknowledge(), gic::SPURIOUS);

@@ -1,5 +1,4 @@
 //! The PMU's overflow interrupt (ARM ARM D13.3.1): level, one for each wrap, and none without one.
-use crate::aarch64::pmu::pmu::PMU_INTID;
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, event, pmcr};
 
@@ -20,12 +19,12 @@ impl Taken {
     fn run(&self, body: impl FnOnce()) {
         let gic = GuestGic::detect();
         gic.enable();
-        gic.set_priority(PMU_INTID, 0xa0);
-        gic.set_group(PMU_INTID, u32::from(gic == GuestGic::V3));
-        gic.set(gicd::ISENABLER, PMU_INTID);
+        gic.set_priority(pmu::INTID, 0xa0);
+        gic.set_group(pmu::INTID, u32::from(gic == GuestGic::V3));
+        gic.set(gicd::ISENABLER, pmu::INTID);
         let take = |_: &mut TrapFrame| {
             let acknowledged = gic.acknowledge();
-            if acknowledged == PMU_INTID {
+            if acknowledged == pmu::INTID {
                 self.flags.fetch_or(PMOVSCLR_EL0.read(), SeqCst);
                 self.overflows.fetch_add(1, SeqCst);
             } else {
@@ -124,18 +123,18 @@ fn keeps_the_level(_: &mut Guest) {
     PMCR_EL0.write(pmcr::LC | pmcr::E);
     let gic = GuestGic::detect();
     gic.enable();
-    gic.set_priority(PMU_INTID, 0xa0);
-    gic.set_group(PMU_INTID, u32::from(gic == GuestGic::V3));
-    gic.set(gicd::ISENABLER, PMU_INTID);
+    gic.set_priority(pmu::INTID, 0xa0);
+    gic.set_group(pmu::INTID, u32::from(gic == GuestGic::V3));
+    gic.set(gicd::ISENABLER, pmu::INTID);
     PMINTENSET_EL1.write(1);
     PMOVSSET_EL0.write(1);
-    let pending = || gic.get(gicd::ISPENDR, PMU_INTID);
+    let pending = || gic.get(gicd::ISPENDR, pmu::INTID);
     if !check!("a flag interrupts, whether its counter is enabled or not", comes(pending)) {
         return;
     }
     for _ in 0..3 {
         let acknowledged = gic.acknowledge();
-        check_eq!("the interrupt comes again until its flag is cleared", acknowledged, PMU_INTID);
+        check_eq!("the interrupt comes again until its flag is cleared", acknowledged, pmu::INTID);
         gic.end(acknowledged);
     }
     let acknowledged = gic.acknowledge();

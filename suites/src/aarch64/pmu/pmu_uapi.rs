@@ -1,5 +1,4 @@
 //! How userspace makes a PMU (vcpu.rst 1, KVM_ARM_VCPU_PMU_V3_CTRL), and how many counters it gives.
-use crate::aarch64::pmu::pmu::PMU_INTID;
 use crate::prelude::*;
 use pmu::pmcr;
 
@@ -35,20 +34,20 @@ fn interrupt_is_set_once_and_for_all(t: &mut OneVm) -> TestResult {
     }
     let nowhere = first.set_attr_at(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_IRQ, 0);
     check_eq!("an interrupt number at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("a PPI is accepted as interrupt", first.set_pmu_irq(PMU_INTID), Ok(()));
+    check_eq!("a PPI is accepted as interrupt", first.set_pmu_irq(pmu::INTID), Ok(()));
     check_eq!(
         "setting the interrupt again is EBUSY",
-        first.set_pmu_irq(PMU_INTID),
+        first.set_pmu_irq(pmu::INTID),
         Err(Errno::EBUSY)
     );
     check_eq!(
         "another PPI for the second vCPU is EINVAL",
-        second.set_pmu_irq(PMU_INTID + 1),
+        second.set_pmu_irq(pmu::INTID + 1),
         Err(Errno::EINVAL)
     );
     check_eq!(
         "the same PPI for the second vCPU is accepted",
-        second.set_pmu_irq(PMU_INTID),
+        second.set_pmu_irq(pmu::INTID),
         Ok(())
     );
     Ok(())
@@ -85,10 +84,10 @@ fn init_comes_last_and_once(t: &mut OneVm) -> TestResult {
     );
     t.vm.state().gic()?.init()?;
     check_eq!("INIT without an interrupt is ENXIO", vcpu.init_pmu(), Err(Errno::ENXIO));
-    check_eq!("an interrupt before INIT is accepted", vcpu.set_pmu_irq(PMU_INTID), Ok(()));
+    check_eq!("an interrupt before INIT is accepted", vcpu.set_pmu_irq(pmu::INTID), Ok(()));
     check_eq!("INIT with an interrupt is accepted", vcpu.init_pmu(), Ok(()));
     check_eq!("a second INIT is EBUSY", vcpu.init_pmu(), Err(Errno::EBUSY));
-    check_eq!("an interrupt after INIT is EBUSY", vcpu.set_pmu_irq(PMU_INTID), Err(Errno::EBUSY));
+    check_eq!("an interrupt after INIT is EBUSY", vcpu.set_pmu_irq(pmu::INTID), Err(Errno::EBUSY));
     vcpu.run_until_done()
 }
 
@@ -140,7 +139,7 @@ fn vcpu_without_the_feature_has_no_pmu(t: &mut OneVcpu) -> TestResult {
     }
     check_eq!(
         "setting the interrupt without a PMU is ENODEV",
-        vcpu.set_pmu_irq(PMU_INTID),
+        vcpu.set_pmu_irq(pmu::INTID),
         Err(Errno::ENODEV)
     );
     check_eq!("INIT without a PMU is ENODEV", vcpu.init_pmu(), Err(Errno::ENODEV));
@@ -153,7 +152,7 @@ fn pmu_works_without_a_gic(t: &mut OneVm) -> TestResult {
     let mut vcpu = t.add_vcpu(0)?;
     check_eq!(
         "setting the interrupt without a GIC is EINVAL",
-        vcpu.set_pmu_irq(PMU_INTID),
+        vcpu.set_pmu_irq(pmu::INTID),
         Err(Errno::EINVAL)
     );
     check_eq!("INIT without a GIC is accepted", vcpu.init_pmu(), Ok(()));
@@ -202,7 +201,7 @@ fn userspace_selects_a_pmu(t: &mut OneVm) -> TestResult {
     check_eq!("the host's PMU can be selected again", set(&first, pmu), Ok(()));
     t.vm.state().gic()?.init()?;
     for vcpu in [&first, &second] {
-        vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+        vcpu.set_pmu_irq(pmu::INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
     }
     first.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
     check_eq!("selecting a PMU after INIT is EBUSY", set(&first, pmu), Err(Errno::EBUSY));
@@ -228,7 +227,7 @@ fn attribute_sets_the_number_of_counters(t: &mut OneVm, n: u32) -> TestResult {
     let set = |vcpu: &Vcpu, n: u32| {
         vcpu.set_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS, n)
     };
-    let number = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|v| (v & pmcr::N) >> pmcr::N_SHIFT);
+    let number = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|v| pmcr::N.get(v));
     vcpu.set_attr(KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_SET_PMU, pmu)
         .ioctl("KVM_ARM_VCPU_PMU_V3_SET_PMU")?;
     let all = number(&vcpu).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
@@ -248,7 +247,7 @@ fn attribute_sets_the_number_of_counters(t: &mut OneVm, n: u32) -> TestResult {
     check_eq!("a smaller number of counters can be set", set(&vcpu, n), Ok(()));
     check_eq!("PMCR_EL0.N is the number that was set", number(&vcpu), Ok(n.into()));
     t.vm.state().gic()?.init()?;
-    vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+    vcpu.set_pmu_irq(pmu::INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
     vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
     check_eq!("the number of counters after INIT is EBUSY", set(&vcpu, n), Err(Errno::EBUSY));
     vcpu.set_args(&[n.into()]);
@@ -274,7 +273,7 @@ fn counts_what_it_has(g: &mut Guest) {
     PMSELR_EL0.write(n);
     let read = PMXEVCNTR_EL0.read_safe().map_err(|t| t.vector);
     check_eq!("the first counter above the chosen number is undefined", read, Err(vector::UNKNOWN));
-    PMCR_EL0.write(pmcr::LC | 0x1f << pmcr::N_SHIFT);
+    PMCR_EL0.write(pmcr::LC | pmcr::N.mask());
     check_eq!("the guest cannot change the number of counters", pmu::nr_counters(), n);
     PMCNTENSET_EL0.write(pmu::CYCLES);
     PMCR_EL0.write(pmcr::LC | pmcr::E);
@@ -293,11 +292,11 @@ fn counts_what_it_has(g: &mut Guest) {
 fn userspace_sets_the_number_of_counters(t: &mut OneVcpu, wanted: u64) -> TestResult {
     let vcpu = &mut t.vcpu;
     let pmcr = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
-    let all = (pmcr & pmcr::N) >> pmcr::N_SHIFT;
+    let all = pmcr::N.get(pmcr);
     let n = if wanted == 31 { all.saturating_sub(1) } else { wanted };
     require!(n < all, "{} event counters", n + 1);
-    let with = |n: u64| pmcr & !pmcr::N | n << pmcr::N_SHIFT;
-    let number = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|v| (v & pmcr::N) >> pmcr::N_SHIFT);
+    let with = |n: u64| pmcr & !pmcr::N.mask() | pmcr::N.of(n);
+    let number = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|v| pmcr::N.get(v));
     vcpu.set_sysreg(&PMCR_EL0, with(n)).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
     require!(number(vcpu) == Ok(n), "a number of PMU counters that userspace sets");
     if all < 31 {

@@ -18,12 +18,9 @@ const SPE: [SysReg; 12] = [
     PMBIDR_EL1,
 ];
 
-/// ID_AA64DFR0_EL1.PMSVer.
-const PMSVER_SHIFT: u64 = 32;
-
 #[guest]
 fn looks_for_spe(_: &mut Guest) {
-    let version = ID_AA64DFR0_EL1.read() >> PMSVER_SHIFT & 0xf;
+    let version = dfr0::PMSVER.get(ID_AA64DFR0_EL1.read());
     check_eq!("ID_AA64DFR0_EL1.PMSVer reports no SPE", version, 0);
     for register in SPE {
         let name = register.name;
@@ -58,9 +55,9 @@ fn idles(_: &mut Guest) {}
 #[kvm_test(idles)]
 fn userspace_cannot_conjure_it(t: &mut OneVcpu) -> TestResult {
     let before = t.vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    check_eq!("userspace reads PMSVer as 0", before >> PMSVER_SHIFT & 0xf, 0);
+    check_eq!("userspace reads PMSVer as 0", dfr0::PMSVER.get(before), 0);
     for version in 1..=5 {
-        let set = t.vcpu.set_sysreg(&ID_AA64DFR0_EL1, before | version << PMSVER_SHIFT);
+        let set = t.vcpu.set_sysreg(&ID_AA64DFR0_EL1, before | dfr0::PMSVER.of(version));
         check_eq!("PMSVer other than 0 is EINVAL", set, Err(Errno::EINVAL));
     }
     check_eq!("a refused PMSVer stays 0", t.vcpu.get_sysreg(&ID_AA64DFR0_EL1), Ok(before));

@@ -2,6 +2,7 @@
 //! Extension (SPE) support". No released kernel has it: for a tree that does, `unittests.yaml` gives these
 //! tests the numbers of its capability and feature (`parameters: { capability: …, feature: … }`).
 use crate::prelude::*;
+use defs::aarch64::spe::{INTID as SPE_INTID, PMBLIMITR_E, pmbidr, pmbsr, pmscr, pmsfcr, pmsidr};
 
 #[host]
 use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
@@ -9,27 +10,6 @@ use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_S
 use vm::perf::TestOption;
 
 kvm_tests! { irqchip, options = NUMBERS }
-
-/// The buffer management interrupt in these VMs, a PPI.
-const SPE_INTID: u32 = 21;
-
-/// PMBSR_EL1.
-mod pmbsr {
-    pub const BUFFER_FULL: u64 = 1;
-    pub const S: u64 = 1 << 17;
-    pub const EA: u64 = 1 << 18;
-    pub const EC_SHIFT: u64 = 26;
-    /// EC: a fault of stage 1.
-    pub const EC_STAGE_1: u64 = 0x24;
-    /// Bits that keep what is written.
-    pub const WRITABLE: u64 = 0xfc0f_ffff;
-}
-/// PMBLIMITR_EL1.E.
-const PMBLIMITR_E: u64 = 1 << 0;
-/// PMSCR_EL1: sample EL1, with physical addresses and timestamps.
-const PMSCR_EL1_PA_TS: u64 = 1 << 1 | 1 << 4 | 1 << 5;
-/// PMSFCR_EL1: branches, loads and stores, by type.
-const PMSFCR_ALL_TYPES: u64 = 1 << 1 | 1 << 16 | 1 << 17 | 1 << 18;
 
 /// The sample buffer.
 const BUFFER: u64 = layout::SCRATCH;
@@ -121,17 +101,25 @@ fn set_up_has_an_order(t: &mut OneVm) -> TestResult {
 
 #[guest]
 fn introspects(_: &mut Guest) {
-    let version = ID_AA64DFR0_EL1.read() >> 32 & 0xf;
+    let version = dfr0::PMSVER.get(ID_AA64DFR0_EL1.read());
     check!("PMSVer reports a version", (1..=5).contains(&version), "{version}");
     let buffer = PMBIDR_EL1.read();
-    check_eq!("PMBIDR.P gives the buffer to EL1", buffer >> 4 & 1, 0);
-    check!("PMBIDR.Align is 2 KiB at most", buffer & 0xf <= 11, "{buffer:#x}");
+    check_eq!("PMBIDR.P gives the buffer to EL1", pmbidr::P.get(buffer), 0);
+    check!("PMBIDR.Align is 2 KiB at most", pmbidr::ALIGN.get(buffer) <= 11, "{buffer:#x}");
     let id = PMSIDR_EL1.read();
-    check!("PMSIDR.CountSize is 12 or 16 bits", matches!(id >> 16 & 0xf, 2 | 3), "{id:#x}");
-    check!("PMSIDR.MaxSize is 16 to 2048 bytes", (4..=11).contains(&(id >> 12 & 0xf)), "{id:#x}");
+    check!(
+        "PMSIDR.CountSize is 12 or 16 bits",
+        matches!(pmsidr::COUNT_SIZE.get(id), 2 | 3),
+        "{id:#x}"
+    );
+    check!(
+        "PMSIDR.MaxSize is 16 to 2048 bytes",
+        (4..=11).contains(&pmsidr::MAX_SIZE.get(id)),
+        "{id:#x}"
+    );
     check!(
         "PMSIDR.Interval is a defined value",
-        (id >> 8 & 0xf) <= 8 && id >> 8 & 0xf != 1,
+        pmsidr::INTERVAL.get(id) <= 8 && pmsidr::INTERVAL.get(id) != 1,
         "{id:#x}"
     );
     check_eq!("PMSIDR offers all filters", id & 7, 7);
@@ -150,14 +138,14 @@ fn features_are_plausible(t: &mut OneVm) -> TestResult {
 /// Samples from `start` on until `limit`, with the smallest interval that is allowed.
 fn start(start: u64, limit: u64) {
     const INTERVALS: [u64; 9] = [256, 0, 512, 768, 1024, 1536, 2048, 3072, 4096];
-    let interval = INTERVALS[(PMSIDR_EL1.read() >> 8 & 0xf).min(8) as usize];
-    PMSFCR_EL1.write(PMSFCR_ALL_TYPES);
+    let interval = INTERVALS[pmsidr::INTERVAL.get(PMSIDR_EL1.read()).min(8) as usize];
+    PMSFCR_EL1.write(pmsfcr::FT | pmsfcr::B | pmsfcr::LD | pmsfcr::ST);
     PMSIRR_EL1.write((interval + 1) & !0xff);
     PMBPTR_EL1.write(start);
     PMBLIMITR_EL1.write(limit | PMBLIMITR_E);
     PMBSR_EL1.write(0);
     PMSICR_EL1.write(0);
-    PMSCR_EL1.write(PMSCR_EL1_PA_TS);
+    PMSCR_EL1.write(pmscr::E1SPE | pmscr::PA | pmscr::TS);
 }
 
 fn stop() {
@@ -217,7 +205,7 @@ fn fills_the_buffer(_: &mut Guest) {
     stop();
     check_eq!(
         "a full buffer interrupts with its status",
-        status & (pmbsr::S | 0x3f),
+        status & (pmbsr::S | pmbsr::BSC),
         pmbsr::S | pmbsr::BUFFER_FULL
     );
 }
@@ -255,7 +243,7 @@ fn faults(_: &mut Guest) {
     stop();
     check_eq!(
         "an unmapped buffer interrupts as a fault of stage 1",
-        status >> pmbsr::EC_SHIFT & 0x3f,
+        pmbsr::EC.get(status),
         pmbsr::EC_STAGE_1
     );
     check_eq!("a fault of the buffer sets PMBSR.S", status & pmbsr::S, pmbsr::S);

@@ -1,157 +1,17 @@
 //! The generic interrupt controller, versions 2 and 3, where the harness puts it (IHI 0048, IHI 0069).
 
+pub use defs::aarch64::gic::*;
+use defs::aarch64::regs::mpidr;
 use guest_protocol::layout::aarch64::{GICC, GICD, GICR, GICR_STRIDE};
 
 use super::memory::mmio_write;
-use super::registers::{Bank, Block, Register, banks, registers};
+use super::registers::{Bank, Block};
 use super::sysreg::{
     ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR0_EL1, ICC_EOIR1_EL1, ICC_IAR0_EL1, ICC_IAR1_EL1,
     ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_RPR_EL1, ICC_SGI0R_EL1, ICC_SGI1R_EL1,
     ICC_SRE_EL1, MPIDR_EL1,
 };
 use crate::context::cpu_id;
-
-/// The distributor's registers; the banks are those of the redistributor's SGI frame too.
-pub mod gicd {
-    #![expect(missing_docs, reason = "the manual's names")]
-    use super::{banks, registers};
-
-    /// Whose registers these are.
-    #[derive(Debug)]
-    pub enum Distributor {}
-
-    registers! { Distributor,
-        CTLR: u32 = 0x0000;
-        TYPER: u32 = 0x0004;
-        IIDR: u32 = 0x0008;
-        TYPER2: u32 = 0x000c;
-        SGIR: u32 = 0x0f00;
-        /// PIDR2 of a GICv3.
-        PIDR2: u32 = 0xffe8;
-        /// ICPIDR2 of a GICv2.
-        ICPIDR2: u32 = 0x0fe8;
-    }
-    banks! {
-        IGROUPR: 1 = 0x0080;
-        ISENABLER: 1 = 0x0100;
-        ICENABLER: 1 = 0x0180;
-        ISPENDR: 1 = 0x0200;
-        ICPENDR: 1 = 0x0280;
-        ISACTIVER: 1 = 0x0300;
-        ICACTIVER: 1 = 0x0380;
-        IPRIORITYR: 8 = 0x0400;
-        ITARGETSR: 8 = 0x0800;
-        ICFGR: 2 = 0x0c00;
-        IGRPMODR: 1 = 0x0d00;
-        CPENDSGIR: 8 = 0x0f10;
-        SPENDSGIR: 8 = 0x0f20;
-    }
-    /// The route of an SPI of a GICv3.
-    pub const fn irouter(intid: u32) -> super::Register<Distributor, u64> {
-        super::Register::at(0x6000 + intid as u64 * 8)
-    }
-    pub const CTLR_ENABLE_GRP0: u32 = 1 << 0;
-    pub const CTLR_ENABLE_GRP1: u32 = 1 << 1;
-    pub const CTLR_GROUPS: u32 = CTLR_ENABLE_GRP0 | CTLR_ENABLE_GRP1;
-    pub const CTLR_ARE: u32 = 1 << 4;
-    pub const CTLR_DS: u32 = 1 << 6;
-    pub const CTLR_RWP: u32 = 1 << 31;
-    pub const TYPER_IT_LINES: u32 = 0x1f;
-    pub const TYPER_CPU_NUMBER_SHIFT: u32 = 5;
-    pub const TYPER_SECURITY_EXTN: u32 = 1 << 10;
-    pub const TYPER_LPIS: u32 = 1 << 17;
-    pub const TYPER_NO_1N: u32 = 1 << 25;
-    /// Interrupt_Routing_Mode: any vCPU may take it.
-    pub const IROUTER_ANY: u64 = 1 << 31;
-}
-
-/// The redistributor's registers.
-pub mod gicr {
-    #![expect(missing_docs, reason = "the manual's names")]
-    use super::registers;
-
-    /// Whose registers these are.
-    #[derive(Debug)]
-    pub enum Redistributor {}
-
-    registers! { Redistributor,
-        CTLR: u32 = 0x0000;
-        IIDR: u32 = 0x0004;
-        TYPER: u64 = 0x0008;
-        WAKER: u32 = 0x0014;
-        PROPBASER: u64 = 0x0070;
-        PENDBASER: u64 = 0x0078;
-        INVLPIR: u64 = 0x00a0;
-        INVALLR: u64 = 0x00b0;
-        SYNCR: u32 = 0x00c0;
-        PIDR2: u32 = 0xffe8;
-    }
-    pub const CTLR_ENABLE_LPIS: u32 = 1 << 0;
-    /// Invalidation by INVLPIR and INVALLR is there.
-    pub const CTLR_IR: u32 = 1 << 2;
-    pub const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
-    pub const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
-    pub const TYPER_PLPIS: u64 = 1 << 0;
-    pub const TYPER_LAST: u64 = 1 << 4;
-    pub const TYPER_PROCESSOR_SHIFT: u32 = 8;
-    pub const TYPER_AFFINITY_SHIFT: u32 = 32;
-    /// The pending table is all zeroes.
-    pub const PENDBASER_PTZ: u64 = 1 << 62;
-    /// The frame of SGIs and PPIs.
-    pub const SGI_BASE: u64 = 0x1_0000;
-}
-
-/// A GICv2's CPU interface.
-pub mod gicc {
-    #![expect(missing_docs, reason = "the manual's names")]
-    use super::registers;
-
-    /// Whose registers these are.
-    #[derive(Debug)]
-    pub enum CpuInterface {}
-
-    registers! { CpuInterface,
-        CTLR: u32 = 0x0000;
-        PMR: u32 = 0x0004;
-        BPR: u32 = 0x0008;
-        IAR: u32 = 0x000c;
-        EOIR: u32 = 0x0010;
-        RPR: u32 = 0x0014;
-        HPPIR: u32 = 0x0018;
-        ABPR: u32 = 0x001c;
-        IIDR: u32 = 0x00fc;
-        DIR: u32 = 0x1000;
-    }
-    pub const CTLR_ENABLE_GRP0: u32 = 1 << 0;
-    pub const CTLR_ENABLE_GRP1: u32 = 1 << 1;
-    pub const CTLR_ACK_CTL: u32 = 1 << 2;
-    pub const CTLR_FIQ_EN: u32 = 1 << 3;
-    pub const CTLR_EOI_MODE: u32 = 1 << 9;
-}
-
-/// ICC_CTLR_EL1.EOImode: EOIR drops the priority only.
-pub const ICC_CTLR_EOI_MODE: u64 = 1 << 1;
-
-/// What an acknowledge returns when nothing is pending.
-pub const SPURIOUS: u32 = 1023;
-
-/// The INTID in what an acknowledge returns: a GICv2 tells the sender of an SGI above it.
-pub const INTID: u32 = 0x3ff;
-
-/// First shared peripheral interrupt.
-pub const FIRST_SPI: u32 = 32;
-
-/// First private peripheral interrupt.
-pub const FIRST_PPI: u32 = 16;
-
-/// First locality-specific peripheral interrupt.
-pub const FIRST_LPI: u32 = 8192;
-
-/// What RPR reads while nothing is active. A GICv2's virtual interface may have zeroes for the priority's
-/// bits that it does not implement: GICV_RPR "reads as 0xFF or 0xF8" (GIC architecture 2.0, 5.5.6).
-pub const IDLE_PRIORITY: u32 = 0xff;
-/// Bits of a priority that an implementation may lack.
-const OPTIONAL_PRIORITY: u32 = 0x7;
 
 /// The distributor.
 pub const DIST: Block<gicd::Distributor> = Block::at(GICD);
@@ -199,7 +59,7 @@ impl Gic {
                 let awake = frame.read(gicr::WAKER) & !gicr::WAKER_PROCESSOR_SLEEP;
                 frame.write(gicr::WAKER, awake);
                 DIST.write(gicd::CTLR, gicd::CTLR_ENABLE_GRP1 | gicd::CTLR_ARE);
-                ICC_SRE_EL1.write(ICC_SRE_EL1.read() | 1);
+                ICC_SRE_EL1.write(ICC_SRE_EL1.read() | ICC_SRE_SRE);
                 ICC_PMR_EL1.write(0xff);
                 ICC_IGRPEN1_EL1.write(1);
             }
@@ -303,22 +163,22 @@ impl Gic {
     /// Sends SGI `sgi` of the group that comes as IRQ to the vCPUs whose bits are set in `targets`.
     pub fn send_sgi(self, sgi: u32, targets: u32) {
         match self {
-            Self::V2 => DIST.write(gicd::SGIR, targets << 16 | sgi),
-            Self::V3 => ICC_SGI1R_EL1.write(u64::from(sgi) << 24 | u64::from(targets)),
+            Self::V2 => DIST.write(gicd::SGIR, targets << gicd::SGIR_TARGETS_SHIFT | sgi),
+            Self::V3 => ICC_SGI1R_EL1.write(sgi_of(sgi) | u64::from(targets)),
         }
     }
 
     /// Sends SGI `sgi` to all vCPUs but this one.
     pub fn send_sgi_to_others(self, sgi: u32) {
         match self {
-            Self::V2 => DIST.write(gicd::SGIR, 1 << 24 | sgi),
-            Self::V3 => ICC_SGI1R_EL1.write(u64::from(sgi) << 24 | 1 << 40),
+            Self::V2 => DIST.write(gicd::SGIR, gicd::SGIR_OTHERS | sgi),
+            Self::V3 => ICC_SGI1R_EL1.write(sgi_of(sgi) | icc_sgir::IRM),
         }
     }
 
     /// Sends SGI `sgi` of group 0 (GICv3).
     pub fn send_group0_sgi(self, sgi: u32, targets: u32) {
-        ICC_SGI0R_EL1.write(u64::from(sgi) << 24 | u64::from(targets));
+        ICC_SGI0R_EL1.write(sgi_of(sgi) | u64::from(targets));
     }
 
     /// Acknowledges the highest pending interrupt (group 1 on a GICv3). A GICv2 tells the sender of an
@@ -354,7 +214,7 @@ impl Gic {
     pub fn split_end(self) {
         match self {
             Self::V2 => CPU.write(gicc::CTLR, CPU.read(gicc::CTLR) | gicc::CTLR_EOI_MODE),
-            Self::V3 => ICC_CTLR_EL1.write(ICC_CTLR_EL1.read() | ICC_CTLR_EOI_MODE),
+            Self::V3 => ICC_CTLR_EL1.write(ICC_CTLR_EL1.read() | icc_ctlr::EOI_MODE),
         }
     }
 
@@ -386,6 +246,11 @@ impl Gic {
     }
 }
 
+/// The SGI in ICC_SGI0R_EL1 and ICC_SGI1R_EL1.
+fn sgi_of(sgi: u32) -> u64 {
+    u64::from(sgi) << icc_sgir::INTID_SHIFT
+}
+
 /// The redistributor of this vCPU.
 pub fn redistributor() -> Block<gicr::Redistributor> {
     redistributor_of(cpu_id())
@@ -403,7 +268,7 @@ pub fn sgi_frame(vcpu: u64) -> Block<gicd::Distributor> {
 
 /// Aff0 of this vCPU.
 pub fn affinity() -> u64 {
-    MPIDR_EL1.read() & 0xff
+    mpidr::AFF0.get(MPIDR_EL1.read())
 }
 
 /// Stores a byte to a GICv2's SGI pending bank: the senders `senders` of `sgi`.

@@ -4,10 +4,11 @@
 
 use core::arch::asm;
 
+use defs::aarch64::paging::{ADDRESS, Descriptor};
+use defs::aarch64::regs::{Sctlr, tcr};
 use guest_protocol::layout::FREE;
-use guest_protocol::layout::aarch64::descriptor::{ADDRESS, DEFAULT, DEVICE, PAGE, TABLE, VALID};
 
-use super::mmu;
+use super::mmu::{self, DEFAULT, DEVICE};
 use super::sysreg::{SCTLR_EL1, TCR_EL1, TTBR0_EL1};
 use crate::entry::ram_size;
 
@@ -19,17 +20,7 @@ const BLOCK: u64 = 512 << 20;
 const SPAN: u64 = 4 << 30;
 /// T0SZ for them, which makes level 2 the first.
 const T0SZ: u64 = 32;
-
-/// TCR_EL1.T0SZ and TG0, and TG0 of 64 KiB.
-const TCR_T0SZ: u64 = 0x3f;
-const TCR_TG0: u64 = 3 << 14;
-const TCR_TG0_64K: u64 = 1 << 14;
-const SCTLR_M: u64 = 1 << 0;
-
-/// ID_AA64MMFR0_EL1.TGran64, and its value where there is no such granule.
-pub const TGRAN64_SHIFT: u32 = 24;
-/// See [`TGRAN64_SHIFT`].
-pub const TGRAN64_NONE: u64 = 0xf;
+const PAGE: Descriptor = Descriptor::PAGE.union(Descriptor::VALID);
 
 /// Tables that map 4 GiB at their own addresses: page by page in the block of RAM and in the one of
 /// free space, by blocks elsewhere. Page 0 is not mapped.
@@ -42,23 +33,29 @@ impl Tables {
         assert!(at.is_multiple_of(PAGE_SIZE), "tables lie in pages of their own");
         let tables = Self(at);
         for block in (0..SPAN).step_by(BLOCK as usize) {
-            tables.put(tables.of_level2(block), block | Self::kind(block) | VALID);
+            tables.put(
+                tables.of_level2(block),
+                block | (Self::kind(block) | Descriptor::VALID).bits(),
+            );
         }
         for (n, first) in [(1, 0), (2, FREE)] {
             let level3 = at + n * PAGE_SIZE;
             for page in (first..first + BLOCK).step_by(PAGE_SIZE as usize) {
                 tables.put(
                     level3 + page % BLOCK / PAGE_SIZE * 8,
-                    page | Self::kind(page) | PAGE | VALID,
+                    page | (Self::kind(page) | PAGE).bits(),
                 );
             }
-            tables.put(tables.of_level2(first), level3 | TABLE | VALID);
+            tables.put(
+                tables.of_level2(first),
+                level3 | (Descriptor::TABLE | Descriptor::VALID).bits(),
+            );
         }
         tables.unmap(0);
         tables
     }
 
-    fn kind(gpa: u64) -> u64 {
+    fn kind(gpa: u64) -> Descriptor {
         if (ram_size()..FREE).contains(&gpa) { DEVICE } else { DEFAULT }
     }
 
@@ -69,7 +66,10 @@ impl Tables {
     fn of_level3(&self, gva: u64) -> u64 {
         // SAFETY: one of our own entries.
         let table = unsafe { (self.of_level2(gva) as *const u64).read_volatile() };
-        assert!(table & TABLE != 0, "only the blocks of RAM and of free space have pages");
+        assert!(
+            table & Descriptor::TABLE.bits() != 0,
+            "only the blocks of RAM and of free space have pages"
+        );
         (table & ADDRESS) + gva % BLOCK / PAGE_SIZE * 8
     }
 
@@ -79,9 +79,9 @@ impl Tables {
     }
 
     /// Puts the page at `gpa` behind `gva`.
-    pub fn map(&self, gva: u64, gpa: u64, flags: u64) {
+    pub fn map(&self, gva: u64, gpa: u64, flags: Descriptor) {
         self.unmap(gva);
-        self.put(self.of_level3(gva), gpa | flags | PAGE | VALID);
+        self.put(self.of_level3(gva), gpa | (flags | PAGE).bits());
         mmu::invalidate(gva);
     }
 
@@ -94,7 +94,8 @@ impl Tables {
     /// Runs `f` on these tables, and goes back.
     pub fn with(&self, f: impl FnOnce()) {
         let (tcr, ttbr) = (TCR_EL1.read(), TTBR0_EL1.read());
-        switch(tcr & !(TCR_T0SZ | TCR_TG0) | TCR_TG0_64K | T0SZ, self.0);
+        let others = tcr & !(tcr::T0SZ.mask() | tcr::TG0.mask());
+        switch(others | tcr::TG0.of(tcr::TG0_64K) | tcr::T0SZ.of(T0SZ), self.0);
         f();
         switch(tcr, ttbr);
     }
@@ -118,7 +119,7 @@ fn switch(tcr: u64, ttbr: u64) {
             "isb",
             "msr sctlr_el1, {on}",
             "isb",
-            off = in(reg) on & !SCTLR_M,
+            off = in(reg) on & !Sctlr::M.bits(),
             tcr = in(reg) tcr,
             ttbr = in(reg) ttbr,
             on = in(reg) on,

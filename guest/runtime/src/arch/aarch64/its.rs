@@ -3,58 +3,13 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use defs::aarch64::its::*;
 use guest_protocol::layout::{self, aarch64::ITS};
 
 use super::cpu::{dsb, relax};
 use super::gic::{FIRST_LPI, gicr, redistributor};
 use super::memory::poke;
-use super::registers::{Block, Register, registers};
-
-/// The registers of the control frame.
-pub mod gits {
-    #![expect(missing_docs, reason = "the manual's names")]
-    use super::registers;
-
-    /// Whose registers these are.
-    #[derive(Debug)]
-    pub enum Its {}
-
-    registers! { Its,
-        CTLR: u32 = 0x0000;
-        IIDR: u32 = 0x0004;
-        TYPER: u64 = 0x0008;
-        CBASER: u64 = 0x0080;
-        CWRITER: u64 = 0x0088;
-        CREADR: u64 = 0x0090;
-        PIDR2: u32 = 0xffe8;
-        /// In the frame behind: a message's address.
-        TRANSLATER: u32 = 0x1_0040;
-    }
-    /// Table `n`'s register.
-    pub const fn baser(n: u64) -> super::Register<Its, u64> {
-        super::Register::at(0x0100 + n * 8)
-    }
-    pub const NR_BASERS: u64 = 8;
-    pub const CTLR_ENABLED: u32 = 1 << 0;
-    pub const CTLR_QUIESCENT: u32 = 1 << 31;
-    pub const TYPER_PHYSICAL: u64 = 1 << 0;
-    pub const TYPER_ITT_ENTRY_SIZE_SHIFT: u32 = 4;
-    pub const TYPER_ID_BITS_SHIFT: u32 = 8;
-    pub const TYPER_DEVBITS_SHIFT: u32 = 13;
-    /// Redistributors are named by address instead of number.
-    pub const TYPER_PTA: u64 = 1 << 19;
-    pub const VALID: u64 = 1 << 63;
-    pub const BASER_TYPE_SHIFT: u32 = 56;
-    pub const BASER_TYPE_DEVICES: u64 = 1;
-    pub const BASER_TYPE_COLLECTIONS: u64 = 4;
-    pub const BASER_ENTRY_SIZE_SHIFT: u32 = 48;
-    pub const BASER_PAGE_64K: u64 = 2 << 8;
-}
-
-/// Inner-shareable, inner write-back memory, in every register that says where a table is.
-const WRITE_BACK: u64 = 7 << 59 | 1 << 10;
-/// The same for GICR_PROPBASER and GICR_PENDBASER.
-const WRITE_BACK_LPI: u64 = 7 << 7 | 1 << 10;
+use super::registers::{Block, Register};
 
 const TABLE: u64 = 0x1_0000;
 /// Devices.
@@ -81,12 +36,8 @@ const _: () = assert!(TABLES.end <= layout::SCRATCH_END);
 
 /// Bits of an INTID in the LPI tables.
 pub const INTID_BITS: u64 = 14;
-/// Bytes of the command queue, and of one command.
+/// Bytes of the command queue.
 pub const QUEUE_BYTES: u64 = 4096;
-const COMMAND_BYTES: u64 = 32;
-
-/// Byte of an LPI in the configuration table: enabled.
-pub const LPI_ENABLED: u8 = 1;
 
 /// The control frame.
 pub const FRAME: Block<gits::Its> = Block::at(ITS);
@@ -131,7 +82,7 @@ pub fn pending_bit(vcpu: u64, lpi: u32) -> (u64, u8) {
 
 /// Writes an LPI's byte of the configuration table; the ITS need not notice before an INV.
 pub fn configure(lpi: u32, priority: u8, enabled: u8) {
-    poke::<u8>(CONFIG_TABLE + u64::from(lpi - FIRST_LPI), priority & 0xfc | enabled);
+    poke::<u8>(CONFIG_TABLE + u64::from(lpi - FIRST_LPI), priority & LPI_PRIORITY | enabled);
     dsb();
 }
 
@@ -155,34 +106,40 @@ pub enum Command {
 impl Command {
     /// The four doublewords (IHI 0069 5.3).
     fn words(self) -> [u64; 4] {
-        let of_device = |code: u64, device: u32| code | u64::from(device) << 32;
-        let valid = |valid: bool| u64::from(valid) << 63;
+        let of_device = |code: u64, device: u32| code | u64::from(device) << DEVICE_SHIFT;
+        let valid = |valid: bool| if valid { gits::VALID } else { 0 };
         match self {
             Self::Mapd { device, valid: v } => [
-                of_device(0x08, device),
+                of_device(command::MAPD, device),
                 EVENT_BITS - 1,
                 valid(v) | (ITTS + u64::from(device) % 4 * ITT_SIZE),
                 0,
             ],
             Self::Mapc { collection, vcpu, valid: v } => {
-                [0x09, 0, valid(v) | vcpu << 16 | u64::from(collection), 0]
+                [command::MAPC, 0, valid(v) | vcpu << RDBASE_SHIFT | u64::from(collection), 0]
             }
             Self::Mapti { device, event, lpi, collection } => [
-                of_device(0x0a, device),
+                of_device(command::MAPTI, device),
                 u64::from(lpi) << 32 | u64::from(event),
                 collection.into(),
                 0,
             ],
             Self::Movi { device, event, collection } => {
-                [of_device(0x01, device), event.into(), collection.into(), 0]
+                [of_device(command::MOVI, device), event.into(), collection.into(), 0]
             }
-            Self::Movall { from, to } => [0x0e, 0, from << 16, to << 16],
-            Self::Int { device, event } => [of_device(0x03, device), event.into(), 0, 0],
-            Self::Clear { device, event } => [of_device(0x04, device), event.into(), 0, 0],
-            Self::Discard { device, event } => [of_device(0x0f, device), event.into(), 0, 0],
-            Self::Inv { device, event } => [of_device(0x0c, device), event.into(), 0, 0],
-            Self::Invall { collection } => [0x0d, 0, collection.into(), 0],
-            Self::Sync { vcpu } => [0x05, 0, vcpu << 16, 0],
+            Self::Movall { from, to } => {
+                [command::MOVALL, 0, from << RDBASE_SHIFT, to << RDBASE_SHIFT]
+            }
+            Self::Int { device, event } => [of_device(command::INT, device), event.into(), 0, 0],
+            Self::Clear { device, event } => {
+                [of_device(command::CLEAR, device), event.into(), 0, 0]
+            }
+            Self::Discard { device, event } => {
+                [of_device(command::DISCARD, device), event.into(), 0, 0]
+            }
+            Self::Inv { device, event } => [of_device(command::INV, device), event.into(), 0, 0],
+            Self::Invall { collection } => [command::INVALL, 0, collection.into(), 0],
+            Self::Sync { vcpu } => [command::SYNC, 0, vcpu << RDBASE_SHIFT, 0],
         }
     }
 

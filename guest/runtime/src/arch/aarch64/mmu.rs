@@ -5,15 +5,19 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use defs::aarch64::paging::{ADDRESS, Descriptor, ENTRIES};
 use guest_protocol::layout::PAGE_SIZE;
 use guest_protocol::layout::aarch64::TRAP_STACK_GUARD;
-use guest_protocol::layout::aarch64::descriptor::{ADDRESS, PAGE, TABLE, VALID};
 use guest_protocol::layout::vcpu_area;
 
 use super::sysreg::TTBR0_EL1;
 
 /// Descriptor bits, with the manual's names.
-pub use guest_protocol::layout::aarch64::descriptor as flags;
+pub use guest_protocol::layout::aarch64::descriptor::{DEFAULT, DEVICE};
+
+const VALID: u64 = Descriptor::VALID.bits();
+const TABLE: u64 = Descriptor::TABLE.bits();
+const PAGE: u64 = Descriptor::PAGE.bits();
 
 /// Page sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +32,12 @@ const NR_TABLES: usize = 64;
 
 /// Tables for new mappings.
 #[repr(C, align(4096))]
-struct Pool(UnsafeCell<[[u64; 512]; NR_TABLES]>);
+struct Pool(UnsafeCell<[[u64; ENTRIES as usize]; NR_TABLES]>);
 
 // SAFETY: every table is handed out once.
 unsafe impl Sync for Pool {}
 
-static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; NR_TABLES]));
+static POOL: Pool = Pool(UnsafeCell::new([[0; ENTRIES as usize]; NR_TABLES]));
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 fn new_table() -> u64 {
@@ -44,7 +48,7 @@ fn new_table() -> u64 {
 }
 
 fn entry_at(table: u64, gva: u64, level: u32) -> *mut u64 {
-    let index = gva >> (39 - 9 * level) & 511;
+    let index = gva >> (39 - 9 * level) & (ENTRIES - 1);
     (table + index * 8) as *mut u64
 }
 
@@ -62,7 +66,7 @@ fn walk(gva: u64, level: u32) -> *mut u64 {
         } else if value & TABLE == 0 {
             assert!(l == 2, "cannot split a 1 GiB block");
             let pages = new_table();
-            for i in 0..512 {
+            for i in 0..ENTRIES {
                 let page = (value | PAGE) + i * PAGE_SIZE;
                 // SAFETY: as above.
                 unsafe { ((pages + i * 8) as *mut u64).write_volatile(page) };
@@ -96,10 +100,10 @@ pub fn invalidate(gva: u64) {
 }
 
 /// Maps one page, replacing what was there.
-pub fn map(gva: u64, gpa: u64, size: Size, flags: u64) {
+pub fn map(gva: u64, gpa: u64, size: Size, flags: Descriptor) {
     let entry = walk(gva, level(size));
     replace(entry, 0, gva);
-    replace(entry, gpa & ADDRESS | flags | kind(size), gva);
+    replace(entry, gpa & ADDRESS | flags.bits() | kind(size), gva);
 }
 
 /// Makes `gva` fault.
@@ -115,7 +119,7 @@ pub(crate) fn protect_stacks(area: u64) {
 }
 
 /// Changes the bits of a mapping and keeps its address.
-pub fn protect(gva: u64, size: Size, flags: u64) {
+pub fn protect(gva: u64, size: Size, flags: Descriptor) {
     let gpa = entry(gva, size) & ADDRESS;
     map(gva, gpa, size, flags);
 }

@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 
+pub use defs::aarch64::pmu::*;
+
 use super::cpu::isb;
 use super::sysreg::{
     PMCCFILTR_EL0, PMCEID0_EL0, PMCEID1_EL0, PMCNTENCLR_EL0, PMCR_EL0, PMEVCNTR0_EL0,
@@ -10,61 +12,6 @@ use super::sysreg::{
     PMEVTYPER3_EL0, PMINTENCLR_EL1, PMOVSCLR_EL0, PMSELR_EL0, PMXEVCNTR_EL0, PMXEVTYPER_EL0,
     SysReg,
 };
-
-/// Fields of PMCR_EL0.
-pub mod pmcr {
-    #![expect(missing_docs, reason = "the manual's names")]
-    pub const E: u64 = 1 << 0;
-    pub const P: u64 = 1 << 1;
-    pub const C: u64 = 1 << 2;
-    pub const LC: u64 = 1 << 6;
-    pub const LP: u64 = 1 << 7;
-    pub const N_SHIFT: u64 = 11;
-    pub const N: u64 = 0x1f << N_SHIFT;
-}
-
-/// Event numbers.
-pub mod event {
-    #![expect(missing_docs, reason = "the manual's names")]
-    pub const SW_INCR: u64 = 0x00;
-    pub const INST_RETIRED: u64 = 0x08;
-    pub const CPU_CYCLES: u64 = 0x11;
-    pub const MEM_ACCESS: u64 = 0x13;
-    pub const INST_SPEC: u64 = 0x1b;
-    pub const CHAIN: u64 = 0x1e;
-    pub const STALL_FRONTEND: u64 = 0x23;
-    pub const STALL_BACKEND: u64 = 0x24;
-    pub const STALL_SLOT_BACKEND: u64 = 0x3d;
-    pub const STALL_SLOT_FRONTEND: u64 = 0x3e;
-    pub const STALL_SLOT: u64 = 0x3f;
-}
-
-/// Bits of PMEVTYPER<n>_EL0 and PMCCFILTR_EL0 that exclude an exception level.
-pub mod filter {
-    /// EL1.
-    pub const P: u64 = 1 << 31;
-    /// EL0.
-    pub const U: u64 = 1 << 30;
-}
-
-/// Bits of PMUSERENR_EL0.
-pub mod userenr {
-    /// EL0 may do everything.
-    pub const EN: u64 = 1 << 0;
-    /// EL0 may write PMSWINC_EL0.
-    pub const SW: u64 = 1 << 1;
-    /// EL0 may read PMCCNTR_EL0.
-    pub const CR: u64 = 1 << 2;
-    /// EL0 may read event counters, and select them.
-    pub const ER: u64 = 1 << 3;
-}
-
-/// Bit of the cycle counter in PMCNTENSET, PMOVSCLR and PMINTENSET.
-pub const CYCLES: u64 = 1 << 31;
-/// Where a counter of 32 bits wraps.
-pub const WRAP: u64 = 1 << 32;
-/// PMSELR_EL0.SEL of the cycle counter, where PMXEVTYPER_EL0 is PMCCFILTR_EL0.
-pub const SELECT_CYCLES: u64 = 31;
 
 /// The first event counters.
 pub const COUNTERS: [SysReg; 4] = [PMEVCNTR0_EL0, PMEVCNTR1_EL0, PMEVCNTR2_EL0, PMEVCNTR3_EL0];
@@ -82,7 +29,7 @@ pub fn reset() {
 
 /// How many event counters there are.
 pub fn nr_counters() -> u64 {
-    (PMCR_EL0.read() & pmcr::N) >> pmcr::N_SHIFT
+    pmcr::N.get(PMCR_EL0.read())
 }
 
 /// Bits of the counters that there are.

@@ -1,17 +1,12 @@
 //! The generic timer (ARM ARM D12).
 
+pub use defs::aarch64::timer::*;
+
 use super::cpu::relax;
 use super::sysreg::{
     CNTFRQ_EL0, CNTP_CTL_EL0, CNTP_CVAL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, CNTV_CTL_EL0,
     CNTV_CVAL_EL0, CNTV_TVAL_EL0, CNTVCT_EL0, SysReg,
 };
-
-/// CNT{P,V}_CTL_EL0.ENABLE.
-pub const CTL_ENABLE: u64 = 1 << 0;
-/// CNT{P,V}_CTL_EL0.IMASK.
-pub const CTL_IMASK: u64 = 1 << 1;
-/// CNT{P,V}_CTL_EL0.ISTATUS.
-pub const CTL_ISTATUS: u64 = 1 << 2;
 
 /// Waits at most five seconds of the counter; says whether `done` came to hold. For what must come, however slow the
 /// host: what must not come is shown by an event behind it instead.
@@ -47,7 +42,7 @@ pub const VIRTUAL: Timer = Timer {
     ctl: CNTV_CTL_EL0,
     cval: CNTV_CVAL_EL0,
     tval: CNTV_TVAL_EL0,
-    intid: 27,
+    intid: VIRTUAL_INTID,
 };
 
 /// The physical timer.
@@ -56,5 +51,5 @@ pub const PHYSICAL: Timer = Timer {
     ctl: CNTP_CTL_EL0,
     cval: CNTP_CVAL_EL0,
     tval: CNTP_TVAL_EL0,
-    intid: 30,
+    intid: PHYSICAL_INTID,
 };

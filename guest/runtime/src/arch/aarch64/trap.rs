@@ -6,9 +6,9 @@
 //! it runs inside messages only, between which a test's vector registers must not live.)
 #![cfg_attr(kvm_guest, expect(unsafe_code, reason = "trap entry and exit are assembly"))]
 
+use defs::aarch64::esr;
 use guest_protocol::{NR_ARGS, trap as arg};
 
-use super::sysreg::esr;
 use crate::{handlers, ucall};
 
 /// A trap as a value: what an instruction that was allowed to fault came to.
@@ -33,27 +33,9 @@ impl Trap {
 /// behind them the asynchronous exceptions.
 pub mod vector {
     #![expect(missing_docs, reason = "the manual's names say it")]
-    pub const UNKNOWN: u8 = 0x00;
-    pub const WFX: u8 = 0x01;
-    pub const FP_ACCESS: u8 = 0x07;
-    pub const ILLEGAL_STATE: u8 = 0x0e;
-    pub const SVC: u8 = 0x15;
-    pub const HVC: u8 = 0x16;
-    pub const SYS: u8 = 0x18;
-    pub const SVE: u8 = 0x19;
-    pub const INSTRUCTION_ABORT_LOWER: u8 = 0x20;
-    pub const INSTRUCTION_ABORT: u8 = 0x21;
-    pub const PC_ALIGNMENT: u8 = 0x22;
-    pub const DATA_ABORT_LOWER: u8 = 0x24;
-    pub const DATA_ABORT: u8 = 0x25;
-    pub const SP_ALIGNMENT: u8 = 0x26;
-    pub const BREAKPOINT_LOWER: u8 = 0x30;
-    pub const BREAKPOINT: u8 = 0x31;
-    pub const SOFTWARE_STEP_LOWER: u8 = 0x32;
-    pub const SOFTWARE_STEP: u8 = 0x33;
-    pub const WATCHPOINT_LOWER: u8 = 0x34;
-    pub const WATCHPOINT: u8 = 0x35;
-    pub const BRK: u8 = 0x3c;
+    pub use defs::aarch64::esr::class::*;
+
+    // SERROR, among them, is the one that is not a class.
     pub const IRQ: u8 = 0x40;
     pub const FIQ: u8 = 0x41;
     pub const SERROR: u8 = 0x42;
@@ -89,7 +71,7 @@ impl TrapFrame {
     /// What the handler was installed for.
     pub fn vector(&self) -> u8 {
         match self.entry % 4 {
-            0 => (self.esr >> esr::EC_SHIFT & 0x3f) as u8,
+            0 => esr::EC.get(self.esr) as u8,
             1 => vector::IRQ,
             2 => vector::FIQ,
             _ => vector::SERROR,

@@ -5,12 +5,14 @@ use core::arch::asm;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use defs::aarch64::paging::Descriptor;
+use defs::aarch64::regs::{Spsr, mode};
 use guest_protocol::layout::{self, PAGE_SIZE};
 
 use super::cpu::svc;
 use super::insn::Insn;
 use super::memory::poke;
-use super::mmu::{self, flags};
+use super::mmu;
 use super::trap::{Trap, TrapFrame, vector};
 use crate::handlers::with_handler;
 
@@ -44,12 +46,6 @@ pub const DATA: u64 = CODE + PAGE_SIZE;
 pub const DATA_GPA: u64 = CODE_GPA - PAGE_SIZE;
 /// The most instructions of a program.
 const ROOM: usize = 64;
-/// SPSR_EL1 for EL0, all exceptions masked.
-const EL0T: u64 = 0x3c0;
-/// SPSR_EL1.I.
-const SPSR_I: u64 = 1 << 7;
-/// SPSR_EL1.SS.
-const SPSR_SS: u64 = 1 << 21;
 
 /// How EL0 is entered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,12 +65,12 @@ pub fn run(program: &[Insn], x: [u64; 4]) -> Stop {
 /// The same, entered as `mode` says.
 pub fn run_in(mode: Mode, program: &[Insn], x: [u64; 4]) -> Stop {
     load(program);
-    let mut spsr = EL0T;
+    let mut spsr = Spsr::DAIF.bits() | mode::EL0T;
     if mode.interrupts {
-        spsr &= !SPSR_I;
+        spsr &= !Spsr::I.bits();
     }
     if mode.step {
-        spsr |= SPSR_SS;
+        spsr |= Spsr::SS.bits();
     }
     let kernel = Cell::new(([0; 31], 0, 0, 0));
     let stop = Cell::new(None);
@@ -98,9 +94,9 @@ fn load(program: &[Insn]) {
     assert!(program.len() <= ROOM, "a program of more than {ROOM} instructions");
     place(CODE_GPA, program);
     if !MAPPED.swap(true, SeqCst) {
-        let code = flags::AP_EL0 | flags::AP_READ_ONLY | flags::PXN;
-        mmu::map(CODE, CODE_GPA, mmu::Size::Small, flags::DEFAULT & !flags::UXN | code);
-        mmu::map(DATA, DATA_GPA, mmu::Size::Small, flags::DEFAULT | flags::AP_EL0);
+        let code = Descriptor::AP_EL0 | Descriptor::AP_READ_ONLY | Descriptor::PXN;
+        mmu::map(CODE, CODE_GPA, mmu::Size::Small, mmu::DEFAULT - Descriptor::UXN | code);
+        mmu::map(DATA, DATA_GPA, mmu::Size::Small, mmu::DEFAULT | Descriptor::AP_EL0);
     }
 }
 

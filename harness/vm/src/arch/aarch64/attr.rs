@@ -1,6 +1,6 @@
 //! Attributes of a vCPU (Documentation/virt/kvm/devices/vcpu.rst) and of a VM.
 
-use guest_runtime::arch::aarch64::sysreg::SysReg;
+use defs::aarch64::sysreg::SysReg;
 use kvm_bindings::{
     KVM_ARM_FEATURE_ID_RANGE_SIZE, KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT,
     KVM_ARM_VCPU_PMU_V3_IRQ, reg_mask_range,

@@ -1,9 +1,11 @@
 //! vCPUs and traps in words (ARM ARM, ESR_EL1).
 
-use guest_protocol::{NR_ARGS, trap};
-use guest_runtime::arch::aarch64::sysreg::{
-    ESR_EL1, FAR_EL1, HCR_EL2, SCTLR_EL1, SysReg, TCR_EL1, TTBR0_EL1, VBAR_EL1, esr,
+use defs::aarch64::esr::{self, class};
+use defs::aarch64::regs::mode;
+use defs::aarch64::sysreg::{
+    ESR_EL1, FAR_EL1, HCR_EL2, SCTLR_EL1, SysReg, TCR_EL1, TTBR0_EL1, VBAR_EL1,
 };
+use guest_protocol::{NR_ARGS, trap};
 use guest_runtime::arch::aarch64::trap::vector;
 
 use super::core_reg;
@@ -92,12 +94,12 @@ pub(crate) fn describe_trap(context: &Context, args: &[u64; NR_ARGS]) -> String 
 
 /// PSTATE.M with the manual's names.
 fn level(pstate: u64) -> &'static str {
-    match pstate & 0x1f {
-        0x00 => "EL0t",
-        0x04 => "EL1t",
-        0x05 => "EL1h",
-        0x08 => "EL2t",
-        0x09 => "EL2h",
+    match pstate & mode::MASK {
+        mode::EL0T => "EL0t",
+        mode::EL1T => "EL1t",
+        mode::EL1H => "EL1h",
+        mode::EL2T => "EL2t",
+        mode::EL2H => "EL2h",
         _ => "AArch32 or reserved",
     }
 }
@@ -113,31 +115,31 @@ fn general(x: &General, sp: u64) -> String {
 
 /// An ESR_EL1 value in words.
 fn syndrome_in_words(syndrome: u64) -> String {
-    let class = (syndrome >> esr::EC_SHIFT & 0x3f) as u8;
+    let ec = esr::EC.get(syndrome) as u8;
     let iss = syndrome & esr::ISS;
-    match class {
-        vector::UNKNOWN => "undefined instruction or unknown reason".into(),
-        vector::WFX => "trapped WFI or WFE".into(),
-        vector::FP_ACCESS => "trapped floating-point access".into(),
-        vector::ILLEGAL_STATE => "illegal execution state".into(),
-        vector::SVC => format!("SVC #{:#x}", iss & 0xffff),
-        0x16 => format!("HVC #{:#x}", iss & 0xffff),
-        0x17 => format!("SMC #{:#x}", iss & 0xffff),
-        vector::SYS => system_access(iss),
-        vector::SVE => "trapped SVE access".into(),
-        vector::INSTRUCTION_ABORT_LOWER => format!("instruction abort in EL0, {}", fault(iss)),
-        vector::INSTRUCTION_ABORT => format!("instruction abort, {}", fault(iss)),
-        vector::PC_ALIGNMENT => "misaligned program counter".into(),
-        vector::DATA_ABORT_LOWER => {
+    match ec {
+        class::UNKNOWN => "undefined instruction or unknown reason".into(),
+        class::WFX => "trapped WFI or WFE".into(),
+        class::FP_ACCESS => "trapped floating-point access".into(),
+        class::ILLEGAL_STATE => "illegal execution state".into(),
+        class::SVC => format!("SVC #{:#x}", iss & 0xffff),
+        class::HVC => format!("HVC #{:#x}", iss & 0xffff),
+        class::SMC => format!("SMC #{:#x}", iss & 0xffff),
+        class::SYS => system_access(iss),
+        class::SVE => "trapped SVE access".into(),
+        class::INSTRUCTION_ABORT_LOWER => format!("instruction abort in EL0, {}", fault(iss)),
+        class::INSTRUCTION_ABORT => format!("instruction abort, {}", fault(iss)),
+        class::PC_ALIGNMENT => "misaligned program counter".into(),
+        class::DATA_ABORT_LOWER => {
             format!("data abort in EL0 on a {}, {}", access(iss), fault(iss))
         }
-        vector::DATA_ABORT => format!("data abort on a {}, {}", access(iss), fault(iss)),
-        vector::SP_ALIGNMENT => "misaligned stack pointer".into(),
-        0x2f => "SError".into(),
-        vector::BREAKPOINT_LOWER | vector::BREAKPOINT => "breakpoint".into(),
-        vector::SOFTWARE_STEP_LOWER | vector::SOFTWARE_STEP => "software step".into(),
-        vector::WATCHPOINT_LOWER | vector::WATCHPOINT => "watchpoint".into(),
-        vector::BRK => format!("BRK #{:#x}", iss & 0xffff),
+        class::DATA_ABORT => format!("data abort on a {}, {}", access(iss), fault(iss)),
+        class::SP_ALIGNMENT => "misaligned stack pointer".into(),
+        class::SERROR => "SError".into(),
+        class::BREAKPOINT_LOWER | class::BREAKPOINT => "breakpoint".into(),
+        class::SOFTWARE_STEP_LOWER | class::SOFTWARE_STEP => "software step".into(),
+        class::WATCHPOINT_LOWER | class::WATCHPOINT => "watchpoint".into(),
+        class::BRK => format!("BRK #{:#x}", iss & 0xffff),
         other => format!("exception class {other:#04x}, ISS {iss:#x}"),
     }
 }

@@ -1,6 +1,7 @@
 //! What exits of this architecture tell beside their reason.
 #![expect(unsafe_code, reason = "reads the union in kvm_run that exit_reason selects")]
 
+use defs::aarch64::esr::EC;
 use kvm_bindings::{KVM_EXIT_DEBUG, KVM_EXIT_HYPERCALL, KVM_EXIT_SYSTEM_EVENT};
 
 use crate::Vcpu;
@@ -25,7 +26,7 @@ impl Vcpu {
         }
         // SAFETY: `exit_reason` says which member the kernel wrote; all are plain integers.
         let arch = unsafe { run.__bindgen_anon_1.debug.arch };
-        Some(DebugExit { class: (arch.hsr >> 26) as u8, esr: arch.hsr, far: arch.far })
+        Some(DebugExit { class: EC.get(arch.hsr.into()) as u8, esr: arch.hsr, far: arch.far })
     }
 
     /// `KVM_HYPERCALL_EXIT_*` of the last exit, if it was `KVM_EXIT_HYPERCALL`.

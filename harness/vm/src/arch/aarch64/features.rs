@@ -1,6 +1,6 @@
 //! Optional features of a vCPU (`KVM_ARM_VCPU_INIT`), and what KVM offers to guests.
 
-use guest_runtime::arch::aarch64::sysreg::SysReg;
+use defs::aarch64::sysreg::SysReg;
 use kvm_bindings::{
     KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_PSCI_0_2, KVM_ARM_VCPU_PTRAUTH_ADDRESS,
     KVM_ARM_VCPU_PTRAUTH_GENERIC, KVM_ARM_VCPU_SVE, kvm_vcpu_init,
@@ -47,9 +47,9 @@ pub(super) fn probe(system: &System, vm: &VmFd) -> Vec<String> {
         }
     }
     let Some(vcpu) = richest_vcpu(system, vm) else { return names };
-    let field = |&(register, shift): &IdField| read(&vcpu, &register) >> shift & 0xf;
+    let value = |&(register, field): &IdField| field.get(read(&vcpu, &register));
     for (requirement, id, values) in ID_REGISTER_FEATURES {
-        if values.contains(&field(id)) {
+        if values.contains(&value(id)) {
             names.push(requirement.name.to_owned());
         }
     }

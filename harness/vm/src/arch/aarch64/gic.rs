@@ -2,10 +2,11 @@
 
 use std::sync::OnceLock;
 
+use defs::aarch64::gic::gicc::CpuInterface;
+use defs::aarch64::its::gits;
+use defs::aarch64::mmio::Register;
+use defs::aarch64::sysreg::SysReg;
 use guest_protocol::layout::aarch64 as map;
-use guest_runtime::arch::aarch64::registers::Register;
-use guest_runtime::arch::aarch64::sysreg::SysReg;
-use guest_runtime::arch::aarch64::{gic as guest, its};
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CPU_REGS,
     KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_DIST_REGS,
@@ -218,7 +219,7 @@ impl Gic {
     pub fn cpu_register(
         &self,
         vcpu: u32,
-        register: Register<guest::gicc::CpuInterface, u32>,
+        register: Register<CpuInterface, u32>,
     ) -> Result<u32, Errno> {
         self.device.get(KVM_DEV_ARM_VGIC_GRP_CPU_REGS, of_vcpu(vcpu, register.offset()))
     }
@@ -231,7 +232,7 @@ impl Gic {
     pub fn set_cpu_register(
         &self,
         vcpu: u32,
-        register: Register<guest::gicc::CpuInterface, u32>,
+        register: Register<CpuInterface, u32>,
         value: u32,
     ) -> Result<(), Errno> {
         self.device.set(KVM_DEV_ARM_VGIC_GRP_CPU_REGS, of_vcpu(vcpu, register.offset()), value)
@@ -243,7 +244,7 @@ impl Gic {
     ///
     /// The errno.
     pub fn cpu_sysreg(&self, vcpu: u32, register: &SysReg) -> Result<u64, Errno> {
-        self.device.get(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, of_vcpu(vcpu, instruction(register)))
+        self.device.get(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, of_vcpu(vcpu, register.instruction()))
     }
 
     /// Sets it.
@@ -252,7 +253,7 @@ impl Gic {
     ///
     /// The errno.
     pub fn set_cpu_sysreg(&self, vcpu: u32, register: &SysReg, value: u64) -> Result<(), Errno> {
-        let attr = of_vcpu(vcpu, instruction(register));
+        let attr = of_vcpu(vcpu, register.instruction());
         self.device.set(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, attr, value)
     }
 
@@ -280,11 +281,6 @@ impl Gic {
 pub(super) fn of_vcpu(vcpu: u32, attr: u64) -> u64 {
     let affinity = vcpu & 0xf | vcpu >> 4 << 8;
     u64::from(affinity) << 32 | attr
-}
-
-/// A system register's encoding as KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS has it.
-fn instruction(register: &SysReg) -> u64 {
-    register.one_reg() & 0xffff
 }
 
 /// The interrupt translation service of a VM with a GICv3, at the place of the layout.
@@ -351,7 +347,7 @@ impl Its {
     /// # Errors
     ///
     /// The errno.
-    pub fn register<T: Number>(&self, register: Register<its::gits::Its, T>) -> Result<u64, Errno> {
+    pub fn register<T: Number>(&self, register: Register<gits::Its, T>) -> Result<u64, Errno> {
         self.0.get(KVM_DEV_ARM_VGIC_GRP_ITS_REGS, register.offset())
     }
 
@@ -362,7 +358,7 @@ impl Its {
     /// The errno.
     pub fn set_register<T: Number>(
         &self,
-        register: Register<its::gits::Its, T>,
+        register: Register<gits::Its, T>,
         value: u64,
     ) -> Result<(), Errno> {
         self.0.set(KVM_DEV_ARM_VGIC_GRP_ITS_REGS, register.offset(), value)

@@ -19,11 +19,13 @@ pub(crate) use image::{extend_tables, prepare_image};
 
 use std::sync::OnceLock;
 
-use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
-use guest_runtime::arch::aarch64::sysreg::{
+use defs::aarch64::pmu;
+use defs::aarch64::regs::mode;
+use defs::aarch64::sysreg::{
     CPACR_EL1, CPTR_EL2, HCR_EL2, MAIR_EL1, MAIR_EL2, SCTLR_EL1, SCTLR_EL2, SP_EL2, SysReg,
     TCR_EL1, TCR_EL2, TTBR0_EL1, TTBR0_EL2, VBAR_EL1, VBAR_EL2,
 };
+use guest_protocol::layout::{self, aarch64 as map, vcpu_area};
 use kvm_bindings::{KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_SVE, KVM_CAP_ARM_VM_IPA_SIZE, kvm_vcpu_init};
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
@@ -48,7 +50,9 @@ const DEFAULT_IPA_BITS: i64 = 40;
 
 /// Core registers for `KVM_GET_ONE_REG` (api.rst 4.68, "ARM 64-bit core registers").
 pub mod core_reg {
-    const KVM_REG_ARM64_CORE_U64: u64 = 0x6030_0000_0010_0000;
+    use kvm_bindings::{KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64};
+
+    const KVM_REG_ARM64_CORE_U64: u64 = KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64;
 
     /// The id of the register `words` 32-bit words into `struct kvm_regs`.
     const fn at(words: u64) -> u64 {
@@ -171,9 +175,6 @@ pub(crate) fn finalize_vcpu(vcpu: &Vcpu, features: &VcpuConfig) -> TestResult {
     Ok(())
 }
 
-/// The interrupt of vCPUs' PMUs, a PPI, where [`VmConfig::pmu`] gives them one.
-pub const PMU_INTID: u32 = 23;
-
 /// What has to wait until all vCPUs are there: their PMUs.
 pub(crate) fn make_ready(vm: &Vm, vcpus: &[Vcpu], config: &VmConfig) -> TestResult {
     if !config.has_pmu {
@@ -181,7 +182,7 @@ pub(crate) fn make_ready(vm: &Vm, vcpus: &[Vcpu], config: &VmConfig) -> TestResu
     }
     vm.state().gic()?.init()?;
     for vcpu in vcpus {
-        vcpu.set_pmu_irq(PMU_INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
+        vcpu.set_pmu_irq(pmu::INTID).ioctl("KVM_ARM_VCPU_PMU_V3_IRQ")?;
         vcpu.init_pmu().ioctl("KVM_ARM_VCPU_PMU_V3_INIT")?;
     }
     Ok(())
@@ -200,7 +201,7 @@ impl VmConfig {
         self.vcpu(move |features| features.remove(feature))
     }
 
-    /// With vCPUs that have a PMU; fixtures with vCPUs make it ready, with interrupt [`PMU_INTID`]. It
+    /// With vCPUs that have a PMU; fixtures with vCPUs make it ready, with interrupt [`pmu::INTID`]. It
     /// takes an interrupt controller in the kernel.
     #[must_use]
     pub fn pmu(mut self) -> Self {
@@ -239,7 +240,7 @@ const EL2: Level = Level {
     vbar: VBAR_EL2,
     cpacr: CPTR_EL2,
     sctlr: SCTLR_EL2,
-    pstate: 0x8 ^ 0x4,
+    pstate: mode::EL2T ^ mode::EL1T,
 };
 
 /// Calls KVM_RUN by `run`.
