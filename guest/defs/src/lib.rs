@@ -9,6 +9,9 @@
 
 pub mod aarch64;
 mod field;
+pub mod ppc64le;
+pub mod riscv64;
+pub mod s390x;
 pub mod x86;
 
 pub use field::Field;

@@ -241,47 +241,25 @@ pub mod trap_stack {
 /// riscv64. Everything below 4 GiB is mapped at its own address (Sv39): RAM in 4 KiB pages, the rest
 /// in 2 MiB pages.
 pub mod riscv64 {
+    use defs::riscv64::paging::Pte;
+
     /// SBI extension of the doorbell, in the vendors' range, which KVM leaves to userspace: `ecall`
     /// with the message's GPA in a0.
     pub const DOORBELL_EXTENSION: u64 = 0x0900_4b56;
 
-    /// Bits of a page table entry (privileged manual, "Sv39").
-    pub mod pte {
-        #![expect(missing_docs, reason = "the manual's names")]
-        pub const V: u64 = 1 << 0;
-        pub const R: u64 = 1 << 1;
-        pub const W: u64 = 1 << 2;
-        pub const X: u64 = 1 << 3;
-        pub const U: u64 = 1 << 4;
-        pub const G: u64 = 1 << 5;
-        pub const A: u64 = 1 << 6;
-        pub const D: u64 = 1 << 7;
-        /// Where the physical page number begins, and what page number 1 means.
-        pub const PPN_SHIFT: u32 = 10;
-        /// Physical page number.
-        pub const PPN: u64 = ((1 << 44) - 1) << PPN_SHIFT;
-        /// What the host gives everything: supervisor reads, writes and executes.
-        pub const DEFAULT: u64 = R | W | X | A | D;
-
-        /// The entry for `gpa` with `flags`.
-        pub const fn entry(gpa: u64, flags: u64) -> u64 {
-            gpa >> 12 << PPN_SHIFT | flags
-        }
-
-        /// The guest-physical address in an entry.
-        pub const fn address(entry: u64) -> u64 {
-            (entry & PPN) >> PPN_SHIFT << 12
-        }
-    }
+    /// What the prebuilt page tables give everything: supervisor reads, writes and executes.
+    pub const PTE: Pte = Pte::R.union(Pte::W).union(Pte::X).union(Pte::A).union(Pte::D);
 
     /// CSRs of a vCPU that runs guest functions.
     pub mod start {
+        use defs::riscv64::csr::{Sstatus, satp};
+
         use crate::layout::PAGE_TABLES;
 
         /// satp: Sv39 on the prebuilt tables.
-        pub const SATP: u64 = 8 << 60 | PAGE_TABLES >> 12;
+        pub const SATP: u64 = satp::MODE.of(satp::SV39) | satp::PPN.of(PAGE_TABLES >> 12);
         /// sstatus: floating point in its initial state, for tests; interrupts off.
-        pub const SSTATUS: u64 = 1 << 13;
+        pub const SSTATUS: u64 = Sstatus::FS_INITIAL.bits();
     }
 }
 
@@ -297,21 +275,10 @@ pub mod s390x {
     /// Bytes below a stack pointer that a caller leaves to the function it calls (ELF ABI supplement).
     pub const STACK_FRAME: u64 = 160;
 
-    /// Places in the low core (z/Architecture Principles of Operation, "Assigned Storage Locations").
+    /// Places in the low core: the manual's, and ours where it has none.
     pub mod low_core {
-        #![expect(missing_docs, reason = "the manual's names")]
-        pub const INTERRUPTION_CODES: u64 = 0x80;
-        pub const TRANSLATION_EXCEPTION: u64 = 0xa8;
-        pub const EXTERNAL_OLD: u64 = 0x130;
-        pub const SVC_OLD: u64 = 0x140;
-        pub const PROGRAM_OLD: u64 = 0x150;
-        pub const MACHINE_CHECK_OLD: u64 = 0x160;
-        pub const IO_OLD: u64 = 0x170;
-        pub const EXTERNAL_NEW: u64 = 0x1b0;
-        pub const SVC_NEW: u64 = 0x1c0;
-        pub const PROGRAM_NEW: u64 = 0x1d0;
-        pub const MACHINE_CHECK_NEW: u64 = 0x1e0;
-        pub const IO_NEW: u64 = 0x1f0;
+        pub use defs::s390x::low_core::*;
+
         /// Ours: the address of the vCPU's area.
         pub const AREA: u64 = 0x300;
         /// Ours: general registers of a trap on its way in or out.
@@ -322,12 +289,15 @@ pub mod s390x {
 
     /// Registers of a vCPU that runs guest functions.
     pub mod start {
+        use defs::s390x::cr::{CR0_AFP, CR0_INITIAL, CR14_INITIAL};
+        use defs::s390x::psw::Psw;
+
         /// PSW mask: 64-bit addresses, no translation, every interrupt masked.
-        pub const PSW_MASK: u64 = 0x0000_0001_8000_0000;
+        pub const PSW_MASK: u64 = Psw::AMODE_64.bits();
         /// CR0: as a reset leaves it, and floating-point registers for tests.
-        pub const CR0: u64 = 0xe0 | 1 << 18;
+        pub const CR0: u64 = CR0_INITIAL | CR0_AFP;
         /// CR14: as a reset leaves it.
-        pub const CR14: u64 = 0xc200_0000;
+        pub const CR14: u64 = CR14_INITIAL;
     }
 }
 
@@ -347,9 +317,12 @@ pub mod ppc64le {
 
     /// Registers of a vCPU that runs guest functions.
     pub mod start {
-        /// MSR: SF, VEC, VSX, FP, ME, RI, LE; floating point and vectors for tests.
-        pub const MSR: u64 = 1 << 63 | 1 << 25 | 1 << 23 | 1 << 13 | 1 << 12 | 1 << 1 | 1 << 0;
-        /// LPCR.ILE: interrupts are taken in little-endian mode.
-        pub const LPCR_ILE: u64 = 1 << 25;
+        use defs::bits;
+        use defs::ppc64le::msr::{Lpcr, Msr};
+
+        /// MSR; floating point and vectors for tests.
+        pub const MSR: u64 = bits!(Msr::{SF | VEC | VSX | FP | ME | RI | LE});
+        /// LPCR: interrupts are taken in little-endian mode.
+        pub const LPCR_ILE: u64 = Lpcr::ILE.bits();
     }
 }

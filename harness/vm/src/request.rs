@@ -110,33 +110,22 @@ pub mod x86 {
     const _: () = assert!(KVM_GET_CPUID2 == 0xc008_ae91 && KVM_GET_XSAVE2 == 0x9000_aecf);
 }
 
-/// Of s390x only; structures are bytes.
+/// Of s390x only.
 #[cfg(target_arch = "s390x")]
 pub mod s390x {
     #![expect(missing_docs, reason = "the kernel's names")]
-    use super::{io, ior, iow};
+    use super::{io, ior, iow, kvm};
 
-    /// `struct kvm_regs`: 16 general registers.
-    pub const REGS: usize = 16 * 8;
-    /// `struct kvm_sregs`: access registers, control registers.
-    pub const SREGS: usize = 16 * 4 + 16 * 8;
-    /// `struct kvm_fpu`: control register, padding, floating-point registers.
-    pub const FPU: usize = 8 + 16 * 8;
-    /// `struct kvm_s390_irq`.
-    pub const IRQ: usize = 72;
-    /// `struct kvm_s390_irq_state`.
-    pub const IRQ_STATE: usize = 32;
-
-    pub const KVM_GET_REGS: u64 = ior::<[u8; REGS]>(0x81);
-    pub const KVM_SET_REGS: u64 = iow::<[u8; REGS]>(0x82);
-    pub const KVM_GET_SREGS: u64 = ior::<[u8; SREGS]>(0x83);
-    pub const KVM_SET_SREGS: u64 = iow::<[u8; SREGS]>(0x84);
-    pub const KVM_GET_FPU: u64 = ior::<[u8; FPU]>(0x8c);
-    pub const KVM_SET_FPU: u64 = iow::<[u8; FPU]>(0x8d);
+    pub const KVM_GET_REGS: u64 = ior::<kvm::kvm_regs>(0x81);
+    pub const KVM_SET_REGS: u64 = iow::<kvm::kvm_regs>(0x82);
+    pub const KVM_GET_SREGS: u64 = ior::<kvm::kvm_sregs>(0x83);
+    pub const KVM_SET_SREGS: u64 = iow::<kvm::kvm_sregs>(0x84);
+    pub const KVM_GET_FPU: u64 = ior::<kvm::kvm_fpu>(0x8c);
+    pub const KVM_SET_FPU: u64 = iow::<kvm::kvm_fpu>(0x8d);
     pub const KVM_S390_INITIAL_RESET: u64 = io(0x97);
-    pub const KVM_S390_IRQ: u64 = iow::<[u8; IRQ]>(0xb4);
-    pub const KVM_S390_SET_IRQ_STATE: u64 = iow::<[u8; IRQ_STATE]>(0xb5);
-    pub const KVM_S390_GET_IRQ_STATE: u64 = iow::<[u8; IRQ_STATE]>(0xb6);
+    pub const KVM_S390_IRQ: u64 = iow::<kvm::kvm_s390_irq>(0xb4);
+    pub const KVM_S390_SET_IRQ_STATE: u64 = iow::<kvm::kvm_s390_irq_state>(0xb5);
+    pub const KVM_S390_GET_IRQ_STATE: u64 = iow::<kvm::kvm_s390_irq_state>(0xb6);
     pub const KVM_S390_NORMAL_RESET: u64 = io(0xc3);
     pub const KVM_S390_CLEAR_RESET: u64 = io(0xc4);
 }

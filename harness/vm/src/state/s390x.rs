@@ -1,13 +1,15 @@
 //! What KVM/s390 holds of a VM and its vCPUs (api.rst 4 and 5; devices/vm.rst; devices/s390_flic.rst).
 //! Storage keys belong to the memory, which stays.
 
-use kvm_bindings::{KVM_SYNC_PREFIX, kvm_sync_regs};
+use kvm_bindings::{KVM_SYNC_PREFIX, kvm_fpu, kvm_s390_irq_state, kvm_sregs, kvm_sync_regs};
+
+use zerocopy::IntoBytes as _;
 
 use super::{Core, Parts, Registers, State, keeps};
 use crate::failure::TestResult;
 use crate::request::s390x::{
-    FPU, IRQ_STATE, KVM_GET_FPU, KVM_GET_SREGS, KVM_S390_GET_IRQ_STATE, KVM_S390_SET_IRQ_STATE,
-    KVM_SET_FPU, KVM_SET_SREGS, SREGS,
+    KVM_GET_FPU, KVM_GET_SREGS, KVM_S390_GET_IRQ_STATE, KVM_S390_SET_IRQ_STATE, KVM_SET_FPU,
+    KVM_SET_SREGS,
 };
 use crate::{GuardedBuffer, Ioctl, Irqchip, Vcpu, Vm, attribute};
 
@@ -120,22 +122,19 @@ impl SavedVm {
 }
 
 /// `struct kvm_s390_irq_state` for `buffer`.
-fn irq_state(buffer: &GuardedBuffer, len: usize) -> [u8; IRQ_STATE] {
-    let mut request = [0; IRQ_STATE];
-    request[..8].copy_from_slice(&buffer.address().to_ne_bytes());
-    request[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
-    request
+fn irq_state(buffer: &GuardedBuffer, len: usize) -> kvm_s390_irq_state {
+    kvm_s390_irq_state { buf: buffer.address(), len: len as u32, ..Default::default() }
 }
 
 impl SavedVcpu {
     /// Reads it.
     pub(super) fn save(_: &Core, vcpu: &mut Vcpu) -> TestResult<Self> {
-        let (mut sregs, mut fpu) = (vec![0; SREGS], vec![0; FPU]);
+        let (mut sregs, mut fpu) = (vec![0; size_of::<kvm_sregs>()], vec![0; size_of::<kvm_fpu>()]);
         vcpu.raw(KVM_GET_SREGS, &mut sregs).ioctl("KVM_GET_SREGS")?;
         vcpu.raw(KVM_GET_FPU, &mut fpu).ioctl("KVM_GET_FPU")?;
         let buffer = GuardedBuffer::new(&vec![0; MOST_IRQS]);
         let mut request = irq_state(&buffer, MOST_IRQS);
-        let used = vcpu.raw(KVM_S390_GET_IRQ_STATE, &mut request);
+        let used = vcpu.raw(KVM_S390_GET_IRQ_STATE, request.as_mut_bytes());
         let used = used.ioctl("KVM_S390_GET_IRQ_STATE")? as usize;
         let registers = Registers::of(vcpu, REGISTERS)?;
         let run = vcpu.kvm_run();
@@ -173,7 +172,8 @@ impl SavedVcpu {
         if !self.irqs.is_empty() && keeps("interrupts") {
             let buffer = GuardedBuffer::new(&self.irqs);
             let mut request = irq_state(&buffer, self.irqs.len());
-            vcpu.raw(KVM_S390_SET_IRQ_STATE, &mut request).ioctl("KVM_S390_SET_IRQ_STATE")?;
+            vcpu.raw(KVM_S390_SET_IRQ_STATE, request.as_mut_bytes())
+                .ioctl("KVM_S390_SET_IRQ_STATE")?;
         }
         Ok(())
     }

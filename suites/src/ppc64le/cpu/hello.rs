@@ -1,16 +1,13 @@
 //! The harness on this architecture: start, traps as values, MMIO exits.
 use crate::prelude::*;
+use defs::ppc64le::msr::Msr;
 
 const PROOF: u64 = 0x0123_4567_89ab_cdef;
-/// MSR.LE.
-const MSR_LE: u64 = 1 << 0;
-/// MSR.PR: problem state.
-const MSR_PR: u64 = 1 << 14;
 
 #[guest]
 fn starts(_: &mut Guest) {
-    check_eq!("guest functions run in supervisor state", msr() & MSR_PR, 0);
-    check_eq!("guest functions run in little-endian mode", msr() & MSR_LE, MSR_LE);
+    check_eq!("guest functions run in supervisor state", msr() & Msr::PR.bits(), 0);
+    check_eq!("guest functions run in little-endian mode", msr() & Msr::LE.bits(), Msr::LE.bits());
 }
 
 /// A guest function starts in supervisor state, on every vCPU.

@@ -1,23 +1,12 @@
 //! The second data address watchpoint (api.rst 7.23, KVM_CAP_PPC_DAWR1; PAPR, H_SET_MODE): a
 //! guest has it once userspace says so, and both watchpoints are set by hypercall.
 use crate::prelude::*;
+use defs::ppc64le::dawr::dawrx;
+use defs::ppc64le::interrupt::DSISR_DAWR_MATCH;
 use hcall::code::*;
+use hcall::set_mode::{SET_DAWR0, SET_DAWR1};
 
 kvm_tests! { requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL) }
-
-/// H_SET_MODE resources.
-const SET_DAWR0: u64 = 2;
-const SET_DAWR1: u64 = 5;
-/// DAWRX: matches in supervisor state and in hypervisor state.
-const DAWRX_KERNEL: u64 = 1 << 1;
-const DAWRX_HYP: u64 = 1 << 2;
-/// DAWRX: whatever the translation is.
-const DAWRX_WTI: u64 = 1 << 3;
-/// DAWRX: loads and stores.
-const DAWRX_DR: u64 = 1 << 5;
-const DAWRX_DW: u64 = 1 << 6;
-/// DSISR: a watchpoint matched.
-const DSISR_MATCH: u64 = 1 << 22;
 
 /// Lets KVM answer H_SET_MODE (api.rst 7.10, KVM_CAP_PPC_ENABLE_HCALL), which it leaves to userspace
 /// otherwise, and the guest have DAWR1 if it is to.
@@ -38,7 +27,7 @@ fn set_mode(resource: u64, flags: u64, address: u64, extension: u64) -> i64 {
 
 #[guest]
 fn sets_without_leave(_: &mut Guest) {
-    let got = set_mode(SET_DAWR1, 0, layout::SCRATCH, DAWRX_KERNEL | DAWRX_DW);
+    let got = set_mode(SET_DAWR1, 0, layout::SCRATCH, dawrx::SUPERVISOR | dawrx::DW);
     check_eq!("DAWR1 without its capability is H_FUNCTION", got, H_FUNCTION);
     let got = set_mode(SET_DAWR0, 0, 0, 0);
     check_eq!("DAWR0 needs no capability", got, H_SUCCESS);
@@ -54,10 +43,10 @@ fn dawr1_is_unknown_until_enabled(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn sets(g: &mut Guest) {
     let resource = g.arg(0);
-    const GOOD: u64 = DAWRX_KERNEL | DAWRX_WTI | DAWRX_DR | DAWRX_DW;
+    const GOOD: u64 = dawrx::SUPERVISOR | dawrx::WTI | dawrx::DR | dawrx::DW;
     let got = set_mode(resource, 1, layout::SCRATCH, GOOD);
     check_eq!("reserved flags are H_UNSUPPORTED_FLAG_START", got, H_UNSUPPORTED_FLAG_START);
-    let got = set_mode(resource, 0, layout::SCRATCH, GOOD | DAWRX_HYP);
+    let got = set_mode(resource, 0, layout::SCRATCH, GOOD | dawrx::HYPERVISOR);
     check_eq!("a match in hypervisor state is H_P4", got, H_P4);
     let got = set_mode(resource, 0, layout::SCRATCH, GOOD);
     check_eq!("a valid watchpoint is H_SUCCESS", got, H_SUCCESS);
@@ -95,9 +84,9 @@ fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
     enable(&t.vm, true)?;
     let registers = [
         (reg::DAWR, 0x1_0000),
-        (reg::DAWRX, DAWRX_DR),
+        (reg::DAWRX, dawrx::DR),
         (reg::DAWR1, 0x2_0000),
-        (reg::DAWRX1, DAWRX_DW),
+        (reg::DAWRX1, dawrx::DW),
     ];
     for (id, value) in registers {
         t.vcpu.set_reg(id, value).ioctl("KVM_SET_ONE_REG")?;
@@ -112,7 +101,7 @@ fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
 fn watches(g: &mut Guest) {
     const WATCHED: u64 = layout::SCRATCH + 0x40;
     let resource = g.arg(0);
-    let got = set_mode(resource, 0, WATCHED, DAWRX_KERNEL | DAWRX_WTI | DAWRX_DW);
+    let got = set_mode(resource, 0, WATCHED, dawrx::SUPERVISOR | dawrx::WTI | dawrx::DW);
     check_eq!("a watchpoint on stores is H_SUCCESS", got, H_SUCCESS);
     let (mut hits, mut dsisr, mut dar) = (0, 0, 0);
     with_handler(
@@ -130,7 +119,11 @@ fn watches(g: &mut Guest) {
         },
     );
     check_eq!("exactly one store matches the watchpoint", hits, 1);
-    check_eq!("DSISR reports that a watchpoint matched", dsisr & DSISR_MATCH, DSISR_MATCH);
+    check_eq!(
+        "DSISR reports that a watchpoint matched",
+        dsisr & DSISR_DAWR_MATCH,
+        DSISR_DAWR_MATCH
+    );
     check_eq!("DAR is the store's address", dar, WATCHED);
     check_eq!("a watchpoint that matched can be cleared", set_mode(resource, 0, 0, 0), H_SUCCESS);
     poke(WATCHED, 2_u64);

@@ -99,8 +99,8 @@ fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
 #[guest]
 fn maps(_: &mut Guest) {
     const GVA: u64 = layout::FREE + 0x1000;
-    const READ_ONLY: u64 = mmu::flags::DEFAULT & !mmu::flags::W;
-    mmu::map(GVA, layout::SCRATCH, mmu::Size::Small, mmu::flags::DEFAULT);
+    const READ_ONLY: Pte = mmu::DEFAULT.difference(Pte::W);
+    mmu::map(GVA, layout::SCRATCH, mmu::Size::Small, mmu::DEFAULT);
     poke(GVA, PROOF);
     check_eq!("a new mapping reaches its page", peek::<u64>(layout::SCRATCH), PROOF);
     mmu::protect(GVA, mmu::Size::Small, READ_ONLY);

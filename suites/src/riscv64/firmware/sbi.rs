@@ -1,15 +1,14 @@
 //! The supervisor binary interface that KVM implements for its guests (SBI specification): what it
 //! answers, what it delivers, and what it leaves to userspace.
 use crate::prelude::*;
-use sbi::{Ret, error, extension};
+use csr::{Sie, Sstatus};
+use sbi::base::{
+    GET_IMPL_ID, GET_MVENDORID, GET_SPEC_VERSION, IMPL_KVM, PROBE_EXTENSION, SPEC_MAJOR_SHIFT,
+};
+#[host]
+use sbi::srst;
+use sbi::{Ret, error, extension, hsm};
 
-/// Base extension: functions.
-const GET_SPEC_VERSION: u64 = 0;
-const GET_IMPL_ID: u64 = 1;
-const PROBE_EXTENSION: u64 = 3;
-const GET_MVENDORID: u64 = 4;
-/// KVM's implementation id.
-const IMPL_KVM: u64 = 3;
 /// An extension that nobody has, outside the ranges that go to userspace.
 const UNKNOWN_EXTENSION: u64 = 0x7fff_fff0;
 
@@ -24,7 +23,7 @@ fn asks(g: &mut Guest) {
         base(GET_SPEC_VERSION, 0).error,
         0
     );
-    let major = base(GET_SPEC_VERSION, 0).value >> 24;
+    let major = base(GET_SPEC_VERSION, 0).value >> SPEC_MAJOR_SHIFT;
     check!("the specification's version is 0.2 or later", base(GET_SPEC_VERSION, 0).value >= 2);
     check!("bit 31 of the specification's version is 0", major < 0x80, "{major:#x}");
     let kvm = Ret { error: error::SUCCESS, value: IMPL_KVM };
@@ -61,16 +60,12 @@ fn base_extension_tells_what_there_is(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
-/// sie and sip: bits of the supervisor's interrupts.
-const SSI: u64 = 1 << 1;
-const STI: u64 = 1 << 5;
-
 /// Runs `body` with the interrupts of `mask` enabled.
-fn with_interrupts(mask: u64, body: impl FnOnce()) {
-    csr::sie::write(mask);
-    csr::sstatus::write(csr::sstatus::read() | csr::SSTATUS_SIE);
+fn with_interrupts(mask: Sie, body: impl FnOnce()) {
+    csr::sie::write(mask.bits());
+    csr::sstatus::write(csr::sstatus::read() | Sstatus::SIE.bits());
     body();
-    csr::sstatus::write(csr::sstatus::read() & !csr::SSTATUS_SIE);
+    csr::sstatus::write(csr::sstatus::read() & !Sstatus::SIE.bits());
     csr::sie::write(0);
 }
 
@@ -91,7 +86,7 @@ fn sets_timer(_: &mut Guest) {
             set_timer(u64::MAX);
         },
         || {
-            with_interrupts(STI, || {
+            with_interrupts(Sie::STI, || {
                 check_eq!("sbi_set_timer accepts a time", set_timer(due), error::SUCCESS);
                 wait_until(|| fired.load(SeqCst) != 0);
             });
@@ -99,7 +94,11 @@ fn sets_timer(_: &mut Guest) {
     );
     let at = fired.load(SeqCst);
     check!("the timer interrupt comes when it is due, not before", at >= due, "{at} before {due}");
-    check_eq!("a new time clears the pending timer interrupt", csr::sip::read() & STI, 0);
+    check_eq!(
+        "a new time clears the pending timer interrupt",
+        csr::sip::read() & Sie::STI.bits(),
+        0
+    );
 }
 
 /// sbi_set_timer: the timer interrupt comes when the counter has reached the time.
@@ -112,15 +111,19 @@ fn timer_interrupts_when_due(t: &mut OneVcpu) -> TestResult {
 fn sends_to_itself(_: &mut Guest) {
     let send = |mask: u64, base: u64| sbi::call(extension::IPI, 0, [mask, base, 0, 0, 0, 0]).error;
     let taken = AtomicU64::new(0);
-    check_eq!("no software interrupt is pending before the call", csr::sip::read() & SSI, 0);
+    check_eq!(
+        "no software interrupt is pending before the call",
+        csr::sip::read() & Sie::SSI.bits(),
+        0
+    );
     with_handler(
         vector::SOFTWARE_INTERRUPT,
         |_| {
             taken.fetch_add(1, SeqCst);
-            csr::sip::write(csr::sip::read() & !SSI);
+            csr::sip::write(csr::sip::read() & !Sie::SSI.bits());
         },
         || {
-            with_interrupts(SSI, || {
+            with_interrupts(Sie::SSI, || {
                 check_eq!("an IPI to a hart of the mask succeeds", send(1, 0), error::SUCCESS);
                 wait_until(|| taken.load(SeqCst) == 1);
                 check_eq!("an IPI to all harts succeeds", send(0, sbi::ALL_HARTS), error::SUCCESS);
@@ -129,7 +132,11 @@ fn sends_to_itself(_: &mut Guest) {
         },
     );
     check_eq!("each call is one software interrupt", taken.load(SeqCst), 2);
-    check_eq!("a cleared software interrupt is not taken again", csr::sip::read() & SSI, 0);
+    check_eq!(
+        "a cleared software interrupt is not taken again",
+        csr::sip::read() & Sie::SSI.bits(),
+        0
+    );
 }
 
 /// sbi_send_ipi: a software interrupt for every hart of the mask.
@@ -140,10 +147,7 @@ fn ipi_is_a_software_interrupt(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn asks_for_status(_: &mut Guest) {
-    const HART_GET_STATUS: u64 = 2;
-    const HART_START: u64 = 0;
-    const STARTED: u64 = 0;
-    const STOPPED: u64 = 1;
+    use hsm::{HART_GET_STATUS, HART_START, STARTED, STOPPED};
     let hsm = |function, hart| sbi::call(extension::HSM, function, [hart, 0, 0, 0, 0, 0]);
     let status = |value| Ret { error: error::SUCCESS, value };
     check_eq!("a hart that runs is STARTED", hsm(HART_GET_STATUS, 0), status(STARTED));
@@ -167,6 +171,9 @@ fn hart_states_are_told(t: &mut OneVcpu) -> TestResult {
     t.vcpu.run_until_done()
 }
 
+#[host]
+use bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+
 #[guest]
 fn resets(g: &mut Guest) {
     sbi::call(extension::SRST, 0, [g.arg(0), 0, 0, 0, 0, 0]);
@@ -175,9 +182,9 @@ fn resets(g: &mut Guest) {
 
 /// sbi_system_reset is userspace's: KVM_EXIT_SYSTEM_EVENT says whether to stop or to start again.
 #[kvm_test(resets, params = [
-    shutdown: (0, 1),
-    cold_reboot: (1, 2),
-    warm_reboot: (2, 2),
+    shutdown: (srst::SHUTDOWN, KVM_SYSTEM_EVENT_SHUTDOWN),
+    cold_reboot: (srst::COLD_REBOOT, KVM_SYSTEM_EVENT_RESET),
+    warm_reboot: (srst::WARM_REBOOT, KVM_SYSTEM_EVENT_RESET),
 ])]
 fn system_reset_is_a_system_event(t: &mut OneVcpu, (kind, event): (u64, u32)) -> TestResult {
     t.vcpu.set_args(&[kind]);
@@ -196,7 +203,9 @@ fn calls_userspace(g: &mut Guest) {
 }
 
 /// api.rst 5 (KVM_EXIT_RISCV_SBI): calls in the experimental and the vendors' range are userspace's.
-#[kvm_test(calls_userspace, params = [experimental: 0x0800_0000, vendor: 0x09ff_ffff])]
+#[kvm_test(calls_userspace, params = [
+    experimental: extension::EXPERIMENTAL, vendor: extension::VENDOR_END,
+])]
 fn other_calls_are_left_to_userspace(t: &mut OneVcpu, extension: u64) -> TestResult {
     t.vcpu.set_args(&[extension]);
     let args = [1, 2, 3, 4, 5, 6];

@@ -1,13 +1,9 @@
 //! The harness on this architecture: start, traps as values.
 use crate::prelude::*;
+#[host]
+use defs::s390x::psw::Psw;
 
 const PROOF: u64 = 0x0123_4567_89ab_cdef;
-/// PSW bit 5: dynamic address translation.
-#[host]
-const PSW_DAT: u64 = 1 << 58;
-/// PSW bits 31 and 32: 64-bit addressing mode.
-#[host]
-const PSW_64_BIT: u64 = 0x0000_0001_8000_0000;
 
 #[guest]
 fn starts(g: &mut Guest) {
@@ -21,8 +17,8 @@ fn guest_functions_start_in_64_bit_mode(t: &mut OneVcpu) -> TestResult {
     let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
     for vcpu in [&mut t.vcpu, &mut second] {
         vcpu.run_until_sync(1)?;
-        let mask = vcpu.kvm_run().psw_mask & (PSW_DAT | PSW_64_BIT);
-        check_eq!("the vCPU is in 64-bit mode, without translation", mask, PSW_64_BIT);
+        let mask = vcpu.kvm_run().psw_mask & bits!(Psw::{DAT | AMODE_64});
+        check_eq!("the vCPU is in 64-bit mode, without translation", mask, Psw::AMODE_64.bits());
         vcpu.run_until_done()?;
     }
     Ok(())

@@ -4,9 +4,19 @@
 use crate::prelude::*;
 
 #[host]
-use request::s390x::*;
+use {
+    bindings::{
+        KVM_S390_INT_EMERGENCY, kvm_fpu, kvm_regs, kvm_s390_irq, kvm_s390_irq_state, kvm_sregs,
+    },
+    defs::s390x::cr::{CR0_INITIAL, CR14_INITIAL, KVM_S390_PFAULT_TOKEN_INVALID},
+    request::s390x::*,
+    zerocopy::IntoBytes,
+};
 
 const READY: u64 = 1;
+/// Bytes of a pending interrupt.
+#[host]
+const IRQ: usize = size_of::<kvm_s390_irq>();
 
 #[guest]
 fn waits(g: &mut Guest) {
@@ -32,36 +42,20 @@ struct Registers {
 }
 
 #[host]
-const CR0_INITIAL: u64 = 0xe0;
-#[host]
-const CR14_INITIAL: u64 = 0xc200_0000;
-/// What stands where no page fault is handed to the guest.
-#[host]
-const PFAULT_TOKEN_INVALID: u64 = u64::MAX;
-
-#[host]
-fn words64<const N: usize>(bytes: &[u8]) -> [u64; N] {
-    std::array::from_fn(|n| {
-        u64::from_ne_bytes(bytes[8 * n..8 * n + 8].try_into().expect("eight bytes"))
-    })
-}
-
-#[host]
 impl Registers {
     fn read(vcpu: &Vcpu) -> TestResult<Self> {
-        let (mut regs, mut sregs, mut fpu) = ([0; REGS], [0; SREGS], [0; FPU]);
-        vcpu.raw(KVM_GET_REGS, &mut regs).ioctl("KVM_GET_REGS")?;
-        vcpu.raw(KVM_GET_SREGS, &mut sregs).ioctl("KVM_GET_SREGS")?;
-        vcpu.raw(KVM_GET_FPU, &mut fpu).ioctl("KVM_GET_FPU")?;
-        let word =
-            |n: usize| u32::from_ne_bytes(sregs[4 * n..4 * n + 4].try_into().expect("four bytes"));
+        let (mut regs, mut sregs, mut fpu) =
+            (kvm_regs::default(), kvm_sregs::default(), kvm_fpu::default());
+        vcpu.raw(KVM_GET_REGS, regs.as_mut_bytes()).ioctl("KVM_GET_REGS")?;
+        vcpu.raw(KVM_GET_SREGS, sregs.as_mut_bytes()).ioctl("KVM_GET_SREGS")?;
+        vcpu.raw(KVM_GET_FPU, fpu.as_mut_bytes()).ioctl("KVM_GET_FPU")?;
         let one = |id| vcpu.get_reg(id).ioctl("KVM_GET_ONE_REG");
         Ok(Self {
-            gprs: words64(&regs),
-            acrs: std::array::from_fn(word),
-            crs: words64(&sregs[64..]),
-            fpc: u32::from_ne_bytes(fpu[..4].try_into().expect("four bytes")),
-            fprs: words64(&fpu[8..]),
+            gprs: regs.gprs,
+            acrs: sregs.acrs,
+            crs: sregs.crs,
+            fpc: fpu.fpc,
+            fprs: fpu.fprs,
             todpr: vcpu.get_reg32(reg::TODPR).ioctl("KVM_GET_ONE_REG")?.into(),
             cpu_timer: one(reg::CPU_TIMER)?,
             clock_comparator: one(reg::CLOCK_COMPARATOR)?,
@@ -81,14 +75,11 @@ impl Registers {
             n => 0xc000 + 0x1000 * n as u64,
         });
         let fprs: [u64; 16] = std::array::from_fn(|n| 0x3ff0_0000_0000_0000 + n as u64);
-        let acrs_bytes = acrs.iter().flat_map(|w| w.to_ne_bytes());
-        let mut sregs: Vec<u8> =
-            acrs_bytes.chain(crs.iter().flat_map(|w| w.to_ne_bytes())).collect();
-        vcpu.raw(KVM_SET_SREGS, &mut sregs).ioctl("KVM_SET_SREGS")?;
+        let mut sregs = kvm_sregs { acrs, crs };
+        vcpu.raw(KVM_SET_SREGS, sregs.as_mut_bytes()).ioctl("KVM_SET_SREGS")?;
         let fpc = 0x11_0000_u32;
-        let head = fpc.to_ne_bytes().into_iter().chain([0; 4]);
-        let mut fpu: Vec<u8> = head.chain(fprs.iter().flat_map(|w| w.to_ne_bytes())).collect();
-        vcpu.raw(KVM_SET_FPU, &mut fpu).ioctl("KVM_SET_FPU")?;
+        let mut fpu = kvm_fpu { fpc, padding: 0, fprs };
+        vcpu.raw(KVM_SET_FPU, fpu.as_mut_bytes()).ioctl("KVM_SET_FPU")?;
         vcpu.set_reg32(reg::TODPR, 0x1234).ioctl("KVM_SET_ONE_REG(KVM_REG_S390_TODPR)")?;
         for (id, value) in [
             (reg::CPU_TIMER, 0x7fff_0000_0000_0000),
@@ -113,21 +104,22 @@ impl Registers {
 /// Makes an emergency signal pending. The guest has not enabled it.
 #[host]
 fn inject_emergency(vcpu: &Vcpu) -> TestResult {
-    const KVM_S390_INT_EMERGENCY: u64 = 0xffff_1201;
-    let mut irq = [0; IRQ];
-    irq[..8].copy_from_slice(&KVM_S390_INT_EMERGENCY.to_ne_bytes());
     // The sender's CPU address is 0: itself.
-    vcpu.raw(KVM_S390_IRQ, &mut irq).map(drop).ioctl("KVM_S390_IRQ")
+    let mut irq = kvm_s390_irq { type_: KVM_S390_INT_EMERGENCY, u: [0; 64] };
+    vcpu.raw(KVM_S390_IRQ, irq.as_mut_bytes()).map(drop).ioctl("KVM_S390_IRQ")
 }
 
 /// KVM_S390_GET_IRQ_STATE: how many bytes of pending interrupts there are.
 #[host]
 fn pending(vcpu: &Vcpu) -> Result<i32, Errno> {
-    let buffer = GuardedBuffer::new(&[0; 16 * IRQ]);
-    let mut state = [0; IRQ_STATE];
-    state[..8].copy_from_slice(&buffer.address().to_ne_bytes());
-    state[12..16].copy_from_slice(&(16 * IRQ as u32).to_ne_bytes());
-    vcpu.raw(KVM_S390_GET_IRQ_STATE, &mut state)
+    const ROOM: usize = 16 * IRQ;
+    let buffer = GuardedBuffer::new(&[0; ROOM]);
+    let mut state = kvm_s390_irq_state {
+        buf: buffer.address(),
+        len: ROOM as u32,
+        ..kvm_s390_irq_state::default()
+    };
+    vcpu.raw(KVM_S390_GET_IRQ_STATE, state.as_mut_bytes())
 }
 
 /// Dirties everything, resets, and gives the registers before and after.
@@ -143,7 +135,7 @@ fn reset(vcpu: &mut Vcpu, request: u64) -> TestResult<(Registers, Registers)> {
     check_eq!(
         "the page-fault token is invalid after the reset",
         after.pfault_token,
-        PFAULT_TOKEN_INVALID
+        KVM_S390_PFAULT_TOKEN_INVALID
     );
     Ok((before, after))
 }
@@ -172,7 +164,7 @@ fn check_initial(vcpu: &mut Vcpu, after: &Registers) {
 fn normal_reset_keeps_registers(t: &mut OneVcpu) -> TestResult {
     t.vcpu.set_args(&[7]);
     let (before, after) = reset(&mut t.vcpu, KVM_S390_NORMAL_RESET)?;
-    let kept = Registers { pfault_token: PFAULT_TOKEN_INVALID, ..before };
+    let kept = Registers { pfault_token: KVM_S390_PFAULT_TOKEN_INVALID, ..before };
     check_eq!("every register is as before", after, kept);
     t.vcpu.run_until_done()
 }

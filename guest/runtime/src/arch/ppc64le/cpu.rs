@@ -3,10 +3,9 @@
 
 use core::arch::asm;
 
-use super::trap::{Trap, catching};
+use defs::ppc64le::msr::Msr;
 
-/// MSR.EE: external interrupts.
-pub const MSR_EE: u64 = 1 << 15;
+use super::trap::{Trap, catching};
 
 /// The stack pointer.
 #[inline(always)]
@@ -45,15 +44,12 @@ pub fn halt_forever() -> ! {
 pub fn without_interrupts<R>(f: impl FnOnce() -> R) -> R {
     let before: u64;
     // SAFETY: the guest's own mask.
-    unsafe { asm!("mfmsr {0}", "mtmsrd {1}, 1", out(reg) before, in(reg) MSR_RI) };
+    unsafe { asm!("mfmsr {0}", "mtmsrd {1}, 1", out(reg) before, in(reg) Msr::RI.bits()) };
     let result = f();
     // SAFETY: as above.
-    unsafe { asm!("mtmsrd {0}, 1", in(reg) before & MSR_EE | MSR_RI) };
+    unsafe { asm!("mtmsrd {0}, 1", in(reg) before & Msr::EE.bits() | Msr::RI.bits()) };
     result
 }
-
-/// MSR.RI: a machine check can be recovered from.
-const MSR_RI: u64 = 1 << 1;
 
 /// The MSR.
 pub fn msr() -> u64 {

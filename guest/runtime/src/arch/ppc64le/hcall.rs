@@ -3,23 +3,7 @@
 
 use core::arch::asm;
 
-/// Numbers, with PAPR's names.
-pub mod number {
-    #![expect(missing_docs, reason = "PAPR's names")]
-    pub const H_SET_MODE: u64 = 0x31c;
-}
-
-/// Return codes, with PAPR's names.
-pub mod code {
-    #![expect(missing_docs, reason = "PAPR's names")]
-    pub const H_SUCCESS: i64 = 0;
-    pub const H_FUNCTION: i64 = -2;
-    pub const H_PARAMETER: i64 = -4;
-    pub const H_P2: i64 = -55;
-    pub const H_P3: i64 = -56;
-    pub const H_P4: i64 = -57;
-    pub const H_UNSUPPORTED_FLAG_START: i64 = -256;
-}
+pub use defs::ppc64le::hcall::*;
 
 /// `sc 1` with the number in R3 and arguments in R4 to R7; returns R3.
 pub fn call(number: u64, args: [u64; 4]) -> i64 {

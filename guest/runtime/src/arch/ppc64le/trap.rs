@@ -6,6 +6,7 @@
 //! point, so that trap entry leaves both alone: they are the test's.
 #![cfg_attr(kvm_guest, expect(unsafe_code, reason = "trap entry is assembly"))]
 
+pub use defs::ppc64le::interrupt::{SRR1_ILLEGAL, SRR1_TRAP};
 use guest_protocol::layout::ppc64le::VECTOR_STRIDE;
 use guest_protocol::{NR_ARGS, trap as arg};
 
@@ -22,31 +23,29 @@ pub struct Trap {
     pub addr: u64,
 }
 
-/// What handlers are installed for: interrupt vectors (Power ISA, Book III) divided by 0x20.
+/// What handlers are installed for: interrupt vectors (Power ISA, Book III) divided by the least
+/// distance of two.
 pub mod vector {
     #![expect(missing_docs, reason = "the manual's names say it")]
+    use defs::ppc64le::interrupt::vector;
+
     const fn at(address: u64) -> u8 {
         (address / super::VECTOR_STRIDE) as u8
     }
-    pub const SYSTEM_RESET: u8 = at(0x100);
-    pub const MACHINE_CHECK: u8 = at(0x200);
-    pub const DATA_STORAGE: u8 = at(0x300);
-    pub const DATA_SEGMENT: u8 = at(0x380);
-    pub const INSTRUCTION_STORAGE: u8 = at(0x400);
-    pub const EXTERNAL: u8 = at(0x500);
-    pub const ALIGNMENT: u8 = at(0x600);
-    pub const PROGRAM: u8 = at(0x700);
-    pub const FP_UNAVAILABLE: u8 = at(0x800);
-    pub const DECREMENTER: u8 = at(0x900);
-    pub const SYSTEM_CALL: u8 = at(0xc00);
-    pub const TRACE: u8 = at(0xd00);
-    pub const FACILITY_UNAVAILABLE: u8 = at(0xf60);
+    pub const SYSTEM_RESET: u8 = at(vector::SYSTEM_RESET);
+    pub const MACHINE_CHECK: u8 = at(vector::MACHINE_CHECK);
+    pub const DATA_STORAGE: u8 = at(vector::DATA_STORAGE);
+    pub const DATA_SEGMENT: u8 = at(vector::DATA_SEGMENT);
+    pub const INSTRUCTION_STORAGE: u8 = at(vector::INSTRUCTION_STORAGE);
+    pub const EXTERNAL: u8 = at(vector::EXTERNAL);
+    pub const ALIGNMENT: u8 = at(vector::ALIGNMENT);
+    pub const PROGRAM: u8 = at(vector::PROGRAM);
+    pub const FP_UNAVAILABLE: u8 = at(vector::FP_UNAVAILABLE);
+    pub const DECREMENTER: u8 = at(vector::DECREMENTER);
+    pub const SYSTEM_CALL: u8 = at(vector::SYSTEM_CALL);
+    pub const TRACE: u8 = at(vector::TRACE);
+    pub const FACILITY_UNAVAILABLE: u8 = at(vector::FACILITY_UNAVAILABLE);
 }
-
-/// SRR1 of a program interrupt: an illegal instruction.
-pub const SRR1_ILLEGAL: u64 = 1 << 19;
-/// SRR1 of a program interrupt: a trap instruction.
-pub const SRR1_TRAP: u64 = 1 << 17;
 
 /// The interrupted state. A handler may change it; it is restored on return.
 #[derive(Debug)]

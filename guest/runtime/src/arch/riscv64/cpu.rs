@@ -3,7 +3,8 @@
 
 use core::arch::asm;
 
-use super::csr::SSTATUS_SIE;
+use defs::riscv64::csr::Sstatus;
+
 use super::trap::{Trap, catching};
 
 /// The stack pointer.
@@ -64,10 +65,10 @@ plain_instructions! {
 pub fn without_interrupts<R>(f: impl FnOnce() -> R) -> R {
     let before: u64;
     // SAFETY: the guest's own mask.
-    unsafe { asm!("csrrc {}, sstatus, {}", out(reg) before, in(reg) SSTATUS_SIE) };
+    unsafe { asm!("csrrc {}, sstatus, {}", out(reg) before, in(reg) Sstatus::SIE.bits()) };
     let result = f();
     // SAFETY: as above.
-    unsafe { asm!("csrs sstatus, {}", in(reg) before & SSTATUS_SIE) };
+    unsafe { asm!("csrs sstatus, {}", in(reg) before & Sstatus::SIE.bits()) };
     result
 }
 

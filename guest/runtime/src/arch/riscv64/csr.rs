@@ -3,6 +3,8 @@
 
 use core::arch::asm;
 
+pub use defs::riscv64::csr::{Sie, Sstatus};
+
 use super::trap::{Trap, catching};
 
 macro_rules! csrs {
@@ -62,9 +64,6 @@ csrs! {
     /// Machine status: not a supervisor's to touch.
     mstatus = "mstatus";
 }
-
-/// sstatus.SIE.
-pub const SSTATUS_SIE: u64 = 1 << 1;
 
 /// The `time` counter.
 pub fn rdtime() -> u64 {

@@ -5,14 +5,19 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use defs::bits;
+use defs::riscv64::csr::satp;
+use defs::riscv64::paging::{ENTRIES, PPN, Pte, address, entry as leaf};
 use guest_protocol::layout::PAGE_SIZE;
-use guest_protocol::layout::riscv64::pte::{PPN, V, address, entry as leaf};
 use guest_protocol::layout::{trap_stack, vcpu_area};
 
 use super::{csr, sbi};
 
-/// Entry bits, with the manual's names.
-pub use guest_protocol::layout::riscv64::pte as flags;
+pub use guest_protocol::layout::riscv64::PTE as DEFAULT;
+
+const V: u64 = Pte::V.bits();
+/// What no entry has that refers to a table.
+const RWX: u64 = bits!(Pte::{R | W | X});
 
 /// Page sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +29,15 @@ pub enum Size {
 }
 
 const NR_TABLES: usize = 64;
-const RWX: u64 = flags::R | flags::W | flags::X;
 
 /// Tables for new mappings.
 #[repr(C, align(4096))]
-struct Pool(UnsafeCell<[[u64; 512]; NR_TABLES]>);
+struct Pool(UnsafeCell<[[u64; ENTRIES as usize]; NR_TABLES]>);
 
 // SAFETY: every table is handed out once.
 unsafe impl Sync for Pool {}
 
-static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; NR_TABLES]));
+static POOL: Pool = Pool(UnsafeCell::new([[0; ENTRIES as usize]; NR_TABLES]));
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 fn new_table() -> u64 {
@@ -44,15 +48,14 @@ fn new_table() -> u64 {
 }
 
 fn entry_at(table: u64, gva: u64, level: u32) -> *mut u64 {
-    let index = gva >> (12 + 9 * level) & 511;
+    let index = gva >> (12 + 9 * level) & (ENTRIES - 1);
     (table + index * 8) as *mut u64
 }
 
 /// The entry that maps `gva` at `level` (0: 4 KiB, 1: 2 MiB); makes tables on the way, and splits a
 /// 2 MiB page where a small one is asked for.
 fn walk(gva: u64, level: u32) -> *mut u64 {
-    // satp has its page number at bit 0.
-    let mut table = (csr::satp::read() & PPN >> flags::PPN_SHIFT) << 12;
+    let mut table = satp::PPN.get(csr::satp::read()) << 12;
     for l in (level + 1..3).rev() {
         let entry = entry_at(table, gva, l);
         // SAFETY: tables are identity-mapped RAM.
@@ -62,13 +65,16 @@ fn walk(gva: u64, level: u32) -> *mut u64 {
             let next = new_table();
             if value & V != 0 {
                 assert!(l == 1, "cannot split a 1 GiB page");
-                for i in 0..512 {
-                    let page = leaf(address(value) + i * PAGE_SIZE, value & !PPN);
+                for i in 0..ENTRIES {
+                    let page = leaf(
+                        address(value) + i * PAGE_SIZE,
+                        Pte::from_bits_retain(value & !PPN.mask()),
+                    );
                     // SAFETY: as above.
                     unsafe { ((next + i * 8) as *mut u64).write_volatile(page) };
                 }
             }
-            replace(entry, leaf(next, V), gva);
+            replace(entry, leaf(next, Pte::V), gva);
             table = next;
         } else {
             table = address(value);
@@ -93,8 +99,8 @@ pub fn invalidate(gva: u64) {
 }
 
 /// Maps one page, replacing what was there.
-pub fn map(gva: u64, gpa: u64, size: Size, flags: u64) {
-    replace(walk(gva, level(size)), leaf(gpa, flags | V), gva);
+pub fn map(gva: u64, gpa: u64, size: Size, flags: Pte) {
+    replace(walk(gva, level(size)), leaf(gpa, flags | Pte::V), gva);
 }
 
 /// Makes `gva` fault.
@@ -110,7 +116,7 @@ pub(crate) fn protect_stacks(area: u64) {
 }
 
 /// Changes the bits of a mapping and keeps its address.
-pub fn protect(gva: u64, size: Size, flags: u64) {
+pub fn protect(gva: u64, size: Size, flags: Pte) {
     let gpa = address(entry(gva, size));
     map(gva, gpa, size, flags);
 }

@@ -9,6 +9,7 @@
 //! [`vcpu_area::STATE`]: guest_protocol::layout::vcpu_area::STATE
 #![cfg_attr(kvm_guest, expect(unsafe_code, reason = "the vector is assembly"))]
 
+use defs::riscv64::cause;
 use guest_protocol::{NR_ARGS, trap as arg};
 
 use crate::handlers;
@@ -26,27 +27,16 @@ pub struct Trap {
 /// scause).
 pub mod vector {
     #![expect(missing_docs, reason = "the manual's names say it")]
-    pub const INSTRUCTION_MISALIGNED: u8 = 0;
-    pub const INSTRUCTION_ACCESS: u8 = 1;
-    pub const ILLEGAL_INSTRUCTION: u8 = 2;
-    pub const BREAKPOINT: u8 = 3;
-    pub const LOAD_MISALIGNED: u8 = 4;
-    pub const LOAD_ACCESS: u8 = 5;
-    pub const STORE_MISALIGNED: u8 = 6;
-    pub const STORE_ACCESS: u8 = 7;
-    pub const ECALL_FROM_U: u8 = 8;
-    pub const INSTRUCTION_PAGE: u8 = 12;
-    pub const LOAD_PAGE: u8 = 13;
-    pub const STORE_PAGE: u8 = 15;
+    use defs::riscv64::cause::interrupt;
+
+    pub use defs::riscv64::cause::exception::*;
+
     /// The first interrupt.
     pub const INTERRUPT: u8 = 0x40;
-    pub const SOFTWARE_INTERRUPT: u8 = INTERRUPT + 1;
-    pub const TIMER_INTERRUPT: u8 = INTERRUPT + 5;
-    pub const EXTERNAL_INTERRUPT: u8 = INTERRUPT + 9;
+    pub const SOFTWARE_INTERRUPT: u8 = INTERRUPT + interrupt::SUPERVISOR_SOFTWARE;
+    pub const TIMER_INTERRUPT: u8 = INTERRUPT + interrupt::SUPERVISOR_TIMER;
+    pub const EXTERNAL_INTERRUPT: u8 = INTERRUPT + interrupt::SUPERVISOR_EXTERNAL;
 }
-
-/// scause: an interrupt.
-const SCAUSE_INTERRUPT: u64 = 1 << 63;
 
 /// The interrupted state. A handler may change it; it is restored on return.
 #[derive(Debug)]
@@ -68,7 +58,7 @@ const _: () = assert!(FRAME.is_multiple_of(16));
 impl TrapFrame {
     /// What the handler was installed for.
     pub fn vector(&self) -> u8 {
-        match self.scause & SCAUSE_INTERRUPT {
+        match self.scause & cause::INTERRUPT {
             0 => (self.scause & 0x3f) as u8,
             _ => vector::INTERRUPT + (self.scause & 0x3f) as u8,
         }

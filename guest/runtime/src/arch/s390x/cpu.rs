@@ -3,6 +3,9 @@
 
 use core::arch::asm;
 
+use defs::bits;
+use defs::s390x::psw::Psw as PswMask;
+
 use super::trap::{Trap, catching};
 
 /// The stack pointer.
@@ -36,7 +39,7 @@ pub fn relax() {
 struct Psw([u64; 2]);
 
 /// Wait state with everything masked.
-static DISABLED_WAIT: Psw = Psw([0x0002_0001_8000_0000, 0]);
+static DISABLED_WAIT: Psw = Psw([bits!(PswMask::{WAIT | AMODE_64}), 0]);
 
 /// Stops this vCPU for good.
 pub fn halt_forever() -> ! {

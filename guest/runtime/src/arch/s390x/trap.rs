@@ -5,6 +5,7 @@
 //! has no use for them.
 #![cfg_attr(kvm_guest, expect(unsafe_code, reason = "trap entry is assembly"))]
 
+use defs::s390x::interruption::PER_EVENT;
 use guest_protocol::{NR_ARGS, trap as arg};
 
 use crate::handlers;
@@ -22,22 +23,13 @@ pub struct Trap {
 /// (Principles of Operation, "Interruptions").
 pub mod vector {
     #![expect(missing_docs, reason = "the manual's names say it")]
-    pub const OPERATION: u8 = 0x01;
-    pub const PRIVILEGED_OPERATION: u8 = 0x02;
-    pub const PROTECTION: u8 = 0x04;
-    pub const ADDRESSING: u8 = 0x05;
-    pub const SPECIFICATION: u8 = 0x06;
-    pub const DATA: u8 = 0x07;
-    pub const SEGMENT_TRANSLATION: u8 = 0x10;
-    pub const PAGE_TRANSLATION: u8 = 0x11;
+    pub use defs::s390x::interruption::program::*;
+
     pub const EXTERNAL: u8 = 0xe1;
     pub const SVC: u8 = 0xe2;
     pub const MACHINE_CHECK: u8 = 0xe3;
     pub const IO: u8 = 0xe4;
 }
-
-/// Of a program-interruption code: a PER event beside it.
-const PER_EVENT: u16 = 0x80;
 
 /// The interrupted state. A handler may change it; it is restored on return.
 #[derive(Debug)]

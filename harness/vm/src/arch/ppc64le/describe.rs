@@ -1,5 +1,6 @@
 //! vCPUs and traps in words (Power ISA, Book III, "Interrupts").
 
+use defs::ppc64le::interrupt::vector;
 use guest_protocol::{NR_ARGS, trap};
 
 use crate::context::Context;
@@ -64,20 +65,20 @@ fn general(gpr: &[u64; 32]) -> String {
 
 fn in_words(vector: u64) -> String {
     let name = match vector {
-        0x100 => "system reset",
-        0x200 => "machine check",
-        0x300 => "data storage interrupt",
-        0x380 => "data segment interrupt",
-        0x400 => "instruction storage interrupt",
-        0x480 => "instruction segment interrupt",
-        0x500 => "external interrupt",
-        0x600 => "alignment interrupt",
-        0x700 => "program interrupt",
-        0x800 => "floating-point unavailable interrupt",
-        0x900 => "decrementer interrupt",
-        0xc00 => "system call",
-        0xd00 => "trace interrupt",
-        0xf60 => "facility unavailable interrupt",
+        vector::SYSTEM_RESET => "system reset",
+        vector::MACHINE_CHECK => "machine check",
+        vector::DATA_STORAGE => "data storage interrupt",
+        vector::DATA_SEGMENT => "data segment interrupt",
+        vector::INSTRUCTION_STORAGE => "instruction storage interrupt",
+        vector::INSTRUCTION_SEGMENT => "instruction segment interrupt",
+        vector::EXTERNAL => "external interrupt",
+        vector::ALIGNMENT => "alignment interrupt",
+        vector::PROGRAM => "program interrupt",
+        vector::FP_UNAVAILABLE => "floating-point unavailable interrupt",
+        vector::DECREMENTER => "decrementer interrupt",
+        vector::SYSTEM_CALL => "system call",
+        vector::TRACE => "trace interrupt",
+        vector::FACILITY_UNAVAILABLE => "facility unavailable interrupt",
         _ => "interrupt",
     };
     format!("{name} ({vector:#x})")

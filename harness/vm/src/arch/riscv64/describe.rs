@@ -1,7 +1,7 @@
 //! vCPUs and traps in words (privileged manual, scause).
 
+use defs::riscv64::cause::{self, exception};
 use guest_protocol::{NR_ARGS, trap};
-use guest_runtime::arch::riscv64::trap::vector;
 
 use super::reg;
 use crate::context::Context;
@@ -52,7 +52,7 @@ pub(crate) fn describe_trap(context: &Context, args: &[u64; NR_ARGS]) -> String 
     let mut x = [0; 31];
     x.copy_from_slice(&args[trap::REGS..trap::REGS + 31]);
     let overflow =
-        [vector::LOAD_PAGE, vector::STORE_PAGE].map(u64::from).contains(&args[trap::VECTOR])
+        [exception::LOAD_PAGE, exception::STORE_PAGE].map(u64::from).contains(&args[trap::VECTOR])
             && context.is_below_stack(args[trap::ADDR]);
     let overflow =
         if overflow { ", in the guard page below the stack: stack overflow" } else { "" };
@@ -76,28 +76,28 @@ fn general(x: &[u64; 31]) -> String {
 }
 
 fn cause_in_words(scause: u64) -> String {
-    let code = scause & !(1 << 63);
+    let code = scause & !cause::INTERRUPT;
     if code != scause {
-        return match code {
-            1 => "software interrupt".into(),
-            5 => "timer interrupt".into(),
-            9 => "external interrupt".into(),
-            other => format!("interrupt {other}"),
+        return match code as u8 {
+            cause::interrupt::SUPERVISOR_SOFTWARE => "software interrupt".into(),
+            cause::interrupt::SUPERVISOR_TIMER => "timer interrupt".into(),
+            cause::interrupt::SUPERVISOR_EXTERNAL => "external interrupt".into(),
+            _ => format!("interrupt {code}"),
         };
     }
     match code as u8 {
-        vector::INSTRUCTION_MISALIGNED => "misaligned instruction".into(),
-        vector::INSTRUCTION_ACCESS => "instruction access fault".into(),
-        vector::ILLEGAL_INSTRUCTION => "illegal instruction".into(),
-        vector::BREAKPOINT => "breakpoint".into(),
-        vector::LOAD_MISALIGNED => "misaligned load".into(),
-        vector::LOAD_ACCESS => "load access fault".into(),
-        vector::STORE_MISALIGNED => "misaligned store".into(),
-        vector::STORE_ACCESS => "store access fault".into(),
-        vector::ECALL_FROM_U => "ecall from U-mode".into(),
-        vector::INSTRUCTION_PAGE => "instruction page fault".into(),
-        vector::LOAD_PAGE => "load page fault".into(),
-        vector::STORE_PAGE => "store page fault".into(),
+        exception::INSTRUCTION_MISALIGNED => "misaligned instruction".into(),
+        exception::INSTRUCTION_ACCESS => "instruction access fault".into(),
+        exception::ILLEGAL_INSTRUCTION => "illegal instruction".into(),
+        exception::BREAKPOINT => "breakpoint".into(),
+        exception::LOAD_MISALIGNED => "misaligned load".into(),
+        exception::LOAD_ACCESS => "load access fault".into(),
+        exception::STORE_MISALIGNED => "misaligned store".into(),
+        exception::STORE_ACCESS => "store access fault".into(),
+        exception::ECALL_FROM_U => "ecall from U-mode".into(),
+        exception::INSTRUCTION_PAGE => "instruction page fault".into(),
+        exception::LOAD_PAGE => "load page fault".into(),
+        exception::STORE_PAGE => "store page fault".into(),
         _ => format!("exception {code}"),
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn causes_are_told_in_words() {
         assert_eq!(cause_in_words(13), "load page fault");
-        assert_eq!(cause_in_words(1 << 63 | 5), "timer interrupt");
+        assert_eq!(cause_in_words(cause::INTERRUPT | 5), "timer interrupt");
         assert_eq!(cause_in_words(24), "exception 24");
     }
 }

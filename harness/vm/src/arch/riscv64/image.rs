@@ -1,12 +1,12 @@
 //! Page tables that every vCPU starts on (privileged manual, "Sv39").
 
-use guest_protocol::layout::riscv64::pte::{DEFAULT, V, entry};
+use defs::riscv64::paging::{ENTRIES, LARGE_PAGE, Pte, entry};
+use guest_protocol::layout::riscv64::PTE;
 use guest_protocol::layout::{self, DEFAULT_RAM_SIZE, PAGE_SIZE, trap_stack, vcpu_area};
 
 use super::super::more_ram;
 use crate::Ram;
 
-const LARGE_PAGE: u64 = 2 << 20;
 /// RAM is mapped by small pages, so that a test can change one without splitting the page it runs in.
 const RAM_TABLES: u64 = DEFAULT_RAM_SIZE / LARGE_PAGE;
 
@@ -25,17 +25,17 @@ pub(crate) fn prepare_image(
     let table = |index: u64| layout::PAGE_TABLES + index * PAGE_SIZE;
     let (level2, level1, level0) = (table(0), table(1), table(5));
     for gib in 0..4 {
-        put(level2 + gib * 8, entry(level1 + gib * PAGE_SIZE, V));
-        for i in 0..512 {
-            let address = (gib * 512 + i) * LARGE_PAGE;
-            put(level1 + gib * PAGE_SIZE + i * 8, entry(address, DEFAULT | V));
+        put(level2 + gib * 8, entry(level1 + gib * PAGE_SIZE, Pte::V));
+        for i in 0..ENTRIES {
+            let address = (gib * ENTRIES + i) * LARGE_PAGE;
+            put(level1 + gib * PAGE_SIZE + i * 8, entry(address, PTE | Pte::V));
         }
     }
     for i in 0..RAM_TABLES {
-        put(level1 + i * 8, entry(level0 + i * PAGE_SIZE, V));
+        put(level1 + i * 8, entry(level0 + i * PAGE_SIZE, Pte::V));
     }
     for page in 1..DEFAULT_RAM_SIZE / PAGE_SIZE {
-        put(level0 + page * 8, entry(page * PAGE_SIZE, DEFAULT | V));
+        put(level0 + page * 8, entry(page * PAGE_SIZE, PTE | Pte::V));
     }
     for vcpu in 0..layout::DEFAULT_VCPUS {
         for guard in GUARDS {
@@ -58,10 +58,10 @@ pub(crate) fn extend_tables(ram: &Ram, nr_vcpus: u32) {
     let split = blocks.into_iter().filter(|(_, guards)| !guards.is_empty());
     for ((block, guards), table) in split.zip((MORE_TABLES..).step_by(PAGE_SIZE as usize)) {
         for page in (block..block + LARGE_PAGE).step_by(PAGE_SIZE as usize) {
-            let pte = if guards.contains(&page) { 0 } else { entry(page, DEFAULT | V) };
+            let pte = if guards.contains(&page) { 0 } else { entry(page, PTE | Pte::V) };
             put(table + (page - block) / PAGE_SIZE * 8, pte);
         }
-        put(level1 + block / LARGE_PAGE * 8, entry(table, V));
+        put(level1 + block / LARGE_PAGE * 8, entry(table, Pte::V));
     }
 }
 
