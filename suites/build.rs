@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use defs::arch::Arch;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     if env::var_os("CARGO_CFG_KVM_GUEST").is_some() {
@@ -21,7 +23,7 @@ fn main() {
     }
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target's architecture");
-    let arch = arch.replace("powerpc64", "ppc64le");
+    let arch = Arch::of_target_arch(&arch).expect("an architecture with tests");
     // For the macros that embed data: they run here, and cannot know for which target.
     println!("cargo::rustc-env=KVM_CONFORMANCE_ARCH={arch}");
     let script = root.join(format!("guest/runtime/link/{arch}.ld"));
@@ -60,7 +62,7 @@ fn main() {
         "link-arg=-Wl,--compress-debug-sections=zlib",
     ];
     let mut flags: Vec<String> = flags.iter().map(|f| f.to_string()).collect();
-    let features = scalar_code(&arch);
+    let features = scalar_code(arch);
     if !features.is_empty() {
         flags.extend(["-C".into(), format!("target-feature={features}")]);
     }
@@ -132,15 +134,14 @@ fn orphans(folder: &Path) -> Vec<String> {
 
 /// The target features that leave vector registers, and calls to what knows of them, out of the
 /// payload. Link-time optimization compiles the prebuilt `core` anew with them.
-fn scalar_code(arch: &str) -> &'static str {
+fn scalar_code(arch: Arch) -> &'static str {
     match arch {
-        "x86_64" => "-mmx,-sse,-sse2,+soft-float",
-        "aarch64" => "-neon,-outline-atomics",
+        Arch::X86_64 => "-mmx,-sse,-sse2,+soft-float",
+        Arch::Aarch64 => "-neon,-outline-atomics",
         // The target has floating-point registers but no vectors, and nothing here uses them.
-        "riscv64" => "",
-        "ppc64le" => "-vsx,-altivec",
+        Arch::Riscv64 => "",
+        Arch::Ppc64le => "-vsx,-altivec",
         // A chain of frames, for backtraces.
-        "s390x" => "+backchain,-vector",
-        other => panic!("there is no payload for {other} yet"),
+        Arch::S390x => "+backchain,-vector",
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use defs::arch::Arch;
 use runner::registry::mutants::{Mutants, Sources};
 use runner::registry::{Policy, Registry, architecture};
 use runner::test::Test;
@@ -14,8 +15,7 @@ const KILLED: &[(&str, &str)] = files!("../ci/mutants", "jsonl");
 
 /// Whether an entry is of another architecture than this.
 fn is_foreign(test: &str, arch: Option<&str>) -> bool {
-    let here = std::env::consts::ARCH.replace("powerpc64", "ppc64le");
-    arch.or(architecture(test)).is_some_and(|arch| arch != here)
+    arch.or(architecture(test)).is_some_and(|arch| Arch::of_id(arch) != Arch::native())
 }
 
 #[test]

@@ -32,7 +32,7 @@ mod snapshot;
 pub mod toolchain;
 mod waiting;
 
-pub use arch::Arch;
+pub use arch::{Arch, tree_images};
 pub use cache::Cache;
 pub use error::{LabError, Result};
 pub use kernel::{Kernel, KernelSpec};

@@ -61,7 +61,7 @@ pub fn profile(run: &RunArgs) -> Result<Profile> {
         Some(arch) => arch.parse().map_err(|e| LabError::Other(format!("--arch {arch}: {e}")))?,
         None => Arch::X86_64,
     };
-    Profile::load(Profile::default_for(arch))
+    Profile::load(arch.names().default_host)
 }
 
 /// Boots the host, runs the tests, boots again after a crash, and reports. Returns the exit status.

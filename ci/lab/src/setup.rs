@@ -51,7 +51,7 @@ pub fn missing(cache: &Cache, archs: &[Arch]) -> Result<Vec<Want>> {
                 }
             }
             Err(LabError::TooOld { found, .. }) => {
-                let (_, package) = profile.arch.qemu();
+                let package = profile.arch.names().qemu_package;
                 add(package.to_owned(), format!("host {name}; {found} is too old"), true);
             }
             Err(error) => return Err(error),
@@ -59,9 +59,9 @@ pub fn missing(cache: &Cache, archs: &[Arch]) -> Result<Vec<Want>> {
     }
     for &arch in archs.iter().filter(|arch| Some(**arch) != Arch::native()) {
         let gcc = toolchain::cross_gcc(arch);
-        if find_program(&format!("{}-gcc", arch.gnu_triple())).is_none() {
+        if find_program(&format!("{}-gcc", arch.names().gnu_triple)).is_none() {
             add(gcc, format!("links {arch} programs"), false);
-            let headers = format!("libc6-dev-{}-cross", arch.debian());
+            let headers = format!("libc6-dev-{}-cross", arch.names().debian);
             add(headers, format!("C library for {arch} programs"), false);
         }
     }
@@ -109,7 +109,7 @@ pub fn standard_library(cache: &Cache, arch: Arch) -> Result<&'static str> {
         return Ok("there");
     }
     let mut rustup = Command::new("timeout");
-    rustup.args(["120", "rustup", "target", "add", arch.rust_target()]);
+    rustup.args(["120", "rustup", "target", "add", arch.names().rust_target]);
     let added = rustup.output().is_ok_and(|output| output.status.success());
     if added && toolchain::has_target(arch) {
         return Ok("added by rustup");

@@ -99,7 +99,7 @@ pub fn build(tree: &Tree, jobs: usize) -> anyhow::Result<PathBuf> {
         let lines: Vec<_> = text.lines().take(NR_ERROR_LINES).collect();
         bail!("the kernel does not build:\n{}", lines.join("\n"));
     }
-    let images = tree.arch.tree_images();
+    let images = lab::tree_images(tree.arch);
     let image = images.iter().map(|image| source.join(image)).find(|image| image.exists());
     image.context("the build made no boot image")
 }
@@ -140,7 +140,7 @@ fn lacking<'a>(wanted: &'a str, got: &'a str) -> impl Iterator<Item = &'a str> {
 pub fn make(tree: &Tree, jobs: usize) -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "10", "make", "-s", "-C"]).arg(tree.source()).arg(format!("-j{jobs}"));
-    command.arg(format!("ARCH={}", kernel_arch(tree.arch)));
+    command.arg(format!("ARCH={}", tree.arch.names().kernel));
     if let Some(prefix) = cross_prefix(tree.arch) {
         command.arg(format!("CROSS_COMPILE={prefix}"));
     }
@@ -150,17 +150,7 @@ pub fn make(tree: &Tree, jobs: usize) -> Command {
 
 /// What the names of the architecture's compiler and binutils begin with, if they are not this machine's own.
 fn cross_prefix(arch: Arch) -> Option<String> {
-    (Arch::native() != Some(arch)).then(|| format!("{}-", arch.gnu_triple()))
-}
-
-fn kernel_arch(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "x86_64",
-        Arch::Aarch64 => "arm64",
-        Arch::Ppc64le => "powerpc",
-        Arch::Riscv64 => "riscv",
-        Arch::S390x => "s390",
-    }
+    (Arch::native() != Some(arch)).then(|| format!("{}-", arch.names().gnu_triple))
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
@@ -179,7 +169,7 @@ fn check_needed(arch: Arch) -> anyhow::Result<()> {
     if let Some(prefix) = cross_prefix(arch)
         && !there(&format!("{prefix}gcc"))
     {
-        missing.push(format!("gcc-{}", arch.gnu_triple()));
+        missing.push(format!("gcc-{}", arch.names().gnu_triple));
     }
     ensure!(missing.is_empty(), "to build a kernel: apt-get install {}", missing.join(" "));
     Ok(())

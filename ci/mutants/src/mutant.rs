@@ -86,13 +86,6 @@ pub struct Alternative {
     pub kind: Option<Kind>,
 }
 
-fn default_profile(arch: Arch) -> &'static str {
-    match arch {
-        Arch::Aarch64 => "arm64-gicv3-vhe",
-        _ => "amd64-svm",
-    }
-}
-
 fn default_green() -> Vec<String> {
     vec!["smoke".to_owned()]
 }
@@ -171,7 +164,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 pub fn load(arch: Arch) -> anyhow::Result<Vec<Mutant>> {
     let mut mutants = load_from(&directory().join(arch.id()))?;
     for mutant in mutants.iter_mut().filter(|mutant| mutant.profile.is_empty()) {
-        mutant.profile = default_profile(arch).to_owned();
+        mutant.profile = arch.names().default_host.to_owned();
     }
     Ok(mutants)
 }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod aarch64;
+pub mod arch;
 mod field;
 pub mod ppc64le;
 pub mod riscv64;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use defs::arch::Arch;
 use results::HostFacts;
 
 use crate::requirement::cap;
@@ -26,7 +27,7 @@ pub fn probe() -> Result<HostFacts, KvmUnusable> {
         .unwrap_or_default();
     let backend = backend();
     Ok(HostFacts {
-        arch: std::env::consts::ARCH.replace("powerpc64", "ppc64le"),
+        arch: Arch::native().map_or(std::env::consts::ARCH, Arch::id).to_owned(),
         kernel,
         module_params: module_params(&BTreeSet::from(["kvm", &backend])),
         backend,

@@ -6,13 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use defs::arch::{Arch, IDS};
 use proc_macro::TokenStream;
 use proc_macro2::Span;
 use quote::quote;
 use serde_json::Value;
 use syn::{Error, LitStr, parse_macro_input};
-
-const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64", "s390x"];
 
 /// `policy!("../unittests.yaml")`: name and text of the file and of those that it includes, whose paths
 /// start at its folder; and what they say of the target's architecture as JSON, which is read many times
@@ -142,11 +141,13 @@ fn as_json(files: &[PolicyFile]) -> Option<String> {
 fn keep_own(policy: &mut Value) {
     // Cargo compiles for one target at a time, and names it to build scripts alone; the payload's build
     // script passes it on.
-    let arch = env::var("KVM_CONFORMANCE_ARCH").unwrap_or_else(|_| env::consts::ARCH.to_owned());
-    let arch = arch.replace("powerpc64", "ppc64le");
+    let arch = match env::var("KVM_CONFORMANCE_ARCH") {
+        Ok(id) => Arch::of_id(&id),
+        Err(_) => Arch::native(),
+    };
     let is_foreign = |test: &str, of: Option<&str>| {
-        let first = test.split("::").next().filter(|first| ARCHITECTURES.contains(first));
-        of.or(first).is_some_and(|of| of != arch)
+        let first = test.split("::").next().filter(|first| IDS.contains(first));
+        of.or(first).is_some_and(|of| Arch::of_id(of) != arch)
     };
     if let Some(known) = policy.get_mut("known_failures").and_then(Value::as_array_mut) {
         for known in known {

@@ -48,13 +48,13 @@ impl Suite {
     }
 
     fn of(cache: &Cache, mirror: &str, name: &str, arch: Arch) -> Result<Self> {
-        let dir = cache.dir(format!("apt/{}-{name}", arch.debian()))?;
+        let dir = cache.dir(format!("apt/{}-{name}", arch.names().debian))?;
         for part in ["lists/partial", "archives/archives/partial", "empty"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).at(&path)?;
         }
         let sources = dir.join("sources.list");
-        let debian = arch.debian();
+        let debian = arch.names().debian;
         let line = format!(
             "deb [arch={debian} signed-by={KEYRING} target=Packages] {mirror} {name} main\n"
         );
@@ -94,11 +94,8 @@ impl Suite {
         let found = self.records(&format!("^{package}$"))?;
         let found = found.into_iter().find(|record| record.package == package);
         found.map(|record| record.version).ok_or_else(|| {
-            LabError::Other(format!(
-                "suite {} has no {package} for {}",
-                self.name,
-                self.arch.debian()
-            ))
+            let debian = self.arch.names().debian;
+            LabError::Other(format!("suite {} has no {package} for {debian}", self.name))
         })
     }
 

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use defs::arch::Names;
 use lab_init::{RESULT_PORT, STDERR_PORT};
 
 use super::machine::{Control, Emulator, Machine, Mode, Start, ram};
@@ -23,7 +24,7 @@ pub struct Qemu;
 
 impl Emulator for Qemu {
     fn check(&self, profile: &Profile) -> Result<()> {
-        let (program, package) = profile.arch.qemu();
+        let Names { qemu: program, qemu_package: package, .. } = *profile.arch.names();
         if process::find_program(program).is_none() {
             return Err(LabError::Missing { program: program.into(), package: package.into() });
         }
@@ -56,7 +57,7 @@ impl Emulator for Qemu {
     }
 
     fn identity(&self, profile: &Profile) -> Result<String> {
-        let (program, package) = profile.arch.qemu();
+        let Names { qemu: program, qemu_package: package, .. } = *profile.arch.names();
         let missing = || LabError::Missing { program: program.into(), package: package.into() };
         let path = process::find_program(program).ok_or_else(missing)?;
         let file = fs::metadata(&path).at(&path)?;
@@ -67,7 +68,7 @@ impl Emulator for Qemu {
 /// QEMU's version. Its start takes a part of a restored host's, so it is asked once.
 fn version(profile: &Profile) -> Result<String> {
     static KNOWN: Mutex<BTreeMap<&str, String>> = Mutex::new(BTreeMap::new());
-    let (program, package) = profile.arch.qemu();
+    let Names { qemu: program, qemu_package: package, .. } = *profile.arch.names();
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(version) = known.get(program) {
         return Ok(version.clone());
@@ -89,7 +90,7 @@ fn numbers(version: &str) -> Vec<u32> {
 
 fn start_qemu(start: &Start<'_>) -> Result<Machine> {
     let profile = start.profile;
-    let (program, _) = profile.arch.qemu();
+    let program = profile.arch.names().qemu;
     let mut command = Command::new(program);
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::spec::KernelSpec;
 use super::{Kernel, version};
 use crate::apt::{Record, Suite};
-use crate::arch::Arch;
+use crate::arch::{self, Arch};
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};
 
@@ -91,7 +91,7 @@ fn candidates(
             })?;
             let none = format!(
                 "suite {suite} has none for {}; suites: {}",
-                arch.debian(),
+                arch.names().debian,
                 SUITES.join(", ")
             );
             Ok((found, none))
@@ -129,7 +129,7 @@ fn nearest(all: &[ArchiveKernel], wanted: &str) -> Vec<String> {
 /// Newer is more, then a better flavour.
 fn by_preference(left: &ArchiveKernel, right: &ArchiveKernel, arch: Arch) -> Ordering {
     let flavour = |kernel: &ArchiveKernel| {
-        let flavours = arch.kernel_flavours();
+        let flavours = arch::kernel_flavours(arch);
         flavours.len()
             - flavours.iter().position(|flavour| kernel.release.ends_with(flavour)).unwrap_or(0)
     };
@@ -137,8 +137,8 @@ fn by_preference(left: &ArchiveKernel, right: &ArchiveKernel, arch: Arch) -> Ord
 }
 
 fn of_suite(name: &str, arch: Arch, cache: &Cache) -> Result<Vec<ArchiveKernel>> {
-    let path = cache.dir("index")?.join(format!("{}-{name}.json", arch.debian()));
-    let _lock = cache.lock(&format!("index-{}-{name}", arch.debian()))?;
+    let path = cache.dir("index")?.join(format!("{}-{name}.json", arch.names().debian));
+    let _lock = cache.lock(&format!("index-{}-{name}", arch.names().debian))?;
     let known: Option<Vec<ArchiveKernel>> =
         fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
     let age = fs::metadata(&path).and_then(|meta| meta.modified()).ok();
@@ -173,7 +173,7 @@ fn read_suite(name: &str, arch: Arch, cache: &Cache) -> Result<Vec<ArchiveKernel
 /// the archive may have dropped the modules of an old version while it still has the image.
 fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel> {
     let flavour_of = |release: &str| {
-        arch.kernel_flavours().iter().find(|flavour| {
+        arch::kernel_flavours(arch).iter().find(|flavour| {
             let rest = release.strip_suffix(**flavour).and_then(|rest| rest.strip_suffix('-'));
             rest.is_some_and(|rest| rest.ends_with(|c: char| c.is_ascii_digit()))
         })
@@ -208,7 +208,7 @@ fn kernels_of(suite: &str, arch: Arch, records: &[Record]) -> Vec<ArchiveKernel>
 
 fn fetch(kernel: &ArchiveKernel, arch: Arch, cache: &Cache) -> Result<Kernel> {
     let ArchiveKernel { suite, release, version, packages } = kernel;
-    let place = format!("kernels/{}/{release}_{version}", arch.debian());
+    let place = format!("kernels/{}/{release}_{version}", arch.names().debian);
     let dir = cache.checked(&place, |fresh| {
         eprintln!("lab: fetching {release} ({version}) of {suite}");
         let packages: Vec<_> =

@@ -11,7 +11,7 @@ pub use archive::{ArchiveKernel, list};
 pub(crate) use modules::ModuleSet;
 pub use spec::KernelSpec;
 
-use crate::arch::Arch;
+use crate::arch::{self, Arch};
 use crate::cache::Cache;
 use crate::error::{At as _, LabError, Result};
 
@@ -52,7 +52,7 @@ impl Kernel {
                 })
             }
             KernelSpec::Tree(tree) => {
-                let images = arch.tree_images();
+                let images = arch::tree_images(arch);
                 let image =
                     images.iter().map(|image| tree.join(image)).find(|image| image.exists());
                 let image = image.ok_or_else(|| {

@@ -78,7 +78,7 @@ pub struct Profile {
 struct File {
     extends: Option<String>,
     summary: Option<String>,
-    arch: Option<Arch>,
+    arch: Option<String>,
     emulator: Option<EmulatorKind>,
     kernel: Option<String>,
     machine: Option<String>,
@@ -160,11 +160,12 @@ impl Profile {
         let file = read(dir, name, 0)?;
         let stem = Path::new(name).file_stem().map_or(name.into(), |stem| stem.to_string_lossy());
         let name = if name.ends_with(".yaml") { stem.into_owned() } else { name.to_owned() };
-        let lacks =
-            |what: &str| LabError::Profile { name: name.clone(), why: format!("no {what}") };
+        let wrong = |why: String| LabError::Profile { name: name.clone(), why };
+        let lacks = |what: &str| wrong(format!("no {what}"));
+        let arch = file.arch.ok_or_else(|| lacks("arch"))?;
         Ok(Self {
             summary: file.summary.unwrap_or_default(),
-            arch: file.arch.ok_or_else(|| lacks("arch"))?,
+            arch: arch.parse().map_err(|error| wrong(format!("arch {arch}: {error}")))?,
             emulator: file.emulator.ok_or_else(|| lacks("emulator"))?,
             kernel: file.kernel.unwrap_or_else(|| "debian:trixie".to_owned()),
             machine: file.machine.unwrap_or_default(),
@@ -201,18 +202,6 @@ impl Profile {
         }
         names.sort();
         Ok(names)
-    }
-
-    /// The profile that stands for an architecture.
-    #[must_use]
-    pub fn default_for(arch: Arch) -> &'static str {
-        match arch {
-            Arch::X86_64 => "amd64-svm",
-            Arch::Aarch64 => "arm64-gicv3-vhe",
-            Arch::Ppc64le => "ppc64le-p10",
-            Arch::Riscv64 => "riscv64",
-            Arch::S390x => "s390x-hercules",
-        }
     }
 }
 

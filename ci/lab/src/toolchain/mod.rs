@@ -45,7 +45,7 @@ pub struct Build<'a> {
 /// # Errors
 /// The build fails, or the architecture's toolchain is not to be had.
 pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
-    let target = build.arch.rust_target();
+    let target = build.arch.names().rust_target;
     let profile = std::env::var(CARGO_PROFILE).unwrap_or_else(|_| "release".into());
     let variable = target.to_uppercase().replace('-', "_");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -61,7 +61,7 @@ pub fn build(cache: &Cache, build: &Build<'_>) -> Result<PathBuf> {
         .envs(build.env.iter().copied())
         .stdin(Stdio::null());
     if Some(build.arch) != Arch::native() {
-        let linker = format!("{}-gcc", build.arch.gnu_triple());
+        let linker = format!("{}-gcc", build.arch.names().gnu_triple);
         if process::find_program(&linker).is_none() {
             return Err(LabError::Missing { package: cross_gcc(build.arch), program: linker });
         }
@@ -123,7 +123,7 @@ pub fn runner(cache: &Cache, arch: Arch) -> Result<PathBuf> {
 
 /// The cross compiler's package: it links, and brings the C library's headers with it.
 pub(crate) fn cross_gcc(arch: Arch) -> String {
-    format!("gcc-{}", arch.gnu_triple())
+    format!("gcc-{}", arch.names().gnu_triple)
 }
 
 /// The init for emulated hosts of an architecture, built when its sources have changed.
@@ -169,7 +169,7 @@ pub(crate) fn has_target(arch: Arch) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command
-        .args(["--print", "target-libdir", "--target", arch.rust_target()])
+        .args(["--print", "target-libdir", "--target", arch.names().rust_target])
         .current_dir(workspace());
     let dir = process::run(&mut command, "rustc").unwrap_or_default();
     !dir.trim().is_empty() && Path::new(dir.trim()).is_dir()

@@ -100,7 +100,7 @@ fn llvm_package(suite: &Suite, driver: &str) -> Result<String> {
 fn write_wrapper(cache: &Cache, arch: Arch, host: Arch, fresh: &Path) -> Result<()> {
     let home = cache.path(format!("toolchain/rust-{arch}"));
     let home = home.display();
-    let libraries = format!("{home}/usr/lib/{}", host.gnu_triple());
+    let libraries = format!("{home}/usr/lib/{}", host.names().gnu_triple);
     let script = format!(
         "#!/bin/sh\nLD_LIBRARY_PATH='{libraries}' exec '{home}/usr/bin/rustc' --sysroot '{home}/usr' \"$@\"\n"
     );

@@ -20,7 +20,7 @@ use vm::case::Weight;
 pub const BUILT_IN_NAME: &str = "unittests.yaml";
 
 /// Every architecture that tests exist for.
-pub const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "ppc64le", "riscv64", "s390x"];
+pub use defs::arch::IDS as ARCHITECTURES;
 /// Group of tests that only run on request.
 pub const NODEFAULT: &str = "nodefault";
 pub use results::PERF;

@@ -6,6 +6,7 @@ mod programs;
 pub use native::Native;
 pub use programs::Programs;
 
+use defs::arch::Arch;
 use results::HostFacts;
 
 use crate::test::Test;
@@ -33,8 +34,5 @@ pub fn unprobed() -> HostFacts {
 
 /// This machine's architecture, as tests name it.
 pub fn native_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
+    Arch::native().map_or(std::env::consts::ARCH, Arch::id)
 }
