@@ -13,6 +13,7 @@ pub mod leaf {
     pub const TOPOLOGY_V2: u32 = 0x1f;
     /// The first leaf of a hypervisor. Up to 0x4fff_ffff no CPU has any.
     pub const HYPERVISOR: u32 = 0x4000_0000;
+    pub const EXTENDED: u32 = 0x8000_0000;
     pub const EXTENDED_FEATURES: u32 = 0x8000_0001;
     pub const POWER_MANAGEMENT: u32 = 0x8000_0007;
     pub const SVM: u32 = 0x8000_000a;

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::memory::poke;
 use crate::pages;
 use defs::x86::cr::Efer;
+use defs::x86::debug::{Dr6, Dr7};
 use defs::x86::msr;
 use defs::x86::paging::{ENTRIES, LARGE_PAGE, Pte};
 use defs::x86::rflags::Rflags;
@@ -177,8 +178,8 @@ impl Hypervisor for Svm {
         save.cr3 = mmu::root();
         save.cr4 = cpu::read_cr4();
         save.g_pat = cpu::rdmsr(msr::IA32_PAT);
-        save.dr6 = 0xffff_0ff0;
-        save.dr7 = 0x400;
+        save.dr6 = Dr6::FIXED.bits();
+        save.dr7 = Dr7::FIXED.bits();
         save.rflags = Rflags::FIXED.bits();
         save.rsp = area + vcpu_area::STACK_END;
         save.rip = symbol!(svm_guest);

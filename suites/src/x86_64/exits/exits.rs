@@ -1,6 +1,7 @@
 //! KVM_RUN's other exits (api.rst 5): HLT, shutdown, internal errors, EINTR, and the fields of
 //! `kvm_run` that go both ways.
 use crate::prelude::*;
+use cpuid::leaf;
 
 /// A port without a device in the kernel.
 const PORT: u16 = 0x7d4;
@@ -32,7 +33,7 @@ fn every_access_exits_exactly_once(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn runs_what_kvm_completes(_: &mut Guest) {
-    for leaf in [0, 1, 0x4000_0000, 0x8000_0000] {
+    for leaf in [leaf::VENDOR, leaf::FEATURES, leaf::HYPERVISOR, leaf::EXTENDED] {
         cpuid(leaf, 0);
     }
     write_cr3(read_cr3());
@@ -90,7 +91,7 @@ fn cpuid_returns_what_userspace_set(t: &mut OneVm) -> TestResult {
     let inverted = CPUID_VALUE.map(|register| !register);
     let significant = bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
     for entry in [
-        entry(0x4000_0000, 0, 0, [CPUID_LEAF + 1, 0, 0, 0]),
+        entry(leaf::HYPERVISOR, 0, 0, [CPUID_LEAF + 1, 0, 0, 0]),
         entry(CPUID_LEAF, 0, 0, CPUID_VALUE),
         entry(CPUID_LEAF + 1, 3, significant, inverted),
     ] {
@@ -172,7 +173,7 @@ fn hlt_sleeps_with_irqchip(t: &mut OneVcpu) -> TestResult {
             std::thread::sleep(SLEEP);
             let woken_early = vm.shared(shared_static!(WOKEN)).load(SeqCst);
             let msi = bindings::kvm_msi {
-                address_lo: 0xfee0_0000,
+                address_lo: apic::XAPIC_BASE as u32,
                 data: VECTOR.into(),
                 ..Default::default()
             };

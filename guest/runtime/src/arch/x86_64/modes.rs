@@ -256,6 +256,7 @@ mod entry {
     use core::mem::offset_of;
 
     use super::{CODE32, FRAME, Frame, KERNEL_CS, KERNEL_DS, Mode, Regs, SEGMENT, low};
+    use defs::x86::msr::IA32_EFER;
     use guest_protocol::layout::x86_64::{CODE16, DATA16};
 
     macro_rules! trampoline {
@@ -302,7 +303,7 @@ mod entry {
                 compatibility = const Mode::Compatibility as u32,
                 stack_end = const low::STACK_END,
                 stub = const low::STUB_SIZE,
-                efer = const 0xc000_0080_u32,
+                efer = const IA32_EFER,
                 no_pg = const 0x7fff_ffff_u32,
                 pg = const 0x8000_0000_u32,
                 lme = const 1 << 8,

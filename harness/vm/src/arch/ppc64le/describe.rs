@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn vectors_are_told_in_words() {
-        assert_eq!(in_words(0x300), "data storage interrupt (0x300)");
+        assert_eq!(in_words(vector::DATA_STORAGE), "data storage interrupt (0x300)");
         assert_eq!(in_words(0x1000), "interrupt (0x1000)");
     }
 }
