@@ -15,6 +15,7 @@ mod attribute;
 pub mod case;
 mod config;
 mod context;
+mod counters;
 mod dirty;
 mod event;
 mod exit;

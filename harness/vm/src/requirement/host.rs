@@ -1,6 +1,9 @@
 //! What else a host may lack.
 
+use std::sync::LazyLock;
+
 use super::{Requirement, cpu};
+use crate::counters::counters_are_free;
 
 /// Two online CPUs, for tests where two vCPUs must run at the same time.
 pub const TWO_CPUS: Requirement = Requirement::new("two online CPUs", |f| f.cpus >= 2);
@@ -25,6 +28,15 @@ pub const NESTED: Requirement =
 pub const UNKNOWN_MSRS_FAULT: Requirement = Requirement::new("kvm.ignore_msrs=N", |f| {
     !f.module_params.get("kvm.ignore_msrs").is_some_and(|v| v == "Y" || v == "1")
 });
+
+/// Hardware counters for a guest to count with, two at a time.
+pub const FREE_COUNTERS: Requirement = Requirement::new(
+    "hardware counters that nobody else uses (perf, the NMI watchdog, VMs)",
+    |_| {
+        static FREE: LazyLock<bool> = LazyLock::new(|| counters_are_free(2));
+        *FREE
+    },
+);
 
 /// Guests can have single instructions emulated.
 pub const FORCED_EMULATION: Requirement = Requirement::new("kvm.force_emulation_prefix=Y", |f| {

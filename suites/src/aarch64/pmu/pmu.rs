@@ -3,6 +3,9 @@
 use crate::prelude::*;
 use pmu::{COUNTERS, CYCLES, SELECT_CYCLES, TYPES, event, filter, implemented, nr_counters, pmcr};
 
+#[host]
+use std::collections::BTreeSet;
+
 kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
 
 #[guest]
@@ -256,16 +259,23 @@ fn required_events_are_offered(t: &mut OneVcpu) -> TestResult {
     vcpu.run_until_done()
 }
 
-/// Numbers of the events that the host's kernel lists for its PMU.
+/// Numbers of the events that the host's kernel lists for its PMU; of several, those that all of them have.
 #[host]
-fn host_events() -> Vec<u64> {
+pub fn host_events() -> BTreeSet<u64> {
     const DEVICES: &str = "/sys/bus/event_source/devices";
+    const NAMES: [&str; 3] = ["armv8", "armv9", "apple"];
     let pmus = std::fs::read_dir(DEVICES).into_iter().flatten().flatten();
-    let pmus = pmus.filter(|p| p.file_name().to_string_lossy().starts_with("armv8"));
-    let files = pmus.flat_map(|p| std::fs::read_dir(p.path().join("events")).into_iter().flatten());
-    let texts = files.flatten().filter_map(|f| std::fs::read_to_string(f.path()).ok());
-    texts
-        .filter_map(|t| u64::from_str_radix(t.trim().strip_prefix("event=0x")?, 16).ok())
-        .filter(|&e| e < event::COMMON_END)
-        .collect()
+    let pmus = pmus.filter(|pmu| {
+        let name = pmu.file_name();
+        NAMES.iter().any(|start| name.to_string_lossy().starts_with(start))
+    });
+    let events = |pmu: std::fs::DirEntry| -> BTreeSet<u64> {
+        let files = std::fs::read_dir(pmu.path().join("events")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| std::fs::read_to_string(file.path()).ok())
+            .filter_map(|t| u64::from_str_radix(t.trim().strip_prefix("event=0x")?, 16).ok())
+            .filter(|&number| number < event::COMMON_END)
+            .collect()
+    };
+    pmus.map(events).reduce(|all, one| &all & &one).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use crate::aarch64::pmu::pmu_events::tell_width;
 use crate::prelude::*;
 use pmu::{WRAP, event, pmcr};
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
 
 /// Events before a wrap.
 const SOON: u64 = 10;

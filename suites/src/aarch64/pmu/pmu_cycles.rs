@@ -2,7 +2,7 @@
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, pmcr};
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
 
 /// Cycles before a wrap, at which counting starts.
 const SOON: u64 = 100;

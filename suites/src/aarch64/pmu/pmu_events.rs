@@ -2,7 +2,7 @@
 use crate::prelude::*;
 use pmu::{COUNTERS, WRAP, event, pmcr};
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
 
 /// Events before a wrap.
 const SOON: u64 = 10;

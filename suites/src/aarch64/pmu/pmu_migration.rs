@@ -5,7 +5,7 @@ use pmu::{CYCLES, WRAP, event, pmcr};
 #[host]
 use crate::aarch64::cpu::sysreg::register_list;
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
+kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
 
 /// Counter 0 wrapped in the source, and its interrupt was not taken there.
 const PENDING: u64 = 0b001;

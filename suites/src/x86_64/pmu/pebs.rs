@@ -195,7 +195,7 @@ fn add_vcpu_with_pebs(vm: &mut Vm, guest: GuestFn) -> TestResult<Vcpu> {
 
 /// An overflow of a counter in PEBS mode writes records of the groups asked for, and interrupts when the
 /// buffer is at its threshold. Groups can be asked for where PEBS is adaptive.
-#[kvm_test(takes_records, irqchip)]
+#[kvm_test(takes_records, irqchip, requires(host::FREE_COUNTERS))]
 fn overflow_writes_records(t: &mut OneVm) -> TestResult {
     add_vcpu_with_pebs(&mut t.vm, guest_fn!(takes_records))?.run_until_done()
 }

@@ -205,7 +205,7 @@ fn needs_a_pmu() -> TestResult {
 }
 
 /// Counters count instructions of the rings that they are told, while they are on.
-#[kvm_test(counts_instructions)]
+#[kvm_test(counts_instructions, requires(host::FREE_COUNTERS))]
 fn general_counters_count_what_they_are_told(t: &mut OneVcpu) -> TestResult {
     needs_a_pmu()?;
     t.vcpu.run_until_done()
@@ -245,7 +245,7 @@ fn counts_by_fixed_counters(_: &mut Guest) {
 }
 
 /// Fixed counters count in the rings that they are told, and those that are not there are not.
-#[kvm_test(counts_by_fixed_counters)]
+#[kvm_test(counts_by_fixed_counters, requires(host::FREE_COUNTERS))]
 fn fixed_counters_count_what_they_are_told(t: &mut OneVcpu) -> TestResult {
     needs_a_pmu()?;
     t.vcpu.run_until_done()
@@ -293,7 +293,7 @@ fn overflows(_: &mut Guest) {
 }
 
 /// A counter that overflows with INT set raises the interrupt of LVT PMI, once.
-#[kvm_test(overflows, irqchip)]
+#[kvm_test(overflows, irqchip, requires(host::FREE_COUNTERS))]
 fn overflow_interrupts(t: &mut OneVcpu) -> TestResult {
     needs_a_pmu()?;
     t.vcpu.run_until_done()
@@ -334,7 +334,7 @@ fn set_filter(vm: &Vm, action: u32, events: &[u64]) -> TestResult {
 
 /// KVM_SET_PMU_EVENT_FILTER: denied events count nothing, others as before; the newest filter holds
 /// (api.rst 4.120).
-#[kvm_test(counts_on_request, requires(cap::PMU_EVENT_FILTER))]
+#[kvm_test(counts_on_request, requires(cap::PMU_EVENT_FILTER, host::FREE_COUNTERS))]
 fn event_filter_stops_what_it_names(t: &mut OneVcpu) -> TestResult {
     needs_a_pmu()?;
     t.vcpu.run_until_sync(READY)?;

@@ -435,7 +435,7 @@ fn stay_on(cpu: usize) -> TestResult {
 fn preempted_vcpu_is_marked_and_flushed(t: &mut OneVm) -> TestResult {
     const ROUNDS: u64 = 15;
     /// Time after which a vCPU that was never marked never will be.
-    const HOPELESS: Duration = Duration::from_secs(1);
+    const HOPELESS: Duration = Duration::from_millis(250);
     let Pair { mut changer, mut reader } =
         pair(t, true, [guest_fn!(preempts), guest_fn!(never_leaves)])?;
     changer.set_args(&[ROUNDS]);
