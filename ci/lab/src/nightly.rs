@@ -305,7 +305,7 @@ fn report(before: &[Run], runs: &[Run], out: &Path) -> u8 {
         let old: Vec<Run> = old.cloned().collect();
         if old.is_empty() {
             println!("    no earlier night to compare with");
-            regressed |= journal::exit_status(&Summary::of(&run.results).counts) == 1;
+            regressed |= journal::exit_status(&Summary::of(&run.results).counts, true) == 1;
         } else {
             let comparison = compare(&old, std::slice::from_ref(run), SLOWER);
             comparison.text.lines().for_each(|line| println!("    {line}"));

@@ -91,6 +91,9 @@ pub struct RunArgs {
     /// Leave out what FILE says that has a result: lines of a test's name and repetition.
     #[arg(long, value_name = "FILE", hide = true)]
     pub finished: Option<PathBuf>,
+    /// Exit 1 also when a known failure passes: the list is to be corrected.
+    #[arg(long)]
+    pub strict: bool,
     /// Exit for `git bisect run`: 0 good, 1 bad, 125 cannot tell.
     #[arg(long)]
     pub bisect: bool,

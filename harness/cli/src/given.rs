@@ -11,7 +11,7 @@ use crate::args::RunArgs;
 use crate::{Refusal, process};
 
 /// Options that mean nothing on the other host, or that the run on it has its own values of.
-const OUTER_ONLY: [&str; 17] = [
+const OUTER_ONLY: [&str; 18] = [
     "host",
     "arch",
     "kernel",
@@ -20,6 +20,7 @@ const OUTER_ONLY: [&str; 17] = [
     "resume",
     "finished",
     "bisect",
+    "strict",
     "mark",
     "quiet",
     "json",

@@ -7,7 +7,7 @@ use tempfile::NamedTempFile;
 
 use crate::given::{Files, Given};
 use crate::{MISUSE, Refusal, SIGNALLED, exit_status, finished, outputs};
-use results::journal::{Line, RunInfo, Start, Summary, TestReport};
+use results::journal::{self, Line, RunInfo, Start, Summary, TestReport};
 use results::outcome::Outcome;
 use results::report::Reporter;
 use results::report::console::Console;
@@ -42,6 +42,7 @@ pub struct Remote {
     /// Why the run could not go on.
     cut_short: Option<String>,
     bisect: bool,
+    strict: bool,
     begin: Instant,
 }
 
@@ -74,6 +75,7 @@ impl Remote {
             signal: None,
             cut_short: None,
             bisect: args.bisect,
+            strict: args.strict,
             begin: Instant::now(),
         })
     }
@@ -204,6 +206,7 @@ impl Remote {
     /// Ends the run; gives the exit status.
     pub fn finish(mut self) -> u8 {
         let mut summary = Summary::of(&self.results);
+        summary.exit = journal::exit_status(&summary.counts, self.strict);
         summary.duration_us = self.begin.elapsed().as_micros() as u64;
         if !self.complete {
             let own = self.results.iter().filter(|result| result.test == HOST_LIVES).count();

@@ -318,7 +318,7 @@ impl Summary {
             }
         }
         summary.flaky = flaky.values().filter(|f| **f).count();
-        summary.exit = exit_status(&summary.counts);
+        summary.exit = exit_status(&summary.counts, false);
         summary
     }
 
@@ -339,13 +339,15 @@ impl Summary {
     }
 }
 
-/// 0 all expected, 1 something about KVM is wrong, 2 something about us is, 3 nothing ran.
-pub fn exit_status(counts: &Counts) -> u8 {
-    if counts.fail + counts.xpass + counts.host_bug + counts.timeout > 0 {
+/// 0 all expected, 1 something about KVM is wrong, 2 something about us is, 3 nothing ran. A known failure
+/// that passes says that the list is old, and nothing against KVM: it counts as wrong if `strict`.
+pub fn exit_status(counts: &Counts, strict: bool) -> u8 {
+    let old = if strict { counts.xpass } else { 0 };
+    if counts.fail + counts.host_bug + counts.timeout + old > 0 {
         1
     } else if counts.error > 0 {
         2
-    } else if counts.pass + counts.known_fail == 0 {
+    } else if counts.pass + counts.known_fail + counts.xpass == 0 {
         3
     } else {
         0
@@ -513,9 +515,12 @@ mod tests {
     #[test]
     fn exit_status_follows_the_worst_news() {
         let counts = |fail, error, pass| Counts { fail, error, pass, ..Counts::default() };
-        assert_eq!(exit_status(&counts(1, 1, 1)), 1);
-        assert_eq!(exit_status(&counts(0, 1, 1)), 2);
-        assert_eq!(exit_status(&counts(0, 0, 1)), 0);
-        assert_eq!(exit_status(&counts(0, 0, 0)), 3);
+        assert_eq!(exit_status(&counts(1, 1, 1), false), 1);
+        assert_eq!(exit_status(&counts(0, 1, 1), true), 2);
+        assert_eq!(exit_status(&counts(0, 0, 1), true), 0);
+        assert_eq!(exit_status(&counts(0, 0, 0), false), 3);
+        let passes_though_known = Counts { xpass: 1, ..Counts::default() };
+        assert_eq!(exit_status(&passes_though_known, false), 0);
+        assert_eq!(exit_status(&passes_though_known, true), 1);
     }
 }

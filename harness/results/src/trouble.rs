@@ -37,9 +37,12 @@ pub fn is_sign(line: &str) -> bool {
     SIGN.is_match(line)
 }
 
-/// Whether a complaint begins with this line: with a sign, or with the line that comes before some.
+/// The line that comes before some complaints.
+pub const CUT_HERE: &str = "------------[ cut here";
+
+/// Whether a complaint begins with this line: with a sign, or with [`CUT_HERE`].
 pub fn begins(line: &str) -> bool {
-    line.contains("------------[ cut here") || is_sign(line)
+    line.contains(CUT_HERE) || is_sign(line)
 }
 
 /// Whether the kernel does not go on after this line.

@@ -118,6 +118,8 @@ pub struct Running {
     pub misdeeds: Vec<String>,
     /// The kernel's complaints while it ran.
     pub kernel_log: Vec<String>,
+    /// What else was seen while it ran.
+    pub notes: Vec<String>,
 }
 
 /// A pipe from a worker, cut into lines.
@@ -202,6 +204,7 @@ impl Running {
             tally: Tally::default(),
             misdeeds: Vec::new(),
             kernel_log: Vec::new(),
+            notes: Vec::new(),
         })
     }
 
@@ -281,7 +284,7 @@ impl Running {
 
     /// Moves the deadline by what the worker waited for a CPU that others had: no fault of the test.
     fn extend(&mut self) -> bool {
-        let waited = super::watch::waited_for_cpu(self.pid);
+        let waited = vm::run_delay(self.pid.as_raw().unsigned_abs());
         let granted = self.next_deadline - self.started - self.timeout;
         let more = waited.min(self.extension).saturating_sub(granted);
         if more <= (self.timeout / LEAST_EXTENSION).max(LEAST_WAIT) {
@@ -331,6 +334,7 @@ impl Running {
             tally: self.tally,
             misdeeds: self.misdeeds,
             kernel_log: self.kernel_log,
+            notes: self.notes,
         }
         .finish(&mut *self.reader)
     }

@@ -11,19 +11,23 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use super::health::Health;
+use super::health::{Complaint, Health};
 use super::job::{Job, Launch, Running};
 use super::verdict::Finished;
 use super::watch::TaskWatch;
 use crate::host::Host;
 use crate::test::cpus;
 use results::outcome::Outcome;
+use results::trouble;
 use vm::case::Weight;
 
 /// Longest sleep while something runs.
 const TICK: Duration = Duration::from_millis(100);
 /// A worker of this age is not listened to yet; its pipes hold what it says.
 const YOUNG: Duration = Duration::from_millis(2);
+
+/// Begins a note about a complaint that is not of this test.
+const ABOUT_OTHERS: &str = "the kernel complained meanwhile, neither of KVM nor of this test";
 
 /// What the owner of a pool is told.
 pub trait Observer {
@@ -115,14 +119,10 @@ impl Pool<'_> {
                 }
             }
             for position in ended.into_iter().rev() {
-                let (index, mut worker) = running.remove(position);
-                let alarms = self.health.look();
-                if !alarms.is_empty() {
-                    worker.kernel_log.extend(alarms.iter().cloned());
-                    for (_, other) in &mut running {
-                        other.kernel_log.extend(alarms.iter().cloned());
-                    }
+                for complaint in self.health.look() {
+                    blame(&complaint, &mut running);
                 }
+                let (index, worker) = running.remove(position);
                 let siblings: Vec<Pid> = running.iter().map(|(_, r)| r.pid()).collect();
                 let finished = worker.finish(&siblings);
                 if jobs[index].weight == Weight::AloneWithoutKvm {
@@ -156,7 +156,7 @@ impl Pool<'_> {
 
     /// Waits until something happens or a deadline comes; reads; gives the
     /// positions of the workers that ended, in rising order.
-    fn wait(&self, running: &mut [(usize, Running)]) -> Vec<usize> {
+    fn wait(&mut self, running: &mut [(usize, Running)]) -> Vec<usize> {
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(3 * running.len() + 1);
         for (_, worker) in &*running {
             fds.push(PollFd::new(worker.pidfd(), PollFlags::POLLIN));
@@ -170,6 +170,8 @@ impl Pool<'_> {
         if let Some(signals) = &self.signals {
             fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         }
+        let log = fds.len();
+        fds.extend(self.health.log().map(|log| PollFd::new(log, PollFlags::POLLIN)));
         let wait = running
             .iter()
             .map(|(_, r)| r.next_deadline().saturating_duration_since(now))
@@ -187,13 +189,33 @@ impl Pool<'_> {
             .filter(|(_, fd)| fd.any().unwrap_or(false))
             .map(|(position, _)| position)
             .collect();
+        let complains = fds.get(log).is_some_and(|log| log.any().unwrap_or(false));
         drop(fds);
+        if complains {
+            self.health.listen();
+        }
         if !young {
             for (_, worker) in running {
                 worker.read();
             }
         }
         ended
+    }
+}
+
+/// Adds a complaint of the kernel to the tests whose it is: to those whose threads it names; where it
+/// names KVM and no thread of a test that runs, to all of them. Of what others did to the kernel a test
+/// has a note.
+fn blame(complaint: &Complaint, running: &mut [(usize, Running)]) {
+    let named = |worker: &Running| complaint.groups.contains(&worker.pid());
+    let names_one = running.iter().any(|(_, worker)| named(worker));
+    for (_, worker) in running {
+        if named(worker) || (!names_one && complaint.is_of_kvm()) {
+            worker.kernel_log.extend(complaint.lines.iter().cloned());
+        } else if !names_one {
+            let headline = trouble::headline(complaint.lines.iter().map(String::as_str));
+            worker.notes.extend(headline.map(|line| format!("{ABOUT_OTHERS}: {line}")));
+        }
     }
 }
 

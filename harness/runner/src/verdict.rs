@@ -32,6 +32,8 @@ pub struct Ending {
     pub misdeeds: Vec<String>,
     /// The kernel's complaints while it ran.
     pub kernel_log: Vec<String>,
+    /// What else was seen while it ran.
+    pub notes: Vec<String>,
 }
 
 /// A test's end, before the policy on known failures.
@@ -90,6 +92,7 @@ impl Ending {
             reason = trouble::headline(self.kernel_log.iter().map(String::as_str))
                 .map(ToOwned::to_owned);
         }
+        details.append(&mut self.notes);
         let excess = self.tally.log.len().saturating_sub(LOG_LINES);
         self.tally.log.drain(..excess);
         Finished {

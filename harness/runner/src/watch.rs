@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use nix::unistd::{Pid, getpid};
 
@@ -51,16 +50,6 @@ impl TaskWatch {
             .map(|(worker, (_, pids))| (worker, pids))
             .collect()
     }
-}
-
-/// How long the thread of a process that waited most was ready to run without a CPU; zero where the
-/// kernel does not count that.
-pub fn waited_for_cpu(pid: Pid) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
-    // Nanoseconds on a CPU, nanoseconds of waiting for one, time slices.
-    let waited = stats.filter_map(|stat| stat.split(' ').nth(1)?.parse().ok());
-    Duration::from_nanos(waited.max().unwrap_or(0))
 }
 
 /// RLIMIT_NPROC for a worker whose user the kernel limits.

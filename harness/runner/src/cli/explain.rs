@@ -73,7 +73,7 @@ fn one(
         let _ = writeln!(text, "  needs: {requirement}{here}");
     }
     let everywhere = KnownHere::everywhere(&registry.policy.known_failures);
-    for known in everywhere.of(test.name()) {
+    for known in everywhere.of(test.name()).here {
         let here = match facts {
             Some(facts) if known.when.matches(facts) => " (holds here)",
             _ => "",

@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::host::Host;
 use crate::job::{Launch, become_worker_if_asked};
 use crate::pool::{Observer, Pool};
-use crate::registry::known::{HowItFails, KnownHere};
+use crate::registry::known::KnownHere;
 use crate::registry::{NODEFAULT, PERF, Policy};
 use crate::scale::{self, Scale};
 use crate::source::unprobed;
@@ -89,13 +89,12 @@ fn trial(test: &Test, shared: &Shared) -> Result<Completion, Failed> {
         .as_ref()
         .map(|policy| KnownHere::new(&policy.known_failures, &shared.facts).of(test.name()))
         .unwrap_or_default();
-    let known_timeout = known.iter().any(|k| k.outcome == HowItFails::Timeout);
-    pool.run(&[job(test, None, shared.scale, known_timeout)], &mut last);
+    pool.run(&[job(test, None, shared.scale, known.timeout())], &mut last);
     let Some(finished) = last.0 else { return Err("the worker has no end".into()) };
     let result = report(Unit { test, iteration: 1 }, finished, &known, 1);
     let reason = result.reason.clone().unwrap_or_default();
     match result.outcome {
-        Outcome::Pass => Ok(Completion::Completed),
+        Outcome::Pass | Outcome::Xpass => Ok(Completion::Completed),
         Outcome::Skip => Ok(Completion::ignored_with(reason)),
         Outcome::KnownFail => Ok(Completion::ignored_with(format!("known failure: {reason}"))),
         _ => Err(failure(&result).into()),

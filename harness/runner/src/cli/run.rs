@@ -1,6 +1,6 @@
 //! Running the selected tests.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cli::nearest::unknown;
@@ -11,7 +11,7 @@ use super::{Suite, check_host, is_native};
 use crate::health::Health;
 use crate::job::{Job, Launch};
 use crate::pool::{Pool, take_signals};
-use crate::registry::known::KnownHere;
+use crate::registry::known::{KnownFailure, KnownHere};
 use crate::scale::{self, Scale};
 use crate::select::Selection;
 use crate::test::Test;
@@ -69,8 +69,8 @@ pub fn run(suite: &Suite<'_>, given: &Given) -> Result<u8, Refusal> {
     let console = console.with_stream(args.stream());
 
     let known = KnownHere::new(&registry.policy.known_failures, &facts);
-    let known_timeouts: HashSet<&str> =
-        tests.iter().map(|e| e.name()).filter(|name| known.times_out(name)).collect();
+    let known_timeouts: HashMap<&str, &KnownFailure> =
+        tests.iter().filter_map(|t| Some((t.name(), known.of(t.name()).timeout()?))).collect();
     let mut session = Session::new(info, known, args, console, reporters);
     let mut jobs = Vec::new();
     let finished = args.finished.as_deref().map(finished::read).transpose()?.unwrap_or_default();
@@ -85,7 +85,7 @@ pub fn run(suite: &Suite<'_>, given: &Given) -> Result<u8, Refusal> {
             }
             let unmet = test.unmet(&facts);
             if unmet.is_empty() {
-                let known_timeout = known_timeouts.contains(test.name());
+                let known_timeout = known_timeouts.get(test.name()).copied();
                 let mut job = job(test, args.timeout, scale, known_timeout);
                 let has = |name: &str| test.options.iter().any(|o| o.name == name);
                 job.parameters.extend(args.set.iter().filter(|(name, _)| has(name)).cloned());
@@ -129,16 +129,17 @@ fn check_options(set: &[(String, String)], tests: &[&Test]) -> Result<(), Refusa
 }
 
 /// A worker's orders.
-pub(super) fn job(
-    test: &Test,
+pub(super) fn job<'t>(
+    test: &'t Test,
     timeout: Option<Duration>,
     scale: Scale,
-    known_timeout: bool,
-) -> Job<'_> {
-    let factor = if known_timeout { scale.known_timeout } else { scale.usual };
+    known_timeout: Option<&KnownFailure>,
+) -> Job<'t> {
+    let factor = if known_timeout.is_some() { scale.known_timeout } else { scale.usual };
+    let own = known_timeout.and_then(|known| known.timeout).map_or(test.timeout(), |span| span.0);
     Job {
         test,
-        timeout: timeout.unwrap_or_else(|| test.timeout().mul_f64(factor)),
+        timeout: timeout.unwrap_or_else(|| own.mul_f64(factor)),
         grace: GRACE.mul_f64(scale.usual.max(1.0)).min(MOST_GRACE),
         memory_bytes: test.memory_bytes(),
         weight: test.weight,
@@ -197,14 +198,20 @@ mod tests {
         let policy =
             Policy::parse(("p".into(), "defaults: { timeout: 3s }".into()), include).unwrap();
         let registry = Registry::new(vec![Test::from(&CASE)], policy).unwrap();
+        let known = |timeout: &str| -> KnownFailure {
+            let entry = format!("{{ test: a, outcome: timeout, reason: r{timeout} }}");
+            serde_yaml::from_str(&entry).unwrap()
+        };
+        let (known, known_soon) = (known(""), known(", timeout: 1s"));
         let seconds = |given, scale, known_timeout| {
             job(&registry.tests[0], given, scale, known_timeout).timeout.as_secs()
         };
         let slow = Scale::measured(10.0);
-        assert_eq!(seconds(None, slow, false), 30);
-        assert_eq!(seconds(None, slow, true), 6);
-        assert_eq!(seconds(None, Scale::measured(1.0), true), 3);
-        assert_eq!(seconds(None, Scale::given(10.0), true), 30);
-        assert_eq!(seconds(Some(Duration::from_secs(5)), slow, true), 5);
+        assert_eq!(seconds(None, slow, None), 30);
+        assert_eq!(seconds(None, slow, Some(&known)), 6);
+        assert_eq!(seconds(None, slow, Some(&known_soon)), 2);
+        assert_eq!(seconds(None, Scale::measured(1.0), Some(&known)), 3);
+        assert_eq!(seconds(None, Scale::given(10.0), Some(&known)), 30);
+        assert_eq!(seconds(Some(Duration::from_secs(5)), slow, Some(&known)), 5);
     }
 }

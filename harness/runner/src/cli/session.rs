@@ -7,11 +7,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::pool::Observer;
-use crate::registry::known::{self, KnownHere};
+use crate::registry::judge::judge;
+use crate::registry::known::{Known, KnownHere};
 use crate::test::Test;
 use crate::verdict::Finished;
 use cli::args::RunArgs;
-use results::journal::{RunInfo, Start, Summary, TestReport};
+use results::journal::{RunInfo, Start, Summary, TestReport, exit_status};
 use results::outcome::Outcome;
 use results::report::Reporter;
 use results::report::console::Console;
@@ -33,6 +34,7 @@ pub struct Session<'a> {
     keep_logs: bool,
     console: Console,
     reporters: Vec<Box<dyn Reporter>>,
+    strict: bool,
     mark: bool,
     kernel_mark: Option<File>,
     /// Results of an earlier part of the run.
@@ -70,6 +72,7 @@ impl<'a> Session<'a> {
             keep_logs: args.verbose,
             console,
             reporters,
+            strict: args.strict,
             mark: args.mark,
             kernel_mark,
             earlier: Vec::new(),
@@ -94,7 +97,7 @@ impl<'a> Session<'a> {
 
     /// Adds a unit whose end is known without running it.
     pub fn plan_ended(&mut self, unit: Unit<'a>, finished: Finished) {
-        let report = report(unit, finished, &[], 1);
+        let report = report(unit, finished, &Known::default(), 1);
         self.units.push(unit);
         self.ended.push(Some(report));
         self.attempts.push(Vec::new());
@@ -130,6 +133,7 @@ impl<'a> Session<'a> {
             Some(result)
         }));
         let mut summary = Summary::of(&results);
+        summary.exit = exit_status(&summary.counts, self.strict);
         summary.duration_us = duration.as_micros() as u64;
         if let Some(signal) = cut {
             summary.interrupted = Some(signal.as_str().to_owned());
@@ -250,10 +254,10 @@ fn identify(result: &mut TestReport, test: &Test) {
 pub(super) fn report(
     unit: Unit<'_>,
     finished: Finished,
-    known: &[&known::KnownFailure],
+    known: &Known<'_>,
     attempts: u32,
 ) -> TestReport {
-    let judged = known::judge(&finished, known);
+    let judged = judge(&finished, known);
     let failed_checks = finished.tally.failed_checks();
     let passed_checks = finished.tally.passed_checks();
     let mut details = finished.details;

@@ -1,16 +1,21 @@
 //! The host kernel's health: its taint flags and the complaints in its log.
 
+mod complaint;
+
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use results::trouble;
 
-/// Lines kept of one complaint.
-const MAX_LINES: usize = 120;
+pub use complaint::Complaint;
 
 /// Names of the taint bits, from bit 0.
-const TAINT_LETTERS: &[u8] = b"PFSRMBUDAWCIOELKXTN";
+const TAINT_LETTERS: &[u8] = b"PFSRMBUDAWCIOELKXTNJ";
+/// What the kernel taints itself with when it finds itself in the wrong: a bad page, a death, a warning, a
+/// lockup. The others tell what modules, tools and firmware do.
+const TROUBLE: u64 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14;
 
 /// What is looked at after each test. Its descriptors stay open for the run.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub struct Health {
     kmsg: Option<File>,
     /// On the heap, where it costs the forks nothing.
     record: Vec<u8>,
+    /// What was read and not asked for yet; the last may go on.
+    read: Vec<Complaint>,
 }
 
 impl Health {
@@ -37,7 +44,7 @@ impl Health {
     /// Looks at these instead: a file with the taint, and a log that gives one
     /// record a read and never blocks.
     pub fn of(taint: Option<File>, kmsg: Option<File>) -> Self {
-        let mut health = Self { taint, tainted: 0, kmsg, record: vec![0; 8192] };
+        let mut health = Self { taint, tainted: 0, kmsg, record: vec![0; 8192], read: Vec::new() };
         health.tainted = health.read_taint().unwrap_or(0);
         health
     }
@@ -47,16 +54,32 @@ impl Health {
         self.kmsg.is_some()
     }
 
+    /// Readable when [`Health::listen`] has something to hear.
+    pub fn log(&self) -> Option<BorrowedFd<'_>> {
+        self.kmsg.as_ref().map(File::as_fd)
+    }
+
     /// The kernel's complaints since the last look; empty when all is well.
-    pub fn look(&mut self) -> Vec<String> {
-        let mut lines = self.read_log();
+    pub fn look(&mut self) -> Vec<Complaint> {
+        self.listen();
+        let mut complaints = std::mem::take(&mut self.read);
+        complaints.retain(Complaint::has_begun);
         let now = self.read_taint().unwrap_or(self.tainted);
-        if now != self.tainted {
-            let new = taint_letters(now & !self.tainted);
-            lines.push(format!("kernel taint went from {} to {now} ({new})", self.tainted));
-            self.tainted = now;
+        let new = now & !self.tainted;
+        if new & TROUBLE != 0 {
+            let line = format!(
+                "kernel taint went from {} to {now} ({})",
+                self.tainted,
+                taint_letters(new)
+            );
+            // Each complaint may be the one that taints. A taint alone is of one that nobody could read.
+            match complaints.is_empty() {
+                true => complaints.push(Complaint::unsigned(line)),
+                false => complaints.iter_mut().for_each(|c| c.lines.push(line.clone())),
+            }
         }
-        lines
+        self.tainted = now;
+        complaints
     }
 
     fn read_taint(&self) -> Option<u64> {
@@ -65,17 +88,21 @@ impl Health {
         std::str::from_utf8(&text[..got]).ok()?.trim().parse().ok()
     }
 
-    /// New log lines from the first alarm on, if there is one.
-    fn read_log(&mut self) -> Vec<String> {
-        let Some(kmsg) = &mut self.kmsg else { return Vec::new() };
-        let mut lines = Vec::new();
+    /// Reads what is new in the log: soon after it was written, when its threads are there still.
+    pub fn listen(&mut self) {
+        let Some(kmsg) = &mut self.kmsg else { return };
         loop {
             match kmsg.read(&mut self.record) {
                 Ok(0) => break,
                 Ok(got) => {
-                    let Some(text) = message(&self.record[..got]) else { continue };
-                    if (!lines.is_empty() || trouble::begins(&text)) && lines.len() < MAX_LINES {
-                        lines.push(text);
+                    let Some(line) = message(&self.record[..got]) else { continue };
+                    match self.read.last_mut() {
+                        // The line above a complaint's first begins it; more signs may follow.
+                        Some(last) if !last.has_ended() && !line.contains(trouble::CUT_HERE) => {
+                            last.push(line);
+                        }
+                        _ if trouble::begins(&line) => self.read.push(Complaint::new(line)),
+                        _ => {}
                     }
                 }
                 // EPIPE: the ring went over us; the next read starts at its oldest record.
@@ -83,7 +110,6 @@ impl Health {
                 Err(_) => break,
             }
         }
-        lines
     }
 }
 
@@ -124,6 +150,10 @@ mod tests {
         assert_eq!(taint_letters(1 << 9 | 1 << 7), "DW");
     }
 
+    fn lines(complaints: Vec<Complaint>) -> Vec<String> {
+        complaints.into_iter().flat_map(|complaint| complaint.lines).collect()
+    }
+
     /// A log of whole records, as /dev/kmsg gives them.
     fn log() -> (UnixDatagram, Health, File) {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
@@ -148,27 +178,59 @@ mod tests {
             log.send(line.as_bytes()).unwrap();
         }
         assert_eq!(
-            health.look(),
+            lines(health.look()),
             [
                 "WARNING: CPU: 0 PID: 7 at arch/x86/kvm/mmu.c:5 f+0x1/0x2 [kvm]",
                 "Modules linked in: kvm",
                 "---[ end trace ]---"
             ]
         );
-        assert_eq!(health.look(), Vec::<String>::new(), "told once");
+        assert_eq!(health.look(), [], "told once");
     }
 
     #[test]
     fn new_taint_is_told_once() {
         let (_log, mut health, taint) = log();
-        assert_eq!(health.look(), Vec::<String>::new(), "old taint is no news");
+        assert_eq!(health.look(), [], "old taint is no news");
         taint.write_all_at(b"4608\n", 0).unwrap();
-        assert_eq!(health.look(), ["kernel taint went from 4096 to 4608 (W)"]);
-        assert_eq!(health.look(), Vec::<String>::new());
+        let complaints = health.look();
+        assert!(complaints[0].is_of_kvm(), "nobody could read whose it is");
+        assert_eq!(lines(complaints), ["kernel taint went from 4096 to 4608 (W)"]);
+        assert_eq!(health.look(), []);
+    }
+
+    #[test]
+    fn taints_by_modules_tools_and_firmware_are_no_complaints() {
+        let (_log, mut health, taint) = log();
+        // P, S, M, O, E, K, J.
+        let bits = 1 | 1 << 2 | 1 << 4 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 19;
+        taint.write_all_at(format!("{bits}\n").as_bytes(), 0).unwrap();
+        assert_eq!(health.look(), []);
+        assert_eq!(taint_letters(1 << 19), "J");
+    }
+
+    #[test]
+    fn complaints_end_where_the_next_begins() {
+        let (log, mut health, taint) = log();
+        taint.write_all_at(b"4608\n", 0).unwrap();
+        for line in [
+            "4,1,10,-;------------[ cut here ]------------",
+            "4,2,11,-;WARNING: CPU: 0 PID: 7 at drivers/usb/x.c:5 f+0x1/0x2 [usb]",
+            "4,3,12,-;---[ end trace 0000 ]---",
+            "6,4,13,-;usb: chatter",
+            "4,5,14,-;------------[ cut here ]------------",
+            "4,6,15,-;WARNING: CPU: 0 PID: 7 at arch/x86/kvm/mmu.c:5 f+0x1/0x2 [kvm]",
+        ] {
+            log.send(line.as_bytes()).unwrap();
+        }
+        let [usb, kvm] = health.look().try_into().unwrap();
+        assert!(!usb.is_of_kvm() && kvm.is_of_kvm(), "{usb:?} {kvm:?}");
+        assert_eq!(usb.lines.len(), 4, "{usb:?}");
+        assert_eq!(kvm.lines.last().unwrap(), "kernel taint went from 4096 to 4608 (W)");
     }
 
     #[test]
     fn a_quiet_host_has_no_complaints() {
-        assert_eq!(Health::open().look(), Vec::<String>::new());
+        assert_eq!(Health::open().look(), []);
     }
 }

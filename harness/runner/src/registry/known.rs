@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::lineage;
 use super::version::KernelRange;
 use crate::pattern::Glob;
-use crate::verdict::Finished;
-use crate::yaml::Scalar;
-use cli::nearest::nearest;
+use crate::yaml::{Scalar, Span};
 use results::HostFacts;
 use results::journal::KnownEnd;
 use results::outcome::Outcome;
@@ -30,6 +29,10 @@ pub struct KnownFailure {
     /// How it fails.
     #[serde(default)]
     pub outcome: HowItFails,
+    /// Of a timeout: the deadline that is enough to see it, where the test's own would be waited for in
+    /// vain.
+    #[serde(default)]
+    pub timeout: Option<Span>,
     /// Fails now and then: a race that KVM loses sometimes. A pass stays a pass.
     #[serde(default)]
     pub intermittent: bool,
@@ -77,7 +80,7 @@ pub enum HowItFails {
 }
 
 impl HowItFails {
-    fn outcome(self) -> Outcome {
+    pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Fail => Outcome::Fail,
             Self::Timeout => Outcome::Timeout,
@@ -144,34 +147,73 @@ fn truth(value: &str) -> &str {
     }
 }
 
-/// The known failures that hold on one host, ready to be looked up by test.
+/// The known failures of one host, ready to be looked up by test.
 #[derive(Debug, Default)]
 pub struct KnownHere<'a> {
+    /// Those that hold here.
     entries: Vec<(Glob, &'a KnownFailure)>,
+    /// Those that would hold with another kernel.
+    other_kernels: Vec<(Glob, &'a KnownFailure)>,
+    /// Whether the kernel's version tells less than it does of an upstream one.
+    vendor: bool,
+}
+
+/// The known failures of one test on one host.
+#[derive(Clone, Debug, Default)]
+pub struct Known<'a> {
+    /// Those that hold here.
+    pub here: Vec<&'a KnownFailure>,
+    /// Those that would hold with another kernel.
+    pub other_kernels: Vec<&'a KnownFailure>,
+    vendor: bool,
+}
+
+impl<'a> Known<'a> {
+    /// The entry by which the test runs into its deadline, if it is known to.
+    pub fn timeout(&self) -> Option<&'a KnownFailure> {
+        self.here.iter().copied().find(|known| known.outcome == HowItFails::Timeout)
+    }
+
+    /// Whether a pass is no news: now and then, or because a vendor may have brought the fix back.
+    pub fn may_pass(&self, entry: &KnownFailure) -> bool {
+        entry.intermittent || self.may_be_fixed(entry)
+    }
+
+    /// Whether this kernel's vendor may have fixed what its version says is broken.
+    pub fn may_be_fixed(&self, entry: &KnownFailure) -> bool {
+        self.vendor && entry.when.kernel.is_some()
+    }
+}
+
+fn with_globs<'a>(
+    entries: impl Iterator<Item = &'a KnownFailure>,
+) -> Vec<(Glob, &'a KnownFailure)> {
+    entries.filter_map(|known| Some((Glob::new(&known.test).ok()?, known))).collect()
 }
 
 impl<'a> KnownHere<'a> {
     /// Those of `all` that hold where `facts` were found.
     pub fn new(all: &'a [KnownFailure], facts: &HostFacts) -> Self {
-        let here = all.iter().filter(|known| known.when.matches(facts));
-        Self { entries: here.filter_map(|k| Some((Glob::new(&k.test).ok()?, k))).collect() }
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            all.iter().partition(|known| known.when.matches(facts));
+        let other_kernels = elsewhere
+            .into_iter()
+            .filter(|known| When { kernel: None, ..known.when.clone() }.matches(facts));
+        Self {
+            entries: with_globs(here.into_iter()),
+            other_kernels: with_globs(other_kernels),
+            vendor: !lineage::is_known(&facts.kernel),
+        }
     }
 
     /// All of them, wherever they hold.
     pub fn everywhere(all: &'a [KnownFailure]) -> Self {
-        Self { entries: all.iter().filter_map(|k| Some((Glob::new(&k.test).ok()?, k))).collect() }
-    }
-
-    /// Whether the test is known to run into its deadline.
-    pub fn times_out(&self, test: &str) -> bool {
-        let mut entries = self.entries.iter();
-        entries
-            .any(|(glob, known)| known.outcome == HowItFails::Timeout && is_of(glob, known, test))
+        Self { entries: with_globs(all.iter()), ..Self::default() }
     }
 
     /// The ends that the test as a whole is known for.
     pub fn ends(&self, test: &str) -> Vec<KnownEnd> {
-        let whole = self.of(test).into_iter().filter(|known| known.checks.is_empty());
+        let whole = self.of(test).here.into_iter().filter(|known| known.checks.is_empty());
         let end = |known: &KnownFailure| KnownEnd {
             outcome: known.outcome.outcome(),
             reason: known.reason.clone(),
@@ -181,15 +223,22 @@ impl<'a> KnownHere<'a> {
     }
 
     /// The entries for one test.
-    pub fn of(&self, test: &str) -> Vec<&'a KnownFailure> {
-        self.entries.iter().filter(|(glob, k)| is_of(glob, k, test)).map(|(_, k)| *k).collect()
+    pub fn of(&self, test: &str) -> Known<'a> {
+        let of = |entries: &[(Glob, &'a KnownFailure)]| {
+            entries.iter().filter(|(glob, k)| is_of(glob, k, test)).map(|(_, k)| *k).collect()
+        };
+        Known {
+            here: of(&self.entries),
+            other_kernels: of(&self.other_kernels),
+            vendor: self.vendor,
+        }
     }
 
     /// The entries for one test that ended so: a variant may pass where the test itself is known to fail.
-    pub fn of_end(&self, test: &str, outcome: Outcome) -> Vec<&'a KnownFailure> {
+    pub fn of_end(&self, test: &str, outcome: Outcome) -> Known<'a> {
         let mut known = self.of(test);
         if outcome == Outcome::Pass && test.contains(VARIANT) {
-            known.retain(|known| known.test.contains(VARIANT));
+            known.here.retain(|known| known.test.contains(VARIANT));
         }
         known
     }
@@ -202,116 +251,6 @@ const VARIANT: char = '@';
 fn is_of(glob: &Glob, known: &KnownFailure, test: &str) -> bool {
     let plain = test.split(VARIANT).next().unwrap_or(test);
     glob.is_match(if known.test.contains(VARIANT) { test } else { plain })
-}
-
-/// What the list makes of a raw verdict.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Judged {
-    /// The outcome in the end.
-    pub outcome: Outcome,
-    /// The reason in the end.
-    pub reason: Option<String>,
-    /// Where more is written about a known failure.
-    pub reference: Option<String>,
-    /// A remark for the details.
-    pub note: Option<String>,
-}
-
-/// Applies the known failures of a test to its raw verdict.
-pub fn judge(finished: &Finished, known: &[&KnownFailure]) -> Judged {
-    let unchanged = |note| Judged {
-        outcome: finished.outcome,
-        reason: finished.reason.clone(),
-        reference: None,
-        note,
-    };
-    if known.is_empty() || finished.outcome == Outcome::Skip {
-        return unchanged(None);
-    }
-    if finished.outcome == Outcome::Pass {
-        return match known.iter().all(|k| k.intermittent) {
-            true => unchanged(Some(format!("fails now and then: {}", known[0].reason))),
-            false => passes_though_known(finished, known),
-        };
-    }
-    let whole =
-        known.iter().find(|k| k.checks.is_empty() && k.outcome.outcome() == finished.outcome);
-    if let Some(whole) = whole {
-        return as_known(whole, finished);
-    }
-    let listed: Vec<(&str, &KnownFailure)> = known
-        .iter()
-        .filter(|k| k.outcome == HowItFails::Fail)
-        .flat_map(|k| k.checks.iter().map(|check| (check.as_str(), *k)))
-        .collect();
-    if finished.outcome != Outcome::Fail || listed.is_empty() {
-        let expected = known[0].outcome.outcome();
-        return unchanged(Some(format!(
-            "listed as a known failure, but of another kind ({expected})"
-        )));
-    }
-    let tally = &finished.tally;
-    let unlisted: Vec<&String> =
-        tally.failed.iter().filter(|name| !listed.iter().any(|(l, _)| l == name)).collect();
-    if let Some(first) = unlisted.first() {
-        let mut judged = unchanged(Some("other checks of this test are known failures".to_owned()));
-        judged.reason = Some(match unlisted.len() {
-            1 => format!("check failed: {first}"),
-            n => format!("{n} checks failed, first: {first}"),
-        });
-        return judged;
-    }
-    if tally.failed.is_empty() {
-        return unchanged(Some("failed outside the checks that are known to fail".to_owned()));
-    }
-    let passing: Vec<&str> = listed
-        .iter()
-        .filter(|(_, entry)| !entry.intermittent)
-        .map(|(name, _)| *name)
-        .filter(|name| matches!(tally.checks.get(*name), Some(None)))
-        .collect();
-    if !passing.is_empty() {
-        return Judged {
-            outcome: Outcome::Xpass,
-            reason: Some(format!("listed as known failure, but passed: {}", passing.join("; "))),
-            reference: None,
-            note: None,
-        };
-    }
-    let (_, entry) = listed
-        .iter()
-        .find(|(name, _)| tally.failed.iter().any(|f| f == name))
-        .unwrap_or(&listed[0]);
-    as_known(entry, finished)
-}
-
-fn as_known(entry: &KnownFailure, finished: &Finished) -> Judged {
-    Judged {
-        outcome: Outcome::KnownFail,
-        reason: Some(entry.reason.clone()),
-        reference: entry.reference.clone(),
-        note: finished.reason.as_ref().map(|seen| format!("seen: {seen}")),
-    }
-}
-
-fn passes_though_known(finished: &Finished, known: &[&KnownFailure]) -> Judged {
-    let checks = &finished.tally.checks;
-    let never: Vec<&String> =
-        known.iter().flat_map(|k| &k.checks).filter(|name| !checks.contains_key(*name)).collect();
-    let reason = match never.first() {
-        Some(name) => {
-            let near = nearest(name, checks.keys().map(String::as_str))
-                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            format!("listed as known failure, but this run has no check `{name}`{near}")
-        }
-        None => format!("listed as known failure ({}), but passed", known[0].reason),
-    };
-    Judged {
-        outcome: Outcome::Xpass,
-        reason: Some(reason),
-        reference: known[0].reference.clone(),
-        note: Some(format!("correct known_failures in {}", known[0].place.file)),
-    }
 }
 
 #[cfg(test)]
@@ -342,6 +281,7 @@ mod tests {
             checks: checks.iter().map(|check| (*check).to_owned()).collect(),
             when: When::default(),
             reason: "because".to_owned(),
+            timeout: None,
             intermittent: false,
             reference: None,
         }
@@ -352,7 +292,7 @@ mod tests {
         let all = ["a::x", "a::x@moved", "b::*"].map(|test| known(test, HowItFails::Fail, &[]));
         let here = KnownHere::new(&all, &HostFacts::default());
         let of = |test, outcome| {
-            here.of_end(test, outcome).into_iter().map(|k| &*k.test).collect::<Vec<_>>()
+            here.of_end(test, outcome).here.into_iter().map(|k| &*k.test).collect::<Vec<_>>()
         };
         assert_eq!(of("a::x@moved", Outcome::Fail), ["a::x", "a::x@moved"]);
         assert_eq!(of("a::x@moved", Outcome::Pass), ["a::x@moved"]);

@@ -1,7 +1,9 @@
 //! The tests of this binary joined with the policy of `unittests.yaml`.
 
 mod hosts;
+pub mod judge;
 pub mod known;
+pub mod lineage;
 pub mod mutants;
 pub mod policy;
 pub mod version;
