@@ -68,6 +68,8 @@ pub mod vcpu_area {
     pub const HANDLERS: u64 = 0x1500;
     /// The root of its translation tables, 0 for the one that the host built.
     pub const ROOT: u64 = 0x1508;
+    /// x86_64: the registers of an instruction that is run on its own.
+    pub const INSN: u64 = 0x1600;
     /// Never mapped: below the stack.
     pub const GUARD: u64 = 0x2000;
     /// End of the stack (it grows down).

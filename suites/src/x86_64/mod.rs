@@ -27,6 +27,6 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::kvm::{Hypercall, pv_features, read_clock};
     pub use guest_runtime::arch::x86_64::memory::{read_safe, write_safe};
     pub use guest_runtime::arch::x86_64::port::*;
-    pub use guest_runtime::arch::x86_64::{hyperv, insn, ioapic, mmu, modes, user};
+    pub use guest_runtime::arch::x86_64::{hyperv, insn, insn_table, ioapic, mmu, modes, user};
     pub use guest_runtime::nested::svm::{self, Svm};
 }

@@ -2,6 +2,7 @@
 
 pub mod cpuid_sync;
 pub mod debugregs;
+pub mod insn_rows;
 pub mod mce;
 pub mod mce_ucna;
 pub mod modes;

@@ -3,7 +3,7 @@
 //! and a split lock of the guest has its effect, natively and when KVM emulates it.
 use crate::prelude::*;
 use cpuid::feature::CORE_CAPABILITIES;
-use guest_runtime::arch::x86_64::forced;
+use insn_table::{Form, Gpr};
 use msr::{IA32_CORE_CAPABILITIES, MSR_TEST_CTRL, TestCtrl};
 #[host]
 use vm::bindings::{
@@ -138,25 +138,25 @@ fn hit_or_miss((rax, zf): (u64, bool)) -> u64 {
 }
 
 macro_rules! locked_operations {
-    ($table:ident, $path:path) => {
+    ($table:ident, $form:ident, $FORM:expr) => {
         /// Locked operations on [`BEFORE`]: what each returns, and what it leaves in memory.
         const $table: [(&str, Access, u64, u64); 5] = {
-            use $path as operation;
+            const FORM: Form = $FORM;
             extern "C" fn sub(gva: u64) -> u64 {
-                operation::lock_sub32(gva, 0x1111_1111);
+                insn::LOCK_SUB_M32_R32.$form(gva, 0x1111_1111);
                 0
             }
             extern "C" fn xadd(gva: u64) -> u64 {
-                operation::xadd32(gva, 0x9999_9999).into()
+                insn::LOCK_XADD_M32_R32.$form(gva, 0x9999_9999)[Gpr::Rsi]
             }
             extern "C" fn xchg(gva: u64) -> u64 {
-                operation::xchg32(gva, 0xdead_beef).into()
+                insn::XCHG_M32_R32.$form(gva, 0xdead_beef)[Gpr::Rsi]
             }
             extern "C" fn cmpxchg(gva: u64) -> u64 {
-                hit_or_miss(operation::cmpxchg64(gva, BEFORE, NEW))
+                hit_or_miss(insn::cmpxchg64(FORM, gva, BEFORE, NEW))
             }
             extern "C" fn cmpxchg_other(gva: u64) -> u64 {
-                hit_or_miss(operation::cmpxchg64(gva, !BEFORE, NEW))
+                hit_or_miss(insn::cmpxchg64(FORM, gva, !BEFORE, NEW))
             }
             const HIGH: u64 = BEFORE & !0xffff_ffff;
             [
@@ -169,8 +169,8 @@ macro_rules! locked_operations {
         };
     };
 }
-locked_operations!(OPERATIONS, insn);
-locked_operations!(FORCED_OPERATIONS, forced);
+locked_operations!(OPERATIONS, native, Form::Native);
+locked_operations!(FORCED_OPERATIONS, forced, Form::Forced);
 
 /// Bytes of an operand that lie before the border that it crosses.
 const BEFORE_BORDER: u64 = 2;
@@ -350,7 +350,7 @@ fn split_lock_detection_is_hidden(t: &mut OneVcpu) -> TestResult {
 fn locks_often(g: &mut Guest) {
     fill(RAM, 2 * CACHE_LINE, 0);
     for _ in 0..g.arg(0) {
-        insn::lock_sub32(RAM + CACHE_LINE - BEFORE_BORDER, 1);
+        insn::LOCK_SUB_M32_R32.native(RAM + CACHE_LINE - BEFORE_BORDER, 1);
     }
     let left = core::array::from_fn(|i| peek::<u8>(RAM + CACHE_LINE - BEFORE_BORDER + i as u64));
     let done = u64::from(0_u32.wrapping_sub(u32::from_le_bytes(left)));

@@ -5,6 +5,7 @@ use crate::prelude::*;
 use defs::x86::cpuid::feature::XSAVE;
 use defs::x86::exception::PageFaultError;
 use defs::x86::paging::LARGE_PAGE;
+use insn_table::{Form, Insn, State};
 
 const PAGE: u64 = layout::PAGE_SIZE;
 /// Memory that tests map elsewhere.
@@ -26,23 +27,30 @@ const RESERVED_IN_CR8: u64 = 1 << 4;
 /// A bit of EFER that must be zero on every vendor's CPU.
 const RESERVED_IN_EFER: u64 = 1 << 9;
 
+/// Loads a segment register.
+fn load(insn: &Insn, selector: u16) -> Result<(), Trap> {
+    let mut state = State::default();
+    state[insn_table::Gpr::Rsi] = selector.into();
+    insn.run(Form::Native, &mut state)
+}
+
 #[guest]
 fn faults(_: &mut Guest) {
     check_eq!("DIV by zero is #DE", trap_of(insn::divide_by_zero_safe()), Some((vector::DE, 0)));
     check_eq!("UD2 in ring 0 is #UD", trap_of(ud2_safe()), Some((vector::UD, 0)));
     check_eq!(
         "a selector behind the GDT is #GP with it",
-        trap_of(insn::load_ds_safe(NOT_A_SEGMENT)),
+        trap_of(load(&insn::MOV_DS_R32, NOT_A_SEGMENT)),
         Some((vector::GP, NOT_A_SEGMENT.into()))
     );
     check_eq!(
         "a null SS in ring 0 is no fault in 64-bit mode",
-        trap_of(insn::load_ss_safe(0)),
+        trap_of(load(&insn::MOV_SS_R32, 0)),
         None
     );
     check_eq!(
         "SS can be loaded again after a null selector",
-        trap_of(insn::load_ss_safe(layout::x86_64::KERNEL_DS)),
+        trap_of(load(&insn::MOV_SS_R32, layout::x86_64::KERNEL_DS)),
         None
     );
     check_eq!(
@@ -103,9 +111,17 @@ fn non_canonical_stack_access_is_a_stack_fault(t: &mut OneVcpu) -> TestResult {
 fn uses_x87_while_off(_: &mut Guest) {
     let cr0 = read_cr0();
     write_cr0(cr0 | Cr0::TS.bits());
-    check_eq!("x87 with CR0.TS is #NM", trap_of(insn::fninit_safe()), Some((vector::NM, 0)));
+    check_eq!(
+        "x87 with CR0.TS is #NM",
+        trap_of(insn::FNINIT.run(Form::Native, &mut State::default())),
+        Some((vector::NM, 0))
+    );
     write_cr0(cr0);
-    check_eq!("x87 without CR0.TS is no fault", trap_of(insn::fninit_safe()), None);
+    check_eq!(
+        "x87 without CR0.TS is no fault",
+        trap_of(insn::FNINIT.run(Form::Native, &mut State::default())),
+        None
+    );
 }
 
 /// CR0.TS keeps the x87 unit off (SDM vol. 3, 2.5).

@@ -3,6 +3,7 @@
 //! refuses: `uapi_bounds_caps`, `pv_cpuid`.
 use crate::prelude::*;
 use cpuid::{feature::MONITOR, leaf};
+use insn_table::{Form, Gpr, State};
 #[host]
 use {
     bindings::{
@@ -122,9 +123,12 @@ fn waits_for_a_store(g: &mut Guest) {
     // So that an interrupt of the host ends MWAIT in every emulator; the guest has none.
     sti();
     for _ in 0..3 {
-        let monitor = insn::monitor_safe(LINE).err().map(|trap| trap.vector);
+        let mut state = State { rflags: Rflags::FIXED | Rflags::IF, ..State::default() };
+        state[Gpr::Rax] = LINE;
+        let monitor = insn::MONITOR.run(Form::Native, &mut state).err().map(|trap| trap.vector);
         check_eq!("MONITOR faults only where the quirk and CPUID say so", monitor, want);
-        let mwait = insn::mwait_safe().err().map(|trap| trap.vector);
+        let mut state = State { rflags: Rflags::FIXED | Rflags::IF, ..State::default() };
+        let mwait = insn::MWAIT.run(Form::Native, &mut state).err().map(|trap| trap.vector);
         check_eq!("MWAIT faults only where the quirk and CPUID say so", mwait, want);
     }
 }

@@ -2,6 +2,7 @@
 //! `kvm_run` that go both ways.
 use crate::prelude::*;
 use cpuid::leaf;
+use insn_table::{Form, Gpr::*, State};
 
 /// A port without a device in the kernel.
 const PORT: u16 = 0x7d4;
@@ -67,9 +68,12 @@ fn reads_cpuid(_: &mut Guest) {
     let subleaf = CPUID_VALUE.map(|register| !register);
     check_eq!("a significant subleaf has its own values", cpuid(CPUID_LEAF + 1, 3), subleaf);
     check_eq!("a subleaf that was not set reads as 0", cpuid(CPUID_LEAF + 1, 4), [0; 4]);
+    let mut state = State { gprs: [!0; 16], ..State::default() };
+    (state[Rsp], state[Rax], state[Rcx]) = (0, u64::from(CPUID_LEAF) | !0 << 32, !0 << 32);
+    check_eq!("CPUID does not fault", insn::CPUID.run(Form::Native, &mut state), Ok(()));
     check_eq!(
         "CPUID clears the upper halves",
-        insn::cpuid_raw(CPUID_LEAF),
+        [state[Rax], state[Rbx], state[Rcx], state[Rdx]],
         CPUID_VALUE.map(u64::from)
     );
 }
@@ -308,6 +312,8 @@ extern "C" fn load_a_float(gva: u64) -> u64 {
 #[guest]
 fn loads_a_float_from_mmio(g: &mut Guest) {
     let ring_3 = g.arg(0) != 0;
+    let fld = insn::FLD_M32;
+    g.sync(1, &[fld.address(), fld.bytes().len() as u64]);
     let vector = if ring_3 {
         user::run(Rflags::empty(), load_a_float, DEVICE)
     } else {
@@ -339,6 +345,9 @@ fn emulation_failure(t: &mut OneVcpu, case: EmulationFailure) -> TestResult {
         t.vm.enable_cap(bindings::KVM_CAP_EXIT_ON_EMULATION_FAILURE, [1, 0, 0, 0])
             .ioctl("KVM_ENABLE_CAP")?;
     }
+    let [address, len, ..] = t.vcpu.run_until_sync(1)?;
+    let mut code = vec![0; len as usize];
+    t.vm.ram().read(address, &mut code);
     if case.ring_3 && !case.exit_on_failure {
         let exit = t.vcpu.run_until_exit()?.map(|mut stop| (stop.exit(), stop.data().to_vec()));
         let mark = Exit::Io { direction: IoDirection::Out, size: 1, port: MARK, count: 1 };
@@ -355,17 +364,11 @@ fn emulation_failure(t: &mut OneVcpu, case: EmulationFailure) -> TestResult {
         bindings::KVM_INTERNAL_ERROR_EMULATION
     );
     let mut regs = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    let mut code = [0; insn::FLD32.len()];
-    t.vm.ram().read(regs.rip, &mut code);
-    check_eq!("RIP is at the instruction that was not emulated", code, insn::FLD32);
+    check_eq!("RIP is at the instruction that was not emulated", regs.rip, address);
     if case.exit_on_failure {
         let bytes = error.insn_bytes().unwrap_or_default();
-        check!(
-            "the exit has the instruction's bytes",
-            bytes.starts_with(&insn::FLD32),
-            "{bytes:x?}"
-        );
-        regs.rip += insn::FLD32.len() as u64;
+        check!("the exit has the instruction's bytes", bytes.starts_with(&code), "{bytes:x?}");
+        regs.rip += len;
         t.vcpu.fd().set_regs(&regs).ioctl("KVM_SET_REGS")?;
         let mut stop = t.vcpu.run_until(Exit::io_out(MARK))?;
         check_eq!("the guest goes on behind the instruction", stop.data(), [0]);

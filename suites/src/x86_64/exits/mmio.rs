@@ -1,5 +1,6 @@
 //! MMIO exits (api.rst 5, KVM_EXIT_MMIO): every size, direction and kind of instruction.
 use crate::prelude::*;
+use insn_table::{Form, Gpr::*, State};
 
 /// Two pages without a memslot.
 const DEVICE: u64 = layout::FREE;
@@ -124,22 +125,22 @@ fn loads(_: &mut Guest) {
     );
     check_eq!(
         "MOV AL from MMIO keeps RAX[63:8]",
-        insn::load8_into(DEVICE + 0x50, !0),
+        insn::MOV_R8_M8.native(DEVICE + 0x50, !0)[Rsi],
         !0xff | reset_value(0x50, 1)
     );
     check_eq!(
         "MOV EAX from MMIO clears RAX[63:32]",
-        insn::load32_into(DEVICE + 0x60, !0),
+        insn::MOV_R32_M32.native(DEVICE + 0x60, !0)[Rsi],
         reset_value(0x60, 4)
     );
     check_eq!(
         "MOVZX from MMIO clears the upper bits",
-        insn::movzx8(DEVICE + 0x71),
+        insn::MOVZX_R64_M8.native(DEVICE + 0x71, !0)[Rsi],
         reset_value(0x71, 1)
     );
     check_eq!(
         "MOVSX from MMIO fills with the sign",
-        insn::movsx16(DEVICE + 0x82),
+        insn::MOVSX_R64_M16.native(DEVICE + 0x82, 0)[Rsi],
         i64::from(reset_value(0x82, 2) as i16) as u64
     );
 }
@@ -182,8 +183,12 @@ fn stores(_: &mut Guest) {
     poke(DEVICE + 0x30, 0x1807_f6e5_d4c3_b2a1_u64);
     poke(DEVICE + 0x43, 0x1807_f6e5_d4c3_b2a1_u64);
     poke(DEVICE + PAGE - 1, 0xa1_u8);
-    insn::movnti64(DEVICE + 0x50, 0x1807_f6e5_d4c3_b2a1);
-    insn::pop64(DEVICE + 0x60, 0x1807_f6e5_d4c3_b2a1);
+    insn::MOVNTI_M64_R64.native(DEVICE + 0x50, 0x1807_f6e5_d4c3_b2a1);
+    let top = insn_table::stack() - 16;
+    poke(top, 0x1807_f6e5_d4c3_b2a1_u64);
+    let mut state = State::default();
+    (state[Rsp], state[Rdi]) = (top, DEVICE + 0x60);
+    check_eq!("POP to MMIO does not fault", insn::POP_M64.run(Form::Native, &mut state), Ok(()));
 }
 
 /// A store hands userspace its bytes, once, with its own address and length (api.rst 5,
@@ -265,34 +270,34 @@ fn accesses_across_pages_are_split(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn modifies(_: &mut Guest) {
-    insn::or32(DEVICE, 0x8000_0001);
-    insn::and16(DEVICE + 0x10, 0x0ff0);
-    insn::xor8(DEVICE + 0x21, 0xff);
-    insn::add64(DEVICE + 0x30, 0x1_0000_0001);
-    insn::lock_sub32(DEVICE + 0x40, 0x7777);
-    insn::bts32(DEVICE + 0x50, 0);
-    insn::inc16(DEVICE + 0x60);
-    insn::not64(DEVICE + 0x70);
+    insn::OR_M32_R32.native(DEVICE, 0x8000_0001);
+    insn::AND_M16_R16.native(DEVICE + 0x10, 0x0ff0);
+    insn::XOR_M8_R8.native(DEVICE + 0x21, 0xff);
+    insn::ADD_M64_R64.native(DEVICE + 0x30, 0x1_0000_0001);
+    insn::LOCK_SUB_M32_R32.native(DEVICE + 0x40, 0x7777);
+    insn::BTS_M32_R32.native(DEVICE + 0x50, 0);
+    insn::INC_M16.native(DEVICE + 0x60, 0);
+    insn::NOT_M64.native(DEVICE + 0x70, 0);
     check_eq!(
         "XCHG with MMIO returns the old value",
-        insn::xchg32(DEVICE + 0x80, 0x1234_5678),
-        reset_value(0x80, 4) as u32
+        insn::XCHG_M32_R32.native(DEVICE + 0x80, 0x1234_5678)[Rsi],
+        reset_value(0x80, 4)
     );
     check_eq!(
         "XADD with MMIO returns the old value",
-        insn::xadd32(DEVICE + 0x90, 0x1111),
-        reset_value(0x90, 4) as u32
+        insn::LOCK_XADD_M32_R32.native(DEVICE + 0x90, 0x1111)[Rsi],
+        reset_value(0x90, 4)
     );
     let old = reset_value(0xa0, 8);
     check_eq!(
         "CMPXCHG of an equal value sets ZF",
-        insn::cmpxchg64(DEVICE + 0xa0, old, 0x55aa),
+        insn::cmpxchg64(Form::Native, DEVICE + 0xa0, old, 0x55aa),
         (old, true)
     );
     let old = reset_value(0xb0, 8);
     check_eq!(
         "CMPXCHG of another value clears ZF and loads RAX",
-        insn::cmpxchg64(DEVICE + 0xb0, !old, 0x55aa),
+        insn::cmpxchg64(Form::Native, DEVICE + 0xb0, !old, 0x55aa),
         (old, false)
     );
 }
@@ -342,12 +347,16 @@ fn read_modify_write_reads_and_writes(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn only_reads(_: &mut Guest) {
-    let value = reset_value(0x10, 4) as u32;
-    check!("CMP of an equal value sets ZF", insn::equals32(DEVICE + 0x10, value));
-    check!("CMP of another value clears ZF", !insn::equals32(DEVICE + 0x10, !value));
+    let value = reset_value(0x10, 4);
+    let equals = |value| {
+        let state = insn::CMP_M32_R32.native(DEVICE + 0x10, value);
+        state.rflags.contains(Rflags::ZF)
+    };
+    check!("CMP of an equal value sets ZF", equals(value));
+    check!("CMP of another value clears ZF", !equals(!value));
     check_eq!(
         "PUSH m64 pushes the device's value",
-        insn::push64(DEVICE + 0x20),
+        peek::<u64>(insn::PUSH_M64.native(DEVICE + 0x20, 0)[Rsp]),
         reset_value(0x20, 8)
     );
 }
@@ -368,12 +377,14 @@ const COUNT: u64 = 5;
 
 #[guest]
 fn moves_strings(_: &mut Guest) {
-    insn::rep_movsb(DEVICE, BUFFER, COUNT);
-    insn::rep_movsd(DEVICE + 0x100, BUFFER, COUNT);
-    insn::rep_stosw(DEVICE + 0x200, 0xbeef, COUNT);
-    insn::rep_movsd(BUFFER + 0x100, DEVICE + PAGE - 10, COUNT);
-    insn::rep_movsb(DEVICE + 0x300, DEVICE + 0x400, COUNT);
-    insn::rep_movsb(DEVICE + 0x500, BUFFER, 0);
+    insn::repeat(&insn::REP_MOVSB, DEVICE, BUFFER, COUNT);
+    insn::repeat(&insn::REP_MOVSD, DEVICE + 0x100, BUFFER, COUNT);
+    let mut state = State::default();
+    (state[Rdi], state[Rax], state[Rcx]) = (DEVICE + 0x200, 0xbeef, COUNT);
+    check_eq!("REP STOSW does not fault", insn::REP_STOSW.run(Form::Native, &mut state), Ok(()));
+    insn::repeat(&insn::REP_MOVSD, BUFFER + 0x100, DEVICE + PAGE - 10, COUNT);
+    insn::repeat(&insn::REP_MOVSB, DEVICE + 0x300, DEVICE + 0x400, COUNT);
+    insn::repeat(&insn::REP_MOVSB, DEVICE + 0x500, BUFFER, 0);
 }
 
 /// REP MOVS and STOS to, from and between MMIO move every element once and in order (SDM vol. 2).
@@ -417,9 +428,14 @@ fn string_instructions_move_every_element(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn moves_16_bytes(_: &mut Guest) {
-    insn::movdqu(DEVICE + 0x10, BUFFER);
-    insn::movdqu(BUFFER + 0x20, DEVICE + 0x100);
-    insn::movdqu(BUFFER + 0x40, DEVICE + PAGE - 5);
+    for (to, from) in [
+        (DEVICE + 0x10, BUFFER),
+        (BUFFER + 0x20, DEVICE + 0x100),
+        (BUFFER + 0x40, DEVICE + PAGE - 5),
+    ] {
+        insn::MOVDQU_XMM_M128.native(from, 0);
+        insn::MOVDQU_M128_XMM.native(to, 0);
+    }
 }
 
 /// An access of more than 8 bytes takes several exits, in ascending order.

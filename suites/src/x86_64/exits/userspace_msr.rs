@@ -1,6 +1,7 @@
 //! MSR accesses that userspace completes (api.rst 7, KVM_CAP_X86_USER_SPACE_MSR; 5,
 //! KVM_EXIT_X86_RDMSR and KVM_EXIT_X86_WRMSR).
 use crate::prelude::*;
+use insn_table::{Form, Gpr::*, State};
 
 kvm_tests! { requires(cap::X86_USER_SPACE_MSR) }
 
@@ -27,7 +28,15 @@ fn exit_on(vm: &Vm, reasons: u32) -> Result<(), Errno> {
 
 #[guest]
 fn reads_unknown(_: &mut Guest) {
-    let (rax, rdx) = insn::rdmsr_raw(UNKNOWN_MSR);
+    let mut state = State { gprs: [!0; 16], ..State::default() };
+    state[Rsp] = 0;
+    state[Rcx] = u64::from(UNKNOWN_MSR) | !0 << 32;
+    check_eq!(
+        "RDMSR for userspace does not fault",
+        insn::RDMSR.run(Form::Native, &mut state),
+        Ok(())
+    );
+    let (rax, rdx) = (state[Rax], state[Rdx]);
     check_eq!("RAX gets the low half, and its upper half is cleared", rax, VALUE & 0xffff_ffff);
     check_eq!("RDX gets the high half, and its upper half is cleared", rdx, VALUE >> 32);
     check_eq!("userspace can answer a read with zero", rdmsr_safe(UNKNOWN_MSR), Ok(0));
@@ -65,7 +74,16 @@ fn userspace_completes_rdmsr(t: &mut OneVcpu) -> TestResult {
 
 #[guest]
 fn writes_unknown(_: &mut Guest) {
-    insn::wrmsr_raw(UNKNOWN_MSR, VALUE);
+    let upper = |low: u64| low | !0 << 32;
+    let mut state = State::default();
+    state[Rcx] = upper(UNKNOWN_MSR.into());
+    state[Rax] = upper(VALUE & 0xffff_ffff);
+    state[Rdx] = upper(VALUE >> 32);
+    check_eq!(
+        "WRMSR for userspace does not fault",
+        insn::WRMSR.run(Form::Native, &mut state),
+        Ok(())
+    );
     check_eq!(
         "a write that userspace fails with 1 is #GP(0)",
         wrmsr_safe(UNKNOWN_MSR, 1).map_err(without_addr),

@@ -1,6 +1,7 @@
 //! Paravirtual end of interrupt: where KVM says so in a word of the guest's, clearing that word ends the
 //! interrupt without an access to the APIC (x86/msr.rst, MSR_KVM_PV_EOI_EN).
 use crate::prelude::*;
+use insn_table::Gpr;
 use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KVM_PV_EOI_MASK, MSR_KVM_PV_EOI_EN};
 
 kvm_tests! { irqchip }
@@ -29,7 +30,7 @@ fn enable() -> Apic {
 
 /// Ends the interrupt as a guest does: by the word if that may be, else by the APIC. Whether by the word.
 fn end(apic: Apic) -> bool {
-    let by_word = insn::xchg32(WORD, 0) & KVM_PV_EOI_MASK != 0;
+    let by_word = insn::XCHG_M32_R32.native(WORD, 0)[Gpr::Rsi] as u32 & KVM_PV_EOI_MASK != 0;
     if !by_word {
         apic.eoi();
     }

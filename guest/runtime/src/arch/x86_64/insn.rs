@@ -1,212 +1,61 @@
-//! Single instructions that a compiler would not choose, for tests of emulation and of faults.
-#![expect(unsafe_code, reason = "each function is one instruction on the guest's own state")]
+//! Instructions that a compiler would not choose, for tests of emulation and of faults: rows of a table, and
+//! what takes more than one instruction.
+#![expect(unsafe_code, reason = "each function is a few instructions on the guest's own state")]
 
 use core::arch::asm;
 
+use defs::x86::rflags::Rflags;
+
+use super::insn_table::columns::*;
+use super::insn_table::{Form, Insn, State};
 use super::trap::{Trap, catching};
+use crate::insn_table;
 
-macro_rules! memory_operations {
-    ($($(#[$doc:meta])* $name:ident: $ty:ty, $class:ident, $insn:literal;)*) => {$(
-        $(#[$doc])*
-        pub fn $name(gva: u64, value: $ty) {
-            // SAFETY: the guest's memory is its own.
-            unsafe { asm!($insn, gva = in(reg) gva, value = in($class) value, options(nostack)) };
-        }
-    )*};
-}
+insn_table! {
+    /// All rows. A memory operand's address is in RDI, a register operand in RSI where it can be chosen.
+    pub static TABLE;
 
-memory_operations! {
-    /// `OR m32, r32`.
-    or32: u32, reg, "or [{gva}], {value:e}";
-    /// `AND m16, r16`.
-    and16: u16, reg, "and [{gva}], {value:x}";
-    /// `XOR m8, r8`.
-    xor8: u8, reg_byte, "xor [{gva}], {value}";
-    /// `ADD m64, r64`.
-    add64: u64, reg, "add [{gva}], {value}";
-    /// `LOCK SUB m32, r32`.
-    lock_sub32: u32, reg, "lock sub [{gva}], {value:e}";
-    /// `BTS m32, r32`.
-    bts32: u32, reg, "bts [{gva}], {value:e}";
-    /// `MOVNTI m64, r64`.
-    movnti64: u64, reg, "movnti [{gva}], {value}";
-}
+    ADD_M8_R8: "add [rdi], sil", [mem(1, Rdi, RW), reg(1, Rsi, R)], flags::ALL, faults::MEMORY;
+    ADD_M16_R16: "add [rdi], si", [mem(2, Rdi, RW), reg(2, Rsi, R)], flags::ALL, faults::MEMORY;
+    ADD_M32_R32: "add [rdi], esi", [mem(4, Rdi, RW), reg(4, Rsi, R)], flags::ALL, faults::MEMORY;
+    ADD_M64_R64: "add [rdi], rsi", [mem(8, Rdi, RW), reg(8, Rsi, R)], flags::ALL, faults::MEMORY;
+    OR_M32_R32: "or [rdi], esi", [mem(4, Rdi, RW), reg(4, Rsi, R)], flags::LOGICAL, faults::MEMORY;
+    AND_M16_R16: "and [rdi], si", [mem(2, Rdi, RW), reg(2, Rsi, R)], flags::LOGICAL, faults::MEMORY;
+    XOR_M8_R8: "xor [rdi], sil", [mem(1, Rdi, RW), reg(1, Rsi, R)], flags::LOGICAL, faults::MEMORY;
+    CMP_M32_R32: "cmp [rdi], esi", [mem(4, Rdi, R), reg(4, Rsi, R)], flags::ALL, faults::MEMORY;
+    INC_M16: "inc word ptr [rdi]", [mem(2, Rdi, RW)], flags::ALL, faults::MEMORY;
+    NOT_M64: "not qword ptr [rdi]", [mem(8, Rdi, RW)], flags::ALL, faults::MEMORY;
+    BTS_M32_R32: "bts [rdi], esi", [mem(4, Rdi, RW), reg(4, Rsi, R)], flags::BIT_TEST, faults::MEMORY;
+    LOCK_SUB_M32_R32: "lock sub [rdi], esi", [mem(4, Rdi, RW), reg(4, Rsi, R)], flags::ALL, faults::LOCKED;
+    XCHG_M32_R32: "xchg [rdi], esi", [mem(4, Rdi, RW), reg(4, Rsi, RW)], flags::ALL, faults::MEMORY;
+    LOCK_XADD_M32_R32: "lock xadd [rdi], esi", [mem(4, Rdi, RW), reg(4, Rsi, RW)], flags::ALL, faults::LOCKED;
+    LOCK_CMPXCHG_M8_R8: "lock cmpxchg [rdi], sil", [mem(1, Rdi, RW), reg(1, Rsi, R), reg(1, Rax, RW)], flags::ALL, faults::LOCKED;
+    LOCK_CMPXCHG_M64_R64: "lock cmpxchg [rdi], rsi", [mem(8, Rdi, RW), reg(8, Rsi, R), reg(8, Rax, RW)], flags::ALL, faults::LOCKED;
 
-/// `INC m16`.
-pub fn inc16(gva: u64) {
-    // SAFETY: the guest's memory is its own.
-    unsafe { asm!("inc word ptr [{}]", in(reg) gva, options(nostack)) };
-}
+    MOV_R8_M8: "mov sil, [rdi]", [mem(1, Rdi, R), reg(1, Rsi, RW)], flags::ALL, faults::MEMORY;
+    MOV_R32_M32: "mov esi, [rdi]", [mem(4, Rdi, R), reg(8, Rsi, W)], flags::ALL, faults::MEMORY;
+    MOVZX_R64_M8: "movzx rsi, byte ptr [rdi]", [mem(1, Rdi, R), reg(8, Rsi, W)], flags::ALL, faults::MEMORY;
+    MOVSX_R64_M16: "movsx rsi, word ptr [rdi]", [mem(2, Rdi, R), reg(8, Rsi, W)], flags::ALL, faults::MEMORY;
+    MOVNTI_M64_R64: "movnti [rdi], rsi", [mem(8, Rdi, W), reg(8, Rsi, R)], flags::ALL, faults::MEMORY;
+    MOVDQU_XMM_M128: "movdqu xmm0, [rdi]", [mem(16, Rdi, R), xmm(16, 0, W)], flags::ALL, faults::SSE_MEMORY;
+    MOVDQU_M128_XMM: "movdqu [rdi], xmm0", [mem(16, Rdi, W), xmm(16, 0, R)], flags::ALL, faults::SSE_MEMORY;
+    PUSH_M64: "push qword ptr [rdi]", [mem(8, Rdi, R), reg(8, Rsp, RW)], flags::ALL, faults::MEMORY;
+    POP_M64: "pop qword ptr [rdi]", [mem(8, Rdi, W), reg(8, Rsp, RW)], flags::ALL, faults::MEMORY;
+    REP_MOVSB: "rep movsb", [mem(1, Rdi, W), mem(1, Rsi, R), reg(8, Rcx, RW), reg(8, Rdi, RW), reg(8, Rsi, RW)], flags::ALL, faults::MEMORY;
+    REP_MOVSD: "rep movsd", [mem(4, Rdi, W), mem(4, Rsi, R), reg(8, Rcx, RW), reg(8, Rdi, RW), reg(8, Rsi, RW)], flags::ALL, faults::MEMORY;
+    REP_STOSW: "rep stosw", [mem(2, Rdi, W), reg(2, Rax, R), reg(8, Rcx, RW), reg(8, Rdi, RW)], flags::ALL, faults::MEMORY;
 
-/// `NOT m64`.
-pub fn not64(gva: u64) {
-    // SAFETY: as above.
-    unsafe { asm!("not qword ptr [{}]", in(reg) gva, options(nostack)) };
-}
+    DIV_R32: "div esi", [reg(4, Rsi, R), reg(4, Rax, RW), reg(4, Rdx, RW)], flags::NONE, faults::DIVIDE;
+    MOV_DS_R32: "mov ds, esi", [reg(4, Rsi, R)], flags::ALL, faults::SEGMENT;
+    MOV_SS_R32: "mov ss, esi", [reg(4, Rsi, R)], flags::ALL, faults::SEGMENT;
+    CPUID: "cpuid", [reg(4, Rax, RW), reg(4, Rbx, W), reg(4, Rcx, RW), reg(4, Rdx, W)], flags::ALL, faults::NONE;
+    RDMSR: "rdmsr", [reg(4, Rcx, R), reg(4, Rax, W), reg(4, Rdx, W)], flags::ALL, faults::PRIVILEGED;
+    WRMSR: "wrmsr", [reg(4, Rcx, R), reg(4, Rax, R), reg(4, Rdx, R)], flags::ALL, faults::PRIVILEGED;
+    MONITOR: "monitor", [mem(1, Rax, R), reg(8, Rcx, R), reg(8, Rdx, R)], flags::ALL, faults::OPTIONAL;
+    MWAIT: "mwait", [reg(8, Rax, R), reg(8, Rcx, R)], flags::ALL, faults::OPTIONAL;
 
-/// `XCHG m32, r32`; returns what was there.
-pub fn xchg32(gva: u64, mut value: u32) -> u32 {
-    // SAFETY: as above.
-    unsafe { asm!("xchg [{}], {:e}", in(reg) gva, inout(reg) value, options(nostack)) };
-    value
-}
-
-/// `LOCK XADD m32, r32`; returns what was there.
-pub fn xadd32(gva: u64, mut value: u32) -> u32 {
-    // SAFETY: as above.
-    unsafe { asm!("lock xadd [{}], {:e}", in(reg) gva, inout(reg) value, options(nostack)) };
-    value
-}
-
-/// `LOCK CMPXCHG m64, r64`; returns RAX (what was there, if that was not `old`) and RFLAGS.ZF.
-pub fn cmpxchg64(gva: u64, old: u64, new: u64) -> (u64, bool) {
-    let mut rax = old;
-    let zf: u8;
-    // SAFETY: as above.
-    unsafe {
-        asm!("lock cmpxchg [{}], {}", "sete {}", in(reg) gva, in(reg) new, out(reg_byte) zf, inout("rax") rax, options(nostack));
-    }
-    (rax, zf != 0)
-}
-
-/// `LOCK CMPXCHG m8, r8`: whether `old` was there, so that `new` is now.
-pub fn cmpxchg8(gva: u64, old: u8, new: u8) -> bool {
-    let zf: u8;
-    // SAFETY: as above.
-    unsafe {
-        asm!("lock cmpxchg byte ptr [{}], {}", "sete {}", in(reg) gva, in(reg_byte) new, out(reg_byte) zf, inout("al") old => _, options(nostack));
-    }
-    zf != 0
-}
-
-/// `CMP m32, r32`: whether they are equal.
-pub fn equals32(gva: u64, value: u32) -> bool {
-    let zf: u8;
-    // SAFETY: as above.
-    unsafe {
-        asm!("cmp [{}], {:e}", "sete {}", in(reg) gva, in(reg) value, out(reg_byte) zf, options(nostack));
-    }
-    zf != 0
-}
-
-/// `MOVZX r64, m8`.
-pub fn movzx8(gva: u64) -> u64 {
-    let value: u64;
-    // SAFETY: as above.
-    unsafe { asm!("movzx {}, byte ptr [{}]", out(reg) value, in(reg) gva, options(nostack)) };
-    value
-}
-
-/// `MOVSX r64, m16`.
-pub fn movsx16(gva: u64) -> u64 {
-    let value: u64;
-    // SAFETY: as above.
-    unsafe { asm!("movsx {}, word ptr [{}]", out(reg) value, in(reg) gva, options(nostack)) };
-    value
-}
-
-/// `MOV AL, m8` on top of `rax`: all of RAX afterwards.
-pub fn load8_into(gva: u64, mut rax: u64) -> u64 {
-    // SAFETY: as above.
-    unsafe { asm!("mov al, [{}]", in(reg) gva, inout("rax") rax, options(nostack)) };
-    rax
-}
-
-/// `MOV EAX, m32` on top of `rax`: all of RAX afterwards.
-pub fn load32_into(gva: u64, mut rax: u64) -> u64 {
-    // SAFETY: as above.
-    unsafe { asm!("mov eax, [{}]", in(reg) gva, inout("rax") rax, options(nostack)) };
-    rax
-}
-
-/// `PUSH m64`; returns what was pushed.
-pub fn push64(gva: u64) -> u64 {
-    let value: u64;
-    // SAFETY: as above; the stack is balanced.
-    unsafe { asm!("push qword ptr [{}]", "pop {}", in(reg) gva, out(reg) value) };
-    value
-}
-
-/// `POP m64` of `value`.
-pub fn pop64(gva: u64, value: u64) {
-    // SAFETY: as above; the stack is balanced.
-    unsafe { asm!("push {}", "pop qword ptr [{}]", in(reg) value, in(reg) gva) };
-}
-
-/// `MOVDQU`: 16 bytes of `from` to `to` by way of XMM0.
-pub fn movdqu(to: u64, from: u64) {
-    // SAFETY: as above; nobody keeps anything in XMM0.
-    unsafe {
-        asm!("movdqu xmm0, [{}]", "movdqu [{}], xmm0", in(reg) from, in(reg) to, options(nostack))
-    };
-}
-
-/// `REP MOVSB`.
-pub fn rep_movsb(to: u64, from: u64, count: u64) {
-    // SAFETY: as above.
-    unsafe {
-        asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack))
-    };
-}
-
-/// `REP MOVSD`.
-pub fn rep_movsd(to: u64, from: u64, count: u64) {
-    // SAFETY: as above.
-    unsafe {
-        asm!("rep movsd", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack))
-    };
-}
-
-/// `REP STOSW`.
-pub fn rep_stosw(to: u64, value: u16, count: u64) {
-    // SAFETY: as above.
-    unsafe {
-        asm!("rep stosw", inout("rdi") to => _, in("ax") value, inout("rcx") count => _, options(nostack))
-    };
-}
-
-/// The bytes of the instruction in [`fld32_safe`].
-pub const FLD32: [u8; 2] = [0xd9, 0x00];
-
-/// `FLD m32` ([`FLD32`]); a fault is a value. The x87 stack is empty afterwards.
-pub fn fld32_safe(gva: u64) -> Result<(), Trap> {
-    // SAFETY: a fault resumes behind the instruction; nobody keeps anything in the x87 unit.
-    unsafe {
-        asm!("fninit");
-        let trap = catching!("fld dword ptr [rax]", in("rax") gva);
-        asm!("fninit");
-        trap
-    }
-}
-
-/// `CPUID` with the upper halves of RAX and RCX set: RAX, RBX, RCX and RDX afterwards.
-pub fn cpuid_raw(leaf: u32) -> [u64; 4] {
-    let (mut rax, mut rbx, mut rcx, mut rdx) = (u64::from(leaf) | !0 << 32, !0, !0 << 32, !0);
-    // SAFETY: RBX, which LLVM reserves, is put back.
-    unsafe {
-        asm!("xchg rbx, {}", "cpuid", "xchg rbx, {0}", inout(reg) rbx, inout("rax") rax, inout("rcx") rcx, inout("rdx") rdx, options(nostack));
-    }
-    [rax, rbx, rcx, rdx]
-}
-
-/// `DIV` by zero, as a value.
-pub fn divide_by_zero_safe() -> Result<(), Trap> {
-    // SAFETY: a fault resumes behind the instruction.
-    unsafe {
-        catching!("div {zero:e}", zero = in(reg) 0_u32, inout("eax") 1_u32 => _, inout("edx") 0_u32 => _)
-    }
-}
-
-/// `MOV DS, r16`, as a value.
-pub fn load_ds_safe(selector: u16) -> Result<(), Trap> {
-    // SAFETY: a fault resumes behind the instruction; nothing uses DS's base or limit in long mode.
-    unsafe { catching!("mov ds, {selector:e}", selector = in(reg) u32::from(selector)) }
-}
-
-/// `MOV SS, r16`, as a value.
-pub fn load_ss_safe(selector: u16) -> Result<(), Trap> {
-    // SAFETY: as above.
-    unsafe { catching!("mov ss, {selector:e}", selector = in(reg) u32::from(selector)) }
+    FNINIT: "fninit", [], flags::ALL, faults::X87;
+    FLD_M32: "fld dword ptr [rdi]", [mem(4, Rdi, R)], flags::ALL, faults::X87_MEMORY;
 }
 
 /// A load from `offset` bytes above RSP, whose segment is SS; a fault is a value.
@@ -215,10 +64,47 @@ pub fn read_by_ss_safe(offset: u64) -> Result<(), Trap> {
     unsafe { catching!("mov {offset}, [rsp + {offset}]", offset = inout(reg) offset => _) }
 }
 
-/// `FNINIT`; a fault is a value.
-pub fn fninit_safe() -> Result<(), Trap> {
-    // SAFETY: a fault resumes behind the instruction.
-    unsafe { catching!("fninit") }
+/// `DIV` of 1 by zero, as a value.
+pub fn divide_by_zero_safe() -> Result<(), Trap> {
+    let mut state = State::default();
+    state[Rax] = 1;
+    DIV_R32.run(Form::Native, &mut state)
+}
+
+/// `LOCK CMPXCHG m64, r64`; returns RAX (what was there, if that was not `old`) and RFLAGS.ZF.
+pub fn cmpxchg64(form: Form, gva: u64, old: u64, new: u64) -> (u64, bool) {
+    let mut state = State::default();
+    (state[Rdi], state[Rsi], state[Rax]) = (gva, new, old);
+    let result = LOCK_CMPXCHG_M64_R64.run(form, &mut state);
+    assert!(result.is_ok(), "CMPXCHG takes {result:x?}");
+    (state[Rax], state.rflags.contains(Rflags::ZF))
+}
+
+/// `LOCK CMPXCHG m8, r8`: whether `old` was there, so that `new` is now.
+pub fn cmpxchg8(gva: u64, old: u8, new: u8) -> bool {
+    let mut state = State::default();
+    (state[Rdi], state[Rsi], state[Rax]) = (gva, new.into(), old.into());
+    let result = LOCK_CMPXCHG_M8_R8.run(Form::Native, &mut state);
+    assert!(result.is_ok(), "CMPXCHG takes {result:x?}");
+    state.rflags.contains(Rflags::ZF)
+}
+
+/// A string instruction of `count` elements.
+pub fn repeat(insn: &Insn, to: u64, from: u64, count: u64) {
+    let mut state = State::default();
+    (state[Rdi], state[Rsi], state[Rcx]) = (to, from, count);
+    let result = insn.run(Form::Native, &mut state);
+    assert!(result.is_ok(), "{} takes {result:x?}", insn.text);
+}
+
+/// `FLD m32`; a fault is a value. The x87 stack is empty afterwards.
+pub fn fld32_safe(gva: u64) -> Result<(), Trap> {
+    let mut state = State::default();
+    state[Rdi] = gva;
+    FNINIT.native(0, 0);
+    let result = FLD_M32.run(Form::Native, &mut state);
+    FNINIT.native(0, 0);
+    result
 }
 
 /// `INT n`.
@@ -258,25 +144,6 @@ pub fn call(gva: u64) {
     unsafe { asm!("call {}", in(reg) gva, clobber_abi("C")) };
 }
 
-/// `RDMSR` with the upper halves of RAX, RCX and RDX set: RAX and RDX afterwards.
-pub fn rdmsr_raw(index: u32) -> (u64, u64) {
-    let (mut rax, mut rdx) = (u64::MAX, u64::MAX);
-    // SAFETY: the guest's own MSRs.
-    unsafe {
-        asm!("rdmsr", in("rcx") u64::from(index) | !0 << 32, inout("rax") rax, inout("rdx") rdx, options(nostack));
-    }
-    (rax, rdx)
-}
-
-/// `WRMSR` of `value` with the upper halves of RAX, RCX and RDX set.
-pub fn wrmsr_raw(index: u32, value: u64) {
-    let upper = |low: u64| low & 0xffff_ffff | !0 << 32;
-    // SAFETY: the guest's own MSRs.
-    unsafe {
-        asm!("wrmsr", in("rcx") upper(index.into()), in("rax") upper(value), in("rdx") upper(value >> 32), options(nostack));
-    }
-}
-
 /// `FLD1`, `FLDZ`, `FDIVP` with the zero-divide exception unmasked, then `FWAIT`; #MF as a value.
 pub fn x87_divide_by_zero_safe() -> Result<(), Trap> {
     let control = 0x037b_u16;
@@ -299,16 +166,4 @@ pub fn sse_divide_by_zero_safe() -> Result<(), Trap> {
         asm!("ldmxcsr [{}]", in(reg) &masked);
         trap
     }
-}
-
-/// `MONITOR` of the line at `gva`, as a value.
-pub fn monitor_safe(gva: u64) -> Result<(), Trap> {
-    // SAFETY: a fault resumes behind the instruction, which changes nothing.
-    unsafe { catching!("monitor", in("rax") gva, in("rcx") 0_u64, in("rdx") 0_u64) }
-}
-
-/// `MWAIT`, as a value.
-pub fn mwait_safe() -> Result<(), Trap> {
-    // SAFETY: a fault resumes behind the instruction, which changes nothing.
-    unsafe { catching!("mwait", in("rax") 0_u64, in("rcx") 0_u64) }
 }

@@ -3,9 +3,9 @@
 pub mod apic;
 pub mod cpu;
 pub mod entry;
-pub mod forced;
 pub mod hyperv;
 pub mod insn;
+pub mod insn_table;
 pub mod ioapic;
 pub mod kvm;
 pub mod memory;

@@ -8,7 +8,7 @@
 
 use guest_protocol::{NR_ARGS, trap as arg};
 
-use super::{cpu, modes};
+use super::{cpu, insn_table, modes};
 use crate::{handlers, ucall};
 
 /// A trap as a value: what an instruction that was allowed to fault came to.
@@ -221,10 +221,19 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
         frame.rip = resume;
         return;
     }
-    if modes::is_from_compatibility(frame) && !handlers::is_handled(frame.vector as u8) {
+    let vector = frame.vector as u8;
+    if modes::is_from_compatibility(frame) && !handlers::is_handled(vector) {
         return modes::end_compatibility(frame);
     }
-    handlers::call(frame.vector as u8, frame);
+    if insn_table::contains(frame.rip) && is_exception(vector) {
+        return insn_table::end(frame);
+    }
+    handlers::call(vector, frame);
+}
+
+/// Whether an instruction raises what `vector` is for: NMI is no exception.
+fn is_exception(vector: u8) -> bool {
+    vector < 32 && vector != defs::x86::exception::vector::NMI
 }
 
 /// Runs one instruction that may fault: `Result<(), Trap>`. R8, R9 and R10 carry the trap.
