@@ -17,6 +17,13 @@ pub(crate) struct Input {
     operands: Vec<Operand>,
 }
 
+impl Input {
+    /// The name of its static.
+    pub(crate) fn name(&self) -> &Ident {
+        &self.name
+    }
+}
+
 /// `name = const expression`.
 struct Operand {
     name: Ident,

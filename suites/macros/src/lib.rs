@@ -88,7 +88,9 @@ pub fn guest_asm(input: TokenStream) -> TokenStream {
     let span = proc_macro::Span::call_site();
     let file = span.file().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let input = parse_macro_input!(input as guest_asm::Input);
-    guest_asm::expand(&input, &format!("{file}_{}_{}", span.line(), span.column())).into()
+    // Where another macro writes it, several have the same place.
+    let place = format!("{file}_{}_{}_{}", span.line(), span.column(), input.name());
+    guest_asm::expand(&input, &place).into()
 }
 
 /// The host half of a file, `#[host] mod host { use super::*; … }`: its tests and what only they need.

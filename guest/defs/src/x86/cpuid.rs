@@ -101,7 +101,7 @@ pub mod feature {
         leaf::EXTENDED_FEATURES, 0, Ecx: SVM = 2;
         leaf::EXTENDED_FEATURES, 0, Edx: NX = 20, GBPAGES = 26, RDTSCP = 27;
         leaf::POWER_MANAGEMENT, 0, Edx: INVARIANT_TSC = 8;
-        leaf::SVM, 0, Edx: NPT = 0;
+        leaf::SVM, 0, Edx: NPT = 0, NRIPS = 3;
         leaf::EXTENDED_PERFORMANCE_MONITORING, 0, Eax: PERFMON_V2 = 0;
     }
 }

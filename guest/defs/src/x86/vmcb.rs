@@ -1,6 +1,8 @@
 //! The virtual machine control block (APM vol. 2, "Layout of VMCB").
 #![expect(missing_docs, reason = "the manual's names")]
 
+use bitfield_struct::bitfield;
+
 /// A VMCB: one page.
 #[derive(Debug)]
 #[repr(C, align(4096))]
@@ -29,18 +31,19 @@ pub struct Control {
     pub tsc_offset: u64,
     pub guest_asid: u32,
     pub tlb_control: u32,
-    /// V_TPR, V_IRQ, V_GIF, V_INTR_MASKING, V_INTR_VECTOR, …
-    pub virtual_interrupt: u64,
+    pub virtual_interrupt: VirtualInterrupt,
     pub interrupt_shadow: u64,
     pub exit_code: u64,
     pub exit_info_1: u64,
     pub exit_info_2: u64,
-    pub exit_int_info: u64,
+    /// The event whose delivery the exit cut off.
+    pub exit_int_info: Event,
     /// NP_ENABLE, …
     pub nested_paging: u64,
     pub avic_apic_bar: u64,
     pub ghcb_pa: u64,
-    pub event_injection: u64,
+    /// EVENTINJ.
+    pub event_injection: Event,
     pub n_cr3: u64,
     pub lbr_virtualization: u64,
     pub clean_bits: u64,
@@ -52,6 +55,86 @@ pub struct Control {
     pub avic_logical_table: u64,
     pub avic_physical_table: u64,
     reserved_3: [u8; 0x300],
+}
+
+/// What a guest has of interrupts that its hypervisor makes up.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct VirtualInterrupt {
+    pub v_tpr: u8,
+    pub v_irq: bool,
+    pub v_gif: bool,
+    __: bool,
+    pub v_nmi: bool,
+    pub v_nmi_mask: bool,
+    #[bits(3)]
+    __: u8,
+    #[bits(4)]
+    pub v_intr_prio: u8,
+    pub v_ign_tpr: bool,
+    #[bits(3)]
+    __: u8,
+    pub v_intr_masking: bool,
+    pub v_gif_enable: bool,
+    pub v_nmi_enable: bool,
+    #[bits(3)]
+    __: u8,
+    pub x2avic_enable: bool,
+    pub avic_enable: bool,
+    pub v_intr_vector: u8,
+    #[bits(24)]
+    __: u32,
+}
+
+/// An event, as EVENTINJ and EXITINTINFO have it.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct Event {
+    pub vector: u8,
+    /// [`event`]'s types.
+    #[bits(3)]
+    pub kind: u8,
+    pub has_error: bool,
+    #[bits(19)]
+    __: u32,
+    pub is_valid: bool,
+    pub error: u32,
+}
+
+impl Event {
+    const fn valid(kind: u8, vector: u8) -> Self {
+        Self::new().with_kind(kind).with_vector(vector).with_is_valid(true)
+    }
+
+    pub const fn interrupt(vector: u8) -> Self {
+        Self::valid(event::INTR, vector)
+    }
+
+    /// With the vector that NMIs have.
+    pub const fn nmi() -> Self {
+        Self::valid(event::NMI, 2)
+    }
+
+    pub const fn exception(vector: u8) -> Self {
+        Self::valid(event::EXCEPTION, vector)
+    }
+
+    pub const fn software(vector: u8) -> Self {
+        Self::valid(event::SOFTWARE, vector)
+    }
+
+    /// The exception, with an error code.
+    pub const fn with_code(self, error: u32) -> Self {
+        self.with_has_error(true).with_error(error)
+    }
+}
+
+/// Types of an [`Event`].
+pub mod event {
+    pub const INTR: u8 = 0;
+    pub const NMI: u8 = 2;
+    pub const EXCEPTION: u8 = 3;
+    pub const SOFTWARE: u8 = 4;
 }
 
 /// A segment register.
@@ -211,11 +294,38 @@ pub mod exit {
 /// [`Control::nested_paging`]: NP_ENABLE.
 pub const NP_ENABLE: u64 = 1 << 0;
 
+/// [`Control::tlb_control`].
+pub mod tlb_control {
+    pub const NOTHING: u32 = 0;
+    /// Every translation, of every address space.
+    pub const FLUSH_ALL: u32 = 1;
+    /// Those of the guest's address space.
+    pub const FLUSH_GUEST: u32 = 3;
+    /// Those of the guest's address space that are not global.
+    pub const FLUSH_GUEST_NON_GLOBAL: u32 = 7;
+}
+
+/// [`Segment::attributes`].
+pub mod attributes {
+    pub const P: u16 = 1 << 7;
+    pub const L: u16 = 1 << 9;
+    pub const DB: u16 = 1 << 10;
+}
+
+/// [`Control::exit_info_1`] of a nested page fault: an error code of #PF, and what the walk was for.
+pub mod npf {
+    /// The guest's own access.
+    pub const FINAL: u64 = 1 << 32;
+    /// The walk of the guest's tables.
+    pub const WALK: u64 = 1 << 33;
+}
+
 /// [`Control::exit_info_1`] of an intercepted port access.
 pub mod ioio {
     pub const IN: u64 = 1 << 0;
     pub const STRING: u64 = 1 << 2;
     pub const REP: u64 = 1 << 3;
     pub const SZ32: u64 = 1 << 6;
+    pub const A64: u64 = 1 << 9;
     pub const PORT_SHIFT: u32 = 16;
 }

@@ -4,22 +4,26 @@
 //! but VMRUN and VMMCALL: tests say what else is ([`Svm::intercept`], [`Svm::vmcb`]).
 #![expect(unsafe_code, reason = "VMRUN, and the control block that the CPU reads and writes")]
 
+mod instructions;
+mod paging;
+
+pub use instructions::*;
+
 use core::arch::asm;
 
 use guest_protocol::layout::{PAGE_SIZE, vcpu_area, x86_64 as map};
 
 use super::Hypervisor;
 use crate::arch::x86_64::{cpu, mmu, state};
-use crate::asm::symbol;
+use crate::asm::{Blob, symbol};
 use crate::context::Context;
-use crate::memory::poke;
+use crate::memory::{peek, poke};
 use crate::pages;
 use defs::x86::cr::Efer;
 use defs::x86::debug::{Dr6, Dr7};
 use defs::x86::msr;
-use defs::x86::paging::{ENTRIES, LARGE_PAGE, Pte};
 use defs::x86::rflags::Rflags;
-use defs::x86::vmcb::{NP_ENABLE, Segment, Vmcb, exit, intercept, ioio};
+use defs::x86::vmcb::{Event, Segment, Vmcb, exit, intercept, ioio};
 
 /// The general registers that VMRUN leaves to the hypervisor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +54,7 @@ pub struct Exit {
     /// EXITINFO1 and EXITINFO2.
     pub info: [u64; 2],
     /// EXITINTINFO: the event that was being delivered.
-    pub int_info: u64,
+    pub int_info: Event,
 }
 
 /// A hypervisor and its guest.
@@ -106,11 +110,55 @@ impl Svm {
         permissions
     }
 
-    /// Turns nested paging on: the guest's physical addresses are the hypervisor's.
-    pub fn use_nested_paging(&mut self) {
+    /// Has the guest exit at MSR accesses: at those whose bit is set in the pages that are returned, and at
+    /// those that have no bit.
+    pub fn intercept_msrs(&mut self) -> u64 {
+        let permissions = pages::take(2);
+        self.vmcb().control.msrpm_base_pa = permissions;
+        self.intercept(intercept::MSR_PROT);
+        permissions
+    }
+
+    /// Has the guest exit at a move from or to a control or debug register, by its exit, or not.
+    pub fn intercept_register(&mut self, exit: u64, on: bool) {
         let control = &mut self.vmcb().control;
-        control.nested_paging |= NP_ENABLE;
-        control.n_cr3 = identity_tables();
+        let word = match exit & !0xf {
+            exit::READ_CR0 => &mut control.intercept_cr_reads,
+            exit::WRITE_CR0 => &mut control.intercept_cr_writes,
+            exit::READ_DR0 => &mut control.intercept_dr_reads,
+            exit::WRITE_DR0 => &mut control.intercept_dr_writes,
+            _ => panic!("{exit:#x} is no move's exit"),
+        };
+        let bit = 1 << (exit & 0xf);
+        *word = if on { *word | bit } else { *word & !bit };
+    }
+
+    /// Sets the guest's registers to the start of `code` instead of a function: it has a stack, and no
+    /// handlers.
+    pub fn start(&mut self, code: &Blob) {
+        self.reset();
+        self.vmcb().save.rip = code.address();
+    }
+
+    /// Where the control block is.
+    pub fn vmcb_address(&self) -> u64 {
+        self.vmcb
+    }
+
+    /// The control block as it is, in a page of its own.
+    pub fn saved_vmcb(&self) -> u64 {
+        let page = pages::take(1);
+        self.copy_vmcb(self.vmcb, page);
+        page
+    }
+
+    /// Puts back what [`Svm::saved_vmcb`] saved.
+    pub fn restore_vmcb(&mut self, saved: u64) {
+        self.copy_vmcb(saved, self.vmcb);
+    }
+
+    fn copy_vmcb(&self, from: u64, to: u64) {
+        (0..PAGE_SIZE).step_by(8).for_each(|at| poke::<u64>(to + at, peek(from + at)));
     }
 }
 
@@ -125,22 +173,6 @@ pub fn vmmcall(mut rax: u64) -> u64 {
     // SAFETY: a hypervisor of ours changes no register that the test does not tell it to.
     unsafe { asm!("vmmcall", inout("rax") rax) };
     rax
-}
-
-/// Tables that map the lowest 4 GiB to themselves in 2 MiB pages, and grant ring 3 everything, as nested
-/// tables must. Not those of level 1: a guest's page walks write to what it walks (APM vol. 2, "Nested Table
-/// Walk"), and KVM keeps a hypervisor's nested tables from being written.
-fn identity_tables() -> u64 {
-    let tables = pages::take(6);
-    let table = |n: u64| tables + n * PAGE_SIZE;
-    poke(tables, table(1) | Pte::TABLE.bits());
-    for gib in 0..4 {
-        poke(table(1) + gib * 8, table(2 + gib) | Pte::TABLE.bits());
-    }
-    for n in 0..4 * ENTRIES {
-        poke(table(2) + n * 8, (n * LARGE_PAGE) | (Pte::DEFAULT | Pte::PS).bits());
-    }
-    tables
 }
 
 /// A segment as the layout's descriptors describe it.
