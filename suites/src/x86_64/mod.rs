@@ -29,4 +29,5 @@ pub mod prelude {
     pub use guest_runtime::arch::x86_64::port::*;
     pub use guest_runtime::arch::x86_64::{hyperv, insn, insn_table, ioapic, mmu, modes, user};
     pub use guest_runtime::nested::svm::{self, Svm};
+    pub use guest_runtime::nested::vmx::{self, Vmx};
 }

@@ -19,4 +19,5 @@ pub mod rflags;
 pub mod segment;
 pub mod smm;
 pub mod vmcb;
+pub mod vmcs;
 pub mod xsave;

@@ -6,6 +6,8 @@
 pub mod el2;
 #[cfg(target_arch = "x86_64")]
 pub mod svm;
+#[cfg(target_arch = "x86_64")]
+pub mod vmx;
 
 use core::fmt::Debug;
 
