@@ -1,0 +1,196 @@
+//! Modules of a crate do not go round in circles: at most two may use each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use syn::visit::Visit;
+use syn::{Item, ItemMod, ItemUse, UseTree, Visibility};
+
+use super::{read, root, source_files};
+
+const CRATES: [&str; 12] = [
+    "guest/defs",
+    "guest/protocol",
+    "guest/runtime",
+    "harness/results",
+    "harness/cli",
+    "harness/vm",
+    "harness/vm/kvm-uapi",
+    "harness/runner",
+    "suites/embed",
+    "suites/macros",
+    "ci/lab",
+    "ci/mutants",
+];
+
+/// A module's path in its crate; the root's is empty.
+type Module = Vec<String>;
+
+/// What a file says: paths that it uses, and names that it re-exports with where they come from.
+#[derive(Default)]
+struct File {
+    used: Vec<Vec<String>>,
+    reexported: Vec<(String, Vec<String>)>,
+}
+
+impl Visit<'_> for File {
+    fn visit_item_use(&mut self, item: &ItemUse) {
+        let mut paths = Vec::new();
+        flatten(&item.tree, &mut Vec::new(), &mut paths);
+        match item.vis {
+            Visibility::Inherited => self.used.extend(paths),
+            _ => self
+                .reexported
+                .extend(paths.into_iter().filter_map(|path| Some((path.last()?.clone(), path)))),
+        }
+    }
+
+    fn visit_path(&mut self, path: &syn::Path) {
+        self.used.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_item_mod(&mut self, item: &ItemMod) {
+        // Unit tests may look at anything.
+        if item.ident != "tests" {
+            syn::visit::visit_item_mod(self, item);
+        }
+    }
+}
+
+fn flatten(tree: &UseTree, prefix: &mut Vec<String>, paths: &mut Vec<Vec<String>>) {
+    let mut end = |name: Option<String>| paths.push(prefix.iter().cloned().chain(name).collect());
+    match tree {
+        UseTree::Path(path) => {
+            prefix.push(path.ident.to_string());
+            flatten(&path.tree, prefix, paths);
+            prefix.pop();
+        }
+        UseTree::Name(name) => end(Some(name.ident.to_string())),
+        UseTree::Rename(rename) => end(Some(rename.ident.to_string())),
+        UseTree::Glob(_) => end(None),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| flatten(tree, prefix, paths)),
+    }
+}
+
+fn module_of(file: &Path, src: &Path) -> Module {
+    let inner = file.strip_prefix(src).expect("in src").with_extension("");
+    let mut module: Module =
+        inner.components().map(|c| c.as_os_str().to_string_lossy().into_owned()).collect();
+    module.pop_if(|last| ["mod", "lib", "main"].contains(&last.as_str()));
+    module
+}
+
+/// The modules that each module of a crate uses.
+fn uses(src: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
+    let files: BTreeMap<Module, File> = source_files(src)
+        .into_iter()
+        .map(|path| {
+            let mut file = File::default();
+            for item in &syn::parse_file(&read(&path)).expect("Rust").items {
+                if !matches!(item, Item::Mod(module) if module.content.is_none()) {
+                    file.visit_item(item);
+                }
+            }
+            (module_of(&path, src), file)
+        })
+        .collect();
+    files
+        .iter()
+        .map(|(module, file)| {
+            let found = file.used.iter().filter_map(|path| resolve(&files, module, path));
+            (module.clone(), found.filter(|found| found != module).collect())
+        })
+        .collect()
+}
+
+/// The module in which the item at `path` is defined, as seen from `from`; None outside the crate.
+fn resolve(files: &BTreeMap<Module, File>, from: &Module, path: &[String]) -> Option<Module> {
+    let mut base = from.clone();
+    let mut rest = path;
+    match rest.first()?.as_str() {
+        "crate" => (base, rest) = (Vec::new(), &rest[1..]),
+        "self" | "super" => {}
+        first => {
+            base.push(first.into());
+            if !files.contains_key(&base) {
+                return None;
+            }
+            rest = &rest[1..];
+        }
+    }
+    while let Some(word) = rest.first().filter(|word| ["self", "super"].contains(&word.as_str())) {
+        if word == "super" {
+            base.pop()?;
+        }
+        rest = &rest[1..];
+    }
+    while let Some(name) = rest.first() {
+        base.push(name.clone());
+        if !files.contains_key(&base) {
+            base.pop();
+            let Some((_, origin)) =
+                files.get(&base)?.reexported.iter().find(|(reexported, _)| reexported == name)
+            else {
+                break;
+            };
+            return resolve(files, &base, origin).or(Some(base));
+        }
+        rest = &rest[1..];
+    }
+    files.contains_key(&base).then_some(base)
+}
+
+/// Everything that `from` uses, and what that uses.
+fn reachable<'a>(
+    uses: &'a BTreeMap<Module, BTreeSet<Module>>,
+    from: &'a Module,
+) -> BTreeSet<&'a Module> {
+    let (mut found, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(module) = next.pop() {
+        next.extend(uses[module].iter().filter(|module| found.insert(*module)));
+    }
+    found
+}
+
+#[test]
+fn modules_have_no_circle_of_three() {
+    let mut circles = Vec::new();
+    for name in CRATES {
+        let uses = uses(&root().join(name).join("src"));
+        let reach: BTreeMap<&Module, BTreeSet<&Module>> =
+            uses.keys().map(|module| (module, reachable(&uses, module))).collect();
+        let circle_of = |module: &Module| -> BTreeSet<String> {
+            let mutual = |other: &&&Module| reach[**other].contains(module);
+            reach[module]
+                .iter()
+                .filter(mutual)
+                .map(|other| format!("crate::{}", other.join("::")))
+                .collect()
+        };
+        let found: BTreeSet<BTreeSet<String>> = uses.keys().map(circle_of).collect();
+        circles.extend(found.into_iter().filter(|c| c.len() > 2).map(|c| format!("{name}: {c:?}")));
+    }
+    assert!(circles.is_empty(), "modules that use each other in a circle:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn circles_are_seen() {
+    let file = |used: &[&[&str]]| File {
+        used: used.iter().map(|path| path.iter().map(|s| (*s).into()).collect()).collect(),
+        reexported: Vec::new(),
+    };
+    let mut root = file(&[]);
+    root.reexported.push(("Item".into(), vec!["a".into(), "Item".into()]));
+    let module = |name: &str| vec![String::from(name)];
+    let files =
+        BTreeMap::from([(Module::new(), root), (module("a"), file(&[])), (module("b"), file(&[]))]);
+    let from_b = |path: &[&str]| {
+        let path: Vec<String> = path.iter().map(|s| (*s).into()).collect();
+        resolve(&files, &module("b"), &path)
+    };
+    assert_eq!(from_b(&["crate", "a", "f"]), Some(module("a")));
+    assert_eq!(from_b(&["super", "a"]), Some(module("a")));
+    assert_eq!(from_b(&["crate", "Item"]), Some(module("a")));
+    assert_eq!(from_b(&["std", "fmt"]), None);
+}
