@@ -99,7 +99,8 @@ fn uses(src: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
         .iter()
         .map(|(module, file)| {
             let found = file.used.iter().filter_map(|path| resolve(&files, module, path));
-            (module.clone(), found.filter(|found| found != module).collect())
+            // What a module has below it is its own: it declares and re-exports it.
+            (module.clone(), found.filter(|found| !found.starts_with(module)).collect())
         })
         .collect()
 }

@@ -107,3 +107,17 @@ fn host_half_is_one_region() {
         }
     }
 }
+
+/// Lines of code of a Rust text: no comments, no blank lines.
+fn code(text: &str) -> Vec<&str> {
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    text.lines().filter(is_code).collect()
+}
+
+#[test]
+fn annotated_first_test_is_the_file_that_it_names() {
+    let page = read(&root().join("docs/first-test.md"));
+    let block = page.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
+    let file = page.split('`').nth(1).expect("the page names the file");
+    assert_eq!(code(block.expect("a block of Rust")), code(&read(&root().join(file))), "{file}");
+}
