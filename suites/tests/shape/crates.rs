@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{read, root};
 
 /// Every crate of the workspace, lowest layer first; a crate uses crates of lower layers alone.
-const LAYERS: [&[&str]; 9] = [
-    &["guest/defs", "harness/results", "suites/macros"],
+const LAYERS: [&[&str]; 10] = [
+    &["guest/defs", "harness/results", "suites/macros", "ci/lab/init"],
     &["guest/protocol", "harness/vm/kvm-uapi"],
     &["guest/runtime", "harness/cli"],
     &["harness/vm"],
@@ -14,7 +14,8 @@ const LAYERS: [&[&str]; 9] = [
     &["suites/embed"],
     &["suites"],
     &["guest/payload"],
-    &["ci/lab", "ci/mutants"],
+    &["ci/lab"],
+    &["ci/mutants"],
 ];
 
 /// Names of the workspace's crates, and names under which a manifest's tables list dependencies.

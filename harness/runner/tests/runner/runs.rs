@@ -104,7 +104,8 @@ fn parallel() {
             door.run(&["-t", "-j", jobs, "generated", "rare", "leaves_a_session", "fail_by_check"]);
         assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
         let all = text(&output.stdout);
-        all.lines().filter(|l| l.contains("ok ")).map(ToOwned::to_owned).collect::<Vec<_>>()
+        let is_result = |line: &&str| line.starts_with("ok ") || line.starts_with("not ok ");
+        all.lines().filter(is_result).map(ToOwned::to_owned).collect::<Vec<_>>()
     };
     let (one, four) = (tap("1"), tap("4"));
     assert_eq!(one.len(), 45);
