@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use super::{Vcpu, Vm, raw_ioctl_fd, request};
+use crate::{raw_ioctl_fd, request};
 
 /// Bytes of `struct kvm_stats_header`.
 const HEADER_BYTES: usize = 24;
@@ -35,18 +35,9 @@ fn all(fd: &impl AsRawFd) -> BTreeMap<String, u64> {
     read_all(|offset, bytes| file.read_exact_at(bytes, offset).ok()).unwrap_or_default()
 }
 
-impl Vm {
-    /// A statistic of the VM; `None` where this KVM counts no such thing.
-    pub fn stat(&self, name: &str) -> Option<u64> {
-        all(self).remove(name)
-    }
-}
-
-impl Vcpu {
-    /// A statistic of the vCPU; `None` where this KVM counts no such thing.
-    pub fn stat(&self, name: &str) -> Option<u64> {
-        all(self).remove(name)
-    }
+/// A statistic of a VM or vCPU; `None` where this KVM counts no such thing.
+pub(crate) fn stat(fd: &impl AsRawFd, name: &str) -> Option<u64> {
+    all(fd).remove(name)
 }
 
 /// Reads header, descriptors and data by `read`, which fills a buffer from an offset.

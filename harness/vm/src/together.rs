@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::failure::{Failure, TestResult};
-use crate::{Vcpu, watchdog};
+use crate::watchdog;
 
 /// Runs every vCPU on a thread of its own, and gives what came of each.
 ///
@@ -26,9 +26,9 @@ use crate::{Vcpu, watchdog};
 /// # Errors
 ///
 /// The first failure of one; a panic is an error.
-pub fn run_together<'a, T: Send>(
-    vcpus: impl IntoIterator<Item = &'a mut Vcpu>,
-    run: impl Fn(&mut Vcpu) -> TestResult<T> + Sync,
+pub fn run_together<'a, V: Send + 'a, T: Send>(
+    vcpus: impl IntoIterator<Item = &'a mut V>,
+    run: impl Fn(&mut V) -> TestResult<T> + Sync,
 ) -> TestResult<Vec<T>> {
     let run = &run;
     together(|threads| {
@@ -90,10 +90,10 @@ pub struct Together<'scope, 'env: 'scope> {
 
 impl<'scope> Together<'scope, '_> {
     /// Runs `run` with `vcpu` on a thread of its own.
-    pub fn run<T: Send + 'scope>(
+    pub fn run<V: Send, T: Send + 'scope>(
         &self,
-        vcpu: &'scope mut Vcpu,
-        run: impl FnOnce(&mut Vcpu) -> TestResult<T> + Send + 'scope,
+        vcpu: &'scope mut V,
+        run: impl FnOnce(&mut V) -> TestResult<T> + Send + 'scope,
     ) -> Thread<'scope, T> {
         self.spawn(move || run(vcpu))
     }

@@ -46,6 +46,11 @@ const _: () = {
 };
 
 impl Vcpu {
+    /// A statistic of the vCPU; `None` where this KVM counts no such thing.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        stats::stat(self, name)
+    }
+
     pub(crate) fn new(
         fd: VcpuFd,
         index: u32,
@@ -173,7 +178,7 @@ impl Vcpu {
         }
         let raw = self.as_raw_fd();
         let run: *mut kvm_run = self.fd.get_kvm_run();
-        let running = watchdog::Running::enter(run);
+        let running = watchdog::Running::enter(run, together::is_stopped);
         // SAFETY: the descriptor is a vCPU's; KVM_RUN takes no pointer.
         let result = arch::around_kvm_run(|| unsafe { libc::ioctl(raw, KVM_RUN as _, 0) });
         let errno = if result < 0 { Errno::last_raw() } else { 0 };

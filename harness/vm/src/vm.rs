@@ -10,7 +10,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 
-use super::{Ioctl, Irqchip, Mapping, Ram, System, Vcpu, VmConfig, raw_ioctl};
+use super::{Ioctl, Irqchip, Mapping, Ram, System, Vcpu, VmConfig, raw_ioctl, stats};
 use crate::arch;
 use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
@@ -36,6 +36,11 @@ const _: () = {
 };
 
 impl Vm {
+    /// A statistic of the VM; `None` where this KVM counts no such thing.
+    pub fn stat(&self, name: &str) -> Option<u64> {
+        stats::stat(self, name)
+    }
+
     /// Creates a VM.
     ///
     /// # Errors

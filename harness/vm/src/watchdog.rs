@@ -11,8 +11,6 @@ use std::sync::{Mutex, Once, PoisonError};
 use kvm_bindings::kvm_run;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::together;
-
 /// Threads that can be inside KVM_RUN at once and still be told of the deadline.
 const SLOTS: usize = 512;
 
@@ -109,11 +107,12 @@ impl Drop for Slot {
     }
 }
 
-/// This thread is about to enter KVM_RUN on `run`.
+/// This thread is about to enter KVM_RUN.
 pub(crate) struct Running(usize);
 
 impl Running {
-    pub(crate) fn enter(run: *mut kvm_run) -> Self {
+    /// On `run`, and out of it at once if the test has ended or `is_stopped` says that the thread has.
+    pub(crate) fn enter(run: *mut kvm_run, is_stopped: fn() -> bool) -> Self {
         thread_local!(static SLOT: Slot = const { Slot(Cell::new(None)) });
         // A forked child must not take over its parent's slot for another thread id.
         let pid = std::process::id();
@@ -134,7 +133,7 @@ impl Running {
             slot.store(run, Ordering::SeqCst);
         }
         // Either whoever wants this thread out sees the slot, or this sees that somebody does.
-        if expired() || together::is_stopped() {
+        if expired() || is_stopped() {
             // SAFETY: the caller's own `kvm_run`, which is mapped while its vCPU lives.
             unsafe { (&raw mut (*run).immediate_exit).write_volatile(1) };
         }

@@ -23,37 +23,61 @@ const CRATES: [&str; 12] = [
     "ci/mutants",
 ];
 
+/// Modules that use each other on purpose: a VM, its vCPUs and what is saved of them, in several files, and
+/// the architecture's part of each module of that crate.
+const OF_ONE_KIND: [(&str, &[&str]); 1] = [("harness/vm", &["irqfd", "state", "vcpu", "vm"])];
+const OF_THE_ARCHITECTURE: (&str, &str) = ("harness/vm", "arch");
+
 /// A module's path in its crate; the root's is empty.
 type Module = Vec<String>;
 
 /// What a file says: paths that it uses, and names that it re-exports with where they come from.
 #[derive(Default)]
 struct File {
+    /// Modules within the file around what is visited.
+    inline: usize,
     used: Vec<Vec<String>>,
     reexported: Vec<(String, Vec<String>)>,
+}
+
+impl File {
+    fn uses(&mut self, mut path: Vec<String>) {
+        // `super` of a module within the file is the file.
+        for _ in 0..self.inline {
+            if path.first().is_some_and(|word| word == "super") {
+                path[0] = "self".into();
+                if path.get(1).is_some_and(|word| word == "super") {
+                    path.remove(0);
+                }
+            }
+        }
+        self.used.push(path);
+    }
 }
 
 impl Visit<'_> for File {
     fn visit_item_use(&mut self, item: &ItemUse) {
         let mut paths = Vec::new();
         flatten(&item.tree, &mut Vec::new(), &mut paths);
-        match item.vis {
-            Visibility::Inherited => self.used.extend(paths),
-            _ => self
-                .reexported
-                .extend(paths.into_iter().filter_map(|path| Some((path.last()?.clone(), path)))),
+        for path in paths {
+            match (&item.vis, path.last()) {
+                (Visibility::Inherited, _) | (_, None) => self.uses(path),
+                (_, Some(name)) => self.reexported.push((name.clone(), path)),
+            }
         }
     }
 
     fn visit_path(&mut self, path: &syn::Path) {
-        self.used.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        self.uses(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         syn::visit::visit_path(self, path);
     }
 
     fn visit_item_mod(&mut self, item: &ItemMod) {
         // Unit tests may look at anything.
         if item.ident != "tests" {
+            self.inline += 1;
             syn::visit::visit_item_mod(self, item);
+            self.inline -= 1;
         }
     }
 }
@@ -79,6 +103,17 @@ fn module_of(file: &Path, src: &Path) -> Module {
         inner.components().map(|c| c.as_os_str().to_string_lossy().into_owned()).collect();
     module.pop_if(|last| ["mod", "lib", "main"].contains(&last.as_str()));
     module
+}
+
+/// Whether a use in that crate is on purpose.
+fn is_exempt(name: &str, from: &Module, used: &Module) -> bool {
+    let kind = |module: &Module| {
+        let first = module.first()?;
+        OF_ONE_KIND.iter().position(|(of, all)| *of == name && all.contains(&first.as_str()))
+    };
+    let is_arch = |module: &Module| module.first().is_some_and(|m| m == OF_THE_ARCHITECTURE.1);
+    (kind(from).is_some() && kind(from) == kind(used))
+        || (name == OF_THE_ARCHITECTURE.0 && is_arch(from) != is_arch(used))
 }
 
 /// The modules that each module of a crate uses.
@@ -158,7 +193,10 @@ fn reachable<'a>(
 fn modules_have_no_circle_of_three() {
     let mut circles = Vec::new();
     for name in CRATES {
-        let uses = uses(&root().join(name).join("src"));
+        let mut uses = uses(&root().join(name).join("src"));
+        for (module, used) in &mut uses {
+            used.retain(|used| !is_exempt(name, module, used));
+        }
         let reach: BTreeMap<&Module, BTreeSet<&Module>> =
             uses.keys().map(|module| (module, reachable(&uses, module))).collect();
         let circle_of = |module: &Module| -> BTreeSet<String> {
@@ -179,7 +217,7 @@ fn modules_have_no_circle_of_three() {
 fn circles_are_seen() {
     let file = |used: &[&[&str]]| File {
         used: used.iter().map(|path| path.iter().map(|s| (*s).into()).collect()).collect(),
-        reexported: Vec::new(),
+        ..File::default()
     };
     let mut root = file(&[]);
     root.reexported.push(("Item".into(), vec!["a".into(), "Item".into()]));
