@@ -10,7 +10,6 @@ use guest_protocol::layout::{self, vcpu_area};
 use guest_protocol::{MAX_LEVEL, StartInfo};
 
 use crate::arch;
-use crate::entry::EntryFn;
 
 /// A context, by the address of its area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +42,6 @@ impl Context {
         context
     }
 
-    /// Makes the caller's vCPU run it from the start of `f` next: no handler is installed any more.
-    pub fn set_entry(self, f: EntryFn, args: [u64; 6]) {
-        let vcpu = Self::current().vcpu();
-        self.put(StartInfo { entry: f as usize as u64, vcpu, args, ..self.info() });
-        self.set_word(vcpu_area::HANDLERS, 0);
-    }
-
     /// Address of its area.
     pub const fn area(self) -> u64 {
         self.0
@@ -66,7 +58,7 @@ impl Context {
         unsafe { (self.start_info() as *const StartInfo).read_volatile() }
     }
 
-    fn put(self, info: StartInfo) {
+    pub(crate) fn put(self, info: StartInfo) {
         // SAFETY: the area is RAM of the context's own.
         unsafe { (self.start_info() as *mut StartInfo).write_volatile(info) };
     }

@@ -14,6 +14,15 @@ pub fn ram_size() -> u64 {
     Context::current().info().ram_size
 }
 
+impl Context {
+    /// Makes the caller's vCPU run it from the start of `f` next: no handler is installed any more.
+    pub fn set_entry(self, f: EntryFn, args: [u64; 6]) {
+        let vcpu = Self::current().vcpu();
+        self.put(StartInfo { entry: f as usize as u64, vcpu, args, ..self.info() });
+        self.set_word(vcpu_area::HANDLERS, 0);
+    }
+}
+
 /// A context, as its guest function sees it.
 #[derive(Debug)]
 pub struct Guest {

@@ -7,7 +7,7 @@ use core::arch::{asm, x86_64};
 use defs::x86::cpuid::Feature;
 use defs::x86::rflags::Rflags;
 
-use super::trap::{Trap, catching};
+use super::frame::{Trap, catching};
 
 /// The stack pointer.
 #[inline(always)]

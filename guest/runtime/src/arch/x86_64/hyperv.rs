@@ -8,7 +8,7 @@ use defs::x86::exception::vector;
 pub use defs::x86::hyperv::*;
 
 use super::cpu::wrmsr;
-use super::trap::{Trap, TrapFrame};
+use super::frame::{Trap, TrapFrame};
 use crate::handlers::with_handler;
 
 /// Calls through the hypercall page of this partition.

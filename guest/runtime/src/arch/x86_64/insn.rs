@@ -6,9 +6,9 @@ use core::arch::asm;
 
 use defs::x86::rflags::Rflags;
 
+use super::frame::{Trap, catching};
 use super::insn_table::columns::*;
 use super::insn_table::{Form, Insn, State};
-use super::trap::{Trap, catching};
 use crate::insn_table;
 
 insn_table! {

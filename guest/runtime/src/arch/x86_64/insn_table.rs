@@ -10,7 +10,7 @@ use core::ops::{Index, IndexMut};
 use defs::x86::rflags::Rflags;
 use guest_protocol::layout::vcpu_area::INSN;
 
-use super::trap::{Trap, TrapFrame};
+use super::frame::{Trap, TrapFrame};
 use crate::asm::symbol;
 use crate::context::Context;
 

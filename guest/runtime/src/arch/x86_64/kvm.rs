@@ -6,7 +6,7 @@ use defs::x86::cpuid::{leaf, vendor};
 use defs::x86::kvm_pv::{self, Features, PvclockVcpuTimeInfo};
 
 use super::cpu;
-use super::trap::{Trap, catching};
+use super::frame::{Trap, catching};
 
 /// Hypercall instructions; which one a CPU has is told by its vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use super::trap::{Trap, catching};
+use super::frame::{Trap, catching};
 pub use crate::memory::{peek, poke};
 
 /// Integers that one instruction can load or store.

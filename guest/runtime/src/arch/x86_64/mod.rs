@@ -3,6 +3,7 @@
 pub mod apic;
 pub mod cpu;
 pub mod entry;
+pub mod frame;
 pub mod hyperv;
 pub mod insn;
 pub mod insn_table;

@@ -11,7 +11,7 @@ use guest_protocol::layout::x86_64::low::{
 use guest_protocol::layout::x86_64::{CODE32, KERNEL_CS, KERNEL_DS};
 use guest_protocol::layout::{PAGE_SIZE, vcpu_area};
 
-use super::trap::TrapFrame;
+use super::frame::TrapFrame;
 use crate::asm::{Blob, symbol};
 use crate::context::Context;
 use crate::memory::{peek, poke};

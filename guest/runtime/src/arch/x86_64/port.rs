@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use super::trap::{Trap, catching};
+use super::frame::{Trap, catching};
 
 macro_rules! port_io {
     ($($read:ident $read_string:ident $write:ident $write_string:ident $read_imm:ident $write_imm:ident $ty:ty, $reg:tt, $bits:literal, $suffix:literal;)*) => {$(

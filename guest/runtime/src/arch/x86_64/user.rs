@@ -9,7 +9,7 @@ use guest_protocol::layout::x86_64::{USER_CS, USER_DS};
 use guest_protocol::layout::{self, vcpu_area};
 
 use super::cpu;
-use super::trap::TrapFrame;
+use super::frame::TrapFrame;
 use crate::context::Context;
 use crate::handlers::with_handler;
 

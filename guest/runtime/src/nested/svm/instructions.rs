@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "each function is one instruction on the guest's own state")]
 
 use crate::Trap;
-use crate::arch::x86_64::trap::catching;
+use crate::arch::x86_64::frame::catching;
 
 macro_rules! instructions {
     ($($(#[$doc:meta])* $name:ident: $insn:literal;)*) => {$(

@@ -5,7 +5,7 @@
 use core::arch::asm;
 
 use crate::Trap;
-use crate::arch::x86_64::trap::catching;
+use crate::arch::x86_64::frame::catching;
 use defs::x86::rflags::Rflags;
 use defs::x86::vmcs::Field;
 
