@@ -6,12 +6,6 @@ fn takes_an_unexpected_trap(_: &mut Guest) {
     HCR_EL2.read();
 }
 
-/// A trap without a handler is told with its class, registers and backtrace.
-#[kvm_test(takes_an_unexpected_trap, groups("nodefault"))]
-fn guest_traps(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn leaves_for_el0(_: &mut Guest) {
     let program = [insn::UDF];
@@ -26,8 +20,19 @@ fn leaves_for_el0(_: &mut Guest) {
     );
 }
 
-/// So is one from EL0, or from where nothing is mapped.
-#[kvm_test(leaves_for_el0, groups("nodefault"))]
-fn guest_traps_at_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// A trap without a handler is told with its class, registers and backtrace.
+    #[kvm_test(takes_an_unexpected_trap, groups("nodefault"))]
+    fn guest_traps(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// So is one from EL0, or from where nothing is mapped.
+    #[kvm_test(leaves_for_el0, groups("nodefault"))]
+    fn guest_traps_at_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -7,21 +7,9 @@ fn triple_faults(_: &mut Guest) {
     triple_fault();
 }
 
-/// A triple fault is told at once.
-#[kvm_test(triple_faults, groups("nodefault"))]
-fn guest_triple_faults(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn takes_an_unexpected_trap(_: &mut Guest) {
     rdmsr(msr::UNKNOWN);
-}
-
-/// A trap without a handler is told with its vector, registers and backtrace.
-#[kvm_test(takes_an_unexpected_trap, groups("nodefault"))]
-fn guest_traps(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Runs one of the functions below at level 2.
@@ -49,8 +37,30 @@ fn rings_with(change: fn(u64)) {
     guest_runtime::arch::ring_doorbell(message as u32);
 }
 
-/// A guest of level 2 is told with its level, its own registers and its own backtrace.
-#[kvm_test(runs_a_guest, requires(cpu::SVM), groups("nodefault"), params = [
+#[guest]
+fn loops_after_a_guest(_: &mut Guest) {
+    Svm::new().complete(|_| ());
+    wait_until(|| false);
+}
+
+#[host]
+mod host {
+    use super::*;
+
+    /// A triple fault is told at once.
+    #[kvm_test(triple_faults, groups("nodefault"))]
+    fn guest_triple_faults(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A trap without a handler is told with its vector, registers and backtrace.
+    #[kvm_test(takes_an_unexpected_trap, groups("nodefault"))]
+    fn guest_traps(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A guest of level 2 is told with its level, its own registers and its own backtrace.
+    #[kvm_test(runs_a_guest, requires(cpu::SVM), groups("nodefault"), params = [
     panics: 0,
     traps: 1,
     loops_for_ever: 2,
@@ -59,19 +69,14 @@ fn rings_with(change: fn(u64)) {
     is_done: 5,
     rings_wildly: 6,
 ])]
-fn nested_guest(t: &mut OneVcpu, misdeed: u64) -> TestResult {
-    t.vcpu.set_args(&[misdeed]);
-    t.vcpu.run_until_done()
-}
+    fn nested_guest(t: &mut OneVcpu, misdeed: u64) -> TestResult {
+        t.vcpu.set_args(&[misdeed]);
+        t.vcpu.run_until_done()
+    }
 
-#[guest]
-fn loops_after_a_guest(_: &mut Guest) {
-    Svm::new().complete(|_| ());
-    wait_until(|| false);
-}
-
-/// A hypervisor that hangs is told as level 1.
-#[kvm_test(loops_after_a_guest, requires(cpu::SVM), groups("nodefault"))]
-fn hypervisor_loops_for_ever(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+    /// A hypervisor that hangs is told as level 1.
+    #[kvm_test(loops_after_a_guest, requires(cpu::SVM), groups("nodefault"))]
+    fn hypervisor_loops_for_ever(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -48,12 +48,6 @@ fn breaks_at_el0(_: &mut Guest) {
     }
 }
 
-/// Breakpoints of the guest stop EL0.
-#[kvm_test(breaks_at_el0)]
-fn breakpoints_stop_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn watches_el0(_: &mut Guest) {
     set_up();
@@ -80,12 +74,6 @@ fn watches_el0(_: &mut Guest) {
         }
         control.write(0);
     }
-}
-
-/// Watchpoints of the guest stop EL0.
-#[kvm_test(watches_el0)]
-fn watchpoints_stop_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -115,12 +103,6 @@ fn watches_itself(_: &mut Guest) {
     });
 }
 
-/// Watchpoints of the guest stop EL1 too, where KDE and PSTATE.D let them.
-#[kvm_test(watches_itself)]
-fn watchpoints_stop_el1(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn steps_el0(_: &mut Guest) {
     set_up();
@@ -139,12 +121,6 @@ fn steps_el0(_: &mut Guest) {
     MDSCR_EL1.write(0);
     let stop = user::run_in(step, &PROGRAM, [5, user::DATA, 0, 0]);
     check_eq!("no step stops EL0 without MDSCR.SS", stop.next, END);
-}
-
-/// The guest steps its EL0.
-#[kvm_test(steps_el0)]
-fn steps_stop_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -168,16 +144,45 @@ fn locks(g: &mut Guest) {
     check_eq!("no breakpoint comes while userspace's OS lock is set", run().next, END);
 }
 
-/// The OS lock keeps debug exceptions away; userspace can save and restore it.
-#[kvm_test(locks)]
-fn os_lock_holds_exceptions(t: &mut OneVcpu) -> TestResult {
-    let lock = |vcpu: &Vcpu| vcpu.get_sysreg(&OSLSR_EL1).map(|v| v & OSLSR_OSLK);
-    t.vcpu.run_until_sync(1)?;
-    check_eq!("userspace reads the OS lock as set", lock(&t.vcpu), Ok(OSLSR_OSLK));
-    t.vcpu.run_until_sync(2)?;
-    check_eq!("userspace reads the OS lock as cleared", lock(&t.vcpu), Ok(0));
-    let value = t.vcpu.get_sysreg(&OSLSR_EL1).ioctl("KVM_GET_ONE_REG of OSLSR_EL1")?;
-    let set = t.vcpu.set_sysreg(&OSLSR_EL1, value | OSLSR_OSLK);
-    check_eq!("userspace can set the OS lock", set, Ok(()));
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// Breakpoints of the guest stop EL0.
+    #[kvm_test(breaks_at_el0)]
+    fn breakpoints_stop_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Watchpoints of the guest stop EL0.
+    #[kvm_test(watches_el0)]
+    fn watchpoints_stop_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Watchpoints of the guest stop EL1 too, where KDE and PSTATE.D let them.
+    #[kvm_test(watches_itself)]
+    fn watchpoints_stop_el1(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The guest steps its EL0.
+    #[kvm_test(steps_el0)]
+    fn steps_stop_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The OS lock keeps debug exceptions away; userspace can save and restore it.
+    #[kvm_test(locks)]
+    fn os_lock_holds_exceptions(t: &mut OneVcpu) -> TestResult {
+        let lock = |vcpu: &Vcpu| vcpu.get_sysreg(&OSLSR_EL1).map(|v| v & OSLSR_OSLK);
+        t.vcpu.run_until_sync(1)?;
+        check_eq!("userspace reads the OS lock as set", lock(&t.vcpu), Ok(OSLSR_OSLK));
+        t.vcpu.run_until_sync(2)?;
+        check_eq!("userspace reads the OS lock as cleared", lock(&t.vcpu), Ok(0));
+        let value = t.vcpu.get_sysreg(&OSLSR_EL1).ioctl("KVM_GET_ONE_REG of OSLSR_EL1")?;
+        let set = t.vcpu.set_sysreg(&OSLSR_EL1, value | OSLSR_OSLK);
+        check_eq!("userspace can set the OS lock", set, Ok(()));
+        t.vcpu.run_until_done()
+    }
 }

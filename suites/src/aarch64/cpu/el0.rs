@@ -31,12 +31,6 @@ fn runs_at_el0(_: &mut Guest) {
     }
 }
 
-/// EL0 runs, and its exceptions come to EL1 with their classes.
-#[kvm_test(runs_at_el0)]
-fn exceptions_go_to_el1(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn reaches_for_registers(_: &mut Guest) {
     let undefined = Err(vector::UNKNOWN);
@@ -58,12 +52,6 @@ fn reaches_for_registers(_: &mut Guest) {
     check_eq!("CTR_EL0 traps at EL0 without UCT", el0(insn::mrs(&CTR_EL0), 0, 0), Err(vector::SYS));
     SCTLR_EL1.write(sctlr);
     check_eq!("DAIF traps at EL0 without UMA", el0(insn::mrs(&DAIF), 0, 0), Err(vector::SYS));
-}
-
-/// Registers of EL1 are undefined at EL0, and those of EL0 are there.
-#[kvm_test(reaches_for_registers)]
-fn registers_of_el1_are_out_of_reach(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -93,12 +81,6 @@ fn reaches_for_memory(_: &mut Guest) {
     check_eq!("a store to EL0's read-only page aborts", stop.trap.vector, vector::DATA_ABORT_LOWER);
     let stop = user::run(&[LOAD, SVC], [0, 8, 0, 0]);
     check_eq!("null is not mapped for EL0", stop.trap.iss() & esr::FSC, esr::FSC_TRANSLATION_L3);
-}
-
-/// EL0 reaches pages that are its own, and a permission fault tells of others.
-#[kvm_test(reaches_for_memory)]
-fn pages_of_el1_are_out_of_reach(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -135,13 +117,6 @@ fn reaches_for_timers(_: &mut Guest) {
         check_eq!("EL0's {name} timer runs", timer.ctl.read(), CTL_ENABLE);
         timer.ctl.write(0);
     }
-}
-
-/// CNTKCTL_EL1 gives EL0 counters and timers one by one (ARM ARM D12; the physical ones are KVM's to
-/// emulate on some hosts).
-#[kvm_test(reaches_for_timers, irqchip)]
-fn timers_are_given_one_by_one(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Reads registers at EL0 under each right alone.
@@ -204,12 +179,6 @@ fn reaches_for_the_pmu(_: &mut Guest) {
     check_eq!("PMINTENSET_EL1 is undefined at EL0", refused, Err(vector::UNKNOWN));
 }
 
-/// PMUSERENR_EL0.EN gives EL0 the PMU but for interrupts (ARM ARM D13, PMUSERENR_EL0).
-#[kvm_test(reaches_for_the_pmu, irqchip, pmu, requires(cap::ARM_PMU_V3))]
-fn pmu_is_given_to_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn reaches_for_counters(_: &mut Guest) {
     set_up_pmu();
@@ -235,12 +204,6 @@ fn reaches_for_counters(_: &mut Guest) {
     }
 }
 
-/// PMUSERENR_EL0.CR, ER and SW give EL0 counters to read, and software increments.
-#[kvm_test(reaches_for_counters, irqchip, pmu, requires(cap::ARM_PMU_V3))]
-fn counters_are_given_to_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn is_refused_the_pmu(_: &mut Guest) {
     pmu::reset();
@@ -251,13 +214,6 @@ fn is_refused_the_pmu(_: &mut Guest) {
         check!("EL0 cannot read {name} without its right", got.is_err(), "{got:x?}");
         check_eq!("the refused read of {name} is a trapped access", got, Err(vector::SYS));
     }
-}
-
-/// An access that PMUSERENR_EL0 refuses is trapped to EL1 with the class of a system register access
-/// (0x18), not as an undefined instruction (ARM ARM D13, PMCR_EL0, accessibility).
-#[kvm_test(is_refused_the_pmu, irqchip, pmu, requires(cap::ARM_PMU_V3))]
-fn refused_pmu_accesses_are_traps(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -291,8 +247,57 @@ fn is_interrupted_at_el0(_: &mut Guest) {
     check_eq!("the interrupt is not taken elsewhere", elsewhere.load(SeqCst), 0);
 }
 
-/// EL0 is interrupted, and goes on.
-#[kvm_test(is_interrupted_at_el0, irqchip)]
-fn interrupts_are_taken_from_el0(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// EL0 runs, and its exceptions come to EL1 with their classes.
+    #[kvm_test(runs_at_el0)]
+    fn exceptions_go_to_el1(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Registers of EL1 are undefined at EL0, and those of EL0 are there.
+    #[kvm_test(reaches_for_registers)]
+    fn registers_of_el1_are_out_of_reach(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// EL0 reaches pages that are its own, and a permission fault tells of others.
+    #[kvm_test(reaches_for_memory)]
+    fn pages_of_el1_are_out_of_reach(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// CNTKCTL_EL1 gives EL0 counters and timers one by one (ARM ARM D12; the physical ones are KVM's to
+    /// emulate on some hosts).
+    #[kvm_test(reaches_for_timers, irqchip)]
+    fn timers_are_given_one_by_one(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// PMUSERENR_EL0.EN gives EL0 the PMU but for interrupts (ARM ARM D13, PMUSERENR_EL0).
+    #[kvm_test(reaches_for_the_pmu, irqchip, pmu, requires(cap::ARM_PMU_V3))]
+    fn pmu_is_given_to_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// PMUSERENR_EL0.CR, ER and SW give EL0 counters to read, and software increments.
+    #[kvm_test(reaches_for_counters, irqchip, pmu, requires(cap::ARM_PMU_V3))]
+    fn counters_are_given_to_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// An access that PMUSERENR_EL0 refuses is trapped to EL1 with the class of a system register access
+    /// (0x18), not as an undefined instruction (ARM ARM D13, PMCR_EL0, accessibility).
+    #[kvm_test(is_refused_the_pmu, irqchip, pmu, requires(cap::ARM_PMU_V3))]
+    fn refused_pmu_accesses_are_traps(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// EL0 is interrupted, and goes on.
+    #[kvm_test(is_interrupted_at_el0, irqchip)]
+    fn interrupts_are_taken_from_el0(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -9,13 +9,6 @@ fn starts(g: &mut Guest) {
     check_eq!("the affinity is the vCPU's index", gic::affinity(), u64::from(g.vcpu()));
 }
 
-/// A guest function starts at EL1, on every vCPU.
-#[kvm_test(starts, vcpus = 2)]
-fn guest_functions_start_at_el1(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()?;
-    t.vm.add_vcpu(1, guest_fn!(starts))?.run_until_done()
-}
-
 #[guest]
 fn traps(_: &mut Guest) {
     let trap = brk_safe().unwrap_err();
@@ -42,13 +35,6 @@ fn traps(_: &mut Guest) {
     );
 }
 
-/// Faults of instructions that may fault are values, on every vCPU.
-#[kvm_test(traps, vcpus = 2)]
-fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()?;
-    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
-}
-
 #[guest]
 fn handles(_: &mut Guest) {
     let mut outer = 0;
@@ -71,12 +57,6 @@ fn handles(_: &mut Guest) {
     let x = core::hint::black_box(PROOF);
     with_handler(vector::SVC, |frame| frame.x = frame.x.map(|x| x), svc);
     check_eq!("registers survive a trap", core::hint::black_box(x), PROOF);
-}
-
-/// Handlers take traps within their scope, nested ones too.
-#[kvm_test(handles)]
-fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -103,8 +83,33 @@ fn maps(_: &mut Guest) {
     );
 }
 
-/// The guest edits its own translation tables.
-#[kvm_test(maps)]
-fn translation_tables_can_be_edited(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// A guest function starts at EL1, on every vCPU.
+    #[kvm_test(starts, vcpus = 2)]
+    fn guest_functions_start_at_el1(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()?;
+        t.vm.add_vcpu(1, guest_fn!(starts))?.run_until_done()
+    }
+
+    /// Faults of instructions that may fault are values, on every vCPU.
+    #[kvm_test(traps, vcpus = 2)]
+    fn faults_are_values(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()?;
+        t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
+    }
+
+    /// Handlers take traps within their scope, nested ones too.
+    #[kvm_test(handles)]
+    fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The guest edits its own translation tables.
+    #[kvm_test(maps)]
+    fn translation_tables_can_be_edited(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -3,9 +3,6 @@ use crate::prelude::*;
 use psci::affinity::{OFF, ON};
 use psci::{function::*, status::*, version};
 
-#[host]
-use vm::bindings::KVM_ARM_VCPU_POWER_OFF;
-
 #[guest]
 fn asks(_: &mut Guest) {
     let version = psci::call(PSCI_VERSION, [0; 3]) as u64;
@@ -52,12 +49,6 @@ fn asks(_: &mut Guest) {
     }
 }
 
-/// KVM answers PSCI queries of a guest that asked for PSCI 0.2.
-#[kvm_test(asks)]
-fn queries_are_answered(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[shared]
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
 
@@ -102,11 +93,23 @@ fn powered_on(g: &mut Guest) {
     }
 }
 
-/// A vCPU made with KVM_ARM_VCPU_POWER_OFF waits for CPU_ON, and starts at its entry point.
-#[kvm_test(powers_on, vcpus = 2)]
-fn cpu_on_starts_a_vcpu_that_is_off(t: &mut OneVcpu) -> TestResult {
-    t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
-    let mut other = t.vm.add_vcpu(1, guest_fn!(powered_on))?;
-    run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
-    Ok(())
+#[host]
+mod host {
+    use super::*;
+    use vm::bindings::KVM_ARM_VCPU_POWER_OFF;
+
+    /// KVM answers PSCI queries of a guest that asked for PSCI 0.2.
+    #[kvm_test(asks)]
+    fn queries_are_answered(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A vCPU made with KVM_ARM_VCPU_POWER_OFF waits for CPU_ON, and starts at its entry point.
+    #[kvm_test(powers_on, vcpus = 2)]
+    fn cpu_on_starts_a_vcpu_that_is_off(t: &mut OneVcpu) -> TestResult {
+        t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
+        let mut other = t.vm.add_vcpu(1, guest_fn!(powered_on))?;
+        run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
+        Ok(())
+    }
 }

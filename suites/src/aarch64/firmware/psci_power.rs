@@ -1,18 +1,8 @@
 //! PSCI by version, and the power state of vCPUs and of the system (Arm DEN0022; api.rst 4.38, 5, 8).
-#[host]
-use crate::aarch64::firmware::smccc::fw;
 use crate::prelude::*;
 use psci::version::{V0_2, V1_0, V1_1};
 use psci::{call, function::*, status::*};
 use smccc::{NOT_SUPPORTED as NONE, SMC64, fast, owner};
-
-#[host]
-use vm::bindings::{
-    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_SYSTEM_SUSPEND,
-    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2, KVM_SYSTEM_EVENT_SHUTDOWN, KVM_SYSTEM_EVENT_SUSPEND,
-    kvm_mp_state,
-};
 
 #[guest]
 fn asks_by_version(g: &mut Guest) {
@@ -109,37 +99,10 @@ fn asks_by_version(g: &mut Guest) {
     }
 }
 
-/// The guest has the version that userspace sets, with the functions of that version.
-#[kvm_test(asks_by_version, params = [v0_2: V0_2, v1_0: V1_0, v1_1: V1_1])]
-fn version_is_userspaces(t: &mut OneVcpu, version: u64) -> TestResult {
-    let newest = t.vcpu.get_reg(fw(0)).ioctl("KVM_GET_ONE_REG of KVM_REG_ARM_PSCI_VERSION")?;
-    require!(newest >= version, "PSCI {}.{}", version >> 16, version & 0xffff);
-    check_eq!("the PSCI version can be set", t.vcpu.set_reg(fw(0), version), Ok(()));
-    check_eq!("the PSCI version reads back as set", t.vcpu.get_reg(fw(0)), Ok(version));
-    for unknown in [1, 3, 0x1_00ff, 0x2_0000, u64::MAX] {
-        let set = t.vcpu.set_reg(fw(0), unknown);
-        check!(
-            "an unknown PSCI version is EINVAL",
-            set == Err(Errno::EINVAL),
-            "{unknown:#x} {set:?}"
-        );
-    }
-    t.vcpu.set_args(&[version]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn asks_psci_0_1(_: &mut Guest) {
     check_eq!("PSCI 0.1 has no PSCI_VERSION", hvc(PSCI_VERSION, [0; 3])[0], NONE);
     check_eq!("PSCI 0.1 has no SYSTEM_OFF", hvc(SYSTEM_OFF, [0; 3])[0], NONE);
-}
-
-/// A vCPU without KVM_ARM_VCPU_PSCI_0_2 has PSCI 0.1, which has no such functions (api.rst 4.82).
-#[kvm_test(asks_psci_0_1, no_features(KVM_ARM_VCPU_PSCI_0_2))]
-fn psci_0_1_has_no_version(t: &mut OneVcpu) -> TestResult {
-    let later = t.vcpu.set_reg(fw(0), V1_0);
-    check_eq!("a later version without PSCI 0.2 is EINVAL", later, Err(Errno::EINVAL));
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -166,63 +129,10 @@ fn suspends_itself(_: &mut Guest) {
     );
 }
 
-/// CPU_SUSPEND waits for an interrupt, masked or not, and keeps the state.
-#[kvm_test(suspends_itself, irqchip)]
-fn suspended_cpu_wakes_by_an_interrupt(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn ends_the_system(g: &mut Guest) {
     let answer = hvc(g.arg(0) as u32, [g.arg(1), 0, 0])[0] as i32;
     check_eq!("a system event's call fails if the guest runs on", answer, INTERNAL_FAILURE);
-}
-
-#[host]
-fn mp_state(vcpu: &Vcpu) -> TestResult<u32> {
-    Ok(vcpu.fd().get_mp_state().ioctl("KVM_GET_MP_STATE")?.mp_state)
-}
-
-#[host]
-fn set_mp_state(vcpu: &Vcpu, mp_state: u32) -> Result<(), Errno> {
-    let set = vcpu.fd().set_mp_state(kvm_mp_state { mp_state });
-    set.errno()
-}
-
-/// The end of the system is for userspace: all vCPUs are stopped, and one that userspace runs again finds
-/// INTERNAL_FAILURE (api.rst 5, KVM_EXIT_SYSTEM_EVENT).
-#[kvm_test(ends_the_system, vcpus = 2, params = [
-    off: (SYSTEM_OFF, 0, KVM_SYSTEM_EVENT_SHUTDOWN, 0),
-    reset: (SYSTEM_RESET, 0, KVM_SYSTEM_EVENT_RESET, 0),
-    warm_reset: (SYSTEM_RESET2, 0, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2),
-    vendor_reset: (
-        SYSTEM_RESET2, 0x8000_0000, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2,
-    ),
-])]
-fn system_events_stop_all(
-    t: &mut OneVcpu,
-    (id, kind, event, flags): (u32, u64, u32, u32),
-) -> TestResult {
-    let other = t.vm.add_vcpu(1, guest_fn!(ends_the_system))?;
-    let version = t.vcpu.get_reg(fw(0)).ioctl("KVM_GET_ONE_REG of KVM_REG_ARM_PSCI_VERSION")?;
-    require!(id != SYSTEM_RESET2 || version >= V1_1, "PSCI 1.1");
-    t.vcpu.set_args(&[id.into(), kind]);
-    t.vcpu.run_until(Exit::SystemEvent { kind: event })?;
-    if t.vm.check_extension(vm::bindings::KVM_CAP_SYSTEM_EVENT_DATA) > 0 {
-        check_eq!("the event's data name the call", t.vcpu.system_event_data(), Some(flags.into()));
-    }
-    check_eq!("the caller of a system event is stopped", mp_state(&t.vcpu)?, KVM_MP_STATE_STOPPED);
-    check_eq!(
-        "the other vCPU is stopped by a system event",
-        mp_state(&other)?,
-        KVM_MP_STATE_STOPPED
-    );
-    check_eq!(
-        "userspace can make a stopped vCPU runnable",
-        set_mp_state(&t.vcpu, KVM_MP_STATE_RUNNABLE),
-        Ok(())
-    );
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -236,32 +146,6 @@ fn suspends_the_system(_: &mut Guest) {
     check_eq!("SYSTEM_SUSPEND returns userspace's answer", answer as i32, DENIED);
 }
 
-/// SYSTEM_SUSPEND is userspace's to carry out or to deny: it finds the call's registers as the guest set
-/// them (api.rst 8, KVM_CAP_ARM_SYSTEM_SUSPEND).
-#[kvm_test(suspends_the_system, requires(cap::ARM_SYSTEM_SUSPEND))]
-fn userspace_decides_on_suspend(t: &mut OneVcpu) -> TestResult {
-    check_eq!(
-        "KVM_CAP_ARM_SYSTEM_SUSPEND can be enabled",
-        t.vm.enable_cap(KVM_CAP_ARM_SYSTEM_SUSPEND, [0; 4]),
-        Ok(())
-    );
-    t.vcpu.run_until(Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_SUSPEND })?;
-    for (n, want) in (0..3).zip([SYSTEM_SUSPEND.into(), 0x1_2345_6000, 77]) {
-        check_eq!(
-            "X{n} is as the caller of SYSTEM_SUSPEND set it",
-            t.vcpu.get_reg(core_reg::x(n)),
-            Ok(want)
-        );
-    }
-    check_eq!(
-        "the caller of SYSTEM_SUSPEND is not stopped",
-        mp_state(&t.vcpu)?,
-        KVM_MP_STATE_RUNNABLE
-    );
-    t.vcpu.set_reg(core_reg::x(0), DENIED as u64).ioctl("KVM_SET_ONE_REG of X0")?;
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn wakes_the_other(g: &mut Guest) {
     check_eq!("CPU_ON of a stopped vCPU succeeds", call(CPU_ON, [1, psci_entry(), 1]), SUCCESS);
@@ -271,28 +155,156 @@ fn wakes_the_other(g: &mut Guest) {
 #[guest]
 fn idles(_: &mut Guest) {}
 
-/// A vCPU made with KVM_ARM_VCPU_POWER_OFF is KVM_MP_STATE_STOPPED until CPU_ON; userspace can set both
-/// states, and no other (api.rst 4.38, 4.39).
-#[kvm_test(wakes_the_other, vcpus = 2)]
-fn power_state_is_the_mp_state(t: &mut OneVcpu) -> TestResult {
-    t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
-    let other = t.vm.add_vcpu(1, guest_fn!(idles))?;
-    check_eq!("a running vCPU is RUNNABLE", mp_state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
-    check_eq!("a vCPU that is off is STOPPED", mp_state(&other)?, KVM_MP_STATE_STOPPED);
-    for state in [KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED] {
-        check_eq!("userspace can set RUNNABLE and STOPPED", set_mp_state(&other, state), Ok(()));
-        check_eq!("userspace reads back the MP state that it set", mp_state(&other)?, state);
+#[host]
+mod host {
+    use super::*;
+    use crate::aarch64::firmware::smccc::fw;
+    use vm::bindings::{
+        KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_CAP_ARM_SYSTEM_SUSPEND,
+        KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET,
+        KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2, KVM_SYSTEM_EVENT_SHUTDOWN,
+        KVM_SYSTEM_EVENT_SUSPEND, kvm_mp_state,
+    };
+
+    /// The guest has the version that userspace sets, with the functions of that version.
+    #[kvm_test(asks_by_version, params = [v0_2: V0_2, v1_0: V1_0, v1_1: V1_1])]
+    fn version_is_userspaces(t: &mut OneVcpu, version: u64) -> TestResult {
+        let newest = t.vcpu.get_reg(fw(0)).ioctl("KVM_GET_ONE_REG of KVM_REG_ARM_PSCI_VERSION")?;
+        require!(newest >= version, "PSCI {}.{}", version >> 16, version & 0xffff);
+        check_eq!("the PSCI version can be set", t.vcpu.set_reg(fw(0), version), Ok(()));
+        check_eq!("the PSCI version reads back as set", t.vcpu.get_reg(fw(0)), Ok(version));
+        for unknown in [1, 3, 0x1_00ff, 0x2_0000, u64::MAX] {
+            let set = t.vcpu.set_reg(fw(0), unknown);
+            check!(
+                "an unknown PSCI version is EINVAL",
+                set == Err(Errno::EINVAL),
+                "{unknown:#x} {set:?}"
+            );
+        }
+        t.vcpu.set_args(&[version]);
+        t.vcpu.run_until_done()
     }
-    for state in [1, 2, 3, 4, 6, 7, 8, 9, u32::MAX] {
-        let set = set_mp_state(&other, state);
-        check!(
-            "states of other architectures are EINVAL",
-            set == Err(Errno::EINVAL),
-            "{state}: {set:?}"
+
+    /// A vCPU without KVM_ARM_VCPU_PSCI_0_2 has PSCI 0.1, which has no such functions (api.rst 4.82).
+    #[kvm_test(asks_psci_0_1, no_features(KVM_ARM_VCPU_PSCI_0_2))]
+    fn psci_0_1_has_no_version(t: &mut OneVcpu) -> TestResult {
+        let later = t.vcpu.set_reg(fw(0), V1_0);
+        check_eq!("a later version without PSCI 0.2 is EINVAL", later, Err(Errno::EINVAL));
+        t.vcpu.run_until_done()
+    }
+
+    /// CPU_SUSPEND waits for an interrupt, masked or not, and keeps the state.
+    #[kvm_test(suspends_itself, irqchip)]
+    fn suspended_cpu_wakes_by_an_interrupt(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    fn mp_state(vcpu: &Vcpu) -> TestResult<u32> {
+        Ok(vcpu.fd().get_mp_state().ioctl("KVM_GET_MP_STATE")?.mp_state)
+    }
+
+    fn set_mp_state(vcpu: &Vcpu, mp_state: u32) -> Result<(), Errno> {
+        let set = vcpu.fd().set_mp_state(kvm_mp_state { mp_state });
+        set.errno()
+    }
+
+    /// The end of the system is for userspace: all vCPUs are stopped, and one that userspace runs again finds
+    /// INTERNAL_FAILURE (api.rst 5, KVM_EXIT_SYSTEM_EVENT).
+    #[kvm_test(ends_the_system, vcpus = 2, params = [
+    off: (SYSTEM_OFF, 0, KVM_SYSTEM_EVENT_SHUTDOWN, 0),
+    reset: (SYSTEM_RESET, 0, KVM_SYSTEM_EVENT_RESET, 0),
+    warm_reset: (SYSTEM_RESET2, 0, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2),
+    vendor_reset: (
+        SYSTEM_RESET2, 0x8000_0000, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_RESET_FLAG_PSCI_RESET2,
+    ),
+])]
+    fn system_events_stop_all(
+        t: &mut OneVcpu,
+        (id, kind, event, flags): (u32, u64, u32, u32),
+    ) -> TestResult {
+        let other = t.vm.add_vcpu(1, guest_fn!(ends_the_system))?;
+        let version = t.vcpu.get_reg(fw(0)).ioctl("KVM_GET_ONE_REG of KVM_REG_ARM_PSCI_VERSION")?;
+        require!(id != SYSTEM_RESET2 || version >= V1_1, "PSCI 1.1");
+        t.vcpu.set_args(&[id.into(), kind]);
+        t.vcpu.run_until(Exit::SystemEvent { kind: event })?;
+        if t.vm.check_extension(vm::bindings::KVM_CAP_SYSTEM_EVENT_DATA) > 0 {
+            check_eq!(
+                "the event's data name the call",
+                t.vcpu.system_event_data(),
+                Some(flags.into())
+            );
+        }
+        check_eq!(
+            "the caller of a system event is stopped",
+            mp_state(&t.vcpu)?,
+            KVM_MP_STATE_STOPPED
         );
+        check_eq!(
+            "the other vCPU is stopped by a system event",
+            mp_state(&other)?,
+            KVM_MP_STATE_STOPPED
+        );
+        check_eq!(
+            "userspace can make a stopped vCPU runnable",
+            set_mp_state(&t.vcpu, KVM_MP_STATE_RUNNABLE),
+            Ok(())
+        );
+        t.vcpu.run_until_done()
     }
-    check_eq!("a refused MP state changes nothing", mp_state(&other)?, KVM_MP_STATE_STOPPED);
-    t.vcpu.run_until_sync(1)?;
-    check_eq!("CPU_ON makes a stopped vCPU RUNNABLE", mp_state(&other)?, KVM_MP_STATE_RUNNABLE);
-    t.vcpu.run_until_done()
+
+    /// SYSTEM_SUSPEND is userspace's to carry out or to deny: it finds the call's registers as the guest set
+    /// them (api.rst 8, KVM_CAP_ARM_SYSTEM_SUSPEND).
+    #[kvm_test(suspends_the_system, requires(cap::ARM_SYSTEM_SUSPEND))]
+    fn userspace_decides_on_suspend(t: &mut OneVcpu) -> TestResult {
+        check_eq!(
+            "KVM_CAP_ARM_SYSTEM_SUSPEND can be enabled",
+            t.vm.enable_cap(KVM_CAP_ARM_SYSTEM_SUSPEND, [0; 4]),
+            Ok(())
+        );
+        t.vcpu.run_until(Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_SUSPEND })?;
+        for (n, want) in (0..3).zip([SYSTEM_SUSPEND.into(), 0x1_2345_6000, 77]) {
+            check_eq!(
+                "X{n} is as the caller of SYSTEM_SUSPEND set it",
+                t.vcpu.get_reg(core_reg::x(n)),
+                Ok(want)
+            );
+        }
+        check_eq!(
+            "the caller of SYSTEM_SUSPEND is not stopped",
+            mp_state(&t.vcpu)?,
+            KVM_MP_STATE_RUNNABLE
+        );
+        t.vcpu.set_reg(core_reg::x(0), DENIED as u64).ioctl("KVM_SET_ONE_REG of X0")?;
+        t.vcpu.run_until_done()
+    }
+
+    /// A vCPU made with KVM_ARM_VCPU_POWER_OFF is KVM_MP_STATE_STOPPED until CPU_ON; userspace can set both
+    /// states, and no other (api.rst 4.38, 4.39).
+    #[kvm_test(wakes_the_other, vcpus = 2)]
+    fn power_state_is_the_mp_state(t: &mut OneVcpu) -> TestResult {
+        t.vm.features_mut().add(KVM_ARM_VCPU_POWER_OFF);
+        let other = t.vm.add_vcpu(1, guest_fn!(idles))?;
+        check_eq!("a running vCPU is RUNNABLE", mp_state(&t.vcpu)?, KVM_MP_STATE_RUNNABLE);
+        check_eq!("a vCPU that is off is STOPPED", mp_state(&other)?, KVM_MP_STATE_STOPPED);
+        for state in [KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED] {
+            check_eq!(
+                "userspace can set RUNNABLE and STOPPED",
+                set_mp_state(&other, state),
+                Ok(())
+            );
+            check_eq!("userspace reads back the MP state that it set", mp_state(&other)?, state);
+        }
+        for state in [1, 2, 3, 4, 6, 7, 8, 9, u32::MAX] {
+            let set = set_mp_state(&other, state);
+            check!(
+                "states of other architectures are EINVAL",
+                set == Err(Errno::EINVAL),
+                "{state}: {set:?}"
+            );
+        }
+        check_eq!("a refused MP state changes nothing", mp_state(&other)?, KVM_MP_STATE_STOPPED);
+        t.vcpu.run_until_sync(1)?;
+        check_eq!("CPU_ON makes a stopped vCPU RUNNABLE", mp_state(&other)?, KVM_MP_STATE_RUNNABLE);
+        t.vcpu.run_until_done()
+    }
 }

@@ -3,9 +3,6 @@
 use crate::prelude::*;
 use smccc::{KVM_UID, NOT_SUPPORTED, SMC64, TRNG_INVALID_PARAMETERS, fast, function, owner};
 
-#[host]
-use vm::bindings::{KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA};
-
 /// Functions whose presence says how far a workaround goes.
 const WORKAROUNDS: [u32; 3] =
     [function::ARCH_WORKAROUND_1, function::ARCH_WORKAROUND_2, function::ARCH_WORKAROUND_3];
@@ -52,12 +49,6 @@ fn asks_for_nothing_known(_: &mut Guest) {
     );
 }
 
-/// What KVM does not know is NOT_SUPPORTED, and other registers are kept (DEN0028 5.2, 2.6).
-#[kvm_test(asks_for_nothing_known)]
-fn unknown_functions_are_not_supported(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn asks_for_workarounds(g: &mut Guest) {
     let features = WORKAROUNDS.map(|id| hvc(function::ARCH_FEATURES, [id.into(), 0, 0])[0]);
@@ -66,58 +57,6 @@ fn asks_for_workarounds(g: &mut Guest) {
         check!("ARCH_FEATURES of a workaround is one of its values", plausible, "{result:#x}");
     }
     g.sync(1, &features);
-}
-
-/// The pseudo-registers tell userspace what ARCH_FEATURES tells the guest, and take no better level
-/// than the host has (fw-pseudo-registers.rst).
-#[kvm_test(asks_for_workarounds)]
-fn workarounds_are_told_to_both(t: &mut OneVcpu) -> TestResult {
-    /// Results of ARCH_FEATURES by level: 0 not available, 1 available, 2 not required; of workaround 2
-    /// 0 not available, 3 not required.
-    const RESULTS: [[i64; 4]; 3] = [[-1, 0, 1, -99], [-1, -1, 0, -2], [-1, 0, 1, -99]];
-    let seen = t.vcpu.run_until_sync(1)?;
-    for ((number, results), seen) in (1_u16..).zip(RESULTS).zip(seen) {
-        let Ok(level) = t.vcpu.get_reg(fw(number)) else { continue };
-        check!("workaround {number} has a level that is defined", level & 0xf < 4, "{level:#x}");
-        let want = results[level as usize & 3];
-        check_eq!(
-            "ARCH_FEATURES and userspace see one level of workaround {number}",
-            seen as i64,
-            want
-        );
-        check_eq!(
-            "the level of workaround {number} can be restored",
-            t.vcpu.set_reg(fw(number), level),
-            Ok(())
-        );
-        let better = t.vcpu.set_reg(fw(number), 0xf);
-        check_eq!(
-            "a level of workaround {number} that does not exist is EINVAL",
-            better,
-            Err(Errno::EINVAL)
-        );
-        let bits = t.vcpu.set_reg(fw(number), level | 1 << 32);
-        check_eq!("unknown bits of workaround {number} are EINVAL", bits, Err(Errno::EINVAL));
-    }
-    t.vcpu.run_until_done()
-}
-
-/// Pseudo-register `n` of the firmware: 0 is the PSCI version, 1 to 3 are workarounds.
-#[host]
-pub const fn fw(n: u16) -> u64 {
-    bindings::KVM_REG_ARM64
-        | bindings::KVM_REG_SIZE_U64
-        | bindings::KVM_REG_ARM_FW as u64
-        | n as u64
-}
-
-/// Bitmap `n` of services: 0 standard, 1 standard hypervisor, 2 vendor's hypervisor.
-#[host]
-const fn fw_bitmap(n: u16) -> u64 {
-    bindings::KVM_REG_ARM64
-        | bindings::KVM_REG_SIZE_U64
-        | bindings::KVM_REG_ARM_FW_FEAT_BMAP as u64
-        | n as u64
 }
 
 #[guest]
@@ -201,12 +140,6 @@ fn draws_random_numbers(_: &mut Guest) {
     }
 }
 
-/// KVM's entropy service (DEN0098).
-#[kvm_test(draws_random_numbers)]
-fn trng_draws_bits(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn asks_who_it_is(_: &mut Guest) {
     use function::*;
@@ -234,12 +167,6 @@ fn asks_who_it_is(_: &mut Guest) {
     }
 }
 
-/// KVM says who it is, and what services of its own it has (hypercalls.rst).
-#[kvm_test(asks_who_it_is, irqchip)]
-fn vendor_services_name_kvm(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn tells_of_services(g: &mut Guest) {
     use function::*;
@@ -256,43 +183,6 @@ fn tells_of_services(g: &mut Guest) {
         true
     );
     g.sync(1, &services);
-}
-
-/// Userspace takes services from the guest by bitmaps, before the first KVM_RUN (fw-pseudo-registers.rst).
-#[kvm_test(tells_of_services, irqchip, params = [
-    all: [true, true, true],
-    no_standard: [false, true, true],
-    no_standard_hyp: [true, false, true],
-    no_vendor_hyp: [true, true, false],
-    none: [false, false, false],
-])]
-fn bitmaps_take_services_away(t: &mut OneVcpu, keep: [bool; 3]) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    let mut set = [0; 3];
-    for ((n, keep), set) in (0_u16..).zip(keep).zip(&mut set) {
-        let Ok(all) = vcpu.get_reg(fw_bitmap(n)) else { skip!("KVM_REG_ARM_FW_FEAT_BMAP") };
-        check!("bitmap {n} offers a service at first", all & 1 == 1, "{all:#x}");
-        *set = if keep { all } else { 0 };
-        check_eq!("bitmap {n} can be set", vcpu.set_reg(fw_bitmap(n), *set), Ok(()));
-        check_eq!("bitmap {n} reads back as set", vcpu.get_reg(fw_bitmap(n)), Ok(*set));
-        let unknown = vcpu.set_reg(fw_bitmap(n), all | 1 << 63);
-        check_eq!("an unknown service in bitmap {n} is EINVAL", unknown, Err(Errno::EINVAL));
-    }
-    let seen = vcpu.run_until_sync(1)?;
-    check_eq!("TRNG follows the standard bitmap", seen[0] != 0, keep[0]);
-    check_eq!("stolen time follows the standard hypervisor bitmap", seen[1] != 0, keep[1]);
-    check_eq!("the UID follows the vendor's bitmap", seen[2] != 0, keep[2]);
-    check_eq!("the vendor's features follow the vendor's bitmap", seen[3] != 0, keep[2]);
-    for (n, set) in (0_u16..).zip(set) {
-        check_eq!(
-            "bitmap {n} takes its own value after KVM_RUN",
-            vcpu.set_reg(fw_bitmap(n), set),
-            Ok(())
-        );
-        let other = vcpu.set_reg(fw_bitmap(n), set ^ 1);
-        check_eq!("another value of bitmap {n} after KVM_RUN is EBUSY", other, Err(Errno::EBUSY));
-    }
-    vcpu.run_until_done()
 }
 
 /// Where the record of stolen time is.
@@ -334,24 +224,147 @@ fn looks_for_stolen_time(g: &mut Guest) {
     }
 }
 
-/// The guest finds the record that userspace gave it, by KVM_ARM_VCPU_PVTIME_IPA (pvtime.rst).
-#[kvm_test(looks_for_stolen_time, requires(cap::STEAL_TIME), params = [given: true, not_given: false])]
-fn stolen_time_is_found(t: &mut OneVcpu, given: bool) -> TestResult {
-    let set = |gpa: u64| t.vcpu.set_attr(KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA, gpa);
-    t.vm.ram().write(STOLEN_TIME, &[0xff; 64]);
-    if given {
-        check_eq!(
-            "a record that is not aligned to 64 bytes is EINVAL",
-            set(STOLEN_TIME + 32),
-            Err(Errno::EINVAL)
-        );
-        check_eq!("a record without memory is EINVAL", set(layout::FREE), Err(Errno::EINVAL));
-        check_eq!("a record in memory is accepted", set(STOLEN_TIME), Ok(()));
-        check_eq!("a second record is EEXIST", set(STOLEN_TIME), Err(Errno::EEXIST));
+#[host]
+pub use host::*;
+
+#[host]
+mod host {
+    use super::*;
+    use vm::bindings::{KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA};
+
+    /// What KVM does not know is NOT_SUPPORTED, and other registers are kept (DEN0028 5.2, 2.6).
+    #[kvm_test(asks_for_nothing_known)]
+    fn unknown_functions_are_not_supported(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
     }
-    t.vcpu.set_args(&[given.into()]);
-    if given {
-        t.vcpu.run_until_sync(1)?;
+
+    /// The pseudo-registers tell userspace what ARCH_FEATURES tells the guest, and take no better level
+    /// than the host has (fw-pseudo-registers.rst).
+    #[kvm_test(asks_for_workarounds)]
+    fn workarounds_are_told_to_both(t: &mut OneVcpu) -> TestResult {
+        /// Results of ARCH_FEATURES by level: 0 not available, 1 available, 2 not required; of workaround 2
+        /// 0 not available, 3 not required.
+        const RESULTS: [[i64; 4]; 3] = [[-1, 0, 1, -99], [-1, -1, 0, -2], [-1, 0, 1, -99]];
+        let seen = t.vcpu.run_until_sync(1)?;
+        for ((number, results), seen) in (1_u16..).zip(RESULTS).zip(seen) {
+            let Ok(level) = t.vcpu.get_reg(fw(number)) else { continue };
+            check!(
+                "workaround {number} has a level that is defined",
+                level & 0xf < 4,
+                "{level:#x}"
+            );
+            let want = results[level as usize & 3];
+            check_eq!(
+                "ARCH_FEATURES and userspace see one level of workaround {number}",
+                seen as i64,
+                want
+            );
+            check_eq!(
+                "the level of workaround {number} can be restored",
+                t.vcpu.set_reg(fw(number), level),
+                Ok(())
+            );
+            let better = t.vcpu.set_reg(fw(number), 0xf);
+            check_eq!(
+                "a level of workaround {number} that does not exist is EINVAL",
+                better,
+                Err(Errno::EINVAL)
+            );
+            let bits = t.vcpu.set_reg(fw(number), level | 1 << 32);
+            check_eq!("unknown bits of workaround {number} are EINVAL", bits, Err(Errno::EINVAL));
+        }
+        t.vcpu.run_until_done()
     }
-    t.vcpu.run_until_done()
+
+    /// Pseudo-register `n` of the firmware: 0 is the PSCI version, 1 to 3 are workarounds.
+    pub const fn fw(n: u16) -> u64 {
+        bindings::KVM_REG_ARM64
+            | bindings::KVM_REG_SIZE_U64
+            | bindings::KVM_REG_ARM_FW as u64
+            | n as u64
+    }
+
+    /// Bitmap `n` of services: 0 standard, 1 standard hypervisor, 2 vendor's hypervisor.
+    const fn fw_bitmap(n: u16) -> u64 {
+        bindings::KVM_REG_ARM64
+            | bindings::KVM_REG_SIZE_U64
+            | bindings::KVM_REG_ARM_FW_FEAT_BMAP as u64
+            | n as u64
+    }
+
+    /// KVM's entropy service (DEN0098).
+    #[kvm_test(draws_random_numbers)]
+    fn trng_draws_bits(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// KVM says who it is, and what services of its own it has (hypercalls.rst).
+    #[kvm_test(asks_who_it_is, irqchip)]
+    fn vendor_services_name_kvm(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Userspace takes services from the guest by bitmaps, before the first KVM_RUN (fw-pseudo-registers.rst).
+    #[kvm_test(tells_of_services, irqchip, params = [
+    all: [true, true, true],
+    no_standard: [false, true, true],
+    no_standard_hyp: [true, false, true],
+    no_vendor_hyp: [true, true, false],
+    none: [false, false, false],
+])]
+    fn bitmaps_take_services_away(t: &mut OneVcpu, keep: [bool; 3]) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        let mut set = [0; 3];
+        for ((n, keep), set) in (0_u16..).zip(keep).zip(&mut set) {
+            let Ok(all) = vcpu.get_reg(fw_bitmap(n)) else { skip!("KVM_REG_ARM_FW_FEAT_BMAP") };
+            check!("bitmap {n} offers a service at first", all & 1 == 1, "{all:#x}");
+            *set = if keep { all } else { 0 };
+            check_eq!("bitmap {n} can be set", vcpu.set_reg(fw_bitmap(n), *set), Ok(()));
+            check_eq!("bitmap {n} reads back as set", vcpu.get_reg(fw_bitmap(n)), Ok(*set));
+            let unknown = vcpu.set_reg(fw_bitmap(n), all | 1 << 63);
+            check_eq!("an unknown service in bitmap {n} is EINVAL", unknown, Err(Errno::EINVAL));
+        }
+        let seen = vcpu.run_until_sync(1)?;
+        check_eq!("TRNG follows the standard bitmap", seen[0] != 0, keep[0]);
+        check_eq!("stolen time follows the standard hypervisor bitmap", seen[1] != 0, keep[1]);
+        check_eq!("the UID follows the vendor's bitmap", seen[2] != 0, keep[2]);
+        check_eq!("the vendor's features follow the vendor's bitmap", seen[3] != 0, keep[2]);
+        for (n, set) in (0_u16..).zip(set) {
+            check_eq!(
+                "bitmap {n} takes its own value after KVM_RUN",
+                vcpu.set_reg(fw_bitmap(n), set),
+                Ok(())
+            );
+            let other = vcpu.set_reg(fw_bitmap(n), set ^ 1);
+            check_eq!(
+                "another value of bitmap {n} after KVM_RUN is EBUSY",
+                other,
+                Err(Errno::EBUSY)
+            );
+        }
+        vcpu.run_until_done()
+    }
+
+    /// The guest finds the record that userspace gave it, by KVM_ARM_VCPU_PVTIME_IPA (pvtime.rst).
+    #[kvm_test(looks_for_stolen_time, requires(cap::STEAL_TIME), params = [given: true, not_given: false])]
+    fn stolen_time_is_found(t: &mut OneVcpu, given: bool) -> TestResult {
+        let set =
+            |gpa: u64| t.vcpu.set_attr(KVM_ARM_VCPU_PVTIME_CTRL, KVM_ARM_VCPU_PVTIME_IPA, gpa);
+        t.vm.ram().write(STOLEN_TIME, &[0xff; 64]);
+        if given {
+            check_eq!(
+                "a record that is not aligned to 64 bytes is EINVAL",
+                set(STOLEN_TIME + 32),
+                Err(Errno::EINVAL)
+            );
+            check_eq!("a record without memory is EINVAL", set(layout::FREE), Err(Errno::EINVAL));
+            check_eq!("a record in memory is accepted", set(STOLEN_TIME), Ok(()));
+            check_eq!("a second record is EEXIST", set(STOLEN_TIME), Err(Errno::EEXIST));
+        }
+        t.vcpu.set_args(&[given.into()]);
+        if given {
+            t.vcpu.run_until_sync(1)?;
+        }
+        t.vcpu.run_until_done()
+    }
 }

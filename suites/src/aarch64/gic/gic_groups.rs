@@ -6,9 +6,6 @@ use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
 use gicd::{CTLR_ENABLE_GRP0, CTLR_ENABLE_GRP1, CTLR_GROUPS};
 
-#[host]
-use GicVersion::{V2, V3};
-
 const SPI: u32 = 45;
 const PPI: u32 = 20;
 const SGI: u32 = 5;
@@ -30,12 +27,6 @@ fn writes_the_enable_bits(_: &mut Guest) {
             check_eq!("{to_name} enabled after {from} reads back so", gic.groups(), to);
         }
     }
-}
-
-/// EnableGrp0 and EnableGrp1 of GICD_CTLR keep what is written, each for itself.
-#[kvm_test(writes_the_enable_bits, params = [gicv2: V2, gicv3: V3])]
-fn group_enable_bits_are_independent(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
 }
 
 /// The proof that nothing came needs a sentinel in a group that is enabled.
@@ -66,29 +57,6 @@ fn takes_what_is_enabled(g: &mut Guest) {
         check_eq!("an SPI of a disabled group does not come", seen, NOTHING);
         check!("an SPI of a disabled group stays pending", gic.get(gicd::ISPENDR, SPI));
     }
-}
-
-/// An interrupt is forwarded where its own group is enabled, whatever the other one is.
-#[kvm_test(takes_what_is_enabled, params = [
-    gicv2_group0_with_none: (V2, GROUP0, 0),
-    gicv2_group0_with_group0: (V2, GROUP0, CTLR_ENABLE_GRP0),
-    gicv2_group0_with_group1: (V2, GROUP0, CTLR_ENABLE_GRP1),
-    gicv2_group0_with_both: (V2, GROUP0, CTLR_GROUPS),
-    gicv2_group1_with_none: (V2, GROUP1, 0),
-    gicv2_group1_with_group0: (V2, GROUP1, CTLR_ENABLE_GRP0),
-    gicv2_group1_with_group1: (V2, GROUP1, CTLR_ENABLE_GRP1),
-    gicv2_group1_with_both: (V2, GROUP1, CTLR_GROUPS),
-    gicv3_group0_with_none: (V3, GROUP0, 0),
-    gicv3_group0_with_group0: (V3, GROUP0, CTLR_ENABLE_GRP0),
-    gicv3_group0_with_group1: (V3, GROUP0, CTLR_ENABLE_GRP1),
-    gicv3_group0_with_both: (V3, GROUP0, CTLR_GROUPS),
-    gicv3_group1_with_none: (V3, GROUP1, 0),
-    gicv3_group1_with_group0: (V3, GROUP1, CTLR_ENABLE_GRP0),
-    gicv3_group1_with_group1: (V3, GROUP1, CTLR_ENABLE_GRP1),
-    gicv3_group1_with_both: (V3, GROUP1, CTLR_GROUPS),
-])]
-fn delivery(t: &mut OneVm, (version, group, enabled): (GicVersion, u32, u32)) -> TestResult {
-    run_guest(t, version, &[group.into(), enabled.into()])
 }
 
 /// Group enables that are written one after the other, by number of the case.
@@ -126,32 +94,6 @@ fn enables_late(g: &mut Guest) {
     check!("the SPI that came is no longer pending", !gic.get(gicd::ISPENDR, SPI));
 }
 
-/// An interrupt that became pending while its group was disabled comes when the group is enabled.
-#[kvm_test(enables_late, params = [
-    gicv2_group0_own_then_both: (V2, GROUP0, 0),
-    gicv2_group0_other_then_both: (V2, GROUP0, 1),
-    gicv2_group0_other_then_own: (V2, GROUP0, 2),
-    gicv2_group0_both_then_own: (V2, GROUP0, 3),
-    gicv2_group1_own_then_both: (V2, GROUP1, 0),
-    gicv2_group1_other_then_both: (V2, GROUP1, 1),
-    gicv2_group1_other_then_own: (V2, GROUP1, 2),
-    gicv2_group1_both_then_own: (V2, GROUP1, 3),
-    gicv3_group0_own_then_both: (V3, GROUP0, 0),
-    gicv3_group0_other_then_both: (V3, GROUP0, 1),
-    gicv3_group0_other_then_own: (V3, GROUP0, 2),
-    gicv3_group0_both_then_own: (V3, GROUP0, 3),
-    gicv3_group1_own_then_both: (V3, GROUP1, 0),
-    gicv3_group1_other_then_both: (V3, GROUP1, 1),
-    gicv3_group1_other_then_own: (V3, GROUP1, 2),
-    gicv3_group1_both_then_own: (V3, GROUP1, 3),
-])]
-fn pending_before_enabling(
-    t: &mut OneVm,
-    (version, group, order): (GicVersion, u32, u64),
-) -> TestResult {
-    run_guest(t, version, &[group.into(), order])
-}
-
 #[guest]
 fn switches_off_and_on(g: &mut Guest) {
     let gic = GuestGic::detect();
@@ -166,15 +108,6 @@ fn switches_off_and_on(g: &mut Guest) {
     check!("an SPI whose group is disabled stays pending", gic.get(gicd::ISPENDR, SPI));
     let seen = interrupts_before(gic, group, || gic.set_groups(CTLR_GROUPS));
     check_eq!("an SPI comes when its group is enabled again", seen, one_of(group, SPI));
-}
-
-/// Disabling a group holds back what is pending, and enabling it again lets it come.
-#[kvm_test(switches_off_and_on, params = [
-    gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
-    gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
-])]
-fn switched_off_and_on(t: &mut OneVm, (version, group): (GicVersion, u32)) -> TestResult {
-    run_guest(t, version, &[group.into()])
 }
 
 #[guest]
@@ -196,16 +129,6 @@ fn masks_at_the_cpu_interface(g: &mut Guest) {
     check_eq!("enabling the CPU interface's group alone brings the SPI", seen, one_of(group, SPI));
 }
 
-/// The CPU interface has an enable for each group too: ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1, and bits 0
-/// and 1 of GICC_CTLR.
-#[kvm_test(masks_at_the_cpu_interface, params = [
-    gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
-    gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
-])]
-fn cpu_interface_group_enables(t: &mut OneVm, (version, group): (GicVersion, u32)) -> TestResult {
-    run_guest(t, version, &[group.into()])
-}
-
 #[guest]
 fn writes_groups(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -223,12 +146,6 @@ fn writes_groups(_: &mut Guest) {
         check_eq!("the group of one interrupt is not its neighbour's", gic.group(neighbour), 0);
     }
     check_eq!("the group of one interrupt is its own", gic.group(SPI), 1);
-}
-
-/// Every interrupt's group can be chosen: IGROUPR is read-write where there is one security state.
-#[kvm_test(writes_groups, params = [gicv2: V2, gicv3: V3])]
-fn interrupt_groups_are_writable(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
 }
 
 #[guest]
@@ -252,12 +169,6 @@ fn looks_for_a_secure_side(_: &mut Guest) {
     }
 }
 
-/// KVM's GIC has one security state, and says so.
-#[kvm_test(looks_for_a_secure_side, params = [gicv2: V2, gicv3: V3])]
-fn one_security_state(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 #[guest]
 fn changes_the_group_of_a_pending_spi(g: &mut Guest) {
     let gic = GuestGic::detect();
@@ -273,16 +184,6 @@ fn changes_the_group_of_a_pending_spi(g: &mut Guest) {
     );
     let seen = interrupts_before(gic, GROUP1, || gic.set(gicd::ISPENDR, SPI));
     check_eq!("the next SPI comes as the new group does", seen, one_of(other(from), SPI));
-}
-
-/// An interrupt whose group changes while it is pending is neither lost nor taken twice (IHI 0069,
-/// GICD_IGROUPR).
-#[kvm_test(changes_the_group_of_a_pending_spi, params = [
-    gicv2_to_group1: (V2, GROUP0), gicv2_to_group0: (V2, GROUP1),
-    gicv3_to_group1: (V3, GROUP0), gicv3_to_group0: (V3, GROUP1),
-])]
-fn group_changes_while_pending(t: &mut OneVm, (version, from): (GicVersion, u32)) -> TestResult {
-    run_guest(t, version, &[from.into()])
 }
 
 #[guest]
@@ -306,18 +207,6 @@ fn takes_private_interrupts(g: &mut Guest) {
     }
 }
 
-/// PPIs and SGIs have groups as SPIs do.
-#[kvm_test(takes_private_interrupts, moved, params = [
-    gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
-    gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
-])]
-fn private_interrupts_have_groups(
-    t: &mut OneVm,
-    (version, group): (GicVersion, u32),
-) -> TestResult {
-    run_guest(t, version, &[group.into()])
-}
-
 #[guest]
 fn takes_both_kinds(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -339,8 +228,128 @@ fn takes_both_kinds(_: &mut Guest) {
     }
 }
 
-/// Both groups share one order of priorities.
-#[kvm_test(takes_both_kinds, params = [gicv2: V2, gicv3: V3])]
-fn priorities_across_groups(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
+#[host]
+mod host {
+    use super::*;
+    use GicVersion::{V2, V3};
+
+    /// EnableGrp0 and EnableGrp1 of GICD_CTLR keep what is written, each for itself.
+    #[kvm_test(writes_the_enable_bits, params = [gicv2: V2, gicv3: V3])]
+    fn group_enable_bits_are_independent(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// An interrupt is forwarded where its own group is enabled, whatever the other one is.
+    #[kvm_test(takes_what_is_enabled, params = [
+    gicv2_group0_with_none: (V2, GROUP0, 0),
+    gicv2_group0_with_group0: (V2, GROUP0, CTLR_ENABLE_GRP0),
+    gicv2_group0_with_group1: (V2, GROUP0, CTLR_ENABLE_GRP1),
+    gicv2_group0_with_both: (V2, GROUP0, CTLR_GROUPS),
+    gicv2_group1_with_none: (V2, GROUP1, 0),
+    gicv2_group1_with_group0: (V2, GROUP1, CTLR_ENABLE_GRP0),
+    gicv2_group1_with_group1: (V2, GROUP1, CTLR_ENABLE_GRP1),
+    gicv2_group1_with_both: (V2, GROUP1, CTLR_GROUPS),
+    gicv3_group0_with_none: (V3, GROUP0, 0),
+    gicv3_group0_with_group0: (V3, GROUP0, CTLR_ENABLE_GRP0),
+    gicv3_group0_with_group1: (V3, GROUP0, CTLR_ENABLE_GRP1),
+    gicv3_group0_with_both: (V3, GROUP0, CTLR_GROUPS),
+    gicv3_group1_with_none: (V3, GROUP1, 0),
+    gicv3_group1_with_group0: (V3, GROUP1, CTLR_ENABLE_GRP0),
+    gicv3_group1_with_group1: (V3, GROUP1, CTLR_ENABLE_GRP1),
+    gicv3_group1_with_both: (V3, GROUP1, CTLR_GROUPS),
+])]
+    fn delivery(t: &mut OneVm, (version, group, enabled): (GicVersion, u32, u32)) -> TestResult {
+        run_guest(t, version, &[group.into(), enabled.into()])
+    }
+
+    /// An interrupt that became pending while its group was disabled comes when the group is enabled.
+    #[kvm_test(enables_late, params = [
+    gicv2_group0_own_then_both: (V2, GROUP0, 0),
+    gicv2_group0_other_then_both: (V2, GROUP0, 1),
+    gicv2_group0_other_then_own: (V2, GROUP0, 2),
+    gicv2_group0_both_then_own: (V2, GROUP0, 3),
+    gicv2_group1_own_then_both: (V2, GROUP1, 0),
+    gicv2_group1_other_then_both: (V2, GROUP1, 1),
+    gicv2_group1_other_then_own: (V2, GROUP1, 2),
+    gicv2_group1_both_then_own: (V2, GROUP1, 3),
+    gicv3_group0_own_then_both: (V3, GROUP0, 0),
+    gicv3_group0_other_then_both: (V3, GROUP0, 1),
+    gicv3_group0_other_then_own: (V3, GROUP0, 2),
+    gicv3_group0_both_then_own: (V3, GROUP0, 3),
+    gicv3_group1_own_then_both: (V3, GROUP1, 0),
+    gicv3_group1_other_then_both: (V3, GROUP1, 1),
+    gicv3_group1_other_then_own: (V3, GROUP1, 2),
+    gicv3_group1_both_then_own: (V3, GROUP1, 3),
+])]
+    fn pending_before_enabling(
+        t: &mut OneVm,
+        (version, group, order): (GicVersion, u32, u64),
+    ) -> TestResult {
+        run_guest(t, version, &[group.into(), order])
+    }
+
+    /// Disabling a group holds back what is pending, and enabling it again lets it come.
+    #[kvm_test(switches_off_and_on, params = [
+    gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
+    gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
+])]
+    fn switched_off_and_on(t: &mut OneVm, (version, group): (GicVersion, u32)) -> TestResult {
+        run_guest(t, version, &[group.into()])
+    }
+
+    /// The CPU interface has an enable for each group too: ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1, and bits 0
+    /// and 1 of GICC_CTLR.
+    #[kvm_test(masks_at_the_cpu_interface, params = [
+    gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
+    gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
+])]
+    fn cpu_interface_group_enables(
+        t: &mut OneVm,
+        (version, group): (GicVersion, u32),
+    ) -> TestResult {
+        run_guest(t, version, &[group.into()])
+    }
+
+    /// Every interrupt's group can be chosen: IGROUPR is read-write where there is one security state.
+    #[kvm_test(writes_groups, params = [gicv2: V2, gicv3: V3])]
+    fn interrupt_groups_are_writable(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// KVM's GIC has one security state, and says so.
+    #[kvm_test(looks_for_a_secure_side, params = [gicv2: V2, gicv3: V3])]
+    fn one_security_state(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// An interrupt whose group changes while it is pending is neither lost nor taken twice (IHI 0069,
+    /// GICD_IGROUPR).
+    #[kvm_test(changes_the_group_of_a_pending_spi, params = [
+    gicv2_to_group1: (V2, GROUP0), gicv2_to_group0: (V2, GROUP1),
+    gicv3_to_group1: (V3, GROUP0), gicv3_to_group0: (V3, GROUP1),
+])]
+    fn group_changes_while_pending(
+        t: &mut OneVm,
+        (version, from): (GicVersion, u32),
+    ) -> TestResult {
+        run_guest(t, version, &[from.into()])
+    }
+
+    /// PPIs and SGIs have groups as SPIs do.
+    #[kvm_test(takes_private_interrupts, moved, params = [
+    gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
+    gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
+])]
+    fn private_interrupts_have_groups(
+        t: &mut OneVm,
+        (version, group): (GicVersion, u32),
+    ) -> TestResult {
+        run_guest(t, version, &[group.into()])
+    }
+
+    /// Both groups share one order of priorities.
+    #[kvm_test(takes_both_kinds, params = [gicv2: V2, gicv3: V3])]
+    fn priorities_across_groups(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
 }

@@ -5,11 +5,6 @@ use crate::prelude::*;
 use gic::iidr;
 use its::{Command::*, FRAME, LPI_ENABLED, gits};
 
-#[host]
-use GicVersion::V3;
-#[host]
-use vm::bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
-
 const DEVICE: u32 = 2;
 const EVENT: u32 = 5;
 const OTHER_EVENT: u32 = 6;
@@ -17,21 +12,6 @@ const LPI: u32 = gic::FIRST_LPI + 17;
 const OTHER_LPI: u32 = gic::FIRST_LPI + 300;
 const COLLECTION: u16 = 3;
 const OTHER_COLLECTION: u16 = 9;
-
-/// A VM with a GICv3 and an ITS.
-#[host]
-pub fn with_its(t: &mut OneVm, others: &[GuestFn]) -> TestResult<(Bench, Its)> {
-    let bench = Bench::with_others(t, V3, others)?;
-    let its = Its::create(&t.vm)?;
-    its.init()?;
-    Ok((bench, its))
-}
-
-#[host]
-fn run_with_its(t: &mut OneVm) -> TestResult {
-    let (mut bench, _its) = with_its(t, &[])?;
-    bench.run()
-}
 
 /// Switches ITS and LPIs on.
 pub fn set_up() -> GuestGic {
@@ -134,12 +114,6 @@ fn reads_what_the_its_tells(_: &mut Guest) {
     check!("GICR_TYPER reports LPIs with an ITS", rdist & gicr::TYPER_PLPIS != 0, "{rdist:#x}");
 }
 
-/// GITS_TYPER, GITS_IIDR and GITS_BASERn describe the ITS.
-#[kvm_test(reads_what_the_its_tells)]
-fn its_describes_itself(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
-}
-
 #[guest]
 fn writes_its_registers_while_enabled(_: &mut Guest) {
     FRAME.write(gits::CTLR, gits::CTLR_ENABLED);
@@ -163,12 +137,6 @@ fn writes_its_registers_while_enabled(_: &mut Guest) {
     check!("a disabled ITS is quiescent", FRAME.read(gits::CTLR) & gits::CTLR_QUIESCENT != 0);
     its::enable();
     check_eq!("writing CBASER resets CREADR", FRAME.read(gits::CREADR), 0);
-}
-
-/// The tables of an enabled ITS stay where they are.
-#[kvm_test(writes_its_registers_while_enabled)]
-fn tables_are_fixed_while_enabled(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
 }
 
 #[guest]
@@ -204,12 +172,6 @@ fn takes_lpis(_: &mut Guest) {
     check_eq!("a device without a table makes no LPI", interrupts_during(gic, no_device), NOTHING);
 }
 
-/// INT makes the LPI that the event is mapped to pending.
-#[kvm_test(takes_lpis, moved)]
-fn events_become_lpis(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
-}
-
 #[guest]
 fn changes_the_configuration(_: &mut Guest) {
     let gic = set_up();
@@ -240,12 +202,6 @@ fn changes_the_configuration(_: &mut Guest) {
     );
 }
 
-/// INV and INVALL make the configuration table count.
-#[kvm_test(changes_the_configuration)]
-fn invalidation(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
-}
-
 #[guest]
 fn invalidates_at_the_redistributor(_: &mut Guest) {
     let gic = set_up();
@@ -264,15 +220,6 @@ fn invalidates_at_the_redistributor(_: &mut Guest) {
     its::configure(LPI, PRIORITY, LPI_ENABLED);
     let seen = interrupts_during(gic, || frame.write(gicr::INVALLR, 0));
     check_eq!("INVALLR applies that an LPI is enabled", seen, irq(LPI));
-}
-
-/// Where GICR_CTLR.IR says so, the redistributor invalidates by GICR_INVLPIR and GICR_INVALLR.
-#[kvm_test(invalidates_at_the_redistributor)]
-fn invalidation_by_redistributor(t: &mut OneVm) -> TestResult {
-    let (mut bench, _its) = with_its(t, &[])?;
-    let control = bench.gic.private(0, gicr::CTLR.offset()).ioctl("GICR_CTLR")?;
-    require!(control & gicr::CTLR_IR != 0, "GICR_CTLR.IR");
-    bench.run()
 }
 
 #[guest]
@@ -304,12 +251,6 @@ fn takes_mappings_away(_: &mut Guest) {
         Int { device: DEVICE, event: OTHER_EVENT }.send();
     };
     check_eq!("MAPD without V takes all mappings away", interrupts_during(gic, both), NOTHING);
-}
-
-/// CLEAR, DISCARD and MAPD take away what they say.
-#[kvm_test(takes_mappings_away)]
-fn mappings_are_taken_away(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
 }
 
 #[guest]
@@ -347,12 +288,6 @@ fn unmaps_a_collection(_: &mut Guest) {
     );
 }
 
-/// Events of a collection that no vCPU has do no harm.
-#[kvm_test(unmaps_a_collection)]
-fn unmapped_collection(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
-}
-
 #[guest]
 fn fills_the_queue(_: &mut Guest) {
     let gic = set_up();
@@ -374,12 +309,6 @@ fn fills_the_queue(_: &mut Guest) {
     check_eq!("CREADR has reached CWRITER", FRAME.read(gits::CREADR), FRAME.read(gits::CWRITER));
 }
 
-/// The command queue wraps, and can be full.
-#[kvm_test(fills_the_queue)]
-fn command_queue_wraps(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
-}
-
 #[guest]
 fn enables_lpis_late(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -394,12 +323,6 @@ fn enables_lpis_late(_: &mut Guest) {
     let seen = interrupts_during(gic, || its::enable_lpis(0, false));
     check_eq!("EnableLPIs brings what the pending table holds", seen, irq(OTHER_LPI));
     check_eq!("a new LPI comes after EnableLPIs is set", interrupts_during(gic, trigger), irq(LPI));
-}
-
-/// The redistributor reads the pending table when EnableLPIs is set (IHI 0069 GICR_CTLR).
-#[kvm_test(enables_lpis_late)]
-fn pending_table_counts_when_lpis_are_enabled(t: &mut OneVm) -> TestResult {
-    run_with_its(t)
 }
 
 #[guest]
@@ -426,52 +349,6 @@ fn takes_messages(g: &mut Guest) {
     g.sync(5, &[]);
 }
 
-/// `KVM_SIGNAL_MSI`: the message `data` of device `devid`.
-#[host]
-fn signal_msi(vm: &Vm, flags: u32, devid: u32, data: u32) -> Result<i32, Errno> {
-    let address = layout::aarch64::ITS + gits::TRANSLATER.offset();
-    let msi = kvm_msi {
-        address_lo: address as u32,
-        address_hi: (address >> 32) as u32,
-        data,
-        flags,
-        devid,
-        ..Default::default()
-    };
-    vm.fd().signal_msi(msi).errno()
-}
-
-/// `KVM_SIGNAL_MSI` with a device id: above 0 for what was delivered, 0 for what the guest has blocked
-/// (api.rst 4.70).
-#[kvm_test(takes_messages)]
-fn messages_from_userspace(t: &mut OneVm) -> TestResult {
-    let (mut bench, _its) = with_its(t, &[])?;
-    // The second one finds the translation that the first one left in a cache.
-    for stage in 1..=2 {
-        bench.vcpu().run_until_sync(stage)?;
-        let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
-        check!(
-            "a message that is delivered returns more than 0",
-            result.is_ok_and(|n| n > 0),
-            "{result:?}"
-        );
-    }
-    bench.vcpu().run_until_sync(3)?;
-    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT + 2);
-    check_eq!("a message of an unmapped event returns 0", result, Ok(0));
-    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE + 1, EVENT);
-    check_eq!("a message of an unmapped device returns 0", result, Ok(0));
-    let result = signal_msi(&t.vm, 0, DEVICE, OTHER_EVENT);
-    check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
-    bench.vcpu().run_until_sync(4)?;
-    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
-    check!("a message for a disabled LPI is no error", result.is_ok(), "{result:?}");
-    bench.vcpu().run_until_sync(5)?;
-    let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
-    check!("a disabled ITS delivers nothing", !result.is_ok_and(|n| n > 0), "{result:?}");
-    bench.run()
-}
-
 #[guest]
 fn takes_one_message(g: &mut Guest) {
     let gic = set_up();
@@ -486,15 +363,140 @@ fn takes_one_message(g: &mut Guest) {
     check_eq!("a message without its device's id does not come", seen, NOTHING);
 }
 
-/// The device id is required, whether or not KVM remembers the translation (api.rst 4.70,
-/// KVM_CAP_MSI_DEVID).
-#[kvm_test(takes_one_message)]
-fn messages_need_their_device_id(t: &mut OneVm) -> TestResult {
-    let (mut bench, _its) = with_its(t, &[])?;
-    bench.vcpu().run_until_sync(1)?;
-    signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT).ioctl("KVM_SIGNAL_MSI")?;
-    bench.vcpu().run_until_sync(2)?;
-    let result = signal_msi(&t.vm, 0, DEVICE, EVENT);
-    check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
-    bench.run()
+#[host]
+pub use host::*;
+
+#[host]
+mod host {
+    use super::*;
+    use GicVersion::V3;
+    use vm::bindings::{KVM_MSI_VALID_DEVID, kvm_msi};
+
+    /// A VM with a GICv3 and an ITS.
+    pub fn with_its(t: &mut OneVm, others: &[GuestFn]) -> TestResult<(Bench, Its)> {
+        let bench = Bench::with_others(t, V3, others)?;
+        let its = Its::create(&t.vm)?;
+        its.init()?;
+        Ok((bench, its))
+    }
+
+    fn run_with_its(t: &mut OneVm) -> TestResult {
+        let (mut bench, _its) = with_its(t, &[])?;
+        bench.run()
+    }
+
+    /// GITS_TYPER, GITS_IIDR and GITS_BASERn describe the ITS.
+    #[kvm_test(reads_what_the_its_tells)]
+    fn its_describes_itself(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// The tables of an enabled ITS stay where they are.
+    #[kvm_test(writes_its_registers_while_enabled)]
+    fn tables_are_fixed_while_enabled(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// INT makes the LPI that the event is mapped to pending.
+    #[kvm_test(takes_lpis, moved)]
+    fn events_become_lpis(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// INV and INVALL make the configuration table count.
+    #[kvm_test(changes_the_configuration)]
+    fn invalidation(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// Where GICR_CTLR.IR says so, the redistributor invalidates by GICR_INVLPIR and GICR_INVALLR.
+    #[kvm_test(invalidates_at_the_redistributor)]
+    fn invalidation_by_redistributor(t: &mut OneVm) -> TestResult {
+        let (mut bench, _its) = with_its(t, &[])?;
+        let control = bench.gic.private(0, gicr::CTLR.offset()).ioctl("GICR_CTLR")?;
+        require!(control & gicr::CTLR_IR != 0, "GICR_CTLR.IR");
+        bench.run()
+    }
+
+    /// CLEAR, DISCARD and MAPD take away what they say.
+    #[kvm_test(takes_mappings_away)]
+    fn mappings_are_taken_away(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// Events of a collection that no vCPU has do no harm.
+    #[kvm_test(unmaps_a_collection)]
+    fn unmapped_collection(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// The command queue wraps, and can be full.
+    #[kvm_test(fills_the_queue)]
+    fn command_queue_wraps(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// The redistributor reads the pending table when EnableLPIs is set (IHI 0069 GICR_CTLR).
+    #[kvm_test(enables_lpis_late)]
+    fn pending_table_counts_when_lpis_are_enabled(t: &mut OneVm) -> TestResult {
+        run_with_its(t)
+    }
+
+    /// `KVM_SIGNAL_MSI`: the message `data` of device `devid`.
+    fn signal_msi(vm: &Vm, flags: u32, devid: u32, data: u32) -> Result<i32, Errno> {
+        let address = layout::aarch64::ITS + gits::TRANSLATER.offset();
+        let msi = kvm_msi {
+            address_lo: address as u32,
+            address_hi: (address >> 32) as u32,
+            data,
+            flags,
+            devid,
+            ..Default::default()
+        };
+        vm.fd().signal_msi(msi).errno()
+    }
+
+    /// `KVM_SIGNAL_MSI` with a device id: above 0 for what was delivered, 0 for what the guest has blocked
+    /// (api.rst 4.70).
+    #[kvm_test(takes_messages)]
+    fn messages_from_userspace(t: &mut OneVm) -> TestResult {
+        let (mut bench, _its) = with_its(t, &[])?;
+        // The second one finds the translation that the first one left in a cache.
+        for stage in 1..=2 {
+            bench.vcpu().run_until_sync(stage)?;
+            let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
+            check!(
+                "a message that is delivered returns more than 0",
+                result.is_ok_and(|n| n > 0),
+                "{result:?}"
+            );
+        }
+        bench.vcpu().run_until_sync(3)?;
+        let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT + 2);
+        check_eq!("a message of an unmapped event returns 0", result, Ok(0));
+        let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE + 1, EVENT);
+        check_eq!("a message of an unmapped device returns 0", result, Ok(0));
+        let result = signal_msi(&t.vm, 0, DEVICE, OTHER_EVENT);
+        check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
+        bench.vcpu().run_until_sync(4)?;
+        let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
+        check!("a message for a disabled LPI is no error", result.is_ok(), "{result:?}");
+        bench.vcpu().run_until_sync(5)?;
+        let result = signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT);
+        check!("a disabled ITS delivers nothing", !result.is_ok_and(|n| n > 0), "{result:?}");
+        bench.run()
+    }
+
+    /// The device id is required, whether or not KVM remembers the translation (api.rst 4.70,
+    /// KVM_CAP_MSI_DEVID).
+    #[kvm_test(takes_one_message)]
+    fn messages_need_their_device_id(t: &mut OneVm) -> TestResult {
+        let (mut bench, _its) = with_its(t, &[])?;
+        bench.vcpu().run_until_sync(1)?;
+        signal_msi(&t.vm, KVM_MSI_VALID_DEVID, DEVICE, EVENT).ioctl("KVM_SIGNAL_MSI")?;
+        bench.vcpu().run_until_sync(2)?;
+        let result = signal_msi(&t.vm, 0, DEVICE, EVENT);
+        check_eq!("a message without KVM_MSI_VALID_DEVID is EINVAL", result, Err(Errno::EINVAL));
+        bench.run()
+    }
 }

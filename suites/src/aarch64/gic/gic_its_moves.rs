@@ -7,9 +7,6 @@ use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
 use its::{Command::*, LPI_ENABLED};
 
-#[host]
-use crate::aarch64::gic::gic_its::with_its;
-
 const DEVICE: u32 = 2;
 const COLLECTION: u16 = 3;
 const OTHER_COLLECTION: u16 = 9;
@@ -88,12 +85,6 @@ fn map(n: u32, collection: u16, enabled: u8) {
     Mapti { device: DEVICE, event: n, lpi: FIRST + n, collection }.send();
 }
 
-#[host]
-fn run_two_with_its(t: &mut OneVm) -> TestResult {
-    let (bench, _its) = with_its(t, &[guest_fn!(takes_what_is_moved)])?;
-    bench.run_all()
-}
-
 #[guest]
 fn moves_an_event(_: &mut Guest) {
     with_two_vcpus(|gic| {
@@ -139,12 +130,6 @@ fn moves_an_event(_: &mut Guest) {
     });
 }
 
-/// MOVI moves an event, with its pending state, to another collection.
-#[kvm_test(moves_an_event, vcpus = 2)]
-fn event_moves(t: &mut OneVm) -> TestResult {
-    run_two_with_its(t)
-}
-
 #[guest]
 fn moves_everything(_: &mut Guest) {
     with_two_vcpus(|gic| {
@@ -173,12 +158,6 @@ fn moves_everything(_: &mut Guest) {
     });
 }
 
-/// MOVALL moves all pending LPIs of a vCPU to another one.
-#[kvm_test(moves_everything, vcpus = 2)]
-fn pending_lpis_move(t: &mut OneVm) -> TestResult {
-    run_two_with_its(t)
-}
-
 #[guest]
 fn moves_a_collection(_: &mut Guest) {
     with_two_vcpus(|gic| {
@@ -201,8 +180,31 @@ fn moves_a_collection(_: &mut Guest) {
     });
 }
 
-/// MAPC gives a collection to another vCPU.
-#[kvm_test(moves_a_collection, vcpus = 2)]
-fn collection_moves(t: &mut OneVm) -> TestResult {
-    run_two_with_its(t)
+#[host]
+mod host {
+    use super::*;
+    use crate::aarch64::gic::gic_its::with_its;
+
+    fn run_two_with_its(t: &mut OneVm) -> TestResult {
+        let (bench, _its) = with_its(t, &[guest_fn!(takes_what_is_moved)])?;
+        bench.run_all()
+    }
+
+    /// MOVI moves an event, with its pending state, to another collection.
+    #[kvm_test(moves_an_event, vcpus = 2)]
+    fn event_moves(t: &mut OneVm) -> TestResult {
+        run_two_with_its(t)
+    }
+
+    /// MOVALL moves all pending LPIs of a vCPU to another one.
+    #[kvm_test(moves_everything, vcpus = 2)]
+    fn pending_lpis_move(t: &mut OneVm) -> TestResult {
+        run_two_with_its(t)
+    }
+
+    /// MAPC gives a collection to another vCPU.
+    #[kvm_test(moves_a_collection, vcpus = 2)]
+    fn collection_moves(t: &mut OneVm) -> TestResult {
+        run_two_with_its(t)
+    }
 }

@@ -6,9 +6,6 @@ use gic::iidr;
 use gic::{CPU, DIST};
 use gicd::*;
 
-#[host]
-use GicVersion::{V2, V3};
-
 const PATTERNS: [u32; 3] = [!0, 0xa5a5_5a5a, 0];
 
 #[guest]
@@ -45,23 +42,6 @@ fn reads_what_the_distributor_tells(g: &mut Guest) {
 #[guest]
 fn does_nothing(_: &mut Guest) {}
 
-/// GICD_TYPER and GICD_IIDR describe the GIC, and are read-only.
-#[kvm_test(reads_what_the_distributor_tells, params = [
-    gicv2_smallest: (V2, 64, 1), gicv2_two_vcpus: (V2, 256, 2), gicv2_largest: (V2, 992, 1),
-    gicv3_smallest: (V3, 64, 1), gicv3_two_vcpus: (V3, 256, 2), gicv3_largest: (V3, 992, 1),
-])]
-fn distributor_describes_itself(
-    t: &mut OneVm,
-    (version, nr_irqs, nr_vcpus): (GicVersion, u32, usize),
-) -> TestResult {
-    let others = vec![guest_fn!(does_nothing); nr_vcpus - 1];
-    let mut bench = Bench::with(t, version, &others, |gic| {
-        gic.set_nr_irqs(nr_irqs).ioctl("KVM_DEV_ARM_VGIC_GRP_NR_IRQS")
-    })?;
-    bench.set_args(&[nr_irqs.into(), nr_vcpus as u64]);
-    bench.run()
-}
-
 #[guest]
 fn reads_the_version(_: &mut Guest) {
     let (register, version) = match GuestGic::detect() {
@@ -72,13 +52,6 @@ fn reads_the_version(_: &mut Guest) {
     check_eq!("PIDR2.ArchRev is the architecture's version", value >> 4 & 0xf, version);
     DIST.write(register, !value);
     check_eq!("the distributor's PIDR2 is read-only", DIST.read(register), value);
-}
-
-/// ICPIDR2.ArchRev of a GICv2 is 2 (IHI 0048 4.3.22), GICD_PIDR2.ArchRev of a GICv3 is 3 (IHI 0069
-/// GICD_PIDR2), in all configurations.
-#[kvm_test(reads_the_version, params = [gicv2: V2, gicv3: V3])]
-fn version_is_told(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
 }
 
 #[guest]
@@ -118,15 +91,6 @@ fn sets_and_clears_bits(g: &mut Guest) {
     }
 }
 
-/// The banks of one bit each have a register that sets and one that clears, and both read the same.
-#[kvm_test(sets_and_clears_bits, params = [
-    gicv2_first_word: (V2, 32), gicv2_last_word: (V2, 224),
-    gicv3_first_word: (V3, 32), gicv3_last_word: (V3, 224),
-])]
-fn set_and_clear_registers(t: &mut OneVm, (version, intid): (GicVersion, u64)) -> TestResult {
-    run_guest(t, version, &[intid])
-}
-
 #[guest]
 fn writes_priorities(g: &mut Guest) {
     let gic = GuestGic::detect();
@@ -153,15 +117,6 @@ fn writes_priorities(g: &mut Guest) {
     }
 }
 
-/// IPRIORITYR has at least 4 bits for each interrupt, and takes bytes.
-#[kvm_test(writes_priorities, params = [
-    gicv2_private: (V2, 16), gicv2_first: (V2, 32), gicv2_last: (V2, 252),
-    gicv3_private: (V3, 16), gicv3_first: (V3, 32), gicv3_last: (V3, 252),
-])]
-fn priority_registers(t: &mut OneVm, (version, intid): (GicVersion, u64)) -> TestResult {
-    run_guest(t, version, &[intid])
-}
-
 #[guest]
 fn configures_triggers(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -179,12 +134,6 @@ fn configures_triggers(_: &mut Guest) {
         sgis.write_word(ICFGR, 0, pattern);
         check_eq!("ICFGR of SGIs stays edge-triggered", sgis.read_word(ICFGR, 0) & EDGES, EDGES);
     }
-}
-
-/// ICFGR makes SPIs edge-triggered or level-sensitive; SGIs are always edge-triggered.
-#[kvm_test(configures_triggers, params = [gicv2: V2, gicv3: V3])]
-fn trigger_registers(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
 }
 
 #[guest]
@@ -221,12 +170,6 @@ fn looks_beyond_the_last(_: &mut Guest) {
     }
 }
 
-/// Registers of interrupts that the GIC does not have are RAZ/WI.
-#[kvm_test(looks_beyond_the_last, params = [gicv2: V2, gicv3: V3])]
-fn absent_interrupts(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 #[guest]
 fn writes_targets(g: &mut Guest) {
     let present = (1 << g.arg(0)) - 1;
@@ -261,16 +204,6 @@ fn writes_targets(g: &mut Guest) {
     }
 }
 
-/// ITARGETSR of a GICv2 has a bit for each CPU that there is; that of private interrupts tells a CPU's own
-/// number.
-#[kvm_test(writes_targets, vcpus = 2)]
-fn target_registers(t: &mut OneVm) -> TestResult {
-    let mut bench = Bench::with_others(t, V2, &[guest_fn!(writes_targets)])?;
-    bench.set_args(&[2]);
-    // One after the other: both write the same SPIs.
-    bench.vcpus.iter_mut().try_for_each(|vcpu| vcpu.run_until_done())
-}
-
 #[guest]
 fn writes_routes(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -294,12 +227,6 @@ fn writes_routes(_: &mut Guest) {
         let told = DIST.read(TYPER) & TYPER_NO_1N == 0;
         check_eq!("IROUTER.Interrupt_Routing_Mode exists where TYPER.No1N is 0", kept, told);
     }
-}
-
-/// IROUTER of a GICv3 keeps the affinity of a vCPU for each SPI, in accesses of 32 and 64 bits.
-#[kvm_test(writes_routes)]
-fn route_registers(t: &mut OneVm) -> TestResult {
-    run_guest(t, V3, &[])
 }
 
 #[guest]
@@ -345,15 +272,6 @@ fn walks_the_redistributors(g: &mut Guest) {
             0
         );
     }
-}
-
-/// Each vCPU has a redistributor, found by its affinity; the last one says that it is.
-#[kvm_test(walks_the_redistributors, vcpus = 3, params = [one: 1, three: 3])]
-fn redistributors(t: &mut OneVm, nr_vcpus: usize) -> TestResult {
-    let others = vec![guest_fn!(does_nothing); nr_vcpus - 1];
-    let mut bench = Bench::with_others(t, V3, &others)?;
-    bench.set_args(&[nr_vcpus as u64]);
-    bench.run()
 }
 
 #[guest]
@@ -402,13 +320,6 @@ fn writes_a_neighbours_private_interrupts(_: &mut Guest) {
     check!("SGIR sends nothing with affinity routing", own.field(ISPENDR, 1) == 0);
 }
 
-/// With affinity routing private interrupts are in the redistributors, and every vCPU can reach all of
-/// them.
-#[kvm_test(writes_a_neighbours_private_interrupts, vcpus = 2)]
-fn private_registers_of_others(t: &mut OneVm) -> TestResult {
-    Bench::with_others(t, V3, &[guest_fn!(does_nothing)])?.run()
-}
-
 #[guest]
 fn reads_the_cpu_interface(_: &mut Guest) {
     let iidr = CPU.read(gicc::IIDR);
@@ -436,8 +347,100 @@ fn reads_the_cpu_interface(_: &mut Guest) {
     );
 }
 
-/// The CPU interface of a GICv2 in guest-physical memory.
-#[kvm_test(reads_the_cpu_interface)]
-fn cpu_interface_registers(t: &mut OneVm) -> TestResult {
-    run_guest(t, V2, &[])
+#[host]
+mod host {
+    use super::*;
+    use GicVersion::{V2, V3};
+
+    /// GICD_TYPER and GICD_IIDR describe the GIC, and are read-only.
+    #[kvm_test(reads_what_the_distributor_tells, params = [
+    gicv2_smallest: (V2, 64, 1), gicv2_two_vcpus: (V2, 256, 2), gicv2_largest: (V2, 992, 1),
+    gicv3_smallest: (V3, 64, 1), gicv3_two_vcpus: (V3, 256, 2), gicv3_largest: (V3, 992, 1),
+])]
+    fn distributor_describes_itself(
+        t: &mut OneVm,
+        (version, nr_irqs, nr_vcpus): (GicVersion, u32, usize),
+    ) -> TestResult {
+        let others = vec![guest_fn!(does_nothing); nr_vcpus - 1];
+        let mut bench = Bench::with(t, version, &others, |gic| {
+            gic.set_nr_irqs(nr_irqs).ioctl("KVM_DEV_ARM_VGIC_GRP_NR_IRQS")
+        })?;
+        bench.set_args(&[nr_irqs.into(), nr_vcpus as u64]);
+        bench.run()
+    }
+
+    /// ICPIDR2.ArchRev of a GICv2 is 2 (IHI 0048 4.3.22), GICD_PIDR2.ArchRev of a GICv3 is 3 (IHI 0069
+    /// GICD_PIDR2), in all configurations.
+    #[kvm_test(reads_the_version, params = [gicv2: V2, gicv3: V3])]
+    fn version_is_told(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// The banks of one bit each have a register that sets and one that clears, and both read the same.
+    #[kvm_test(sets_and_clears_bits, params = [
+    gicv2_first_word: (V2, 32), gicv2_last_word: (V2, 224),
+    gicv3_first_word: (V3, 32), gicv3_last_word: (V3, 224),
+])]
+    fn set_and_clear_registers(t: &mut OneVm, (version, intid): (GicVersion, u64)) -> TestResult {
+        run_guest(t, version, &[intid])
+    }
+
+    /// IPRIORITYR has at least 4 bits for each interrupt, and takes bytes.
+    #[kvm_test(writes_priorities, params = [
+    gicv2_private: (V2, 16), gicv2_first: (V2, 32), gicv2_last: (V2, 252),
+    gicv3_private: (V3, 16), gicv3_first: (V3, 32), gicv3_last: (V3, 252),
+])]
+    fn priority_registers(t: &mut OneVm, (version, intid): (GicVersion, u64)) -> TestResult {
+        run_guest(t, version, &[intid])
+    }
+
+    /// ICFGR makes SPIs edge-triggered or level-sensitive; SGIs are always edge-triggered.
+    #[kvm_test(configures_triggers, params = [gicv2: V2, gicv3: V3])]
+    fn trigger_registers(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// Registers of interrupts that the GIC does not have are RAZ/WI.
+    #[kvm_test(looks_beyond_the_last, params = [gicv2: V2, gicv3: V3])]
+    fn absent_interrupts(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// ITARGETSR of a GICv2 has a bit for each CPU that there is; that of private interrupts tells a CPU's own
+    /// number.
+    #[kvm_test(writes_targets, vcpus = 2)]
+    fn target_registers(t: &mut OneVm) -> TestResult {
+        let mut bench = Bench::with_others(t, V2, &[guest_fn!(writes_targets)])?;
+        bench.set_args(&[2]);
+        // One after the other: both write the same SPIs.
+        bench.vcpus.iter_mut().try_for_each(|vcpu| vcpu.run_until_done())
+    }
+
+    /// IROUTER of a GICv3 keeps the affinity of a vCPU for each SPI, in accesses of 32 and 64 bits.
+    #[kvm_test(writes_routes)]
+    fn route_registers(t: &mut OneVm) -> TestResult {
+        run_guest(t, V3, &[])
+    }
+
+    /// Each vCPU has a redistributor, found by its affinity; the last one says that it is.
+    #[kvm_test(walks_the_redistributors, vcpus = 3, params = [one: 1, three: 3])]
+    fn redistributors(t: &mut OneVm, nr_vcpus: usize) -> TestResult {
+        let others = vec![guest_fn!(does_nothing); nr_vcpus - 1];
+        let mut bench = Bench::with_others(t, V3, &others)?;
+        bench.set_args(&[nr_vcpus as u64]);
+        bench.run()
+    }
+
+    /// With affinity routing private interrupts are in the redistributors, and every vCPU can reach all of
+    /// them.
+    #[kvm_test(writes_a_neighbours_private_interrupts, vcpus = 2)]
+    fn private_registers_of_others(t: &mut OneVm) -> TestResult {
+        Bench::with_others(t, V3, &[guest_fn!(does_nothing)])?.run()
+    }
+
+    /// The CPU interface of a GICv2 in guest-physical memory.
+    #[kvm_test(reads_the_cpu_interface)]
+    fn cpu_interface_registers(t: &mut OneVm) -> TestResult {
+        run_guest(t, V2, &[])
+    }
 }

@@ -3,9 +3,6 @@ use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
 use gic::{IDLE_PRIORITY, SPURIOUS};
 
-#[host]
-use GicVersion::{V2, V3};
-
 const LOW: u32 = 40;
 const MIDDLE: u32 = 41;
 const HIGH: u32 = 42;
@@ -55,12 +52,6 @@ fn has_many_pending(_: &mut Guest) {
     }
 }
 
-/// Pending interrupts come by priority, also where there are more than the hardware can hold.
-#[kvm_test(has_many_pending, params = [gicv2: V2, gicv3: V3])]
-fn order_of_many(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 #[guest]
 fn masks_priorities(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -92,12 +83,6 @@ fn masks_priorities(_: &mut Guest) {
     check_eq!("a mask of 0 holds back even the highest", seen, NOTHING);
     let seen = interrupts_during(gic, || gic.set_priority_mask(0xff));
     check_eq!("the highest priority comes when unmasked", seen, irq(HIGH));
-}
-
-/// PMR holds back what is not above it.
-#[kvm_test(masks_priorities, params = [gicv2: V2, gicv3: V3])]
-fn priority_mask(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
 }
 
 #[guest]
@@ -145,12 +130,6 @@ fn nests_acknowledges(_: &mut Guest) {
     }
 }
 
-/// An active interrupt is preempted by those of higher priority only.
-#[kvm_test(nests_acknowledges, params = [gicv2: V2, gicv3: V3])]
-fn preemption(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 #[guest]
 fn preempts_a_handler(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -194,12 +173,6 @@ fn preempts_a_handler(_: &mut Guest) {
     );
 }
 
-/// A handler that unmasks interrupts is interrupted by higher priorities.
-#[kvm_test(preempts_a_handler, params = [gicv2: V2, gicv3: V3])]
-fn nested_handlers(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 /// Leaves one bit of the priority for preemption: bit 7.
 fn set_widest_binary_point(gic: GuestGic) {
     match gic {
@@ -236,12 +209,6 @@ fn groups_priorities(_: &mut Guest) {
     );
 }
 
-/// The binary point says which bits of a priority preempt.
-#[kvm_test(groups_priorities, params = [gicv2: V2, gicv3: V3])]
-fn binary_point(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 /// The highest pending interrupt that this vCPU could acknowledge.
 fn highest_pending(gic: GuestGic) -> u32 {
     match gic {
@@ -272,8 +239,44 @@ fn looks_at_the_highest_pending(_: &mut Guest) {
     );
 }
 
-/// HPPIR tells what an acknowledge would, and changes nothing.
-#[kvm_test(looks_at_the_highest_pending, params = [gicv2: V2, gicv3: V3])]
-fn highest_pending_register(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
+#[host]
+mod host {
+    use super::*;
+    use GicVersion::{V2, V3};
+
+    /// Pending interrupts come by priority, also where there are more than the hardware can hold.
+    #[kvm_test(has_many_pending, params = [gicv2: V2, gicv3: V3])]
+    fn order_of_many(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// PMR holds back what is not above it.
+    #[kvm_test(masks_priorities, params = [gicv2: V2, gicv3: V3])]
+    fn priority_mask(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// An active interrupt is preempted by those of higher priority only.
+    #[kvm_test(nests_acknowledges, params = [gicv2: V2, gicv3: V3])]
+    fn preemption(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// A handler that unmasks interrupts is interrupted by higher priorities.
+    #[kvm_test(preempts_a_handler, params = [gicv2: V2, gicv3: V3])]
+    fn nested_handlers(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// The binary point says which bits of a priority preempt.
+    #[kvm_test(groups_priorities, params = [gicv2: V2, gicv3: V3])]
+    fn binary_point(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// HPPIR tells what an acknowledge would, and changes nothing.
+    #[kvm_test(looks_at_the_highest_pending, params = [gicv2: V2, gicv3: V3])]
+    fn highest_pending_register(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
 }

@@ -4,16 +4,10 @@ use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
 use gic::SPURIOUS;
 
-#[host]
-use GicVersion::{V2, V3};
-
 const SPI: u32 = 112;
 const OTHER_SPI: u32 = 113;
 const SGI: u32 = 7;
 const PPI: u32 = 22;
-/// Bits of KVM_IRQ_LINE's `irq`: an SPI (api.rst 4.25).
-#[host]
-const SPI_LINE: u32 = bindings::KVM_ARM_IRQ_TYPE_SPI << bindings::KVM_ARM_IRQ_TYPE_SHIFT;
 
 /// Pending and active, as the distributor tells it.
 fn state(gic: GuestGic, intid: u32) -> (bool, bool) {
@@ -60,15 +54,6 @@ fn takes_one_spi(g: &mut Guest) {
     check_eq!("ICACTIVER lets the pending SPI come", interrupts_during(gic, deactivate), irq(spi));
 }
 
-/// An SPI comes exactly once, and only while it is enabled and not active.
-#[kvm_test(takes_one_spi, params = [
-    gicv2_first: (V2, 32), gicv2_end_of_word: (V2, 63), gicv2_start_of_word: (V2, 64), gicv2_last: (V2, 255),
-    gicv3_first: (V3, 32), gicv3_end_of_word: (V3, 63), gicv3_start_of_word: (V3, 64), gicv3_last: (V3, 255),
-])]
-fn spi_single(t: &mut OneVm, (version, spi): (GicVersion, u64)) -> TestResult {
-    run_guest(t, version, &[spi])
-}
-
 #[guest]
 fn walks_through_the_states_of_an_edge(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -103,31 +88,10 @@ fn walks_through_the_states_of_an_edge(_: &mut Guest) {
     check_eq!("an active SPI ends although it is disabled", state(gic, SPI), INACTIVE);
 }
 
-/// An edge-triggered interrupt remembers one edge while it is active.
-#[kvm_test(walks_through_the_states_of_an_edge, params = [gicv2: V2, gicv3: V3])]
-fn edge_states(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 /// What the guest asks the host for by a sync: the level of the line.
 mod line {
     pub const LOW: u64 = 1;
     pub const HIGH: u64 = 2;
-}
-
-/// Runs the guest and drives the line of the SPI as it asks.
-#[host]
-fn drive(t: &mut OneVm, version: GicVersion) -> TestResult {
-    let mut bench = Bench::new(t, version)?;
-    loop {
-        let level = match bench.vcpu().run_until_next()? {
-            Next::Sync([line::LOW, ..]) => false,
-            Next::Sync([line::HIGH, ..]) => true,
-            Next::Done => return Ok(()),
-            other => fail!("{other:?} instead of a level"),
-        };
-        t.vm.fd().set_irq_line(SPI_LINE | SPI, level).ioctl("KVM_IRQ_LINE")?;
-    }
 }
 
 #[guest]
@@ -164,12 +128,6 @@ fn walks_through_the_states_of_a_level(g: &mut Guest) {
     gic.end(SPI);
     check_eq!("a level that fell is inactive after its end", state(gic, SPI), INACTIVE);
     check_eq!("a level that fell while active does not come again", gic.acknowledge(), SPURIOUS);
-}
-
-/// A level-sensitive interrupt is pending while its line is high.
-#[kvm_test(walks_through_the_states_of_a_level, params = [gicv2: V2, gicv3: V3])]
-fn level_states(t: &mut OneVm, version: GicVersion) -> TestResult {
-    drive(t, version)
 }
 
 #[guest]
@@ -211,13 +169,6 @@ fn latches_a_level(g: &mut Guest) {
     gic.end(SPI);
 }
 
-/// ISPENDR of a level-sensitive interrupt sets a latch beside the line, which activation and ICPENDR clear
-/// (IHI 0069 GICD_ISPENDR, arm-vgic-v3.rst "Accesses to the GICD_ISPENDR register region").
-#[kvm_test(latches_a_level, params = [gicv2: V2, gicv3: V3])]
-fn pending_latch_of_a_level(t: &mut OneVm, version: GicVersion) -> TestResult {
-    drive(t, version)
-}
-
 #[guest]
 fn is_wired_to_an_edge(g: &mut Guest) {
     let gic = GuestGic::detect();
@@ -241,12 +192,6 @@ fn is_wired_to_an_edge(g: &mut Guest) {
     check_eq!("an edge from while the SPI was disabled comes when enabled", seen, irq(SPI));
 }
 
-/// `KVM_IRQ_LINE` drives the line of an edge-triggered SPI (api.rst 4.25).
-#[kvm_test(is_wired_to_an_edge, params = [gicv2: V2, gicv3: V3])]
-fn irq_line_edges(t: &mut OneVm, version: GicVersion) -> TestResult {
-    drive(t, version)
-}
-
 #[guest]
 fn ends_in_one_step(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -267,12 +212,6 @@ fn ends_in_one_step(_: &mut Guest) {
     check_eq!("the end deactivates the SPI", state(gic, SPI), INACTIVE);
     check_eq!("the SPI that waited comes after the end", gic.acknowledge(), OTHER_SPI);
     gic.end(OTHER_SPI);
-}
-
-/// With EOImode 0 the end of an interrupt drops its priority and deactivates it.
-#[kvm_test(ends_in_one_step, params = [gicv2: V2, gicv3: V3])]
-fn eoi_mode_0(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
 }
 
 #[guest]
@@ -312,12 +251,6 @@ fn ends_in_two_steps(_: &mut Guest) {
     );
 }
 
-/// With EOImode 1 EOIR drops the priority only, and DIR deactivates.
-#[kvm_test(ends_in_two_steps, params = [gicv2: V2, gicv3: V3])]
-fn eoi_mode_1(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
-}
-
 #[guest]
 fn sets_private_interrupts_pending(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -341,8 +274,77 @@ fn sets_private_interrupts_pending(_: &mut Guest) {
     };
 }
 
-/// PPIs and SGIs have the states of SPIs; a GICv2 lets SGIs be made pending by their own registers only.
-#[kvm_test(sets_private_interrupts_pending, params = [gicv2: V2, gicv3: V3])]
-fn private_states(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
+#[host]
+mod host {
+    use super::*;
+    use GicVersion::{V2, V3};
+
+    /// Bits of KVM_IRQ_LINE's `irq`: an SPI (api.rst 4.25).
+    const SPI_LINE: u32 = bindings::KVM_ARM_IRQ_TYPE_SPI << bindings::KVM_ARM_IRQ_TYPE_SHIFT;
+
+    /// An SPI comes exactly once, and only while it is enabled and not active.
+    #[kvm_test(takes_one_spi, params = [
+    gicv2_first: (V2, 32), gicv2_end_of_word: (V2, 63), gicv2_start_of_word: (V2, 64), gicv2_last: (V2, 255),
+    gicv3_first: (V3, 32), gicv3_end_of_word: (V3, 63), gicv3_start_of_word: (V3, 64), gicv3_last: (V3, 255),
+])]
+    fn spi_single(t: &mut OneVm, (version, spi): (GicVersion, u64)) -> TestResult {
+        run_guest(t, version, &[spi])
+    }
+
+    /// An edge-triggered interrupt remembers one edge while it is active.
+    #[kvm_test(walks_through_the_states_of_an_edge, params = [gicv2: V2, gicv3: V3])]
+    fn edge_states(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// Runs the guest and drives the line of the SPI as it asks.
+    fn drive(t: &mut OneVm, version: GicVersion) -> TestResult {
+        let mut bench = Bench::new(t, version)?;
+        loop {
+            let level = match bench.vcpu().run_until_next()? {
+                Next::Sync([line::LOW, ..]) => false,
+                Next::Sync([line::HIGH, ..]) => true,
+                Next::Done => return Ok(()),
+                other => fail!("{other:?} instead of a level"),
+            };
+            t.vm.fd().set_irq_line(SPI_LINE | SPI, level).ioctl("KVM_IRQ_LINE")?;
+        }
+    }
+
+    /// A level-sensitive interrupt is pending while its line is high.
+    #[kvm_test(walks_through_the_states_of_a_level, params = [gicv2: V2, gicv3: V3])]
+    fn level_states(t: &mut OneVm, version: GicVersion) -> TestResult {
+        drive(t, version)
+    }
+
+    /// ISPENDR of a level-sensitive interrupt sets a latch beside the line, which activation and ICPENDR clear
+    /// (IHI 0069 GICD_ISPENDR, arm-vgic-v3.rst "Accesses to the GICD_ISPENDR register region").
+    #[kvm_test(latches_a_level, params = [gicv2: V2, gicv3: V3])]
+    fn pending_latch_of_a_level(t: &mut OneVm, version: GicVersion) -> TestResult {
+        drive(t, version)
+    }
+
+    /// `KVM_IRQ_LINE` drives the line of an edge-triggered SPI (api.rst 4.25).
+    #[kvm_test(is_wired_to_an_edge, params = [gicv2: V2, gicv3: V3])]
+    fn irq_line_edges(t: &mut OneVm, version: GicVersion) -> TestResult {
+        drive(t, version)
+    }
+
+    /// With EOImode 0 the end of an interrupt drops its priority and deactivates it.
+    #[kvm_test(ends_in_one_step, params = [gicv2: V2, gicv3: V3])]
+    fn eoi_mode_0(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// With EOImode 1 EOIR drops the priority only, and DIR deactivates.
+    #[kvm_test(ends_in_two_steps, params = [gicv2: V2, gicv3: V3])]
+    fn eoi_mode_1(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
+
+    /// PPIs and SGIs have the states of SPIs; a GICv2 lets SGIs be made pending by their own registers only.
+    #[kvm_test(sets_private_interrupts_pending, params = [gicv2: V2, gicv3: V3])]
+    fn private_states(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
 }

@@ -6,9 +6,6 @@
 use crate::aarch64::support::gic_bench::*;
 use crate::prelude::*;
 
-#[host]
-use GicVersion::{V2, V3};
-
 const NR_VCPUS: usize = 4;
 const ALL: u32 = (1 << NR_VCPUS) - 1;
 const SGI: u32 = 3;
@@ -132,12 +129,6 @@ fn once_each(targets: u32) -> [u64; NR_VCPUS] {
     core::array::from_fn(|vcpu| u64::from(targets >> vcpu & 1))
 }
 
-/// Runs four vCPUs.
-#[host]
-fn run_four(t: &mut OneVm, version: GicVersion) -> TestResult {
-    Bench::with_others(t, version, &[guest_fn!(listens); NR_VCPUS - 1])?.run_all()
-}
-
 #[guest]
 fn sends_to_each(_: &mut Guest) {
     Sender::run(|sender| {
@@ -156,12 +147,6 @@ fn sends_to_each(_: &mut Guest) {
             );
         }
     });
-}
-
-/// An SPI goes where it is routed, and nowhere else.
-#[kvm_test(sends_to_each, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
-fn spi_to_every_vcpu(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_four(t, version)
 }
 
 #[guest]
@@ -193,12 +178,6 @@ fn sends_sgis(_: &mut Guest) {
     });
 }
 
-/// An SGI goes to those that it is sent to.
-#[kvm_test(sends_sgis, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
-fn sgi_targets(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_four(t, version)
-}
-
 #[guest]
 fn uses_ppis_of_all(_: &mut Guest) {
     Sender::run(|sender| {
@@ -217,12 +196,6 @@ fn uses_ppis_of_all(_: &mut Guest) {
             check_eq!("an SGI of a vCPU's frame comes to that vCPU", counts, once_each(0b0100));
         }
     });
-}
-
-/// Private interrupts are each vCPU's own.
-#[kvm_test(uses_ppis_of_all, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
-fn private_interrupts(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_four(t, version)
 }
 
 #[guest]
@@ -245,12 +218,6 @@ fn reroutes_a_pending_spi(_: &mut Guest) {
     });
 }
 
-/// The route counts that an SPI has when it is delivered, not when it became pending.
-#[kvm_test(reroutes_a_pending_spi, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
-fn rerouted_while_pending(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_four(t, version)
-}
-
 #[guest]
 fn routes_to_nobody(_: &mut Guest) {
     Sender::run(|sender| {
@@ -269,13 +236,6 @@ fn routes_to_nobody(_: &mut Guest) {
         let counts = sender.counts(|| gic.route(SPI, 3));
         check_eq!("an SPI comes to the target that it is given", counts, once_each(0b1000));
     });
-}
-
-/// An SPI that is routed to no vCPU waits for one (IHI 0048 4.3.12: a CPU that is added to the targets of a
-/// pending interrupt has it pending).
-#[kvm_test(routes_to_nobody, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
-fn routed_to_nobody(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_four(t, version)
 }
 
 #[guest]
@@ -300,12 +260,6 @@ fn collects_senders(_: &mut Guest) {
     check_eq!("an SGI without senders does not come", interrupts_during(gic, || {}), NOTHING);
 }
 
-/// A GICv2 keeps an SGI of each sender (IHI 0048 GICD_SPENDSGIR, GICD_CPENDSGIR).
-#[kvm_test(collects_senders)]
-fn sgis_of_several_senders(t: &mut OneVm) -> TestResult {
-    Bench::with_others(t, V2, &[guest_fn!(listens); NR_VCPUS - 1])?.run()
-}
-
 #[guest]
 fn sends_itself_twice(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -320,8 +274,56 @@ fn sends_itself_twice(_: &mut Guest) {
     check_eq!("an SGI comes where ISENABLER says that it is enabled", seen != NOTHING, enabled);
 }
 
-/// SGIs of one sender are one interrupt until it is taken.
-#[kvm_test(sends_itself_twice, params = [gicv2: V2, gicv3: V3])]
-fn sgis_merge(t: &mut OneVm, version: GicVersion) -> TestResult {
-    run_guest(t, version, &[])
+#[host]
+mod host {
+    use super::*;
+    use GicVersion::{V2, V3};
+
+    /// Runs four vCPUs.
+    fn run_four(t: &mut OneVm, version: GicVersion) -> TestResult {
+        Bench::with_others(t, version, &[guest_fn!(listens); NR_VCPUS - 1])?.run_all()
+    }
+
+    /// An SPI goes where it is routed, and nowhere else.
+    #[kvm_test(sends_to_each, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
+    fn spi_to_every_vcpu(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_four(t, version)
+    }
+
+    /// An SGI goes to those that it is sent to.
+    #[kvm_test(sends_sgis, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
+    fn sgi_targets(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_four(t, version)
+    }
+
+    /// Private interrupts are each vCPU's own.
+    #[kvm_test(uses_ppis_of_all, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
+    fn private_interrupts(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_four(t, version)
+    }
+
+    /// The route counts that an SPI has when it is delivered, not when it became pending.
+    #[kvm_test(reroutes_a_pending_spi, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
+    fn rerouted_while_pending(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_four(t, version)
+    }
+
+    /// An SPI that is routed to no vCPU waits for one (IHI 0048 4.3.12: a CPU that is added to the targets of a
+    /// pending interrupt has it pending).
+    #[kvm_test(routes_to_nobody, vcpus = 4, params = [gicv2: V2, gicv3: V3])]
+    fn routed_to_nobody(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_four(t, version)
+    }
+
+    /// A GICv2 keeps an SGI of each sender (IHI 0048 GICD_SPENDSGIR, GICD_CPENDSGIR).
+    #[kvm_test(collects_senders)]
+    fn sgis_of_several_senders(t: &mut OneVm) -> TestResult {
+        Bench::with_others(t, V2, &[guest_fn!(listens); NR_VCPUS - 1])?.run()
+    }
+
+    /// SGIs of one sender are one interrupt until it is taken.
+    #[kvm_test(sends_itself_twice, params = [gicv2: V2, gicv3: V3])]
+    fn sgis_merge(t: &mut OneVm, version: GicVersion) -> TestResult {
+        run_guest(t, version, &[])
+    }
 }

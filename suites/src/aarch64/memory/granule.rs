@@ -3,8 +3,6 @@
 use crate::prelude::*;
 use granule::{PAGE_SIZE, Tables};
 use guest_runtime::arch::aarch64::trap::Trap;
-#[host]
-use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 
 /// A translation table page, and KVM's page.
 const SMALL: u64 = layout::PAGE_SIZE;
@@ -25,15 +23,6 @@ const _: () = assert!(TABLES >= layout::SCRATCH && TABLES + 3 * PAGE_SIZE <= lay
 /// The number that the small page at `gpa` holds.
 fn number(gpa: u64) -> u64 {
     0x6464_0000_0000 + gpa / SMALL
-}
-
-/// A vCPU that has the granule.
-#[host]
-fn vcpu_with_granule(t: &mut OneVcpu) -> TestResult {
-    let features = t.vcpu.get_reg(ID_AA64MMFR0_EL1.one_reg()).ioctl("KVM_GET_ONE_REG")?;
-    let tgran64 = mmfr0::TGRAN64.get(features);
-    require!(tgran64 != mmfr0::TGRAN64_NONE, "the 64 KiB granule (ID_AA64MMFR0_EL1.TGran64)");
-    Ok(())
 }
 
 #[guest]
@@ -90,14 +79,6 @@ fn reads_through_large_pages(_: &mut Guest) {
     check_eq!("a page can be mapped read-only and back", peek::<u64>(MEMORY + 8), number(MEMORY));
 }
 
-/// What the guest maps by pages of 64 KiB is what its tables say, whatever KVM's own pages are.
-#[kvm_test(reads_through_large_pages)]
-fn large_pages_translate(t: &mut OneVcpu) -> TestResult {
-    vcpu_with_granule(t)?;
-    t.vm.add_memory(SLOT, 0, MEMORY, 2 * PAGE_SIZE)?;
-    t.vcpu.run_until_done()
-}
-
 /// Where the guest writes: parts of its pages.
 const PARTS: [u64; 4] = [0, 3, 15, 16];
 
@@ -111,22 +92,6 @@ fn writes_parts(g: &mut Guest) {
         PARTS.iter().for_each(|part| poke(ALIAS + part * SMALL + 16, 1_u64));
         g.sync(WRITTEN, &[]);
     });
-}
-
-/// The dirty log is of KVM's pages: a write marks one of them, not all of the guest's page (api.rst
-/// 4.8).
-#[kvm_test(writes_parts, requires(host::SMALL_SLOTS))]
-fn dirty_log_has_small_pages(t: &mut OneVcpu) -> TestResult {
-    vcpu_with_granule(t)?;
-    let pages = 2 * PAGE_SIZE / SMALL;
-    t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, MEMORY, 2 * PAGE_SIZE)?;
-    t.vcpu.run_until_sync(READY)?;
-    let before = t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG")?;
-    check_eq!("the guest's tables alone dirty nothing", before, [0_u64; 0]);
-    t.vcpu.run_until_sync(WRITTEN)?;
-    let dirty = t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG")?;
-    check_eq!("the log has exactly the written parts", dirty, PARTS);
-    t.vcpu.run_until_done()
 }
 
 /// Places in a page of 64 KiB: each bit of the offset that only such a page has, and the ends.
@@ -148,15 +113,53 @@ fn rings_devices(_: &mut Guest) {
     });
 }
 
-/// The address of an MMIO exit is that of the access, whichever part of the guest's page it is in
-/// (HPFAR_EL2 and FAR_EL2).
-#[kvm_test(rings_devices)]
-fn mmio_exits_tell_the_address(t: &mut OneVcpu) -> TestResult {
-    vcpu_with_granule(t)?;
-    for place in PLACES {
-        let mut stop = t.vcpu.run_until(Exit::mmio_write(DEVICE + place))?;
-        check_eq!("a store's data arrives in userspace", stop.data(), place.to_le_bytes());
-        t.vcpu.run_until(Exit::mmio_read(DEVICE + place))?.set_data(&(!place).to_le_bytes());
+#[host]
+mod host {
+    use super::*;
+    use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
+
+    /// A vCPU that has the granule.
+    fn vcpu_with_granule(t: &mut OneVcpu) -> TestResult {
+        let features = t.vcpu.get_reg(ID_AA64MMFR0_EL1.one_reg()).ioctl("KVM_GET_ONE_REG")?;
+        let tgran64 = mmfr0::TGRAN64.get(features);
+        require!(tgran64 != mmfr0::TGRAN64_NONE, "the 64 KiB granule (ID_AA64MMFR0_EL1.TGran64)");
+        Ok(())
     }
-    t.vcpu.run_until_done()
+
+    /// What the guest maps by pages of 64 KiB is what its tables say, whatever KVM's own pages are.
+    #[kvm_test(reads_through_large_pages)]
+    fn large_pages_translate(t: &mut OneVcpu) -> TestResult {
+        vcpu_with_granule(t)?;
+        t.vm.add_memory(SLOT, 0, MEMORY, 2 * PAGE_SIZE)?;
+        t.vcpu.run_until_done()
+    }
+
+    /// The dirty log is of KVM's pages: a write marks one of them, not all of the guest's page (api.rst
+    /// 4.8).
+    #[kvm_test(writes_parts, requires(host::SMALL_SLOTS))]
+    fn dirty_log_has_small_pages(t: &mut OneVcpu) -> TestResult {
+        vcpu_with_granule(t)?;
+        let pages = 2 * PAGE_SIZE / SMALL;
+        t.vm.add_memory(SLOT, KVM_MEM_LOG_DIRTY_PAGES, MEMORY, 2 * PAGE_SIZE)?;
+        t.vcpu.run_until_sync(READY)?;
+        let before = t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG")?;
+        check_eq!("the guest's tables alone dirty nothing", before, [0_u64; 0]);
+        t.vcpu.run_until_sync(WRITTEN)?;
+        let dirty = t.vm.dirty_pages(SLOT, pages).ioctl("KVM_GET_DIRTY_LOG")?;
+        check_eq!("the log has exactly the written parts", dirty, PARTS);
+        t.vcpu.run_until_done()
+    }
+
+    /// The address of an MMIO exit is that of the access, whichever part of the guest's page it is in
+    /// (HPFAR_EL2 and FAR_EL2).
+    #[kvm_test(rings_devices)]
+    fn mmio_exits_tell_the_address(t: &mut OneVcpu) -> TestResult {
+        vcpu_with_granule(t)?;
+        for place in PLACES {
+            let mut stop = t.vcpu.run_until(Exit::mmio_write(DEVICE + place))?;
+            check_eq!("a store's data arrives in userspace", stop.data(), place.to_le_bytes());
+            t.vcpu.run_until(Exit::mmio_read(DEVICE + place))?.set_data(&(!place).to_le_bytes());
+        }
+        t.vcpu.run_until_done()
+    }
 }

@@ -5,11 +5,6 @@ use defs::aarch64::regs::{CURRENTEL_EL, HPFAR_FIPA, Hcr, Sctlr, mpidr, tcr, vtcr
 use guest_runtime::arch::stack_pointer;
 use guest_runtime::asm::Blob;
 
-#[host]
-use vm::bindings::KVM_ARM_VCPU_HAS_EL2;
-
-kvm_tests! { irqchip, features(KVM_ARM_VCPU_HAS_EL2), requires(cap::ARM_EL2) }
-
 #[guest]
 fn runs_at_el2(_: &mut Guest) {
     check_eq!("the guest function runs at EL2", CURRENTEL_EL.get(CURRENTEL.read()), 2);
@@ -39,12 +34,6 @@ fn runs_at_el2(_: &mut Guest) {
     check_eq!("EL0's registers arrive unchanged at EL2", el0.x, [1, 2, 3, 4]);
 }
 
-/// A guest with KVM_ARM_VCPU_HAS_EL2 runs at EL2, and EL0 below it.
-#[kvm_test(runs_at_el2)]
-fn guest_runs_at_el2(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn interrupts_itself(_: &mut Guest) {
     let gic = GuestGic::detect();
@@ -72,12 +61,6 @@ fn interrupts_itself(_: &mut Guest) {
         });
         check_eq!("the timer's interrupt is taken at EL2", taken.load(SeqCst), 1);
     }
-}
-
-/// Interrupts reach a guest at EL2.
-#[kvm_test(interrupts_itself)]
-fn timers_of_el2_interrupt(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Runs code at EL1 of a nested guest from its first instruction, with X0 to X3.
@@ -124,18 +107,6 @@ fn runs_a_function(g: &mut Guest) {
         brk();
         check_eq!("level 1 has its handler still", taken.load(SeqCst), 1);
     });
-}
-
-/// A guest at EL2 runs a function at EL1 on a context of its own, which takes its exceptions and talks to
-/// the host.
-#[kvm_test(runs_a_function)]
-fn level_2_runs_a_function(t: &mut OneVcpu) -> TestResult {
-    let args = t.vcpu.run_until_sync(7)?;
-    check_eq!("the sync comes from level 2", args[0], 2);
-    t.vcpu.answer(&[30]);
-    t.vcpu.run_until_sync(8)?;
-    t.vcpu.answer(&[31]);
-    t.vcpu.run_until_done()
 }
 
 guest_asm! {
@@ -229,12 +200,6 @@ fn runs_a_guest(_: &mut Guest) {
     );
 }
 
-/// A guest at EL2 runs a guest of its own at EL1, with registers of its own.
-#[kvm_test(runs_a_guest)]
-fn nested_guest_runs_at_el1(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 guest_asm! {
     WRITES_SCTLR, bits64:
     "nop",
@@ -305,8 +270,46 @@ fn traps_a_guest(_: &mut Guest) {
     check_eq!("the nested guest runs without stage 2", exit.trap.vector, vector::HVC);
 }
 
-/// Traps and stage 2 of a guest hypervisor work on its guest.
-#[kvm_test(traps_a_guest)]
-fn guest_hypervisor_controls_its_guest(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use vm::bindings::KVM_ARM_VCPU_HAS_EL2;
+
+    kvm_tests! { irqchip, features(KVM_ARM_VCPU_HAS_EL2), requires(cap::ARM_EL2) }
+
+    /// A guest with KVM_ARM_VCPU_HAS_EL2 runs at EL2, and EL0 below it.
+    #[kvm_test(runs_at_el2)]
+    fn guest_runs_at_el2(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Interrupts reach a guest at EL2.
+    #[kvm_test(interrupts_itself)]
+    fn timers_of_el2_interrupt(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A guest at EL2 runs a function at EL1 on a context of its own, which takes its exceptions and talks to
+    /// the host.
+    #[kvm_test(runs_a_function)]
+    fn level_2_runs_a_function(t: &mut OneVcpu) -> TestResult {
+        let args = t.vcpu.run_until_sync(7)?;
+        check_eq!("the sync comes from level 2", args[0], 2);
+        t.vcpu.answer(&[30]);
+        t.vcpu.run_until_sync(8)?;
+        t.vcpu.answer(&[31]);
+        t.vcpu.run_until_done()
+    }
+
+    /// A guest at EL2 runs a guest of its own at EL1, with registers of its own.
+    #[kvm_test(runs_a_guest)]
+    fn nested_guest_runs_at_el1(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Traps and stage 2 of a guest hypervisor work on its guest.
+    #[kvm_test(traps_a_guest)]
+    fn guest_hypervisor_controls_its_guest(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -3,11 +3,6 @@
 use crate::prelude::*;
 use pmu::{COUNTERS, CYCLES, SELECT_CYCLES, TYPES, event, filter, implemented, nr_counters, pmcr};
 
-#[host]
-use std::collections::BTreeSet;
-
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
-
 #[guest]
 fn reads_registers(_: &mut Guest) {
     pmu::reset();
@@ -54,12 +49,6 @@ fn reads_registers(_: &mut Guest) {
     PMCCFILTR_EL0.write(!0);
     check_eq!("the cycle counter has no event number", PMCCFILTR_EL0.read() & 0xffff, 0);
     PMCCFILTR_EL0.write(0);
-}
-
-/// Set, clear and select registers agree, for the counters that there are.
-#[kvm_test(reads_registers)]
-fn registers_agree(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -125,12 +114,6 @@ fn configures_counters(_: &mut Guest) {
     check_eq!("an event that PMCEID does not report does not overflow", PMOVSCLR_EL0.read(), 0);
 }
 
-/// Every counter has its value and its event, by number and by selection.
-#[kvm_test(configures_counters)]
-fn counters_are_configured_one_by_one(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn touches_absent_counters(_: &mut Guest) {
     pmu::reset();
@@ -179,31 +162,11 @@ fn touches_absent_counters(_: &mut Guest) {
     check_eq!("an absent counter cannot be incremented", PMOVSCLR_EL0.read(), 0);
 }
 
-/// Accesses to counters from PMCR_EL0.N on are undefined: of what the ARM ARM allows (D13, "Accesses to
-/// counters that are not implemented") KVM takes that.
-#[kvm_test(touches_absent_counters)]
-fn absent_counters_are_undefined(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn clears_lc(_: &mut Guest) {
     check_eq!("PMCR.LC is 1 from reset on without AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
     PMCR_EL0.write(0);
     check_eq!("PMCR.LC is RES1 without AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
-}
-
-/// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code, for the guest and for userspace.
-#[kvm_test(clears_lc, requires(cpu::AARCH64_ONLY))]
-fn lc_is_res1(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    let lc = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|value| value & pmcr::LC);
-    check_eq!("userspace reads PMCR.LC as 1 from reset on", lc(vcpu), Ok(pmcr::LC));
-    vcpu.run_until_done()?;
-    let value = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
-    vcpu.set_sysreg(&PMCR_EL0, value & !pmcr::LC).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
-    check_eq!("userspace cannot clear PMCR.LC", lc(vcpu), Ok(pmcr::LC));
-    Ok(())
 }
 
 #[guest]
@@ -212,12 +175,6 @@ fn clears_lc_with_aarch32(_: &mut Guest) {
     check_eq!("PMCR.LC can be cleared with AArch32", PMCR_EL0.read() & pmcr::LC, 0);
     PMCR_EL0.write(pmcr::LC);
     check_eq!("PMCR.LC can be set with AArch32", PMCR_EL0.read() & pmcr::LC, pmcr::LC);
-}
-
-/// PMCR_EL0.LC is a bit like others where EL0 can run AArch32 code.
-#[kvm_test(clears_lc_with_aarch32, requires(cpu::AARCH32_EL0))]
-fn lc_is_writable_with_aarch32(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -244,38 +201,87 @@ fn tells_of_events(g: &mut Guest) {
     g.sync(1, &[PMCEID0_EL0.read(), PMCEID1_EL0.read()]);
 }
 
-/// The events that the architecture requires are offered (ARM ARM D13.11), and those that the host's
-/// kernel has found in its own PMCEID<n>_EL0.
-#[kvm_test(tells_of_events)]
-fn required_events_are_offered(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    vcpu.set_args(&[dfr0::PMUVER.get(dfr0)]);
-    let seen = vcpu.run_until_sync(1)?;
-    for event in host_events().into_iter().filter(|&e| e < event::STALL_SLOT_BACKEND) {
-        let offered = seen[event as usize / 32] >> (event % 32) & 1;
-        check!("PMCEID offers an event of the host", offered == 1, "event {event:#x}");
-    }
-    vcpu.run_until_done()
-}
-
-/// Numbers of the events that the host's kernel lists for its PMU; of several, those that all of them have.
 #[host]
-pub fn host_events() -> BTreeSet<u64> {
-    const DEVICES: &str = "/sys/bus/event_source/devices";
-    const NAMES: [&str; 3] = ["armv8", "armv9", "apple"];
-    let pmus = std::fs::read_dir(DEVICES).into_iter().flatten().flatten();
-    let pmus = pmus.filter(|pmu| {
-        let name = pmu.file_name();
-        NAMES.iter().any(|start| name.to_string_lossy().starts_with(start))
-    });
-    let events = |pmu: std::fs::DirEntry| -> BTreeSet<u64> {
-        let files = std::fs::read_dir(pmu.path().join("events")).into_iter().flatten().flatten();
-        files
-            .filter_map(|file| std::fs::read_to_string(file.path()).ok())
-            .filter_map(|t| u64::from_str_radix(t.trim().strip_prefix("event=0x")?, 16).ok())
-            .filter(|&number| number < event::COMMON_END)
-            .collect()
-    };
-    pmus.map(events).reduce(|all, one| &all & &one).unwrap_or_default()
+pub use host::*;
+
+#[host]
+mod host {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3) }
+
+    /// Set, clear and select registers agree, for the counters that there are.
+    #[kvm_test(reads_registers)]
+    fn registers_agree(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Every counter has its value and its event, by number and by selection.
+    #[kvm_test(configures_counters)]
+    fn counters_are_configured_one_by_one(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Accesses to counters from PMCR_EL0.N on are undefined: of what the ARM ARM allows (D13, "Accesses to
+    /// counters that are not implemented") KVM takes that.
+    #[kvm_test(touches_absent_counters)]
+    fn absent_counters_are_undefined(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// PMCR_EL0.LC is RES1 where no exception level runs AArch32 code, for the guest and for userspace.
+    #[kvm_test(clears_lc, requires(cpu::AARCH64_ONLY))]
+    fn lc_is_res1(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        let lc = |vcpu: &Vcpu| vcpu.get_sysreg(&PMCR_EL0).map(|value| value & pmcr::LC);
+        check_eq!("userspace reads PMCR.LC as 1 from reset on", lc(vcpu), Ok(pmcr::LC));
+        vcpu.run_until_done()?;
+        let value = vcpu.get_sysreg(&PMCR_EL0).ioctl("KVM_GET_ONE_REG of PMCR_EL0")?;
+        vcpu.set_sysreg(&PMCR_EL0, value & !pmcr::LC).ioctl("KVM_SET_ONE_REG of PMCR_EL0")?;
+        check_eq!("userspace cannot clear PMCR.LC", lc(vcpu), Ok(pmcr::LC));
+        Ok(())
+    }
+
+    /// PMCR_EL0.LC is a bit like others where EL0 can run AArch32 code.
+    #[kvm_test(clears_lc_with_aarch32, requires(cpu::AARCH32_EL0))]
+    fn lc_is_writable_with_aarch32(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The events that the architecture requires are offered (ARM ARM D13.11), and those that the host's
+    /// kernel has found in its own PMCEID<n>_EL0.
+    #[kvm_test(tells_of_events)]
+    fn required_events_are_offered(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
+        vcpu.set_args(&[dfr0::PMUVER.get(dfr0)]);
+        let seen = vcpu.run_until_sync(1)?;
+        for event in host_events().into_iter().filter(|&e| e < event::STALL_SLOT_BACKEND) {
+            let offered = seen[event as usize / 32] >> (event % 32) & 1;
+            check!("PMCEID offers an event of the host", offered == 1, "event {event:#x}");
+        }
+        vcpu.run_until_done()
+    }
+
+    /// Numbers of the events that the host's kernel lists for its PMU; of several, those that all of them have.
+    pub fn host_events() -> BTreeSet<u64> {
+        const DEVICES: &str = "/sys/bus/event_source/devices";
+        const NAMES: [&str; 3] = ["armv8", "armv9", "apple"];
+        let pmus = std::fs::read_dir(DEVICES).into_iter().flatten().flatten();
+        let pmus = pmus.filter(|pmu| {
+            let name = pmu.file_name();
+            NAMES.iter().any(|start| name.to_string_lossy().starts_with(start))
+        });
+        let events = |pmu: std::fs::DirEntry| -> BTreeSet<u64> {
+            let files =
+                std::fs::read_dir(pmu.path().join("events")).into_iter().flatten().flatten();
+            files
+                .filter_map(|file| std::fs::read_to_string(file.path()).ok())
+                .filter_map(|t| u64::from_str_radix(t.trim().strip_prefix("event=0x")?, 16).ok())
+                .filter(|&number| number < event::COMMON_END)
+                .collect()
+        };
+        pmus.map(events).reduce(|all, one| &all & &one).unwrap_or_default()
+    }
 }

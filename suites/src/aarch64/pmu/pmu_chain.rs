@@ -1,10 +1,6 @@
 //! Chained event counters: the odd counter counts overflows of the even one below (ARM ARM D13, CHAIN).
-#[host]
-use crate::aarch64::pmu::pmu_events::tell_width;
 use crate::prelude::*;
 use pmu::{WRAP, event, pmcr};
-
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
 
 /// Events before a wrap.
 const SOON: u64 = 10;
@@ -117,27 +113,6 @@ fn chains(g: &mut Guest) {
     check_eq!("both flags are set when both counters wrap", pair.flags(), 0b11);
 }
 
-/// An overflow of the even counter counts as one CHAIN event, and sets the even counter's flag.
-#[kvm_test(chains, params = [
-    cycles: (0, 0),
-    software: (1, 0),
-    software_in_counters_2_and_3: (1, 2),
-])]
-fn odd_counter_counts_overflows(t: &mut OneVcpu, (software, even): (u64, u64)) -> TestResult {
-    run(t, software, even)
-}
-
-/// Runs the guest with events of that kind, in that pair of counters.
-#[host]
-fn run(t: &mut OneVcpu, software: u64, even: u64) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, 0)?;
-    let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    let wide = dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P5;
-    vcpu.set_args(&[wide.into(), 0, software, even]);
-    vcpu.run_until_done()
-}
-
 #[guest]
 fn promotes(g: &mut Guest) {
     let pair = set_up(g);
@@ -213,16 +188,6 @@ fn promotes(g: &mut Guest) {
     check_eq!("the even counter's flag alone is set after a change from CHAIN", pair.flags(), 0b01);
 }
 
-/// Counters become a chain, and cease to be one, by enables and by events, and lose no count.
-#[kvm_test(promotes, params = [
-    cycles: (0, 0),
-    software: (1, 0),
-    cycles_in_counters_2_and_3: (0, 2),
-])]
-fn chains_come_and_go(t: &mut OneVcpu, (software, even): (u64, u64)) -> TestResult {
-    run(t, software, even)
-}
-
 #[guest]
 fn misplaces_chain(_: &mut Guest) {
     pmu::need_counters(3);
@@ -237,12 +202,6 @@ fn misplaces_chain(_: &mut Guest) {
     check_eq!("an odd counter wraps", PMOVSCLR_EL0.read(), 0b010);
     check_eq!("CHAIN in the even counter above counts nothing", PMEVCNTR2_EL0.read(), 0);
     check_eq!("CHAIN in the even counter below counts nothing", PMEVCNTR0_EL0.read(), 0);
-}
-
-/// Only an odd counter can be chained, and only to the even one below.
-#[kvm_test(misplaces_chain)]
-fn even_counters_are_not_chained(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -261,8 +220,52 @@ fn chains_at_64_bits(_: &mut Guest) {
     check_eq!("the even counter's flag alone is set with LP", PMOVSCLR_EL0.read(), 0b01);
 }
 
-/// With PMCR_EL0.LP counters have 64 bits of their own, and CHAIN counts nothing.
-#[kvm_test(chains_at_64_bits, requires(cpu::PMUV3P5))]
-fn lp_undoes_chains(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use crate::aarch64::pmu::pmu_events::tell_width;
+
+    kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
+
+    /// An overflow of the even counter counts as one CHAIN event, and sets the even counter's flag.
+    #[kvm_test(chains, params = [
+    cycles: (0, 0),
+    software: (1, 0),
+    software_in_counters_2_and_3: (1, 2),
+])]
+    fn odd_counter_counts_overflows(t: &mut OneVcpu, (software, even): (u64, u64)) -> TestResult {
+        run(t, software, even)
+    }
+
+    /// Runs the guest with events of that kind, in that pair of counters.
+    fn run(t: &mut OneVcpu, software: u64, even: u64) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, 0)?;
+        let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
+        let wide = dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P5;
+        vcpu.set_args(&[wide.into(), 0, software, even]);
+        vcpu.run_until_done()
+    }
+
+    /// Counters become a chain, and cease to be one, by enables and by events, and lose no count.
+    #[kvm_test(promotes, params = [
+    cycles: (0, 0),
+    software: (1, 0),
+    cycles_in_counters_2_and_3: (0, 2),
+])]
+    fn chains_come_and_go(t: &mut OneVcpu, (software, even): (u64, u64)) -> TestResult {
+        run(t, software, even)
+    }
+
+    /// Only an odd counter can be chained, and only to the even one below.
+    #[kvm_test(misplaces_chain)]
+    fn even_counters_are_not_chained(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// With PMCR_EL0.LP counters have 64 bits of their own, and CHAIN counts nothing.
+    #[kvm_test(chains_at_64_bits, requires(cpu::PMUV3P5))]
+    fn lp_undoes_chains(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

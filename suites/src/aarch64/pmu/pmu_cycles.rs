@@ -2,8 +2,6 @@
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, pmcr};
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
-
 /// Cycles before a wrap, at which counting starts.
 const SOON: u64 = 100;
 
@@ -86,20 +84,6 @@ fn counts_cycles(g: &mut Guest) {
     check_eq!("disabling the cycle counter stops it where it is", PMCCNTR_EL0.read(), stopped);
 }
 
-/// The cycle counter always has 64 bits; PMCR_EL0.LC only says which of them overflows.
-#[kvm_test(counts_cycles)]
-fn counter_has_64_bits(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    vcpu.set_args(&[pmcr::LC]);
-    vcpu.run_until_done()
-}
-
-/// The same with LC = 0, which needs a host where it is not RES1.
-#[kvm_test(counts_cycles, requires(cpu::AARCH32_EL0))]
-fn counter_has_64_bits_without_lc(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn counts_short_runs(_: &mut Guest) {
     pmu::reset();
@@ -115,12 +99,6 @@ fn counts_short_runs(_: &mut Guest) {
         check_eq!("a stopped counter reads the same again", PMCCNTR_EL0.read(), cycles);
     }
     check_eq!("small counts do not overflow", PMOVSCLR_EL0.read(), 0);
-}
-
-/// A few instructions count as a few cycles.
-#[kvm_test(counts_short_runs)]
-fn short_runs_count(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -139,16 +117,43 @@ fn exits_while_counting(g: &mut Guest) {
     check_eq!("the cycle counter has passed bit 32 once", before >> 32, 1);
 }
 
-/// What the counter has counted survives the vCPU's stay in userspace.
-#[kvm_test(exits_while_counting)]
-fn counting_survives_exits(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    let mut before = 0;
-    for stage in 1..=5 {
-        vcpu.run_until_sync(stage)?;
-        let now = vcpu.get_sysreg(&PMCCNTR_EL0).ioctl("KVM_GET_ONE_REG")?;
-        check!("userspace reads what has been counted so far", now > before.max(WRAP - SOON));
-        before = now;
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
+
+    /// The cycle counter always has 64 bits; PMCR_EL0.LC only says which of them overflows.
+    #[kvm_test(counts_cycles)]
+    fn counter_has_64_bits(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        vcpu.set_args(&[pmcr::LC]);
+        vcpu.run_until_done()
     }
-    vcpu.run_until_done()
+
+    /// The same with LC = 0, which needs a host where it is not RES1.
+    #[kvm_test(counts_cycles, requires(cpu::AARCH32_EL0))]
+    fn counter_has_64_bits_without_lc(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A few instructions count as a few cycles.
+    #[kvm_test(counts_short_runs)]
+    fn short_runs_count(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// What the counter has counted survives the vCPU's stay in userspace.
+    #[kvm_test(exits_while_counting)]
+    fn counting_survives_exits(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        let mut before = 0;
+        for stage in 1..=5 {
+            vcpu.run_until_sync(stage)?;
+            let now = vcpu.get_sysreg(&PMCCNTR_EL0).ioctl("KVM_GET_ONE_REG")?;
+            check!("userspace reads what has been counted so far", now > before.max(WRAP - SOON));
+            before = now;
+        }
+        vcpu.run_until_done()
+    }
 }

@@ -2,20 +2,10 @@
 use crate::prelude::*;
 use pmu::{COUNTERS, WRAP, event, pmcr};
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
-
 /// Events before a wrap.
 const SOON: u64 = 10;
 /// PMSWINC writes at a time: past a wrap that is [`SOON`].
 const BURST: u64 = 20;
-
-/// Whether event counters have 64 bits, as arguments for the guest.
-#[host]
-pub fn tell_width(vcpu: &mut Vcpu, lp: u64) -> TestResult {
-    let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    vcpu.set_args(&[u64::from(dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P5), lp]);
-    Ok(())
-}
 
 /// What a counter holds of a value, and the value from which it soon wraps.
 pub fn width(g: &Guest) -> (u64, u64) {
@@ -78,22 +68,6 @@ fn counts_software_events(g: &mut Guest) {
     check_eq!("PMSWINC does not touch another event's counter", PMEVCNTR0_EL0.read(), before);
 }
 
-/// PMSWINC_EL0 counts in the counters that it names, that are enabled, and whose event is SW_INCR.
-#[kvm_test(counts_software_events)]
-fn software_increments(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, 0)?;
-    vcpu.run_until_done()
-}
-
-/// The same with PMCR_EL0.LP: counters overflow at 64 bits.
-#[kvm_test(counts_software_events, requires(cpu::PMUV3P5))]
-fn software_increments_at_64_bits(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, pmcr::LP)?;
-    vcpu.run_until_done()
-}
-
 #[guest]
 fn sets_lp(g: &mut Guest) {
     let wide = g.arg(0) != 0;
@@ -106,14 +80,6 @@ fn sets_lp(g: &mut Guest) {
     PMEVCNTR0_EL0.write(0x1234_5678_9abc_def0);
     let kept = if wide { 0x1234_5678_9abc_def0 } else { 0x9abc_def0 };
     check_eq!("event counters have 64 bits from PMUv3p5 on, else 32", PMEVCNTR0_EL0.read(), kept);
-}
-
-/// PMCR_EL0.LP and the high halves of event counters are RES0 before PMUv3p5.
-#[kvm_test(sets_lp)]
-fn lp_follows_the_version(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, 0)?;
-    vcpu.run_until_done()
 }
 
 #[guest]
@@ -177,22 +143,6 @@ fn counts_hardware_events(g: &mut Guest) {
     check!("an enabled counter counts on from what was written", PMEVCNTR1_EL0.read() > 3);
 }
 
-/// CPU_CYCLES and INST_RETIRED (where it exists) count; a wrap sets the flag of its counter alone.
-#[kvm_test(counts_hardware_events)]
-fn hardware_events(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, 0)?;
-    vcpu.run_until_done()
-}
-
-/// The same with PMCR_EL0.LP: counters overflow at 64 bits.
-#[kvm_test(counts_hardware_events, requires(cpu::PMUV3P5))]
-fn hardware_events_at_64_bits(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, pmcr::LP)?;
-    vcpu.run_until_done()
-}
-
 /// Loads of one run. CPUs count a few more or less than a program makes.
 const LOADS: u64 = 250;
 const MARGIN: u64 = 100;
@@ -239,18 +189,75 @@ fn counts_memory_accesses(g: &mut Guest) {
     guest_runtime::ucall::metric("most loads counted", "loads", most);
 }
 
-/// MEM_ACCESS counts loads, where the host has that event.
-#[kvm_test(counts_memory_accesses)]
-fn memory_accesses(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, 0)?;
-    vcpu.run_until_done()
-}
+#[host]
+pub use host::*;
 
-/// The same with PMCR_EL0.LP: counters overflow at 64 bits.
-#[kvm_test(counts_memory_accesses, requires(cpu::PMUV3P5))]
-fn memory_accesses_at_64_bits(t: &mut OneVcpu) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    tell_width(vcpu, pmcr::LP)?;
-    vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
+
+    /// Whether event counters have 64 bits, as arguments for the guest.
+    pub fn tell_width(vcpu: &mut Vcpu, lp: u64) -> TestResult {
+        let dfr0 = vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
+        vcpu.set_args(&[u64::from(dfr0::PMUVER.get(dfr0) >= dfr0::PMUV3P5), lp]);
+        Ok(())
+    }
+
+    /// PMSWINC_EL0 counts in the counters that it names, that are enabled, and whose event is SW_INCR.
+    #[kvm_test(counts_software_events)]
+    fn software_increments(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, 0)?;
+        vcpu.run_until_done()
+    }
+
+    /// The same with PMCR_EL0.LP: counters overflow at 64 bits.
+    #[kvm_test(counts_software_events, requires(cpu::PMUV3P5))]
+    fn software_increments_at_64_bits(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, pmcr::LP)?;
+        vcpu.run_until_done()
+    }
+
+    /// PMCR_EL0.LP and the high halves of event counters are RES0 before PMUv3p5.
+    #[kvm_test(sets_lp)]
+    fn lp_follows_the_version(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, 0)?;
+        vcpu.run_until_done()
+    }
+
+    /// CPU_CYCLES and INST_RETIRED (where it exists) count; a wrap sets the flag of its counter alone.
+    #[kvm_test(counts_hardware_events)]
+    fn hardware_events(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, 0)?;
+        vcpu.run_until_done()
+    }
+
+    /// The same with PMCR_EL0.LP: counters overflow at 64 bits.
+    #[kvm_test(counts_hardware_events, requires(cpu::PMUV3P5))]
+    fn hardware_events_at_64_bits(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, pmcr::LP)?;
+        vcpu.run_until_done()
+    }
+
+    /// MEM_ACCESS counts loads, where the host has that event.
+    #[kvm_test(counts_memory_accesses)]
+    fn memory_accesses(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, 0)?;
+        vcpu.run_until_done()
+    }
+
+    /// The same with PMCR_EL0.LP: counters overflow at 64 bits.
+    #[kvm_test(counts_memory_accesses, requires(cpu::PMUV3P5))]
+    fn memory_accesses_at_64_bits(t: &mut OneVcpu) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        tell_width(vcpu, pmcr::LP)?;
+        vcpu.run_until_done()
+    }
 }

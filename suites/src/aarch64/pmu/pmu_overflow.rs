@@ -2,8 +2,6 @@
 use crate::prelude::*;
 use pmu::{CYCLES, WRAP, event, pmcr};
 
-kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
-
 /// Counts of the interrupts that came.
 #[derive(Default)]
 struct Taken {
@@ -110,12 +108,6 @@ fn overflows_by_software(_: &mut Guest) {
     });
 }
 
-/// An overflow flag raises the PMU's interrupt while PMINTENSET_EL1 and PMCR_EL0.E let it.
-#[kvm_test(overflows_by_software)]
-fn software_overflows_interrupt(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn keeps_the_level(_: &mut Guest) {
     pmu::need_counters(1);
@@ -148,12 +140,6 @@ fn keeps_the_level(_: &mut Guest) {
     check!("clearing the flag's enable lowers the line", !pending());
     PMINTENSET_EL1.write(1);
     check!("setting the flag's enable raises the line again", comes(pending));
-}
-
-/// The PMU's interrupt is level-sensitive.
-#[kvm_test(keeps_the_level)]
-fn interrupt_is_a_level(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Wraps, and how far before one the counter starts.
@@ -196,54 +182,6 @@ fn counts_on_after_wraps(g: &mut Guest) {
     });
 }
 
-/// After an overflow the next one is a whole period away, 2^32 or 2^64 events, for the guest, and for
-/// the host, which takes about one interrupt of its own for each (the rule that commit 8c3252c06516,
-/// "Reset sample period on overflow handling", restored).
-#[kvm_test(counts_on_after_wraps, exclusive, params = [
-    event_counter: (0, pmcr::LC),
-    cycle_counter: (1, pmcr::LC),
-])]
-fn one_interrupt_a_wrap(t: &mut OneVcpu, args: (u64, u64)) -> TestResult {
-    run_wraps(t, args)
-}
-
-/// The same for the cycle counter with LC = 0, which wraps at 32 bits.
-#[kvm_test(counts_on_after_wraps, exclusive, requires(cpu::AARCH32_EL0))]
-fn one_interrupt_a_wrap_without_lc(t: &mut OneVcpu) -> TestResult {
-    run_wraps(t, (1, 0))
-}
-
-#[host]
-fn run_wraps(t: &mut OneVcpu, (cycle_counter, lc): (u64, u64)) -> TestResult {
-    /// Interrupts of the host for each of the guest's, and some that belong to nobody.
-    const PROPORTION: u64 = 3;
-    let vcpu = &mut t.vcpu;
-    vcpu.set_args(&[cycle_counter, lc]);
-    let before = host_pmu_interrupts();
-    vcpu.run_until_done()?;
-    if let (Some(before), Some(after)) = (before, host_pmu_interrupts()) {
-        check!(
-            "the host takes interrupts in proportion to the guest's wraps",
-            after - before <= PROPORTION * WRAPS,
-            "{} for {WRAPS}",
-            after - before
-        );
-    }
-    Ok(())
-}
-
-/// Interrupts of the host's PMU so far, on all CPUs.
-#[host]
-fn host_pmu_interrupts() -> Option<u64> {
-    let table = std::fs::read_to_string("/proc/interrupts").ok()?;
-    // One row, or one a CPU where each has an interrupt of its own.
-    let rows = table.lines().filter(|line| line.contains("arm-pmu"));
-    let counts = |row: &str| -> u64 {
-        row.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum()
-    };
-    rows.map(counts).reduce(|all, one| all + one)
-}
-
 #[guest]
 fn overflows_in_a_chain(g: &mut Guest) {
     pmu::need_counters(2);
@@ -281,10 +219,75 @@ fn overflows_in_a_chain(g: &mut Guest) {
     });
 }
 
-/// Both counters of a chain have their own overflow flags and enables.
-#[kvm_test(overflows_in_a_chain, params = [cycles: 0, software: 1])]
-fn chained_overflows_interrupt(t: &mut OneVcpu, software: u64) -> TestResult {
-    let vcpu = &mut t.vcpu;
-    vcpu.set_args(&[software]);
-    vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip, pmu, requires(cap::ARM_PMU_V3, host::FREE_COUNTERS) }
+
+    /// An overflow flag raises the PMU's interrupt while PMINTENSET_EL1 and PMCR_EL0.E let it.
+    #[kvm_test(overflows_by_software)]
+    fn software_overflows_interrupt(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The PMU's interrupt is level-sensitive.
+    #[kvm_test(keeps_the_level)]
+    fn interrupt_is_a_level(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// After an overflow the next one is a whole period away, 2^32 or 2^64 events, for the guest, and for
+    /// the host, which takes about one interrupt of its own for each (the rule that commit 8c3252c06516,
+    /// "Reset sample period on overflow handling", restored).
+    #[kvm_test(counts_on_after_wraps, exclusive, params = [
+    event_counter: (0, pmcr::LC),
+    cycle_counter: (1, pmcr::LC),
+])]
+    fn one_interrupt_a_wrap(t: &mut OneVcpu, args: (u64, u64)) -> TestResult {
+        run_wraps(t, args)
+    }
+
+    /// The same for the cycle counter with LC = 0, which wraps at 32 bits.
+    #[kvm_test(counts_on_after_wraps, exclusive, requires(cpu::AARCH32_EL0))]
+    fn one_interrupt_a_wrap_without_lc(t: &mut OneVcpu) -> TestResult {
+        run_wraps(t, (1, 0))
+    }
+
+    fn run_wraps(t: &mut OneVcpu, (cycle_counter, lc): (u64, u64)) -> TestResult {
+        /// Interrupts of the host for each of the guest's, and some that belong to nobody.
+        const PROPORTION: u64 = 3;
+        let vcpu = &mut t.vcpu;
+        vcpu.set_args(&[cycle_counter, lc]);
+        let before = host_pmu_interrupts();
+        vcpu.run_until_done()?;
+        if let (Some(before), Some(after)) = (before, host_pmu_interrupts()) {
+            check!(
+                "the host takes interrupts in proportion to the guest's wraps",
+                after - before <= PROPORTION * WRAPS,
+                "{} for {WRAPS}",
+                after - before
+            );
+        }
+        Ok(())
+    }
+
+    /// Interrupts of the host's PMU so far, on all CPUs.
+    fn host_pmu_interrupts() -> Option<u64> {
+        let table = std::fs::read_to_string("/proc/interrupts").ok()?;
+        // One row, or one a CPU where each has an interrupt of its own.
+        let rows = table.lines().filter(|line| line.contains("arm-pmu"));
+        let counts = |row: &str| -> u64 {
+            row.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum()
+        };
+        rows.map(counts).reduce(|all, one| all + one)
+    }
+
+    /// Both counters of a chain have their own overflow flags and enables.
+    #[kvm_test(overflows_in_a_chain, params = [cycles: 0, software: 1])]
+    fn chained_overflows_interrupt(t: &mut OneVcpu, software: u64) -> TestResult {
+        let vcpu = &mut t.vcpu;
+        vcpu.set_args(&[software]);
+        vcpu.run_until_done()
+    }
 }

@@ -36,40 +36,45 @@ fn looks_for_spe(_: &mut Guest) {
     check_eq!("PMSIDR_EL1 is undefined at EL0", el0.value(), Err(vector::UNKNOWN));
 }
 
-/// A guest sees no SPE: PMSVer is 0, and every register is UNDEFINED, with a PMU and without.
-#[kvm_test(looks_for_spe, irqchip, params = [without_pmu: false, with_pmu: true])]
-fn profiling_is_hidden(t: &mut HostOnly, with_pmu: bool) -> TestResult {
-    let mut setup = t.setup.clone();
-    if with_pmu {
-        let has = System::get()?.check_extension(vm::bindings::KVM_CAP_ARM_PMU_V3) > 0;
-        require!(has, "KVM_CAP_ARM_PMU_V3");
-        setup.config = setup.config.pmu();
-    }
-    OneVcpu::new(setup)?.vcpu.run_until_done()
-}
-
 #[guest]
 fn idles(_: &mut Guest) {}
 
-/// Userspace cannot give a guest SPE by ID_AA64DFR0_EL1 alone, and sees none of its registers.
-#[kvm_test(idles)]
-fn userspace_cannot_conjure_it(t: &mut OneVcpu) -> TestResult {
-    let before = t.vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
-    check_eq!("userspace reads PMSVer as 0", dfr0::PMSVER.get(before), 0);
-    for version in 1..=5 {
-        let set = t.vcpu.set_sysreg(&ID_AA64DFR0_EL1, before | dfr0::PMSVER.of(version));
-        check_eq!("PMSVer other than 0 is EINVAL", set, Err(Errno::EINVAL));
+#[host]
+mod host {
+    use super::*;
+
+    /// A guest sees no SPE: PMSVer is 0, and every register is UNDEFINED, with a PMU and without.
+    #[kvm_test(looks_for_spe, irqchip, params = [without_pmu: false, with_pmu: true])]
+    fn profiling_is_hidden(t: &mut HostOnly, with_pmu: bool) -> TestResult {
+        let mut setup = t.setup.clone();
+        if with_pmu {
+            let has = System::get()?.check_extension(vm::bindings::KVM_CAP_ARM_PMU_V3) > 0;
+            require!(has, "KVM_CAP_ARM_PMU_V3");
+            setup.config = setup.config.pmu();
+        }
+        OneVcpu::new(setup)?.vcpu.run_until_done()
     }
-    check_eq!("a refused PMSVer stays 0", t.vcpu.get_sysreg(&ID_AA64DFR0_EL1), Ok(before));
-    let listed = crate::aarch64::cpu::sysreg::register_list(&t.vcpu)?;
-    for register in SPE {
-        let name = register.name;
-        check!("{name} is not in KVM_GET_REG_LIST", !listed.contains(&register.one_reg()));
-        check_eq!(
-            "KVM_GET_ONE_REG of {name} is ENOENT",
-            t.vcpu.get_sysreg(&register),
-            Err(Errno::ENOENT)
-        );
+
+    /// Userspace cannot give a guest SPE by ID_AA64DFR0_EL1 alone, and sees none of its registers.
+    #[kvm_test(idles)]
+    fn userspace_cannot_conjure_it(t: &mut OneVcpu) -> TestResult {
+        let before = t.vcpu.get_sysreg(&ID_AA64DFR0_EL1).ioctl("KVM_GET_ONE_REG")?;
+        check_eq!("userspace reads PMSVer as 0", dfr0::PMSVER.get(before), 0);
+        for version in 1..=5 {
+            let set = t.vcpu.set_sysreg(&ID_AA64DFR0_EL1, before | dfr0::PMSVER.of(version));
+            check_eq!("PMSVer other than 0 is EINVAL", set, Err(Errno::EINVAL));
+        }
+        check_eq!("a refused PMSVer stays 0", t.vcpu.get_sysreg(&ID_AA64DFR0_EL1), Ok(before));
+        let listed = crate::aarch64::cpu::sysreg::register_list(&t.vcpu)?;
+        for register in SPE {
+            let name = register.name;
+            check!("{name} is not in KVM_GET_REG_LIST", !listed.contains(&register.one_reg()));
+            check_eq!(
+                "KVM_GET_ONE_REG of {name} is ENOENT",
+                t.vcpu.get_sysreg(&register),
+                Err(Errno::ENOENT)
+            );
+        }
+        t.vcpu.run_until_done()
     }
-    t.vcpu.run_until_done()
 }

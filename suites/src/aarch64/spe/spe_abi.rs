@@ -4,100 +4,12 @@
 use crate::prelude::*;
 use defs::aarch64::spe::{INTID as SPE_INTID, PMBLIMITR_E, pmbidr, pmbsr, pmscr, pmsfcr, pmsidr};
 
-#[host]
-use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
-#[host]
-use vm::perf::TestOption;
-
-kvm_tests! { irqchip, options = NUMBERS }
-
 /// The sample buffer.
 const BUFFER: u64 = layout::SCRATCH;
 const BUFFER_SIZE: u64 = 0x1_0000;
 
-/// The numbers that the tree's interface has, if the host has one.
-#[host]
-const NUMBERS: [TestOption; 2] = [
-    TestOption::new("capability", "number of KVM_CAP_ARM_SPE"),
-    TestOption::new("feature", "number of KVM_ARM_VCPU_SPE"),
-];
-
-#[host]
-fn vcpu_with_spe(t: &mut OneVm) -> TestResult<Vcpu> {
-    let number = |option: TestOption| -> TestResult<Option<u32>> {
-        Ok(option.given()?.and_then(|value| value.parse().ok()))
-    };
-    let [capability, feature] = NUMBERS;
-    let (Some(capability), Some(feature)) = (number(capability)?, number(feature)?) else {
-        skip!("KVM_CAP_ARM_SPE");
-    };
-    require!(t.vm.check_extension(capability) > 0, "KVM_CAP_ARM_SPE");
-    t.vm.features_mut().add(feature);
-    t.add_vcpu(0)
-}
-
-/// The same, ready to run: interrupt and SPE initialized, memory locked.
-#[host]
-fn ready_vcpu(t: &mut OneVm) -> TestResult<Vcpu> {
-    let vcpu = vcpu_with_spe(t)?;
-    t.vm.state().gic()?.init()?;
-    set_irq(&vcpu, SPE_INTID).ioctl("KVM_ARM_VCPU_SPE_IRQ")?;
-    init(&vcpu).ioctl("KVM_ARM_VCPU_SPE_INIT")?;
-    t.vm.lock_ram()?;
-    Ok(vcpu)
-}
-
-#[host]
-fn set_irq(vcpu: &Vcpu, intid: u32) -> Result<(), Errno> {
-    vcpu.set_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, intid)
-}
-
-#[host]
-fn init(vcpu: &Vcpu) -> Result<(), Errno> {
-    vcpu.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, 0)
-}
-
 #[guest]
 fn idles(_: &mut Guest) {}
-
-/// The interrupt is a PPI, the same for all vCPUs, told once; INIT comes behind it and behind the
-/// interrupt controller's initialization, once.
-#[kvm_test(idles)]
-fn set_up_has_an_order(t: &mut OneVm) -> TestResult {
-    let first = vcpu_with_spe(t)?;
-    let second = t.add_vcpu(1)?;
-    check!(
-        "the SPE interrupt attribute exists",
-        first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ)
-    );
-    check!(
-        "the SPE attribute INIT exists",
-        first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT)
-    );
-    check_eq!("INIT before the interrupt is ENXIO", init(&first), Err(Errno::ENXIO));
-    for intid in [0, 15, 32, u32::MAX] {
-        check_eq!("an INTID that is no PPI is EINVAL", set_irq(&first, intid), Err(Errno::EINVAL));
-    }
-    let nowhere = first.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, 0);
-    check_eq!("an INTID at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
-    check_eq!("a PPI is accepted as interrupt", set_irq(&first, SPE_INTID), Ok(()));
-    check_eq!(
-        "setting the interrupt again is EBUSY",
-        set_irq(&first, SPE_INTID),
-        Err(Errno::EBUSY)
-    );
-    check_eq!(
-        "another PPI for the second vCPU is EINVAL",
-        set_irq(&second, SPE_INTID + 1),
-        Err(Errno::EINVAL)
-    );
-    check_eq!("the same PPI for the second vCPU is accepted", set_irq(&second, SPE_INTID), Ok(()));
-    check_eq!("INIT before the GIC's initialization is ENODEV", init(&first), Err(Errno::ENODEV));
-    t.vm.state().gic()?.init()?;
-    check_eq!("INIT with an interrupt is accepted", init(&first), Ok(()));
-    check_eq!("a second INIT is EBUSY", init(&first), Err(Errno::EBUSY));
-    Ok(())
-}
 
 #[guest]
 fn introspects(_: &mut Guest) {
@@ -127,12 +39,6 @@ fn introspects(_: &mut Guest) {
         let name = register.name;
         check_eq!("{name} is 0 after reset", register.read(), 0);
     }
-}
-
-/// What PMSIDR_EL1 and PMBIDR_EL1 tell is within the architecture.
-#[kvm_test(introspects)]
-fn features_are_plausible(t: &mut OneVm) -> TestResult {
-    ready_vcpu(t)?.run_until_done()
 }
 
 /// Samples from `start` on until `limit`, with the smallest interval that is allowed.
@@ -210,12 +116,6 @@ fn fills_the_buffer(_: &mut Guest) {
     );
 }
 
-/// Records are written to the buffer; a full one interrupts.
-#[kvm_test(fills_the_buffer)]
-fn buffer_is_filled(t: &mut OneVm) -> TestResult {
-    ready_vcpu(t)?.run_until_done()
-}
-
 #[guest]
 fn serves_the_interrupt(_: &mut Guest) {
     let value = pmbsr::S | 0x5555 & pmbsr::WRITABLE;
@@ -226,12 +126,6 @@ fn serves_the_interrupt(_: &mut Guest) {
         }
     });
     check_eq!("PMBSR.S written by software interrupts with what was written", status, value);
-}
-
-/// The interrupt follows PMBSR_EL1.S.
-#[kvm_test(serves_the_interrupt)]
-fn interrupt_follows_the_service_bit(t: &mut OneVm) -> TestResult {
-    ready_vcpu(t)?.run_until_done()
 }
 
 #[guest]
@@ -258,8 +152,123 @@ fn faults(_: &mut Guest) {
     );
 }
 
-/// Faults of the buffer interrupt with their syndrome.
-#[kvm_test(faults)]
-fn faults_of_the_buffer_interrupt(t: &mut OneVm) -> TestResult {
-    ready_vcpu(t)?.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use vm::arch::spe::{KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, KVM_ARM_VCPU_SPE_IRQ};
+    use vm::perf::TestOption;
+
+    kvm_tests! { irqchip, options = NUMBERS }
+
+    /// The numbers that the tree's interface has, if the host has one.
+    const NUMBERS: [TestOption; 2] = [
+        TestOption::new("capability", "number of KVM_CAP_ARM_SPE"),
+        TestOption::new("feature", "number of KVM_ARM_VCPU_SPE"),
+    ];
+
+    fn vcpu_with_spe(t: &mut OneVm) -> TestResult<Vcpu> {
+        let number = |option: TestOption| -> TestResult<Option<u32>> {
+            Ok(option.given()?.and_then(|value| value.parse().ok()))
+        };
+        let [capability, feature] = NUMBERS;
+        let (Some(capability), Some(feature)) = (number(capability)?, number(feature)?) else {
+            skip!("KVM_CAP_ARM_SPE");
+        };
+        require!(t.vm.check_extension(capability) > 0, "KVM_CAP_ARM_SPE");
+        t.vm.features_mut().add(feature);
+        t.add_vcpu(0)
+    }
+
+    /// The same, ready to run: interrupt and SPE initialized, memory locked.
+    fn ready_vcpu(t: &mut OneVm) -> TestResult<Vcpu> {
+        let vcpu = vcpu_with_spe(t)?;
+        t.vm.state().gic()?.init()?;
+        set_irq(&vcpu, SPE_INTID).ioctl("KVM_ARM_VCPU_SPE_IRQ")?;
+        init(&vcpu).ioctl("KVM_ARM_VCPU_SPE_INIT")?;
+        t.vm.lock_ram()?;
+        Ok(vcpu)
+    }
+
+    fn set_irq(vcpu: &Vcpu, intid: u32) -> Result<(), Errno> {
+        vcpu.set_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, intid)
+    }
+
+    fn init(vcpu: &Vcpu) -> Result<(), Errno> {
+        vcpu.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT, 0)
+    }
+
+    /// The interrupt is a PPI, the same for all vCPUs, told once; INIT comes behind it and behind the
+    /// interrupt controller's initialization, once.
+    #[kvm_test(idles)]
+    fn set_up_has_an_order(t: &mut OneVm) -> TestResult {
+        let first = vcpu_with_spe(t)?;
+        let second = t.add_vcpu(1)?;
+        check!(
+            "the SPE interrupt attribute exists",
+            first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ)
+        );
+        check!(
+            "the SPE attribute INIT exists",
+            first.has_attr(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_INIT)
+        );
+        check_eq!("INIT before the interrupt is ENXIO", init(&first), Err(Errno::ENXIO));
+        for intid in [0, 15, 32, u32::MAX] {
+            check_eq!(
+                "an INTID that is no PPI is EINVAL",
+                set_irq(&first, intid),
+                Err(Errno::EINVAL)
+            );
+        }
+        let nowhere = first.set_attr_at(KVM_ARM_VCPU_SPE_CTRL, KVM_ARM_VCPU_SPE_IRQ, 0);
+        check_eq!("an INTID at address 0 is EFAULT", nowhere, Err(Errno::EFAULT));
+        check_eq!("a PPI is accepted as interrupt", set_irq(&first, SPE_INTID), Ok(()));
+        check_eq!(
+            "setting the interrupt again is EBUSY",
+            set_irq(&first, SPE_INTID),
+            Err(Errno::EBUSY)
+        );
+        check_eq!(
+            "another PPI for the second vCPU is EINVAL",
+            set_irq(&second, SPE_INTID + 1),
+            Err(Errno::EINVAL)
+        );
+        check_eq!(
+            "the same PPI for the second vCPU is accepted",
+            set_irq(&second, SPE_INTID),
+            Ok(())
+        );
+        check_eq!(
+            "INIT before the GIC's initialization is ENODEV",
+            init(&first),
+            Err(Errno::ENODEV)
+        );
+        t.vm.state().gic()?.init()?;
+        check_eq!("INIT with an interrupt is accepted", init(&first), Ok(()));
+        check_eq!("a second INIT is EBUSY", init(&first), Err(Errno::EBUSY));
+        Ok(())
+    }
+
+    /// What PMSIDR_EL1 and PMBIDR_EL1 tell is within the architecture.
+    #[kvm_test(introspects)]
+    fn features_are_plausible(t: &mut OneVm) -> TestResult {
+        ready_vcpu(t)?.run_until_done()
+    }
+
+    /// Records are written to the buffer; a full one interrupts.
+    #[kvm_test(fills_the_buffer)]
+    fn buffer_is_filled(t: &mut OneVm) -> TestResult {
+        ready_vcpu(t)?.run_until_done()
+    }
+
+    /// The interrupt follows PMBSR_EL1.S.
+    #[kvm_test(serves_the_interrupt)]
+    fn interrupt_follows_the_service_bit(t: &mut OneVm) -> TestResult {
+        ready_vcpu(t)?.run_until_done()
+    }
+
+    /// Faults of the buffer interrupt with their syndrome.
+    #[kvm_test(faults)]
+    fn faults_of_the_buffer_interrupt(t: &mut OneVm) -> TestResult {
+        ready_vcpu(t)?.run_until_done()
+    }
 }

@@ -218,89 +218,98 @@ pub fn prepare_irq(gic: GuestGic, intid: u32) {
     prepare(gic, intid, gic.irq_group());
 }
 
-/// A VM's GIC and the vCPUs that run on it.
 #[host]
-#[derive(Debug)]
-pub struct Bench {
-    /// The GIC.
-    pub gic: Gic,
-    /// Its vCPUs, by index.
-    pub vcpus: Vec<Vcpu>,
-}
+pub use host::*;
 
 #[host]
-impl Bench {
-    /// One vCPU that runs the guest function of the attribute.
-    pub fn new(t: &mut OneVm, version: GicVersion) -> TestResult<Self> {
-        Self::with(t, version, &[], |_| Ok(()))
+mod host {
+    use super::*;
+
+    /// A VM's GIC and the vCPUs that run on it.
+    #[derive(Debug)]
+    pub struct Bench {
+        /// The GIC.
+        pub gic: Gic,
+        /// Its vCPUs, by index.
+        pub vcpus: Vec<Vcpu>,
     }
 
-    /// vCPU 0 runs the guest function of the attribute, the others run `others`.
-    pub fn with_others(t: &mut OneVm, version: GicVersion, others: &[GuestFn]) -> TestResult<Self> {
-        Self::with(t, version, others, |_| Ok(()))
+    impl Bench {
+        /// One vCPU that runs the guest function of the attribute.
+        pub fn new(t: &mut OneVm, version: GicVersion) -> TestResult<Self> {
+            Self::with(t, version, &[], |_| Ok(()))
+        }
+
+        /// vCPU 0 runs the guest function of the attribute, the others run `others`.
+        pub fn with_others(
+            t: &mut OneVm,
+            version: GicVersion,
+            others: &[GuestFn],
+        ) -> TestResult<Self> {
+            Self::with(t, version, others, |_| Ok(()))
+        }
+
+        /// As above, with `prepare` called when the vCPUs are there and the GIC is not initialized yet.
+        pub fn with(
+            t: &mut OneVm,
+            version: GicVersion,
+            others: &[GuestFn],
+            prepare: impl FnOnce(&Gic) -> TestResult,
+        ) -> TestResult<Self> {
+            let guest = t.setup.guest()?;
+            Self::of(&mut t.vm, version, guest, others, prepare)
+        }
+
+        /// The same for any VM.
+        pub fn of(
+            vm: &mut Vm,
+            version: GicVersion,
+            guest: GuestFn,
+            others: &[GuestFn],
+            prepare: impl FnOnce(&Gic) -> TestResult,
+        ) -> TestResult<Self> {
+            let gic = Gic::create(vm, version)?;
+            let guests = std::iter::once(&guest).chain(others);
+            let vcpus = guests.zip(0..).map(|(guest, index)| vm.add_vcpu(index, *guest));
+            let vcpus = vcpus.collect::<TestResult<Vec<_>>>()?;
+            prepare(&gic)?;
+            gic.init()?;
+            Ok(Self { gic, vcpus })
+        }
+
+        /// vCPU 0.
+        pub fn vcpu(&mut self) -> &mut Vcpu {
+            &mut self.vcpus[0]
+        }
+
+        /// Arguments for every vCPU.
+        pub fn set_args(&mut self, args: &[u64]) {
+            self.vcpus.iter_mut().for_each(|vcpu| vcpu.set_args(args));
+        }
+
+        /// Runs vCPU 0 to the end of its guest function.
+        pub fn run(&mut self) -> TestResult {
+            self.vcpu().run_until_done()
+        }
+
+        /// Runs all vCPUs to the end of their guest functions. They start when the GIC has its place, which
+        /// the first KVM_RUN gives it.
+        pub fn run_all(mut self) -> TestResult {
+            self.vcpu().complete_exit()?;
+            self.run_all_at_once()
+        }
+
+        /// The same with the first KVM_RUN of every vCPU at a time.
+        pub fn run_all_at_once(mut self) -> TestResult {
+            run_together(&mut self.vcpus, Vcpu::run_until_done)?;
+            Ok(())
+        }
     }
 
-    /// As above, with `prepare` called when the vCPUs are there and the GIC is not initialized yet.
-    pub fn with(
-        t: &mut OneVm,
-        version: GicVersion,
-        others: &[GuestFn],
-        prepare: impl FnOnce(&Gic) -> TestResult,
-    ) -> TestResult<Self> {
-        let guest = t.setup.guest()?;
-        Self::of(&mut t.vm, version, guest, others, prepare)
+    /// Runs the guest function of the attribute with `args` on vCPU 0 of a VM with that GIC.
+    pub fn run_guest(t: &mut OneVm, version: GicVersion, args: &[u64]) -> TestResult {
+        let mut bench = Bench::new(t, version)?;
+        bench.set_args(args);
+        bench.run()
     }
-
-    /// The same for any VM.
-    pub fn of(
-        vm: &mut Vm,
-        version: GicVersion,
-        guest: GuestFn,
-        others: &[GuestFn],
-        prepare: impl FnOnce(&Gic) -> TestResult,
-    ) -> TestResult<Self> {
-        let gic = Gic::create(vm, version)?;
-        let guests = std::iter::once(&guest).chain(others);
-        let vcpus = guests.zip(0..).map(|(guest, index)| vm.add_vcpu(index, *guest));
-        let vcpus = vcpus.collect::<TestResult<Vec<_>>>()?;
-        prepare(&gic)?;
-        gic.init()?;
-        Ok(Self { gic, vcpus })
-    }
-
-    /// vCPU 0.
-    pub fn vcpu(&mut self) -> &mut Vcpu {
-        &mut self.vcpus[0]
-    }
-
-    /// Arguments for every vCPU.
-    pub fn set_args(&mut self, args: &[u64]) {
-        self.vcpus.iter_mut().for_each(|vcpu| vcpu.set_args(args));
-    }
-
-    /// Runs vCPU 0 to the end of its guest function.
-    pub fn run(&mut self) -> TestResult {
-        self.vcpu().run_until_done()
-    }
-
-    /// Runs all vCPUs to the end of their guest functions. They start when the GIC has its place, which
-    /// the first KVM_RUN gives it.
-    pub fn run_all(mut self) -> TestResult {
-        self.vcpu().complete_exit()?;
-        self.run_all_at_once()
-    }
-
-    /// The same with the first KVM_RUN of every vCPU at a time.
-    pub fn run_all_at_once(mut self) -> TestResult {
-        run_together(&mut self.vcpus, Vcpu::run_until_done)?;
-        Ok(())
-    }
-}
-
-/// Runs the guest function of the attribute with `args` on vCPU 0 of a VM with that GIC.
-#[host]
-pub fn run_guest(t: &mut OneVm, version: GicVersion, args: &[u64]) -> TestResult {
-    let mut bench = Bench::new(t, version)?;
-    bench.set_args(args);
-    bench.run()
 }

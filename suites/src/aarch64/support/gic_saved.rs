@@ -1,31 +1,24 @@
 //! A GIC's state in another VM, for the tests that move one in the middle of interrupts.
 use crate::prelude::host;
 
-#[host]
 use crate::aarch64::support::gic_bench::Bench;
-#[host]
 use crate::prelude::*;
-#[host]
 pub use vm::state::{ControlIs, GicState, ItsState};
 
 /// SPIs end here in the VMs of these tests: few, since each register is a call.
-#[host]
 const NR_INTIDS: u32 = 96;
 
 /// Prepares the GIC of such a VM.
-#[host]
 pub fn few_interrupts(gic: &Gic) -> TestResult {
     gic.set_nr_irqs(NR_INTIDS).ioctl("KVM_DEV_ARM_VGIC_GRP_NR_IRQS")
 }
 
 /// The state of a bench's GIC, with the vCPUs stopped.
-#[host]
 pub fn state_of(bench: &Bench) -> TestResult<GicState> {
     GicState::of(&bench.gic, bench.vcpus.len() as u32)
 }
 
 /// The same VM a second time, with the GIC's state and `guest` on vCPU 0.
-#[host]
 pub fn restored(
     saved: &GicState,
     version: GicVersion,

@@ -2,8 +2,6 @@
 use crate::prelude::*;
 use timer::{CTL_ENABLE, CTL_IMASK, CTL_ISTATUS, PHYSICAL, VIRTUAL};
 
-kvm_tests! { irqchip }
-
 /// Rounds in which an interrupt that may not come would.
 const PATIENCE: u64 = 10_000;
 
@@ -60,13 +58,6 @@ fn counts(g: &mut Guest) {
     check_eq!("ISTATUS is clear before the deadline", timer.ctl.read() & CTL_ISTATUS, 0);
     timer.cval.write(timer.count.read());
     check_eq!("ISTATUS is set from the deadline on", timer.ctl.read() & CTL_ISTATUS, CTL_ISTATUS);
-}
-
-/// Counter, compare value and its view as a distance agree.
-#[kvm_test(counts, moved, params = [virtual_timer: 0, physical_timer: 1])]
-fn registers_agree(t: &mut OneVcpu, timer: u64) -> TestResult {
-    t.vcpu.set_args(&[timer]);
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -136,13 +127,6 @@ fn fires(g: &mut Guest) {
     check_eq!("no interrupt but the timer's comes", other.load(SeqCst), 0);
 }
 
-/// The timer's interrupt comes once, on time, and only when it may.
-#[kvm_test(fires, params = [virtual_timer: 0, physical_timer: 1])]
-fn interrupt_comes_at_the_deadline(t: &mut OneVcpu, timer: u64) -> TestResult {
-    t.vcpu.set_args(&[timer]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn reads_the_virtual_count(g: &mut Guest) {
     let before = CNTVCT_EL0.read();
@@ -151,24 +135,45 @@ fn reads_the_virtual_count(g: &mut Guest) {
     g.sync(2, &[after]);
 }
 
-/// `KVM_REG_ARM_TIMER_CNT` (whose id, by api.rst, is CNTV_CVAL_EL0's encoding) sets the virtual count.
-#[kvm_test(reads_the_virtual_count)]
-fn userspace_sets_the_virtual_count(t: &mut OneVcpu) -> TestResult {
-    const KVM_REG_ARM_TIMER_CNT: u64 = CNTV_CVAL_EL0.one_reg();
-    const FAR_AHEAD: u64 = 1 << 50;
-    let before = t.vcpu.run_until_sync(1)?[0];
-    let register = t.vcpu.get_reg(KVM_REG_ARM_TIMER_CNT).ioctl("KVM_GET_ONE_REG")?;
-    check!(
-        "KVM_REG_ARM_TIMER_CNT reads as the virtual count",
-        register >= before && register < FAR_AHEAD,
-        "{register:#x}"
-    );
-    t.vcpu.set_reg(KVM_REG_ARM_TIMER_CNT, FAR_AHEAD).ioctl("KVM_SET_ONE_REG")?;
-    let after = t.vcpu.run_until_sync(2)?[0];
-    check!(
-        "the virtual count goes on from what userspace set",
-        (FAR_AHEAD..FAR_AHEAD * 2).contains(&after),
-        "{after:#x}"
-    );
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip }
+
+    /// Counter, compare value and its view as a distance agree.
+    #[kvm_test(counts, moved, params = [virtual_timer: 0, physical_timer: 1])]
+    fn registers_agree(t: &mut OneVcpu, timer: u64) -> TestResult {
+        t.vcpu.set_args(&[timer]);
+        t.vcpu.run_until_done()
+    }
+
+    /// The timer's interrupt comes once, on time, and only when it may.
+    #[kvm_test(fires, params = [virtual_timer: 0, physical_timer: 1])]
+    fn interrupt_comes_at_the_deadline(t: &mut OneVcpu, timer: u64) -> TestResult {
+        t.vcpu.set_args(&[timer]);
+        t.vcpu.run_until_done()
+    }
+
+    /// `KVM_REG_ARM_TIMER_CNT` (whose id, by api.rst, is CNTV_CVAL_EL0's encoding) sets the virtual count.
+    #[kvm_test(reads_the_virtual_count)]
+    fn userspace_sets_the_virtual_count(t: &mut OneVcpu) -> TestResult {
+        const KVM_REG_ARM_TIMER_CNT: u64 = CNTV_CVAL_EL0.one_reg();
+        const FAR_AHEAD: u64 = 1 << 50;
+        let before = t.vcpu.run_until_sync(1)?[0];
+        let register = t.vcpu.get_reg(KVM_REG_ARM_TIMER_CNT).ioctl("KVM_GET_ONE_REG")?;
+        check!(
+            "KVM_REG_ARM_TIMER_CNT reads as the virtual count",
+            register >= before && register < FAR_AHEAD,
+            "{register:#x}"
+        );
+        t.vcpu.set_reg(KVM_REG_ARM_TIMER_CNT, FAR_AHEAD).ioctl("KVM_SET_ONE_REG")?;
+        let after = t.vcpu.run_until_sync(2)?[0];
+        check!(
+            "the virtual count goes on from what userspace set",
+            (FAR_AHEAD..FAR_AHEAD * 2).contains(&after),
+            "{after:#x}"
+        );
+        t.vcpu.run_until_done()
+    }
 }

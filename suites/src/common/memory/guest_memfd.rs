@@ -1,31 +1,21 @@
 //! guest_memfd, and the slots that are backed by it (api.rst 4.140, 4.142).
 use crate::prelude::*;
 
-#[host]
 use crate::common::memory::memslots::pages;
-#[host]
 use std::os::fd::{AsRawFd, OwnedFd};
-#[host]
 use vm::bindings::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
 kvm_tests! { requires(host::SMALL_SLOTS) }
 
-#[host]
 const SLOT: u32 = 1;
-#[host]
 const OTHER: u32 = 2;
-#[host]
 const PAGE: u64 = layout::PAGE_SIZE;
-#[host]
 const GPA: u64 = layout::FREE;
-#[host]
 const GPA2: u64 = GPA + 64 * PAGE;
 /// `KVM_CAP_GUEST_MEMFD_FLAGS`: the flags that KVM_CREATE_GUEST_MEMFD takes.
-#[host]
 const CAP_GUEST_MEMFD_FLAGS: u32 = 244;
 
 /// KVM_CREATE_GUEST_MEMFD.
-#[host]
 fn create(vm: &impl AsRawFd, size: u64, flags: u64) -> Result<OwnedFd, Errno> {
     let mut bytes = [size.to_ne_bytes(), flags.to_ne_bytes()].concat();
     bytes.resize(size_of::<bindings::kvm_create_guest_memfd>(), 0);
@@ -33,7 +23,6 @@ fn create(vm: &impl AsRawFd, size: u64, flags: u64) -> Result<OwnedFd, Errno> {
 }
 
 /// What KVM_SET_USER_MEMORY_REGION2 gets.
-#[host]
 #[derive(Clone, Copy)]
 struct Region {
     slot: u32,
@@ -45,7 +34,6 @@ struct Region {
     fd: i32,
 }
 
-#[host]
 fn set(vm: &impl AsRawFd, r: Region) -> Result<(), Errno> {
     let mut bytes = [r.slot.to_ne_bytes(), r.flags.to_ne_bytes()].concat();
     for value in [r.gpa, r.size, r.hva, r.offset] {
@@ -56,21 +44,18 @@ fn set(vm: &impl AsRawFd, r: Region) -> Result<(), Errno> {
     raw_ioctl(vm, request::KVM_SET_USER_MEMORY_REGION2, &mut bytes).map(drop)
 }
 
-#[host]
 fn delete(vm: &impl AsRawFd, slot: u32) -> Result<(), Errno> {
     let mut bytes = vec![0; size_of::<bindings::kvm_userspace_memory_region>()];
     bytes[..4].copy_from_slice(&slot.to_ne_bytes());
     raw_ioctl(vm, request::KVM_SET_USER_MEMORY_REGION, &mut bytes).map(drop)
 }
 
-#[host]
 fn extension(vm: &impl AsRawFd, cap: u32) -> i32 {
     raw_ioctl_value(vm, request::KVM_CHECK_EXTENSION, cap.into()).unwrap_or(0)
 }
 
 /// A VM without memory that takes a guest_memfd: /dev/kvm offers it for some machine types only,
 /// before Linux 7 not for the default one.
-#[host]
 fn vm_for_guest_memfd() -> TestResult<OwnedFd> {
     const KVM_X86_SW_PROTECTED_VM: u64 = 1;
     let system = System::get()?;
@@ -158,7 +143,6 @@ fn create_guest_memfd_wants_whole_pages(_: &mut HostOnly) -> TestResult {
 
 /// Flags of a guest_memfd that can back a slot by itself. Where no VM has private memory (arm64) only one
 /// that can be mapped is taken; it is taken wherever it is offered.
-#[host]
 fn backing_flags(vm: &impl AsRawFd) -> u64 {
     /// `GUEST_MEMFD_FLAG_MMAP`.
     const MMAP: u64 = 1 << 0;

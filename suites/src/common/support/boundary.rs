@@ -6,7 +6,6 @@
 use crate::prelude::*;
 
 /// A count, and its name in checks: a limit differs between hosts, its name does not.
-#[host]
 #[derive(Clone, Copy, Debug)]
 pub struct Count {
     /// In words.
@@ -16,7 +15,6 @@ pub struct Count {
 }
 
 /// The counts to try on an ioctl that takes at most `limit` of something.
-#[host]
 pub fn counts(limit: u32) -> [Count; 7] {
     [
         Count { name: "0", value: 0 },
@@ -31,7 +29,6 @@ pub fn counts(limit: u32) -> [Count; 7] {
 
 /// Calls `ioctl` with every count of [`counts`]. Each must end as `want` says, and a refused one must
 /// leave what `state` reads as it was.
-#[host]
 pub fn probe<S: PartialEq + std::fmt::Debug>(
     what: &str,
     limit: u32,
@@ -56,7 +53,6 @@ pub fn probe<S: PartialEq + std::fmt::Debug>(
 }
 
 /// As [`probe`], for state that cannot be read back.
-#[host]
 pub fn probe_end(
     what: &str,
     limit: u32,
@@ -68,7 +64,6 @@ pub fn probe_end(
     }
 }
 
-#[host]
 fn check_end(what: &str, count: Count, got: Result<i32, Errno>, want: Result<i32, Errno>) {
     let name = count.name;
     match want {
@@ -78,13 +73,11 @@ fn check_end(what: &str, count: Count, got: Result<i32, Errno>, want: Result<i32
 }
 
 /// The bytes of an array of words, as KVM's structures have them.
-#[host]
 pub fn words(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_ne_bytes()).collect()
 }
 
 /// Word `index` of KVM's structure.
-#[host]
 pub fn word(bytes: &[u8], index: usize) -> u32 {
     u32::from_ne_bytes(bytes[4 * index..4 * index + 4].try_into().expect("four bytes"))
 }

@@ -13,16 +13,6 @@ fn reports(g: &mut Guest) {
     check_eq!("the host's answer arrives in the guest", answer[0], !PROOF);
 }
 
-/// A guest function starts, and words pass in both directions.
-#[kvm_test(reports)]
-fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.set_args(&[0, PROOF]);
-    let args = t.vcpu.run_until_sync(STAGE)?;
-    check_eq!("the guest's sync arguments arrive in the host", args[..3], [PROOF, !0, 0]);
-    t.vcpu.answer(&[!PROOF]);
-    t.vcpu.run_until_done()
-}
-
 #[shared]
 static TURN: AtomicU64 = AtomicU64::new(0);
 
@@ -40,10 +30,25 @@ fn second(g: &mut Guest) {
     TURN.store(2, SeqCst);
 }
 
-/// Two vCPUs run guest functions at the same time on stacks of their own.
-#[kvm_test(first, vcpus = 2)]
-fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
-    let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
-    run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
-    Ok(())
+#[host]
+mod host {
+    use super::*;
+
+    /// A guest function starts, and words pass in both directions.
+    #[kvm_test(reports)]
+    fn guest_starts_and_reports(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.set_args(&[0, PROOF]);
+        let args = t.vcpu.run_until_sync(STAGE)?;
+        check_eq!("the guest's sync arguments arrive in the host", args[..3], [PROOF, !0, 0]);
+        t.vcpu.answer(&[!PROOF]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Two vCPUs run guest functions at the same time on stacks of their own.
+    #[kvm_test(first, vcpus = 2)]
+    fn second_vcpu_runs(t: &mut OneVcpu) -> TestResult {
+        let mut other = t.vm.add_vcpu(1, guest_fn!(second))?;
+        run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
+        Ok(())
+    }
 }

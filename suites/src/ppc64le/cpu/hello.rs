@@ -10,13 +10,6 @@ fn starts(_: &mut Guest) {
     check_eq!("guest functions run in little-endian mode", msr() & Msr::LE.bits(), Msr::LE.bits());
 }
 
-/// A guest function starts in supervisor state, on every vCPU.
-#[kvm_test(starts, vcpus = 2)]
-fn guest_functions_start_in_supervisor_state(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()?;
-    t.vm.add_vcpu(1, guest_fn!(starts))?.run_until_done()
-}
-
 #[guest]
 fn traps(_: &mut Guest) {
     let trap = trap_safe().unwrap_err();
@@ -36,13 +29,6 @@ fn traps(_: &mut Guest) {
         read_safe::<u64>(layout::SCRATCH),
         Ok(PROOF)
     );
-}
-
-/// Faults of instructions that may fault are values, on every vCPU.
-#[kvm_test(traps, vcpus = 2)]
-fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()?;
-    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
 }
 
 #[guest]
@@ -68,12 +54,6 @@ fn handles(_: &mut Guest) {
     check_eq!("registers survive a trap", core::hint::black_box(proof), PROOF);
 }
 
-/// Handlers take traps within their scope, nested ones too.
-#[kvm_test(handles)]
-fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn accesses(_: &mut Guest) {
     poke(layout::FREE, PROOF);
@@ -86,17 +66,42 @@ fn accesses(_: &mut Guest) {
     );
 }
 
-/// api.rst 5 (KVM_EXIT_MMIO): where there is no memory, loads and stores are userspace's.
-#[kvm_test(accesses)]
-fn accesses_without_memory_are_mmio(t: &mut OneVcpu) -> TestResult {
-    const BASE: u64 = layout::FREE;
-    let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE, len: 8, is_write: true })?;
-    check_eq!("a store of 8 bytes has its data", stop.data(), PROOF.to_ne_bytes());
-    let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE + 8, len: 8, is_write: false })?;
-    stop.set_data(&(!PROOF).to_ne_bytes());
-    let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE + 16, len: 1, is_write: true })?;
-    check_eq!("a store of 1 byte has its data", stop.data(), [0x5a]);
-    let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE + 24, len: 4, is_write: false })?;
-    stop.set_data(&0x89ab_cdef_u32.to_ne_bytes());
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// A guest function starts in supervisor state, on every vCPU.
+    #[kvm_test(starts, vcpus = 2)]
+    fn guest_functions_start_in_supervisor_state(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()?;
+        t.vm.add_vcpu(1, guest_fn!(starts))?.run_until_done()
+    }
+
+    /// Faults of instructions that may fault are values, on every vCPU.
+    #[kvm_test(traps, vcpus = 2)]
+    fn faults_are_values(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()?;
+        t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
+    }
+
+    /// Handlers take traps within their scope, nested ones too.
+    #[kvm_test(handles)]
+    fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// api.rst 5 (KVM_EXIT_MMIO): where there is no memory, loads and stores are userspace's.
+    #[kvm_test(accesses)]
+    fn accesses_without_memory_are_mmio(t: &mut OneVcpu) -> TestResult {
+        const BASE: u64 = layout::FREE;
+        let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE, len: 8, is_write: true })?;
+        check_eq!("a store of 8 bytes has its data", stop.data(), PROOF.to_ne_bytes());
+        let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE + 8, len: 8, is_write: false })?;
+        stop.set_data(&(!PROOF).to_ne_bytes());
+        let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE + 16, len: 1, is_write: true })?;
+        check_eq!("a store of 1 byte has its data", stop.data(), [0x5a]);
+        let mut stop = t.vcpu.run_until(Exit::Mmio { gpa: BASE + 24, len: 4, is_write: false })?;
+        stop.set_data(&0x89ab_cdef_u32.to_ne_bytes());
+        t.vcpu.run_until_done()
+    }
 }

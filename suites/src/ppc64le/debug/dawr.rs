@@ -6,21 +6,6 @@ use defs::ppc64le::interrupt::DSISR_DAWR_MATCH;
 use hcall::code::*;
 use hcall::set_mode::{SET_DAWR0, SET_DAWR1};
 
-kvm_tests! { requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL) }
-
-/// Lets KVM answer H_SET_MODE (api.rst 7.10, KVM_CAP_PPC_ENABLE_HCALL), which it leaves to userspace
-/// otherwise, and the guest have DAWR1 if it is to.
-#[host]
-fn enable(vm: &Vm, dawr1: bool) -> TestResult {
-    use bindings::{KVM_CAP_PPC_DAWR1, KVM_CAP_PPC_ENABLE_HCALL};
-    vm.enable_cap(KVM_CAP_PPC_ENABLE_HCALL, [hcall::number::H_SET_MODE, 1, 0, 0])
-        .ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_ENABLE_HCALL)")?;
-    if dawr1 {
-        vm.enable_cap(KVM_CAP_PPC_DAWR1, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_DAWR1)")?;
-    }
-    Ok(())
-}
-
 fn set_mode(resource: u64, flags: u64, address: u64, extension: u64) -> i64 {
     hcall::call(hcall::number::H_SET_MODE, [flags, resource, address, extension])
 }
@@ -31,13 +16,6 @@ fn sets_without_leave(_: &mut Guest) {
     check_eq!("DAWR1 without its capability is H_FUNCTION", got, H_FUNCTION);
     let got = set_mode(SET_DAWR0, 0, 0, 0);
     check_eq!("DAWR0 needs no capability", got, H_SUCCESS);
-}
-
-/// H_SET_MODE of DAWR1 is H_FUNCTION until userspace has enabled KVM_CAP_PPC_DAWR1.
-#[kvm_test(sets_without_leave)]
-fn dawr1_is_unknown_until_enabled(t: &mut OneVcpu) -> TestResult {
-    enable(&t.vm, false)?;
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -55,47 +33,8 @@ fn sets(g: &mut Guest) {
     g.sync(2, &[]);
 }
 
-/// What the guest sets is what KVM_GET_ONE_REG gives; what is refused changes nothing.
-#[kvm_test(sets, params = [
-    first: (SET_DAWR0, reg::DAWR, reg::DAWRX),
-    second: (SET_DAWR1, reg::DAWR1, reg::DAWRX1),
-])]
-fn set_mode_sets_the_watchpoint(
-    t: &mut OneVcpu,
-    (resource, dawr, dawrx): (u64, u64, u64),
-) -> TestResult {
-    enable(&t.vm, true)?;
-    t.vcpu.set_args(&[resource]);
-    let set = t.vcpu.run_until_sync(1)?;
-    let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
-    check_eq!("userspace reads the watchpoint that the guest set", got, [Ok(set[0]), Ok(set[1])]);
-    t.vcpu.run_until_sync(2)?;
-    let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
-    check_eq!("userspace reads that the watchpoint is cleared", got, [Ok(0), Ok(0)]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn returns(_: &mut Guest) {}
-
-/// KVM_SET_ONE_REG of DAWR1 and DAWRX1 is read back, and leaves the first watchpoint alone.
-#[kvm_test(returns)]
-fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
-    enable(&t.vm, true)?;
-    let registers = [
-        (reg::DAWR, 0x1_0000),
-        (reg::DAWRX, dawrx::DR),
-        (reg::DAWR1, 0x2_0000),
-        (reg::DAWRX1, dawrx::DW),
-    ];
-    for (id, value) in registers {
-        t.vcpu.set_reg(id, value).ioctl("KVM_SET_ONE_REG")?;
-    }
-    for (id, value) in registers {
-        check_eq!("register {id:x} reads as it was set", t.vcpu.get_reg(id), Ok(value));
-    }
-    t.vcpu.run_until_done()
-}
 
 #[guest]
 fn watches(g: &mut Guest) {
@@ -129,11 +68,80 @@ fn watches(g: &mut Guest) {
     poke(WATCHED, 2_u64);
 }
 
-/// A store to the doubleword that is watched is a data storage interrupt; its neighbours and loads are
-/// not.
-#[kvm_test(watches, params = [first: SET_DAWR0, second: SET_DAWR1])]
-fn watchpoint_matches(t: &mut OneVcpu, resource: u64) -> TestResult {
-    enable(&t.vm, true)?;
-    t.vcpu.set_args(&[resource]);
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { requires(cap::PPC_DAWR1, cap::PPC_ENABLE_HCALL) }
+
+    /// Lets KVM answer H_SET_MODE (api.rst 7.10, KVM_CAP_PPC_ENABLE_HCALL), which it leaves to userspace
+    /// otherwise, and the guest have DAWR1 if it is to.
+    fn enable(vm: &Vm, dawr1: bool) -> TestResult {
+        use bindings::{KVM_CAP_PPC_DAWR1, KVM_CAP_PPC_ENABLE_HCALL};
+        vm.enable_cap(KVM_CAP_PPC_ENABLE_HCALL, [hcall::number::H_SET_MODE, 1, 0, 0])
+            .ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_ENABLE_HCALL)")?;
+        if dawr1 {
+            vm.enable_cap(KVM_CAP_PPC_DAWR1, [0; 4]).ioctl("KVM_ENABLE_CAP(KVM_CAP_PPC_DAWR1)")?;
+        }
+        Ok(())
+    }
+
+    /// H_SET_MODE of DAWR1 is H_FUNCTION until userspace has enabled KVM_CAP_PPC_DAWR1.
+    #[kvm_test(sets_without_leave)]
+    fn dawr1_is_unknown_until_enabled(t: &mut OneVcpu) -> TestResult {
+        enable(&t.vm, false)?;
+        t.vcpu.run_until_done()
+    }
+
+    /// What the guest sets is what KVM_GET_ONE_REG gives; what is refused changes nothing.
+    #[kvm_test(sets, params = [
+    first: (SET_DAWR0, reg::DAWR, reg::DAWRX),
+    second: (SET_DAWR1, reg::DAWR1, reg::DAWRX1),
+])]
+    fn set_mode_sets_the_watchpoint(
+        t: &mut OneVcpu,
+        (resource, dawr, dawrx): (u64, u64, u64),
+    ) -> TestResult {
+        enable(&t.vm, true)?;
+        t.vcpu.set_args(&[resource]);
+        let set = t.vcpu.run_until_sync(1)?;
+        let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
+        check_eq!(
+            "userspace reads the watchpoint that the guest set",
+            got,
+            [Ok(set[0]), Ok(set[1])]
+        );
+        t.vcpu.run_until_sync(2)?;
+        let got = [t.vcpu.get_reg(dawr), t.vcpu.get_reg(dawrx)];
+        check_eq!("userspace reads that the watchpoint is cleared", got, [Ok(0), Ok(0)]);
+        t.vcpu.run_until_done()
+    }
+
+    /// KVM_SET_ONE_REG of DAWR1 and DAWRX1 is read back, and leaves the first watchpoint alone.
+    #[kvm_test(returns)]
+    fn registers_are_read_back(t: &mut OneVcpu) -> TestResult {
+        enable(&t.vm, true)?;
+        let registers = [
+            (reg::DAWR, 0x1_0000),
+            (reg::DAWRX, dawrx::DR),
+            (reg::DAWR1, 0x2_0000),
+            (reg::DAWRX1, dawrx::DW),
+        ];
+        for (id, value) in registers {
+            t.vcpu.set_reg(id, value).ioctl("KVM_SET_ONE_REG")?;
+        }
+        for (id, value) in registers {
+            check_eq!("register {id:x} reads as it was set", t.vcpu.get_reg(id), Ok(value));
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// A store to the doubleword that is watched is a data storage interrupt; its neighbours and loads are
+    /// not.
+    #[kvm_test(watches, params = [first: SET_DAWR0, second: SET_DAWR1])]
+    fn watchpoint_matches(t: &mut OneVcpu, resource: u64) -> TestResult {
+        enable(&t.vm, true)?;
+        t.vcpu.set_args(&[resource]);
+        t.vcpu.run_until_done()
+    }
 }

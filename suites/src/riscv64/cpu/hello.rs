@@ -8,18 +8,6 @@ fn starts(g: &mut Guest) {
     g.sync(1, &[]);
 }
 
-/// A guest function starts in VS-mode, on every vCPU.
-#[kvm_test(starts, vcpus = 2)]
-fn guest_functions_start_in_vs_mode(t: &mut OneVcpu) -> TestResult {
-    let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
-    for vcpu in [&mut t.vcpu, &mut second] {
-        vcpu.run_until_sync(1)?;
-        check_eq!("the vCPU is in VS-mode", vcpu.get_reg(reg::MODE), Ok(1));
-        vcpu.run_until_done()?;
-    }
-    Ok(())
-}
-
 #[guest]
 fn traps(_: &mut Guest) {
     check_eq!("EBREAK has its cause", ebreak_safe().unwrap_err().vector, vector::BREAKPOINT);
@@ -53,13 +41,6 @@ fn traps(_: &mut Guest) {
     );
 }
 
-/// Faults of instructions that may fault are values; registers of other modes are illegal, on every vCPU.
-#[kvm_test(traps, vcpus = 2)]
-fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()?;
-    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
-}
-
 #[guest]
 fn handles(_: &mut Guest) {
     let mut outer = 0;
@@ -90,12 +71,6 @@ fn handles(_: &mut Guest) {
     check_eq!("registers survive a trap", core::hint::black_box(proof), PROOF);
 }
 
-/// Handlers take traps within their scope, nested ones too.
-#[kvm_test(handles)]
-fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn maps(_: &mut Guest) {
     const GVA: u64 = layout::FREE + 0x1000;
@@ -113,8 +88,38 @@ fn maps(_: &mut Guest) {
     check_eq!("an unmapped page is a load page fault", trap.vector, vector::LOAD_PAGE);
 }
 
-/// The guest edits its own page tables.
-#[kvm_test(maps)]
-fn page_tables_can_be_edited(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// A guest function starts in VS-mode, on every vCPU.
+    #[kvm_test(starts, vcpus = 2)]
+    fn guest_functions_start_in_vs_mode(t: &mut OneVcpu) -> TestResult {
+        let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
+        for vcpu in [&mut t.vcpu, &mut second] {
+            vcpu.run_until_sync(1)?;
+            check_eq!("the vCPU is in VS-mode", vcpu.get_reg(reg::MODE), Ok(1));
+            vcpu.run_until_done()?;
+        }
+        Ok(())
+    }
+
+    /// Faults of instructions that may fault are values; registers of other modes are illegal, on every vCPU.
+    #[kvm_test(traps, vcpus = 2)]
+    fn faults_are_values(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()?;
+        t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
+    }
+
+    /// Handlers take traps within their scope, nested ones too.
+    #[kvm_test(handles)]
+    fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The guest edits its own page tables.
+    #[kvm_test(maps)]
+    fn page_tables_can_be_edited(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -5,8 +5,6 @@ use csr::{Sie, Sstatus};
 use sbi::base::{
     GET_IMPL_ID, GET_MVENDORID, GET_SPEC_VERSION, IMPL_KVM, PROBE_EXTENSION, SPEC_MAJOR_SHIFT,
 };
-#[host]
-use sbi::srst;
 use sbi::{Ret, error, extension, hsm};
 
 /// An extension that nobody has, outside the ranges that go to userspace.
@@ -52,14 +50,6 @@ fn asks(g: &mut Guest) {
     check_eq!("mvendorid is what userspace sees", base(GET_MVENDORID, 0).value, g.arg(0));
 }
 
-/// The base extension tells what there is, and what there is not.
-#[kvm_test(asks)]
-fn base_extension_tells_what_there_is(t: &mut OneVcpu) -> TestResult {
-    let vendor = t.vcpu.get_reg(reg::MVENDORID).ioctl("KVM_GET_ONE_REG(mvendorid)")?;
-    t.vcpu.set_args(&[vendor]);
-    t.vcpu.run_until_done()
-}
-
 /// Runs `body` with the interrupts of `mask` enabled.
 fn with_interrupts(mask: Sie, body: impl FnOnce()) {
     csr::sie::write(mask.bits());
@@ -101,12 +91,6 @@ fn sets_timer(_: &mut Guest) {
     );
 }
 
-/// sbi_set_timer: the timer interrupt comes when the counter has reached the time.
-#[kvm_test(sets_timer, moved)]
-fn timer_interrupts_when_due(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn sends_to_itself(_: &mut Guest) {
     let send = |mask: u64, base: u64| sbi::call(extension::IPI, 0, [mask, base, 0, 0, 0, 0]).error;
@@ -139,12 +123,6 @@ fn sends_to_itself(_: &mut Guest) {
     );
 }
 
-/// sbi_send_ipi: a software interrupt for every hart of the mask.
-#[kvm_test(sends_to_itself)]
-fn ipi_is_a_software_interrupt(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn asks_for_status(_: &mut Guest) {
     use hsm::{HART_GET_STATUS, HART_START, STARTED, STOPPED};
@@ -164,34 +142,10 @@ fn asks_for_status(_: &mut Guest) {
     check_eq!("starting no hart is ERR_INVALID_PARAM", got, error::ERR_INVALID_PARAM);
 }
 
-/// Hart state management knows every vCPU: the first runs, the others wait to be started.
-#[kvm_test(asks_for_status)]
-fn hart_states_are_told(t: &mut OneVcpu) -> TestResult {
-    let _second = t.vm.create_vcpu(1)?;
-    t.vcpu.run_until_done()
-}
-
-#[host]
-use bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
-
 #[guest]
 fn resets(g: &mut Guest) {
     sbi::call(extension::SRST, 0, [g.arg(0), 0, 0, 0, 0, 0]);
     check!("sbi_system_reset does not return to its caller", false);
-}
-
-/// sbi_system_reset is userspace's: KVM_EXIT_SYSTEM_EVENT says whether to stop or to start again.
-#[kvm_test(resets, params = [
-    shutdown: (srst::SHUTDOWN, KVM_SYSTEM_EVENT_SHUTDOWN),
-    cold_reboot: (srst::COLD_REBOOT, KVM_SYSTEM_EVENT_RESET),
-    warm_reboot: (srst::WARM_REBOOT, KVM_SYSTEM_EVENT_RESET),
-])]
-fn system_reset_is_a_system_event(t: &mut OneVcpu, (kind, event): (u64, u32)) -> TestResult {
-    t.vcpu.set_args(&[kind]);
-    let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    let want = Some(Exit::SystemEvent { kind: event });
-    check_eq!("a reset ends in KVM_EXIT_SYSTEM_EVENT of its type", exit, want);
-    Ok(())
 }
 
 #[guest]
@@ -202,14 +156,62 @@ fn calls_userspace(g: &mut Guest) {
     check_eq!("a call without an answer is ERR_NOT_SUPPORTED", got, error::ERR_NOT_SUPPORTED);
 }
 
-/// api.rst 5 (KVM_EXIT_RISCV_SBI): calls in the experimental and the vendors' range are userspace's.
-#[kvm_test(calls_userspace, params = [
+#[host]
+mod host {
+    use super::*;
+    use bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+    use sbi::srst;
+
+    /// The base extension tells what there is, and what there is not.
+    #[kvm_test(asks)]
+    fn base_extension_tells_what_there_is(t: &mut OneVcpu) -> TestResult {
+        let vendor = t.vcpu.get_reg(reg::MVENDORID).ioctl("KVM_GET_ONE_REG(mvendorid)")?;
+        t.vcpu.set_args(&[vendor]);
+        t.vcpu.run_until_done()
+    }
+
+    /// sbi_set_timer: the timer interrupt comes when the counter has reached the time.
+    #[kvm_test(sets_timer, moved)]
+    fn timer_interrupts_when_due(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// sbi_send_ipi: a software interrupt for every hart of the mask.
+    #[kvm_test(sends_to_itself)]
+    fn ipi_is_a_software_interrupt(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Hart state management knows every vCPU: the first runs, the others wait to be started.
+    #[kvm_test(asks_for_status)]
+    fn hart_states_are_told(t: &mut OneVcpu) -> TestResult {
+        let _second = t.vm.create_vcpu(1)?;
+        t.vcpu.run_until_done()
+    }
+
+    /// sbi_system_reset is userspace's: KVM_EXIT_SYSTEM_EVENT says whether to stop or to start again.
+    #[kvm_test(resets, params = [
+    shutdown: (srst::SHUTDOWN, KVM_SYSTEM_EVENT_SHUTDOWN),
+    cold_reboot: (srst::COLD_REBOOT, KVM_SYSTEM_EVENT_RESET),
+    warm_reboot: (srst::WARM_REBOOT, KVM_SYSTEM_EVENT_RESET),
+])]
+    fn system_reset_is_a_system_event(t: &mut OneVcpu, (kind, event): (u64, u32)) -> TestResult {
+        t.vcpu.set_args(&[kind]);
+        let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
+        let want = Some(Exit::SystemEvent { kind: event });
+        check_eq!("a reset ends in KVM_EXIT_SYSTEM_EVENT of its type", exit, want);
+        Ok(())
+    }
+
+    /// api.rst 5 (KVM_EXIT_RISCV_SBI): calls in the experimental and the vendors' range are userspace's.
+    #[kvm_test(calls_userspace, params = [
     experimental: extension::EXPERIMENTAL, vendor: extension::VENDOR_END,
 ])]
-fn other_calls_are_left_to_userspace(t: &mut OneVcpu, extension: u64) -> TestResult {
-    t.vcpu.set_args(&[extension]);
-    let args = [1, 2, 3, 4, 5, 6];
-    t.vcpu.run_until(Exit::RiscvSbi { extension, function: 5, args })?.complete_sbi(-77, 99);
-    t.vcpu.run_until(Exit::RiscvSbi { extension, function: 6, args: [0; 6] })?;
-    t.vcpu.run_until_done()
+    fn other_calls_are_left_to_userspace(t: &mut OneVcpu, extension: u64) -> TestResult {
+        t.vcpu.set_args(&[extension]);
+        let args = [1, 2, 3, 4, 5, 6];
+        t.vcpu.run_until(Exit::RiscvSbi { extension, function: 5, args })?.complete_sbi(-77, 99);
+        t.vcpu.run_until(Exit::RiscvSbi { extension, function: 6, args: [0; 6] })?;
+        t.vcpu.run_until_done()
+    }
 }

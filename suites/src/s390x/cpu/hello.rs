@@ -1,7 +1,5 @@
 //! The harness on this architecture: start, traps as values.
 use crate::prelude::*;
-#[host]
-use defs::s390x::psw::Psw;
 
 const PROOF: u64 = 0x0123_4567_89ab_cdef;
 
@@ -9,19 +7,6 @@ const PROOF: u64 = 0x0123_4567_89ab_cdef;
 fn starts(g: &mut Guest) {
     check_eq!("the CPU address is the vCPU's index", u32::from(cpu_address()), g.vcpu());
     g.sync(1, &[]);
-}
-
-/// A guest function starts in 64-bit mode without translation, on every vCPU.
-#[kvm_test(starts, vcpus = 2)]
-fn guest_functions_start_in_64_bit_mode(t: &mut OneVcpu) -> TestResult {
-    let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
-    for vcpu in [&mut t.vcpu, &mut second] {
-        vcpu.run_until_sync(1)?;
-        let mask = vcpu.kvm_run().psw_mask & bits!(Psw::{DAT | AMODE_64});
-        check_eq!("the vCPU is in 64-bit mode, without translation", mask, Psw::AMODE_64.bits());
-        vcpu.run_until_done()?;
-    }
-    Ok(())
 }
 
 #[guest]
@@ -44,13 +29,6 @@ fn traps(_: &mut Guest) {
         read_safe::<u64>(layout::SCRATCH),
         Ok(PROOF)
     );
-}
-
-/// Faults of instructions that may fault are values, on every vCPU.
-#[kvm_test(traps, vcpus = 2)]
-fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()?;
-    t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
 }
 
 #[guest]
@@ -82,8 +60,38 @@ fn handles(_: &mut Guest) {
     check_eq!("registers survive a trap", core::hint::black_box(proof), PROOF);
 }
 
-/// Handlers take traps within their scope, nested ones too.
-#[kvm_test(handles)]
-fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use defs::s390x::psw::Psw;
+
+    /// A guest function starts in 64-bit mode without translation, on every vCPU.
+    #[kvm_test(starts, vcpus = 2)]
+    fn guest_functions_start_in_64_bit_mode(t: &mut OneVcpu) -> TestResult {
+        let mut second = t.vm.add_vcpu(1, guest_fn!(starts))?;
+        for vcpu in [&mut t.vcpu, &mut second] {
+            vcpu.run_until_sync(1)?;
+            let mask = vcpu.kvm_run().psw_mask & bits!(Psw::{DAT | AMODE_64});
+            check_eq!(
+                "the vCPU is in 64-bit mode, without translation",
+                mask,
+                Psw::AMODE_64.bits()
+            );
+            vcpu.run_until_done()?;
+        }
+        Ok(())
+    }
+
+    /// Faults of instructions that may fault are values, on every vCPU.
+    #[kvm_test(traps, vcpus = 2)]
+    fn faults_are_values(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()?;
+        t.vm.add_vcpu(1, guest_fn!(traps))?.run_until_done()
+    }
+
+    /// Handlers take traps within their scope, nested ones too.
+    #[kvm_test(handles)]
+    fn handlers_are_scoped(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

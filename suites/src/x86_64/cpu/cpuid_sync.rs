@@ -4,13 +4,6 @@ use crate::prelude::*;
 use cpuid::{feature, leaf};
 use defs::x86::xsave::{Xcr0, area};
 use msr::{IA32_APIC_BASE, IA32_MISC_ENABLE};
-#[host]
-use {
-    apic::ApicBase,
-    bindings::{KVM_CAP_DISABLE_QUIRKS2, Msrs, kvm_msr_entry},
-    cpuid::Feature,
-    msr::MiscEnable,
-};
 
 const READY: u64 = 1;
 /// Stands for CR4 among the MSRs that a feature may follow.
@@ -34,102 +27,6 @@ fn looks_at_cpuid(g: &mut Guest) {
         let [on, ..] = g.sync(READY, &[]);
         check_eq!("CPUID follows the bit that userspace sets", shows(), on != 0);
     }
-}
-
-/// A bit that CPUID shows, of what.
-#[host]
-#[derive(Clone, Copy)]
-struct Follows {
-    register: u32,
-    bit: u64,
-    shown: Feature,
-    /// The CPUID bit, if any, that offers the feature.
-    offered: Option<Feature>,
-}
-
-/// `KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT`.
-#[host]
-const MISC_ENABLE_NO_MWAIT: u64 = 1 << 4;
-
-#[host]
-const OSXSAVE: Follows = Follows {
-    register: CR4,
-    bit: Cr4::OSXSAVE.bits(),
-    shown: feature::OSXSAVE,
-    offered: Some(feature::XSAVE),
-};
-#[host]
-const OSPKE: Follows = Follows {
-    register: CR4,
-    bit: Cr4::PKE.bits(),
-    shown: feature::OSPKE,
-    offered: Some(feature::PKU),
-};
-#[host]
-const APIC: Follows = Follows {
-    register: IA32_APIC_BASE,
-    bit: ApicBase::EN.bits(),
-    shown: feature::APIC,
-    offered: None,
-};
-/// KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT.
-#[host]
-const MONITOR: Follows = Follows {
-    register: IA32_MISC_ENABLE,
-    bit: MiscEnable::MWAIT.bits(),
-    shown: feature::MONITOR,
-    offered: None,
-};
-
-#[host]
-fn set(vcpu: &Vcpu, register: u32, bit: u64, on: bool) -> TestResult {
-    let with = |value: u64| if on { value | bit } else { value & !bit };
-    if register == IA32_MISC_ENABLE {
-        let entry = kvm_msr_entry { index: register, ..Default::default() };
-        let mut msrs =
-            Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-        vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-        msrs.as_mut_slice()[0].data = with(msrs.as_slice()[0].data);
-        let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        check_eq!("userspace may set the bit that CPUID follows", taken, 1);
-        return Ok(());
-    }
-    let mut sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
-    let value = if register == CR4 { &mut sregs.cr4 } else { &mut sregs.apic_base };
-    *value = with(*value);
-    vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")
-}
-
-/// A bit of CPUID is set while the bit that it follows is, whoever sets that.
-#[kvm_test(looks_at_cpuid, irqchip, params = [
-    osxsave: OSXSAVE,
-    ospke: OSPKE,
-    apic: APIC,
-    monitor: MONITOR,
-])]
-fn cpuid_bit_follows(t: &mut OneVcpu, f: Follows) -> TestResult {
-    if f.register == IA32_MISC_ENABLE {
-        let quirks = t.vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) as u64;
-        require!(quirks & MISC_ENABLE_NO_MWAIT != 0, "KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT");
-        t.vm.enable_cap(KVM_CAP_DISABLE_QUIRKS2, [MISC_ENABLE_NO_MWAIT, 0, 0, 0])
-            .ioctl("KVM_ENABLE_CAP(KVM_CAP_DISABLE_QUIRKS2)")?;
-    }
-    if let Some(offered) = f.offered {
-        let has = t.vm.cpuid_mut().as_slice().iter().any(|e| {
-            let words = [e.eax, e.ebx, e.ecx, e.edx];
-            (e.function, e.index) == (offered.leaf, offered.subleaf) && offered.is_set(words)
-        });
-        require!(has, "bit {} of CPUID leaf {}", offered.bit, offered.leaf);
-    }
-    let Feature { leaf, register, bit, .. } = f.shown;
-    t.vcpu.set_args(&[f.register.into(), f.bit, leaf.into(), register as u64, bit.into()]);
-    for on in [true, false, true, false] {
-        t.vcpu.run_until_sync(READY)?;
-        t.vcpu.complete_exit()?;
-        set(&t.vcpu, f.register, f.bit, on)?;
-        t.vcpu.answer(&[on.into()]);
-    }
-    t.vcpu.run_until_done()
 }
 
 /// Components that may be set in XCR0.
@@ -182,20 +79,6 @@ fn tries_xsetbv(g: &mut Guest) {
     g.sync(READY, &[supported()]);
 }
 
-/// XSETBV takes what CPUID offers, x87 always and AVX, AVX-512, MPX and AMX as wholes; all else is #GP
-/// (SDM vol. 2, XSETBV; vol. 1, 13.3).
-#[kvm_test(tries_xsetbv, requires(cap::XCRS, cpu::XSAVE))]
-fn xsetbv_takes_whole_features(t: &mut OneVcpu) -> TestResult {
-    let xcr0 = |t: &OneVcpu| -> TestResult<u64> {
-        Ok(t.vcpu.fd().get_xcrs().ioctl("KVM_GET_XCRS")?.xcrs[0].value)
-    };
-    t.vcpu.run_until_sync(READY)?;
-    check_eq!("a refused XSETBV leaves XCR0 unchanged", xcr0(t)?, Xcr0::X87.bits());
-    let [all, ..] = t.vcpu.run_until_sync(READY)?;
-    check_eq!("userspace reads the XCR0 that the guest wrote", xcr0(t)?, all);
-    t.vcpu.run_until_done()
-}
-
 /// Bytes that the components of `xcr0` take in the standard and in the compacted format.
 fn sizes(xcr0: u64) -> [u32; 2] {
     let (mut standard, mut compacted) = (area::EXTENDED, area::EXTENDED);
@@ -225,14 +108,128 @@ fn compares_sizes(_: &mut Guest) {
     }
 }
 
-/// The sizes in CPUID leaf 0xd follow the guest's XCR0 (SDM vol. 1, 13.2).
-#[kvm_test(requires(cpu::XSAVE))]
-fn sizes_follow_xcr0(t: &mut OneVm) -> TestResult {
-    // The sizes are KVM's to tell, whether the host has the instruction or not.
-    for entry in t.vm.cpuid_mut().as_mut_slice() {
-        if (entry.function, entry.index) == (leaf::XSAVE, 1) {
-            entry.eax |= feature::XSAVEC.mask();
-        }
+#[host]
+mod host {
+    use super::*;
+    use {
+        apic::ApicBase,
+        bindings::{KVM_CAP_DISABLE_QUIRKS2, Msrs, kvm_msr_entry},
+        cpuid::Feature,
+        msr::MiscEnable,
+    };
+
+    /// A bit that CPUID shows, of what.
+    #[derive(Clone, Copy)]
+    struct Follows {
+        register: u32,
+        bit: u64,
+        shown: Feature,
+        /// The CPUID bit, if any, that offers the feature.
+        offered: Option<Feature>,
     }
-    t.vm.add_vcpu(0, guest_fn!(compares_sizes))?.run_until_done()
+
+    /// `KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT`.
+    const MISC_ENABLE_NO_MWAIT: u64 = 1 << 4;
+
+    const OSXSAVE: Follows = Follows {
+        register: CR4,
+        bit: Cr4::OSXSAVE.bits(),
+        shown: feature::OSXSAVE,
+        offered: Some(feature::XSAVE),
+    };
+    const OSPKE: Follows = Follows {
+        register: CR4,
+        bit: Cr4::PKE.bits(),
+        shown: feature::OSPKE,
+        offered: Some(feature::PKU),
+    };
+    const APIC: Follows = Follows {
+        register: IA32_APIC_BASE,
+        bit: ApicBase::EN.bits(),
+        shown: feature::APIC,
+        offered: None,
+    };
+    /// KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT.
+    const MONITOR: Follows = Follows {
+        register: IA32_MISC_ENABLE,
+        bit: MiscEnable::MWAIT.bits(),
+        shown: feature::MONITOR,
+        offered: None,
+    };
+
+    fn set(vcpu: &Vcpu, register: u32, bit: u64, on: bool) -> TestResult {
+        let with = |value: u64| if on { value | bit } else { value & !bit };
+        if register == IA32_MISC_ENABLE {
+            let entry = kvm_msr_entry { index: register, ..Default::default() };
+            let mut msrs =
+                Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+            vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
+            msrs.as_mut_slice()[0].data = with(msrs.as_slice()[0].data);
+            let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+            check_eq!("userspace may set the bit that CPUID follows", taken, 1);
+            return Ok(());
+        }
+        let mut sregs = vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+        let value = if register == CR4 { &mut sregs.cr4 } else { &mut sregs.apic_base };
+        *value = with(*value);
+        vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")
+    }
+
+    /// A bit of CPUID is set while the bit that it follows is, whoever sets that.
+    #[kvm_test(looks_at_cpuid, irqchip, params = [
+    osxsave: OSXSAVE,
+    ospke: OSPKE,
+    apic: APIC,
+    monitor: MONITOR,
+])]
+    fn cpuid_bit_follows(t: &mut OneVcpu, f: Follows) -> TestResult {
+        if f.register == IA32_MISC_ENABLE {
+            let quirks = t.vm.check_extension(KVM_CAP_DISABLE_QUIRKS2) as u64;
+            require!(quirks & MISC_ENABLE_NO_MWAIT != 0, "KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT");
+            t.vm.enable_cap(KVM_CAP_DISABLE_QUIRKS2, [MISC_ENABLE_NO_MWAIT, 0, 0, 0])
+                .ioctl("KVM_ENABLE_CAP(KVM_CAP_DISABLE_QUIRKS2)")?;
+        }
+        if let Some(offered) = f.offered {
+            let has = t.vm.cpuid_mut().as_slice().iter().any(|e| {
+                let words = [e.eax, e.ebx, e.ecx, e.edx];
+                (e.function, e.index) == (offered.leaf, offered.subleaf) && offered.is_set(words)
+            });
+            require!(has, "bit {} of CPUID leaf {}", offered.bit, offered.leaf);
+        }
+        let Feature { leaf, register, bit, .. } = f.shown;
+        t.vcpu.set_args(&[f.register.into(), f.bit, leaf.into(), register as u64, bit.into()]);
+        for on in [true, false, true, false] {
+            t.vcpu.run_until_sync(READY)?;
+            t.vcpu.complete_exit()?;
+            set(&t.vcpu, f.register, f.bit, on)?;
+            t.vcpu.answer(&[on.into()]);
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// XSETBV takes what CPUID offers, x87 always and AVX, AVX-512, MPX and AMX as wholes; all else is #GP
+    /// (SDM vol. 2, XSETBV; vol. 1, 13.3).
+    #[kvm_test(tries_xsetbv, requires(cap::XCRS, cpu::XSAVE))]
+    fn xsetbv_takes_whole_features(t: &mut OneVcpu) -> TestResult {
+        let xcr0 = |t: &OneVcpu| -> TestResult<u64> {
+            Ok(t.vcpu.fd().get_xcrs().ioctl("KVM_GET_XCRS")?.xcrs[0].value)
+        };
+        t.vcpu.run_until_sync(READY)?;
+        check_eq!("a refused XSETBV leaves XCR0 unchanged", xcr0(t)?, Xcr0::X87.bits());
+        let [all, ..] = t.vcpu.run_until_sync(READY)?;
+        check_eq!("userspace reads the XCR0 that the guest wrote", xcr0(t)?, all);
+        t.vcpu.run_until_done()
+    }
+
+    /// The sizes in CPUID leaf 0xd follow the guest's XCR0 (SDM vol. 1, 13.2).
+    #[kvm_test(requires(cpu::XSAVE))]
+    fn sizes_follow_xcr0(t: &mut OneVm) -> TestResult {
+        // The sizes are KVM's to tell, whether the host has the instruction or not.
+        for entry in t.vm.cpuid_mut().as_mut_slice() {
+            if (entry.function, entry.index) == (leaf::XSAVE, 1) {
+                entry.eax |= feature::XSAVEC.mask();
+            }
+        }
+        t.vm.add_vcpu(0, guest_fn!(compares_sizes))?.run_until_done()
+    }
 }

@@ -127,12 +127,6 @@ fn changes_what_it_names(_: &mut Guest) {
     }
 }
 
-/// Each row changes what its operands say, whatever its operands are.
-#[kvm_test(changes_what_it_names)]
-fn instructions_change_what_they_name(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn emulates(_: &mut Guest) {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
@@ -156,8 +150,19 @@ fn emulates(_: &mut Guest) {
     }
 }
 
-/// KVM's emulator gives what the CPU gives, for the same bytes and operands (SDM vol. 2; APM vol. 3).
-#[kvm_test(emulates, requires(host::FORCED_EMULATION))]
-fn emulator_agrees_with_the_cpu(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// Each row changes what its operands say, whatever its operands are.
+    #[kvm_test(changes_what_it_names)]
+    fn instructions_change_what_they_name(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// KVM's emulator gives what the CPU gives, for the same bytes and operands (SDM vol. 2; APM vol. 3).
+    #[kvm_test(emulates, requires(host::FORCED_EMULATION))]
+    fn emulator_agrees_with_the_cpu(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -107,13 +107,6 @@ fn calls(g: &mut Guest) {
     check_eq!("64-bit mode has its traps behind {name}", ud2_safe().is_err(), true);
 }
 
-/// A guest function calls code in each mode, and gets its registers.
-#[kvm_test(calls, params = [real: 0, protected: 1, paged: 2, compatibility: 3])]
-fn code_runs_and_returns(t: &mut OneVcpu, mode: u64) -> TestResult {
-    t.vcpu.set_args(&[mode]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn takes_exceptions(g: &mut Guest) {
     let (name, mode) = Mode::ALL[g.arg(0) as usize];
@@ -136,13 +129,6 @@ fn takes_exceptions(g: &mut Guest) {
         let fault = End::Trap { vector: vector::GP, error: 0x1230, offset: 0 };
         check_eq!("a selector beyond the table is #GP with it in {name}", end, fault);
     }
-}
-
-/// Exceptions and interrupts in each mode come through its own table.
-#[kvm_test(takes_exceptions, params = [real: 0, protected: 1, paged: 2, compatibility: 3])]
-fn exceptions_end_the_code(t: &mut OneVcpu, mode: u64) -> TestResult {
-    t.vcpu.set_args(&[mode]);
-    t.vcpu.run_until_done()
 }
 
 /// Where code that userspace started stops.
@@ -169,21 +155,44 @@ guest_asm! {
 #[guest]
 fn is_not_run(_: &mut Guest) {}
 
-/// A vCPU that userspace sets into another mode runs there.
-#[kvm_test(is_not_run, params = [real: 0, protected: 1, paged: 2, compatibility: 3])]
-fn vcpu_starts_in_the_mode(t: &mut OneVcpu, mode: u64) -> TestResult {
-    let (_, mode) = Mode::ALL[mode as usize];
-    let is_real = mode == Mode::Real;
-    let regs = t.vcpu.mode_regs(mode);
-    let (es, edi) = if is_real { (0x2000, 0x10) } else { (regs.es, BUFFER as u32 + 0x10) };
-    let regs = Regs { eax: 0x1200_0000, ebx: 0x3456, es, edi, ..regs };
-    let code = if is_real { &STOPS_16 } else { &STOPS_32 };
-    t.vcpu.start_in(mode, code, &regs)?;
-    t.vcpu.run_until(Exit::io_out(STOP))?;
-    t.vcpu.complete_exit()?;
-    let after = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
-    check_eq!("code in the mode has changed its registers", after.rax, 0x1200_3456);
-    check_eq!("code in the mode saw CR0.PE", after.rcx as u32 & CR0_PE != 0, !is_real);
-    check_eq!("the code's store is in memory", t.vm.ram().word(BUFFER + 0x10), Some(0x1200_3456));
-    Ok(())
+#[host]
+mod host {
+    use super::*;
+
+    /// A guest function calls code in each mode, and gets its registers.
+    #[kvm_test(calls, params = [real: 0, protected: 1, paged: 2, compatibility: 3])]
+    fn code_runs_and_returns(t: &mut OneVcpu, mode: u64) -> TestResult {
+        t.vcpu.set_args(&[mode]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Exceptions and interrupts in each mode come through its own table.
+    #[kvm_test(takes_exceptions, params = [real: 0, protected: 1, paged: 2, compatibility: 3])]
+    fn exceptions_end_the_code(t: &mut OneVcpu, mode: u64) -> TestResult {
+        t.vcpu.set_args(&[mode]);
+        t.vcpu.run_until_done()
+    }
+
+    /// A vCPU that userspace sets into another mode runs there.
+    #[kvm_test(is_not_run, params = [real: 0, protected: 1, paged: 2, compatibility: 3])]
+    fn vcpu_starts_in_the_mode(t: &mut OneVcpu, mode: u64) -> TestResult {
+        let (_, mode) = Mode::ALL[mode as usize];
+        let is_real = mode == Mode::Real;
+        let regs = t.vcpu.mode_regs(mode);
+        let (es, edi) = if is_real { (0x2000, 0x10) } else { (regs.es, BUFFER as u32 + 0x10) };
+        let regs = Regs { eax: 0x1200_0000, ebx: 0x3456, es, edi, ..regs };
+        let code = if is_real { &STOPS_16 } else { &STOPS_32 };
+        t.vcpu.start_in(mode, code, &regs)?;
+        t.vcpu.run_until(Exit::io_out(STOP))?;
+        t.vcpu.complete_exit()?;
+        let after = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?;
+        check_eq!("code in the mode has changed its registers", after.rax, 0x1200_3456);
+        check_eq!("code in the mode saw CR0.PE", after.rcx as u32 & CR0_PE != 0, !is_real);
+        check_eq!(
+            "the code's store is in memory",
+            t.vm.ram().word(BUFFER + 0x10),
+            Some(0x1200_3456)
+        );
+        Ok(())
+    }
 }

@@ -5,10 +5,6 @@ use crate::prelude::*;
 use cpuid::feature::CORE_CAPABILITIES;
 use insn_table::{Form, Gpr};
 use msr::{IA32_CORE_CAPABILITIES, MSR_TEST_CTRL, TestCtrl};
-#[host]
-use vm::bindings::{
-    KVM_BUS_LOCK_DETECTION_EXIT, KVM_BUS_LOCK_DETECTION_OFF, KVM_CAP_X86_BUS_LOCK_EXIT,
-};
 
 /// Two pages of RAM for accesses across the border between them.
 const RAM: u64 = layout::SCRATCH;
@@ -114,21 +110,6 @@ fn accesses_at_every_alignment(g: &mut Guest) {
     write_cr0(cr0);
 }
 
-/// #AC is raised for unaligned accesses in ring 3 with CR0.AM and RFLAGS.AC set, and never else.
-#[kvm_test(accesses_at_every_alignment, params = [
-    ring_3_am_ac: [1, 1, 3],
-    ring_3_am: [1, 0, 3],
-    ring_3_ac: [0, 1, 3],
-    ring_0_am_ac: [1, 1, 0],
-])]
-fn alignment_check_is_raised_where_the_architecture_says(
-    t: &mut OneVcpu,
-    setting: [u64; 3],
-) -> TestResult {
-    t.vcpu.set_args(&setting);
-    t.vcpu.run_until_done()
-}
-
 const BEFORE: u64 = 0x1122_3344_5566_7788;
 const NEW: u64 = 0xfedc_ba98_7654_3210;
 const MISSED: u64 = u64::MAX;
@@ -204,48 +185,6 @@ fn locks_across_borders(g: &mut Guest) {
     }
 }
 
-/// What the host does about split locks of the programs that it runs.
-#[host]
-fn split_lock_detection() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let has_it = read("/proc/cpuinfo").lines().any(|line| {
-        line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "split_lock_detect")
-    });
-    let cmdline = read("/proc/cmdline");
-    let option = cmdline.split_whitespace().find_map(|w| w.strip_prefix("split_lock_detect="));
-    if has_it { option.unwrap_or("warn").to_owned() } else { "absent".to_owned() }
-}
-
-/// A split lock has its effect and ends neither guest nor VM. A host that was told
-/// `split_lock_detect=fatal` gives userspace KVM_EXIT_EXCEPTION with #AC instead (kernel-parameters.txt).
-#[kvm_test(locks_across_borders, params = [ring_0: 0, ring_3: 3])]
-fn split_lock_has_its_effect(t: &mut OneVcpu, ring: u64) -> TestResult {
-    let detection = split_lock_detection();
-    log!("split lock detection of the host: {detection}");
-    t.vcpu.set_args(&[ring]);
-    if detection == "fatal" {
-        // To the kernel the split lock is the thread's own, which it sends SIGBUS before KVM_RUN returns.
-        let signals = vm::AlignmentSignals::count()?;
-        let told = match t.vcpu.run_until_next()? {
-            Next::Exit(stop) => {
-                stop.exit() == Exit::Exception { vector: vector::AC.into(), error_code: 0 }
-            }
-            _ => false,
-        };
-        check!("a fatal split lock is KVM_EXIT_EXCEPTION with #AC", told);
-        check_eq!("a fatal split lock is one SIGBUS for misalignment", signals.taken(), 1);
-        return Ok(());
-    }
-    t.vcpu.run_until_done()
-}
-
-/// Emulated by force, a split lock has the same effect: the emulator neither faults nor is faulted.
-#[kvm_test(locks_across_borders, requires(host::FORCED_EMULATION))]
-fn emulated_split_lock_has_its_effect(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.set_args(&[FORCED]);
-    t.vcpu.run_until_done()
-}
-
 /// Operations on memory that the host half names, one at a time.
 #[guest]
 fn locks_what_it_is_told(g: &mut Guest) {
@@ -255,67 +194,6 @@ fn locks_what_it_is_told(g: &mut Guest) {
         let Some((_, operation, _, _)) = OPERATIONS.get(nr as usize) else { return };
         got = operation(gva);
     }
-}
-
-#[host]
-const DEVICE: u64 = layout::FREE;
-
-/// Locked operations on device memory: userspace sees each byte read and written once, and the guest
-/// what userspace answered, also where half of the operand is RAM.
-#[kvm_test(locks_what_it_is_told, params = [
-    across_a_line: (DEVICE + CACHE_LINE, false),
-    across_a_page: (DEVICE + PAGE, false),
-    from_ram: (DEVICE + PAGE, true),
-])]
-fn split_lock_on_device_memory(t: &mut OneVcpu, (border, from_ram): (u64, bool)) -> TestResult {
-    if from_ram {
-        t.vm.add_memory(1, 0, DEVICE, PAGE)?;
-    }
-    t.vcpu.run_until_sync(READY)?;
-    let gpa = border - BEFORE_BORDER;
-    let in_ram = if from_ram { BEFORE_BORDER as usize } else { 0 };
-    for (nr, (what, _, result, memory)) in OPERATIONS.into_iter().enumerate() {
-        let mut device = BEFORE.to_le_bytes();
-        if from_ram {
-            t.vm.mapping(0).write((PAGE - BEFORE_BORDER) as usize, &device[..in_ram]);
-        }
-        let (mut reads, mut writes) = ([0; 8], [0; 8]);
-        t.vcpu.answer(&[nr as u64, gpa]);
-        let got = loop {
-            match t.vcpu.run_until_next()? {
-                Next::Exit(mut stop) => {
-                    let Exit::Mmio { gpa: at, len, is_write } = stop.exit() else {
-                        fail!("{:x?} instead of an MMIO exit", stop.exit());
-                    };
-                    let start = at.wrapping_sub(gpa) as usize;
-                    let bytes = start..start.saturating_add(len as usize);
-                    if bytes.end > device.len() {
-                        fail!("an access to {at:#x}, {len} bytes, which the guest did not make");
-                    }
-                    if is_write {
-                        device[bytes.clone()].copy_from_slice(stop.data());
-                        bytes.for_each(|i| writes[i] += 1);
-                    } else {
-                        stop.set_data(&device[bytes.clone()]);
-                        bytes.for_each(|i| reads[i] += 1);
-                    }
-                }
-                Next::Sync([_, got, ..]) => break got,
-                Next::Done => fail!("the guest is done"),
-            }
-        };
-        if from_ram {
-            t.vm.mapping(0).read((PAGE - BEFORE_BORDER) as usize, &mut device[..in_ram]);
-        }
-        check_eq!("{what} returns what userspace answered", got, result);
-        check_eq!("{what} stores its result", u64::from_le_bytes(device), memory);
-        let width = if what.contains("CMPXCHG") { 8 } else { 4 };
-        let once: [u32; 8] = std::array::from_fn(|i| u32::from(i >= in_ram && i < width));
-        check_eq!("{what} reads each byte of the device once", reads, once);
-        check_eq!("{what} writes each byte of the device once", writes, once);
-    }
-    t.vcpu.answer(&[u64::MAX]);
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -331,21 +209,6 @@ fn looks_for_detection(_: &mut Guest) {
     check!("CPUID does not report IA32_CORE_CAPABILITIES", !cpuid_has(CORE_CAPABILITIES));
 }
 
-/// Guests cannot see or switch the host's split lock detection.
-#[kvm_test(looks_for_detection, requires(host::UNKNOWN_MSRS_FAULT))]
-fn split_lock_detection_is_hidden(t: &mut OneVcpu) -> TestResult {
-    for (name, index) in
-        [("MSR_TEST_CTRL", MSR_TEST_CTRL), ("IA32_CORE_CAPABILITIES", IA32_CORE_CAPABILITIES)]
-    {
-        let entry = bindings::kvm_msr_entry { index, ..Default::default() };
-        let mut msrs =
-            bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-        let read = t.vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-        check_eq!("KVM_GET_MSRS does not return {name}", read, 0);
-    }
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn locks_often(g: &mut Guest) {
     fill(RAM, 2 * CACHE_LINE, 0);
@@ -357,71 +220,219 @@ fn locks_often(g: &mut Guest) {
     check_eq!("every locked operation was done once", done, g.arg(0));
 }
 
-/// KVM_RUN_X86_BUS_LOCK in `kvm_run.flags` (api.rst 5).
 #[host]
-const RUN_X86_BUS_LOCK: u16 = 1 << 4;
-#[host]
-const BUS_LOCKS: u64 = 50;
+mod host {
+    use super::*;
+    use vm::bindings::{
+        KVM_BUS_LOCK_DETECTION_EXIT, KVM_BUS_LOCK_DETECTION_OFF, KVM_CAP_X86_BUS_LOCK_EXIT,
+    };
 
-/// With KVM_BUS_LOCK_DETECTION_EXIT each bus lock is one exit, the flag is set in it and in no other,
-/// and the operation is done once (api.rst 7.23, 5 on KVM_EXIT_X86_BUS_LOCK).
-#[kvm_test(locks_often, requires(cap::X86_BUS_LOCK_EXIT))]
-fn each_bus_lock_is_an_exit(t: &mut OneVm) -> TestResult {
-    let modes = t.vm.check_extension(KVM_CAP_X86_BUS_LOCK_EXIT) as u32;
-    check_eq!(
-        "both bus lock modes are offered",
-        modes,
-        KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT
-    );
-    t.vm.enable_cap(KVM_CAP_X86_BUS_LOCK_EXIT, [KVM_BUS_LOCK_DETECTION_EXIT.into(), 0, 0, 0])
-        .ioctl("KVM_ENABLE_CAP")?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(locks_often))?;
-    vcpu.set_args(&[BUS_LOCKS]);
-    let mut exits = 0;
-    loop {
-        match vcpu.run_until_next()? {
-            Next::Exit(stop) if stop.exit() == Exit::BusLock => exits += 1,
-            Next::Exit(stop) => fail!("{:x?} instead of a bus lock", stop.exit()),
-            Next::Sync(_) => fail!("a sync"),
-            Next::Done => break,
-        }
-        let flags = vcpu.kvm_run().flags;
-        check!(
-            "a bus lock's exit has KVM_RUN_X86_BUS_LOCK",
-            flags & RUN_X86_BUS_LOCK != 0,
-            "{flags:#x}"
-        );
+    /// #AC is raised for unaligned accesses in ring 3 with CR0.AM and RFLAGS.AC set, and never else.
+    #[kvm_test(accesses_at_every_alignment, params = [
+    ring_3_am_ac: [1, 1, 3],
+    ring_3_am: [1, 0, 3],
+    ring_3_ac: [0, 1, 3],
+    ring_0_am_ac: [1, 1, 0],
+])]
+    fn alignment_check_is_raised_where_the_architecture_says(
+        t: &mut OneVcpu,
+        setting: [u64; 3],
+    ) -> TestResult {
+        t.vcpu.set_args(&setting);
+        t.vcpu.run_until_done()
     }
-    check_eq!("each bus lock is one exit", exits, BUS_LOCKS);
-    let flags = vcpu.kvm_run().flags;
-    check_eq!("an exit without a bus lock lacks the flag", flags & RUN_X86_BUS_LOCK, 0);
-    Ok(())
-}
 
-/// Without that, bus locks are the guest's own: no exit, no flag.
-#[kvm_test(locks_often)]
-fn bus_locks_do_not_exit_by_default(t: &mut OneVcpu) -> TestResult {
-    require!(split_lock_detection() != "fatal", "a host without split_lock_detect=fatal");
-    t.vcpu.set_args(&[BUS_LOCKS]);
-    t.vcpu.run_until_done()?;
-    let flags = t.vcpu.kvm_run().flags;
-    check_eq!("no exit has KVM_RUN_X86_BUS_LOCK by default", flags & RUN_X86_BUS_LOCK, 0);
-    Ok(())
-}
+    /// What the host does about split locks of the programs that it runs.
+    fn split_lock_detection() -> String {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let has_it = read("/proc/cpuinfo").lines().any(|line| {
+            line.starts_with("flags")
+                && line.split_whitespace().any(|flag| flag == "split_lock_detect")
+        });
+        let cmdline = read("/proc/cmdline");
+        let option = cmdline.split_whitespace().find_map(|w| w.strip_prefix("split_lock_detect="));
+        if has_it { option.unwrap_or("warn").to_owned() } else { "absent".to_owned() }
+    }
 
-/// KVM_ENABLE_CAP(KVM_CAP_X86_BUS_LOCK_EXIT) refuses modes that are not there (api.rst 7.23).
-#[kvm_test]
-fn bus_lock_modes_are_checked(t: &mut OneVm) -> TestResult {
-    let enable = |mode: u64| t.vm.enable_cap(KVM_CAP_X86_BUS_LOCK_EXIT, [mode, 0, 0, 0]);
-    let [off, exit] = [KVM_BUS_LOCK_DETECTION_OFF, KVM_BUS_LOCK_DETECTION_EXIT].map(u64::from);
-    check_eq!("both bus lock modes at a time are EINVAL", enable(off | exit), Err(Errno::EINVAL));
-    for bit in [2, 31, 32, 63] {
-        check_eq!("a mode of unknown bit {bit} is EINVAL", enable(1 << bit), Err(Errno::EINVAL));
+    /// A split lock has its effect and ends neither guest nor VM. A host that was told
+    /// `split_lock_detect=fatal` gives userspace KVM_EXIT_EXCEPTION with #AC instead (kernel-parameters.txt).
+    #[kvm_test(locks_across_borders, params = [ring_0: 0, ring_3: 3])]
+    fn split_lock_has_its_effect(t: &mut OneVcpu, ring: u64) -> TestResult {
+        let detection = split_lock_detection();
+        log!("split lock detection of the host: {detection}");
+        t.vcpu.set_args(&[ring]);
+        if detection == "fatal" {
+            // To the kernel the split lock is the thread's own, which it sends SIGBUS before KVM_RUN returns.
+            let signals = vm::AlignmentSignals::count()?;
+            let told = match t.vcpu.run_until_next()? {
+                Next::Exit(stop) => {
+                    stop.exit() == Exit::Exception { vector: vector::AC.into(), error_code: 0 }
+                }
+                _ => false,
+            };
+            check!("a fatal split lock is KVM_EXIT_EXCEPTION with #AC", told);
+            check_eq!("a fatal split lock is one SIGBUS for misalignment", signals.taken(), 1);
+            return Ok(());
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// Emulated by force, a split lock has the same effect: the emulator neither faults nor is faulted.
+    #[kvm_test(locks_across_borders, requires(host::FORCED_EMULATION))]
+    fn emulated_split_lock_has_its_effect(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.set_args(&[FORCED]);
+        t.vcpu.run_until_done()
+    }
+
+    const DEVICE: u64 = layout::FREE;
+
+    /// Locked operations on device memory: userspace sees each byte read and written once, and the guest
+    /// what userspace answered, also where half of the operand is RAM.
+    #[kvm_test(locks_what_it_is_told, params = [
+    across_a_line: (DEVICE + CACHE_LINE, false),
+    across_a_page: (DEVICE + PAGE, false),
+    from_ram: (DEVICE + PAGE, true),
+])]
+    fn split_lock_on_device_memory(t: &mut OneVcpu, (border, from_ram): (u64, bool)) -> TestResult {
+        if from_ram {
+            t.vm.add_memory(1, 0, DEVICE, PAGE)?;
+        }
+        t.vcpu.run_until_sync(READY)?;
+        let gpa = border - BEFORE_BORDER;
+        let in_ram = if from_ram { BEFORE_BORDER as usize } else { 0 };
+        for (nr, (what, _, result, memory)) in OPERATIONS.into_iter().enumerate() {
+            let mut device = BEFORE.to_le_bytes();
+            if from_ram {
+                t.vm.mapping(0).write((PAGE - BEFORE_BORDER) as usize, &device[..in_ram]);
+            }
+            let (mut reads, mut writes) = ([0; 8], [0; 8]);
+            t.vcpu.answer(&[nr as u64, gpa]);
+            let got = loop {
+                match t.vcpu.run_until_next()? {
+                    Next::Exit(mut stop) => {
+                        let Exit::Mmio { gpa: at, len, is_write } = stop.exit() else {
+                            fail!("{:x?} instead of an MMIO exit", stop.exit());
+                        };
+                        let start = at.wrapping_sub(gpa) as usize;
+                        let bytes = start..start.saturating_add(len as usize);
+                        if bytes.end > device.len() {
+                            fail!(
+                                "an access to {at:#x}, {len} bytes, which the guest did not make"
+                            );
+                        }
+                        if is_write {
+                            device[bytes.clone()].copy_from_slice(stop.data());
+                            bytes.for_each(|i| writes[i] += 1);
+                        } else {
+                            stop.set_data(&device[bytes.clone()]);
+                            bytes.for_each(|i| reads[i] += 1);
+                        }
+                    }
+                    Next::Sync([_, got, ..]) => break got,
+                    Next::Done => fail!("the guest is done"),
+                }
+            };
+            if from_ram {
+                t.vm.mapping(0).read((PAGE - BEFORE_BORDER) as usize, &mut device[..in_ram]);
+            }
+            check_eq!("{what} returns what userspace answered", got, result);
+            check_eq!("{what} stores its result", u64::from_le_bytes(device), memory);
+            let width = if what.contains("CMPXCHG") { 8 } else { 4 };
+            let once: [u32; 8] = std::array::from_fn(|i| u32::from(i >= in_ram && i < width));
+            check_eq!("{what} reads each byte of the device once", reads, once);
+            check_eq!("{what} writes each byte of the device once", writes, once);
+        }
+        t.vcpu.answer(&[u64::MAX]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Guests cannot see or switch the host's split lock detection.
+    #[kvm_test(looks_for_detection, requires(host::UNKNOWN_MSRS_FAULT))]
+    fn split_lock_detection_is_hidden(t: &mut OneVcpu) -> TestResult {
+        for (name, index) in
+            [("MSR_TEST_CTRL", MSR_TEST_CTRL), ("IA32_CORE_CAPABILITIES", IA32_CORE_CAPABILITIES)]
+        {
+            let entry = bindings::kvm_msr_entry { index, ..Default::default() };
+            let mut msrs = bindings::Msrs::from_entries(&[entry])
+                .map_err(|e| Failure::Error(format!("{e:?}")))?;
+            let read = t.vcpu.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
+            check_eq!("KVM_GET_MSRS does not return {name}", read, 0);
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// KVM_RUN_X86_BUS_LOCK in `kvm_run.flags` (api.rst 5).
+    const RUN_X86_BUS_LOCK: u16 = 1 << 4;
+    const BUS_LOCKS: u64 = 50;
+
+    /// With KVM_BUS_LOCK_DETECTION_EXIT each bus lock is one exit, the flag is set in it and in no other,
+    /// and the operation is done once (api.rst 7.23, 5 on KVM_EXIT_X86_BUS_LOCK).
+    #[kvm_test(locks_often, requires(cap::X86_BUS_LOCK_EXIT))]
+    fn each_bus_lock_is_an_exit(t: &mut OneVm) -> TestResult {
+        let modes = t.vm.check_extension(KVM_CAP_X86_BUS_LOCK_EXIT) as u32;
         check_eq!(
-            "unknown bit {bit} beside a mode is EINVAL",
-            enable(off | 1 << bit),
+            "both bus lock modes are offered",
+            modes,
+            KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT
+        );
+        t.vm.enable_cap(KVM_CAP_X86_BUS_LOCK_EXIT, [KVM_BUS_LOCK_DETECTION_EXIT.into(), 0, 0, 0])
+            .ioctl("KVM_ENABLE_CAP")?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(locks_often))?;
+        vcpu.set_args(&[BUS_LOCKS]);
+        let mut exits = 0;
+        loop {
+            match vcpu.run_until_next()? {
+                Next::Exit(stop) if stop.exit() == Exit::BusLock => exits += 1,
+                Next::Exit(stop) => fail!("{:x?} instead of a bus lock", stop.exit()),
+                Next::Sync(_) => fail!("a sync"),
+                Next::Done => break,
+            }
+            let flags = vcpu.kvm_run().flags;
+            check!(
+                "a bus lock's exit has KVM_RUN_X86_BUS_LOCK",
+                flags & RUN_X86_BUS_LOCK != 0,
+                "{flags:#x}"
+            );
+        }
+        check_eq!("each bus lock is one exit", exits, BUS_LOCKS);
+        let flags = vcpu.kvm_run().flags;
+        check_eq!("an exit without a bus lock lacks the flag", flags & RUN_X86_BUS_LOCK, 0);
+        Ok(())
+    }
+
+    /// Without that, bus locks are the guest's own: no exit, no flag.
+    #[kvm_test(locks_often)]
+    fn bus_locks_do_not_exit_by_default(t: &mut OneVcpu) -> TestResult {
+        require!(split_lock_detection() != "fatal", "a host without split_lock_detect=fatal");
+        t.vcpu.set_args(&[BUS_LOCKS]);
+        t.vcpu.run_until_done()?;
+        let flags = t.vcpu.kvm_run().flags;
+        check_eq!("no exit has KVM_RUN_X86_BUS_LOCK by default", flags & RUN_X86_BUS_LOCK, 0);
+        Ok(())
+    }
+
+    /// KVM_ENABLE_CAP(KVM_CAP_X86_BUS_LOCK_EXIT) refuses modes that are not there (api.rst 7.23).
+    #[kvm_test]
+    fn bus_lock_modes_are_checked(t: &mut OneVm) -> TestResult {
+        let enable = |mode: u64| t.vm.enable_cap(KVM_CAP_X86_BUS_LOCK_EXIT, [mode, 0, 0, 0]);
+        let [off, exit] = [KVM_BUS_LOCK_DETECTION_OFF, KVM_BUS_LOCK_DETECTION_EXIT].map(u64::from);
+        check_eq!(
+            "both bus lock modes at a time are EINVAL",
+            enable(off | exit),
             Err(Errno::EINVAL)
         );
+        for bit in [2, 31, 32, 63] {
+            check_eq!(
+                "a mode of unknown bit {bit} is EINVAL",
+                enable(1 << bit),
+                Err(Errno::EINVAL)
+            );
+            check_eq!(
+                "unknown bit {bit} beside a mode is EINVAL",
+                enable(off | 1 << bit),
+                Err(Errno::EINVAL)
+            );
+        }
+        Ok(())
     }
-    Ok(())
 }

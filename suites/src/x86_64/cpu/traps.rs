@@ -89,22 +89,10 @@ fn faults(_: &mut Guest) {
 /// Bit 47 differs from bit 48 and up.
 const NON_CANONICAL: u64 = 1 << 47;
 
-/// Faults come as values, with vector and error code (SDM vol. 3, 6.15).
-#[kvm_test(faults)]
-fn faults_are_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn stack_fault(_: &mut Guest) {
     let trap = trap_of(insn::read_by_ss_safe(NON_CANONICAL));
     check_eq!("a non-canonical load by SS is #SS(0)", trap, Some((vector::SS, 0)));
-}
-
-/// The stack segment's own exception (SDM vol. 3, 6.15, interrupt 12).
-#[kvm_test(stack_fault)]
-fn non_canonical_stack_access_is_a_stack_fault(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -124,34 +112,16 @@ fn uses_x87_while_off(_: &mut Guest) {
     );
 }
 
-/// CR0.TS keeps the x87 unit off (SDM vol. 3, 2.5).
-#[kvm_test(uses_x87_while_off)]
-fn x87_with_task_switched_is_device_not_available(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn divides_by_zero_in_x87(_: &mut Guest) {
     let trap = trap_of(insn::x87_divide_by_zero_safe());
     check_eq!("an unmasked x87 exception is #MF at FWAIT", trap, Some((vector::MF, 0)));
 }
 
-/// x87 exceptions that are not masked (SDM vol. 3, 6.15, interrupt 16).
-#[kvm_test(divides_by_zero_in_x87)]
-fn unmasked_x87_exception_is_a_fault(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn divides_by_zero_in_sse(_: &mut Guest) {
     let trap = trap_of(insn::sse_divide_by_zero_safe());
     check_eq!("an unmasked SIMD exception is #XM", trap, Some((vector::XM, 0)));
-}
-
-/// SIMD exceptions that are not masked (SDM vol. 3, 6.15, interrupt 19).
-#[kvm_test(divides_by_zero_in_sse)]
-fn unmasked_simd_exception_is_a_fault(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -169,14 +139,6 @@ fn takes_software_interrupts(g: &mut Guest) {
     };
     with_handler(vector, on_trap, || insn::int(vector));
     check_eq!("INT n reaches its handler exactly once", frames, 1);
-}
-
-/// INT n reaches the handler of its vector (SDM vol. 2, INT n). Vectors with an error code, which
-/// INT n does not push, are left out.
-#[kvm_test(takes_software_interrupts, params = [breakpoint: 3, overflow: 4, first_free: 32, linux_syscall: 0x80, last: 255])]
-fn software_interrupts_reach_their_handlers(t: &mut OneVcpu, vector: u64) -> TestResult {
-    t.vcpu.set_args(&[vector]);
-    t.vcpu.run_until_done()
 }
 
 /// Vectors that are free for interrupts.
@@ -197,50 +159,12 @@ fn takes_injected_interrupts(_: &mut Guest) {
     }
 }
 
-/// Each vector from 32 to 255 that KVM_INTERRUPT injects reaches its own handler, once.
-#[kvm_test(takes_injected_interrupts)]
-fn every_interrupt_vector_reaches_its_handler(t: &mut OneVcpu) -> TestResult {
-    for vector in INTERRUPTS {
-        let ready = t.vcpu.run_until(Exit::io_out(PORT))?.data() == [READY];
-        check!("each injected vector comes exactly once", ready, "{vector}");
-        let open = t.vcpu.kvm_run().ready_for_interrupt_injection;
-        check_eq!("kvm_run reports that an interrupt can be injected", open, 1);
-        t.vcpu.interrupt(vector.into()).ioctl("KVM_INTERRUPT")?;
-        let mut stop = t.vcpu.run_until(Exit::io_out(PORT))?;
-        check_eq!("each vector reaches its own handler", stop.data(), [vector]);
-    }
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn takes_injected_exceptions(g: &mut Guest) {
     let (vector, error) = (g.arg(0) as u8, g.arg(1));
     let mut seen = None;
     with_handler(vector, |frame| seen = Some((frame.vector, frame.error)), || outb(PORT, READY));
     check_eq!("the handler gets vector and error code", seen, Some((vector.into(), error)));
-}
-
-/// An exception that KVM_SET_VCPU_EVENTS injects reaches its handler with its error code (api.rst
-/// 4.32).
-#[kvm_test(takes_injected_exceptions, requires(cap::VCPU_EVENTS), params = [
-    de: (vector::DE, None), ud: (vector::UD, None), nm: (vector::NM, None),
-    df: (vector::DF, Some(0)), ts: (vector::TS, Some(0x28)), np: (vector::NP, Some(0x30)),
-    ss: (vector::SS, Some(0x10)), gp: (vector::GP, Some(0xfff8)), pf: (vector::PF, Some(7)),
-    mf: (vector::MF, None), ac: (vector::AC, Some(0)), xm: (vector::XM, None),
-])]
-fn injected_exceptions_reach_their_handlers(
-    t: &mut OneVcpu,
-    (nr, error): (u8, Option<u32>),
-) -> TestResult {
-    t.vcpu.set_args(&[nr.into(), error.unwrap_or(0).into()]);
-    t.vcpu.run_until(Exit::io_out(PORT))?;
-    let mut events = t.vcpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS")?;
-    events.exception.injected = 1;
-    events.exception.nr = nr;
-    events.exception.has_error_code = error.is_some().into();
-    events.exception.error_code = error.unwrap_or(0);
-    t.vcpu.fd().set_vcpu_events(&events).ioctl("KVM_SET_VCPU_EVENTS")?;
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -285,12 +209,6 @@ fn nests(_: &mut Guest) {
 
 /// Bytes of UD2.
 const UD2_BYTES: u64 = 2;
-
-/// Traps nest, and handlers belong to their scope.
-#[kvm_test(nests)]
-fn traps_nest(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
 
 extern "C" fn add_one(value: u64) -> u64 {
     value + 1
@@ -371,12 +289,6 @@ fn enters_ring_3(_: &mut Guest) {
     check_eq!("the trap frame has ring 3's code segment", cs, u64::from(layout::x86_64::USER_CS));
 }
 
-/// Ring 3 runs without privileges, and its traps come back to ring 0 (SDM vol. 3, 5.5 and 4.6).
-#[kvm_test(enters_ring_3)]
-fn ring_3_has_no_privileges(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 /// Fetches from `gva`, which has a RET. The error code of the #PF, if there was one.
 fn fetch(gva: u64) -> Option<u64> {
     let mut error = None;
@@ -428,14 +340,6 @@ fn maps(g: &mut Guest) {
     check_eq!("a fetch from an unmapped page is #PF with I", fetch(WINDOW), Some(0x10));
 }
 
-/// Pages of 4 KiB and 2 MiB are mapped, protected and unmapped as the tables say, with exact error
-/// codes and CR2 (SDM vol. 3, 4.6 and 4.7).
-#[kvm_test(maps, params = [small: 0, large: 1])]
-fn pages_obey_the_tables(t: &mut OneVcpu, size: u64) -> TestResult {
-    t.vcpu.set_args(&[size]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn marks_pages(_: &mut Guest) {
     let (a, d) = (Pte::A.bits(), Pte::D.bits());
@@ -467,8 +371,109 @@ fn marks_pages(_: &mut Guest) {
     );
 }
 
-/// Loads and stores set the accessed and dirty bits (SDM vol. 3, 4.8); a large page can be split.
-#[kvm_test(marks_pages)]
-fn accesses_mark_pages(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// Faults come as values, with vector and error code (SDM vol. 3, 6.15).
+    #[kvm_test(faults)]
+    fn faults_are_values(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The stack segment's own exception (SDM vol. 3, 6.15, interrupt 12).
+    #[kvm_test(stack_fault)]
+    fn non_canonical_stack_access_is_a_stack_fault(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// CR0.TS keeps the x87 unit off (SDM vol. 3, 2.5).
+    #[kvm_test(uses_x87_while_off)]
+    fn x87_with_task_switched_is_device_not_available(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// x87 exceptions that are not masked (SDM vol. 3, 6.15, interrupt 16).
+    #[kvm_test(divides_by_zero_in_x87)]
+    fn unmasked_x87_exception_is_a_fault(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// SIMD exceptions that are not masked (SDM vol. 3, 6.15, interrupt 19).
+    #[kvm_test(divides_by_zero_in_sse)]
+    fn unmasked_simd_exception_is_a_fault(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// INT n reaches the handler of its vector (SDM vol. 2, INT n). Vectors with an error code, which
+    /// INT n does not push, are left out.
+    #[kvm_test(takes_software_interrupts, params = [breakpoint: 3, overflow: 4, first_free: 32, linux_syscall: 0x80, last: 255])]
+    fn software_interrupts_reach_their_handlers(t: &mut OneVcpu, vector: u64) -> TestResult {
+        t.vcpu.set_args(&[vector]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Each vector from 32 to 255 that KVM_INTERRUPT injects reaches its own handler, once.
+    #[kvm_test(takes_injected_interrupts)]
+    fn every_interrupt_vector_reaches_its_handler(t: &mut OneVcpu) -> TestResult {
+        for vector in INTERRUPTS {
+            let ready = t.vcpu.run_until(Exit::io_out(PORT))?.data() == [READY];
+            check!("each injected vector comes exactly once", ready, "{vector}");
+            let open = t.vcpu.kvm_run().ready_for_interrupt_injection;
+            check_eq!("kvm_run reports that an interrupt can be injected", open, 1);
+            t.vcpu.interrupt(vector.into()).ioctl("KVM_INTERRUPT")?;
+            let mut stop = t.vcpu.run_until(Exit::io_out(PORT))?;
+            check_eq!("each vector reaches its own handler", stop.data(), [vector]);
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// An exception that KVM_SET_VCPU_EVENTS injects reaches its handler with its error code (api.rst
+    /// 4.32).
+    #[kvm_test(takes_injected_exceptions, requires(cap::VCPU_EVENTS), params = [
+    de: (vector::DE, None), ud: (vector::UD, None), nm: (vector::NM, None),
+    df: (vector::DF, Some(0)), ts: (vector::TS, Some(0x28)), np: (vector::NP, Some(0x30)),
+    ss: (vector::SS, Some(0x10)), gp: (vector::GP, Some(0xfff8)), pf: (vector::PF, Some(7)),
+    mf: (vector::MF, None), ac: (vector::AC, Some(0)), xm: (vector::XM, None),
+])]
+    fn injected_exceptions_reach_their_handlers(
+        t: &mut OneVcpu,
+        (nr, error): (u8, Option<u32>),
+    ) -> TestResult {
+        t.vcpu.set_args(&[nr.into(), error.unwrap_or(0).into()]);
+        t.vcpu.run_until(Exit::io_out(PORT))?;
+        let mut events = t.vcpu.fd().get_vcpu_events().ioctl("KVM_GET_VCPU_EVENTS")?;
+        events.exception.injected = 1;
+        events.exception.nr = nr;
+        events.exception.has_error_code = error.is_some().into();
+        events.exception.error_code = error.unwrap_or(0);
+        t.vcpu.fd().set_vcpu_events(&events).ioctl("KVM_SET_VCPU_EVENTS")?;
+        t.vcpu.run_until_done()
+    }
+
+    /// Traps nest, and handlers belong to their scope.
+    #[kvm_test(nests)]
+    fn traps_nest(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Ring 3 runs without privileges, and its traps come back to ring 0 (SDM vol. 3, 5.5 and 4.6).
+    #[kvm_test(enters_ring_3)]
+    fn ring_3_has_no_privileges(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Pages of 4 KiB and 2 MiB are mapped, protected and unmapped as the tables say, with exact error
+    /// codes and CR2 (SDM vol. 3, 4.6 and 4.7).
+    #[kvm_test(maps, params = [small: 0, large: 1])]
+    fn pages_obey_the_tables(t: &mut OneVcpu, size: u64) -> TestResult {
+        t.vcpu.set_args(&[size]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Loads and stores set the accessed and dirty bits (SDM vol. 3, 4.8); a large page can be split.
+    #[kvm_test(marks_pages)]
+    fn accesses_mark_pages(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

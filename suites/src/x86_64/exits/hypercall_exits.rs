@@ -7,8 +7,6 @@ use kvm_pv::{
     KVM_MAP_GPA_RANGE_PAGE_SZ_2M,
 };
 
-kvm_tests! { requires(cap::EXIT_HYPERCALL) }
-
 /// A range and its attributes: encrypted, 2 MiB pages.
 const GPA: u64 = 0x20_0000;
 const NPAGES: u64 = 0x1200;
@@ -54,76 +52,6 @@ fn maps_ranges(g: &mut Guest) {
 /// What userspace answers, in turn.
 const RESULTS: [u64; 4] = [0, KVM_EINVAL, 0x1234_5678_9abc_def0, KVM_EPERM];
 
-#[host]
-const CAP: u32 = bindings::KVM_CAP_EXIT_HYPERCALL;
-#[host]
-const MAP_GPA_RANGE: u64 = 1 << KVM_HC_MAP_GPA_RANGE;
-/// KVM_EXIT_HYPERCALL_LONG_MODE.
-#[host]
-const LONG_MODE: u64 = 1;
-
-/// Enabled, a valid range exits with its arguments, and the guest gets userspace's result; an invalid one
-/// is refused without an exit.
-#[kvm_test(maps_ranges)]
-fn enabled_hypercall_exits(t: &mut OneVcpu) -> TestResult {
-    t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
-    t.vcpu.set_args(&[1]);
-    let mut exits = 0;
-    while let Some(mut stop) = t.vcpu.run_until_exit()? {
-        let Exit::Hypercall { nr, args } = stop.exit() else {
-            fail!("{:x?} instead of a hypercall", stop.exit());
-        };
-        check_eq!("the exit reports the hypercall's number", nr, KVM_HC_MAP_GPA_RANGE);
-        let (gpa, npages, result) = match RESULTS.get(exits) {
-            Some(result) => (GPA, NPAGES, *result),
-            None => (LAST_PAGE << 12, 1, 0),
-        };
-        check_eq!(
-            "the exit reports address, pages and attributes",
-            args[..3],
-            [gpa, npages, ATTRIBUTES]
-        );
-        let flags = stop.complete_hypercall(result);
-        check_eq!("the exit reports long mode and no other flag", flags, LONG_MODE);
-        exits += 1;
-    }
-    check_eq!("each valid call exits exactly once", exits, RESULTS.len() + 1);
-    Ok(())
-}
-
-/// Not enabled, or disabled again, there is no such hypercall.
-#[kvm_test(maps_ranges, params = [never: false, no_more: true])]
-fn disabled_hypercall_does_not_exit(t: &mut OneVcpu, before: bool) -> TestResult {
-    for mask in [MAP_GPA_RANGE, 0].into_iter().filter(|_| before) {
-        t.vm.enable_cap(CAP, [mask, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
-    }
-    t.vcpu.run_until_done()
-}
-
-/// KVM_CHECK_EXTENSION tells which hypercalls can be enabled; others, and arguments that do not exist, are
-/// refused.
-#[kvm_test]
-fn unknown_hypercalls_are_refused(t: &mut OneVm) -> TestResult {
-    let known = t.vm.check_extension(CAP) as u32;
-    check_eq!("KVM_HC_MAP_GPA_RANGE alone can be enabled", u64::from(known), MAP_GPA_RANGE);
-    for bit in [0, 1, 11, 13, 31, 32, 63] {
-        let refused = t.vm.enable_cap(CAP, [1 << bit, 0, 0, 0]);
-        check_eq!("enabling hypercall {bit} is EINVAL", refused, Err(Errno::EINVAL));
-        let refused = t.vm.enable_cap(CAP, [1 << bit | MAP_GPA_RANGE, 0, 0, 0]);
-        check_eq!(
-            "enabling hypercall {bit} beside a valid one is EINVAL",
-            refused,
-            Err(Errno::EINVAL)
-        );
-    }
-    check_eq!(
-        "KVM_HC_MAP_GPA_RANGE can be enabled",
-        t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]),
-        Ok(())
-    );
-    Ok(())
-}
-
 extern "C" fn maps_from_ring_3(_: u64) -> u64 {
     map(GPA, NPAGES).unwrap_or(!0)
 }
@@ -137,9 +65,83 @@ fn calls_from_ring_3(_: &mut Guest) {
     );
 }
 
-/// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.
-#[kvm_test(calls_from_ring_3)]
-fn ring_3_makes_no_hypercalls(t: &mut OneVcpu) -> TestResult {
-    t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { requires(cap::EXIT_HYPERCALL) }
+
+    const CAP: u32 = bindings::KVM_CAP_EXIT_HYPERCALL;
+    const MAP_GPA_RANGE: u64 = 1 << KVM_HC_MAP_GPA_RANGE;
+    /// KVM_EXIT_HYPERCALL_LONG_MODE.
+    const LONG_MODE: u64 = 1;
+
+    /// Enabled, a valid range exits with its arguments, and the guest gets userspace's result; an invalid one
+    /// is refused without an exit.
+    #[kvm_test(maps_ranges)]
+    fn enabled_hypercall_exits(t: &mut OneVcpu) -> TestResult {
+        t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
+        t.vcpu.set_args(&[1]);
+        let mut exits = 0;
+        while let Some(mut stop) = t.vcpu.run_until_exit()? {
+            let Exit::Hypercall { nr, args } = stop.exit() else {
+                fail!("{:x?} instead of a hypercall", stop.exit());
+            };
+            check_eq!("the exit reports the hypercall's number", nr, KVM_HC_MAP_GPA_RANGE);
+            let (gpa, npages, result) = match RESULTS.get(exits) {
+                Some(result) => (GPA, NPAGES, *result),
+                None => (LAST_PAGE << 12, 1, 0),
+            };
+            check_eq!(
+                "the exit reports address, pages and attributes",
+                args[..3],
+                [gpa, npages, ATTRIBUTES]
+            );
+            let flags = stop.complete_hypercall(result);
+            check_eq!("the exit reports long mode and no other flag", flags, LONG_MODE);
+            exits += 1;
+        }
+        check_eq!("each valid call exits exactly once", exits, RESULTS.len() + 1);
+        Ok(())
+    }
+
+    /// Not enabled, or disabled again, there is no such hypercall.
+    #[kvm_test(maps_ranges, params = [never: false, no_more: true])]
+    fn disabled_hypercall_does_not_exit(t: &mut OneVcpu, before: bool) -> TestResult {
+        for mask in [MAP_GPA_RANGE, 0].into_iter().filter(|_| before) {
+            t.vm.enable_cap(CAP, [mask, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// KVM_CHECK_EXTENSION tells which hypercalls can be enabled; others, and arguments that do not exist, are
+    /// refused.
+    #[kvm_test]
+    fn unknown_hypercalls_are_refused(t: &mut OneVm) -> TestResult {
+        let known = t.vm.check_extension(CAP) as u32;
+        check_eq!("KVM_HC_MAP_GPA_RANGE alone can be enabled", u64::from(known), MAP_GPA_RANGE);
+        for bit in [0, 1, 11, 13, 31, 32, 63] {
+            let refused = t.vm.enable_cap(CAP, [1 << bit, 0, 0, 0]);
+            check_eq!("enabling hypercall {bit} is EINVAL", refused, Err(Errno::EINVAL));
+            let refused = t.vm.enable_cap(CAP, [1 << bit | MAP_GPA_RANGE, 0, 0, 0]);
+            check_eq!(
+                "enabling hypercall {bit} beside a valid one is EINVAL",
+                refused,
+                Err(Errno::EINVAL)
+            );
+        }
+        check_eq!(
+            "KVM_HC_MAP_GPA_RANGE can be enabled",
+            t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]),
+            Ok(())
+        );
+        Ok(())
+    }
+
+    /// Hypercalls are ring 0's (x86/hypercalls.rst): ring 3 never reaches userspace.
+    #[kvm_test(calls_from_ring_3)]
+    fn ring_3_makes_no_hypercalls(t: &mut OneVcpu) -> TestResult {
+        t.vm.enable_cap(CAP, [MAP_GPA_RANGE, 0, 0, 0]).ioctl("KVM_CAP_EXIT_HYPERCALL")?;
+        t.vcpu.run_until_done()
+    }
 }

@@ -10,30 +10,6 @@ const PAGE: u64 = layout::PAGE_SIZE;
 /// Room for string instructions: a mapped page, and one that tests unmap.
 const BUFFER: u64 = layout::SCRATCH;
 
-/// A port access that the guest must make next: what it writes, or what it is given.
-#[host]
-fn port(t: &mut OneVcpu, direction: IoDirection, port: u16, data: &[u8]) -> TestResult {
-    let size = data.len() as u8;
-    let mut stop = match direction {
-        IoDirection::In => t.vcpu.run_until(Exit::io_in(port))?,
-        IoDirection::Out => t.vcpu.run_until(Exit::io_out(port))?,
-    };
-    let want = Exit::Io { direction, size, port, count: 1 };
-    let told = check_eq!(
-        "{direction:?} of {size} bytes at {port:#x} exits with its size and count",
-        stop.exit(),
-        want
-    );
-    match direction {
-        IoDirection::In if told => stop.set_data(data),
-        IoDirection::In => fail!("no room for the answer"),
-        IoDirection::Out => {
-            check_eq!("{size} bytes written to {port:#x} reach userspace", stop.data(), data);
-        }
-    }
-    Ok(())
-}
-
 #[guest]
 fn reads(_: &mut Guest) {
     check_eq!("IN AL, DX returns userspace's byte", inb(PORT), 0xa1);
@@ -47,25 +23,6 @@ fn reads(_: &mut Guest) {
     check_eq!("IN EAX clears RAX[63:32]", inl_into(PORT, !0), 0x8000_0000);
 }
 
-/// IN returns what userspace placed at `data_offset`, in the access's width and no more (api.rst 5,
-/// KVM_EXIT_IO; SDM vol. 2, IN).
-#[kvm_test(reads, moved)]
-fn in_returns_what_userspace_placed(t: &mut OneVcpu) -> TestResult {
-    for (near, data) in
-        [(u16::from(NEAR_PORT), [0x1a, 0x2b, 0x3c, 0x4d]), (PORT, [0xa1, 0xb2, 0xc3, 0xd4])]
-            .into_iter()
-            .rev()
-    {
-        for size in [1, 2, 4] {
-            port(t, IoDirection::In, near, &data[..size])?;
-        }
-    }
-    port(t, IoDirection::In, PORT, &[0])?;
-    port(t, IoDirection::In, PORT, &[0; 2])?;
-    port(t, IoDirection::In, PORT, &[0, 0, 0, 0x80])?;
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn writes(_: &mut Guest) {
     outb(PORT, 0xa1);
@@ -74,19 +31,6 @@ fn writes(_: &mut Guest) {
     outb_imm::<NEAR_PORT>(0x1a);
     outw_imm::<NEAR_PORT>(0x2b1a);
     outl_imm::<NEAR_PORT>(0x4d3c_2b1a);
-}
-
-/// OUT hands the value to userspace, little-endian, in the access's width (api.rst 5, KVM_EXIT_IO).
-#[kvm_test(writes)]
-fn out_hands_the_value_to_userspace(t: &mut OneVcpu) -> TestResult {
-    for (port_number, data) in
-        [(PORT, [0xa1, 0xb2, 0xc3, 0xd4]), (NEAR_PORT.into(), [0x1a, 0x2b, 0x3c, 0x4d])]
-    {
-        for size in [1, 2, 4] {
-            port(t, IoDirection::Out, port_number, &data[..size])?;
-        }
-    }
-    t.vcpu.run_until_done()
 }
 
 /// Ports at the ends of the port space, and on both sides of each power of two.
@@ -100,61 +44,10 @@ fn touches_ports(_: &mut Guest) {
     }
 }
 
-/// All of DX names the port, from 0 to 0xffff (SDM vol. 1, "I/O Port Addressing").
-#[kvm_test(touches_ports)]
-fn every_port_number_is_told_exactly(t: &mut OneVcpu) -> TestResult {
-    for number in PORTS {
-        port(t, IoDirection::Out, number, &[number as u8])?;
-        port(t, IoDirection::In, number, &[!number as u8])?;
-    }
-    t.vcpu.run_until_done()
-}
-
-/// Lets the guest end. Returns the bytes that crossed [`PORT`], in order; answers reads from
-/// `source`. KVM may put any number of a string instruction's elements into one exit.
-#[host]
-fn serve_string(
-    t: &mut OneVcpu,
-    want: IoDirection,
-    width: u8,
-    source: &[u8],
-) -> TestResult<Vec<u8>> {
-    let mut seen = Vec::new();
-    while let Some(mut stop) = t.vcpu.run_until_exit()? {
-        let Exit::Io { direction, size, port, count } = stop.exit() else {
-            fail!("{:x?} from a string instruction", stop.exit())
-        };
-        check_eq!("each exit has the element's size", size, width);
-        check_eq!("each exit has the port in DX", port, PORT);
-        check_eq!("each exit has the instruction's direction", direction, want);
-        check!("each exit moves at least one element", count >= 1);
-        if direction == IoDirection::In {
-            let len = stop.data().len();
-            let mut answer: Vec<u8> = source.iter().skip(seen.len()).take(len).copied().collect();
-            answer.resize(len, 0);
-            stop.set_data(&answer);
-        }
-        seen.extend_from_slice(stop.data());
-    }
-    Ok(seen)
-}
-
 /// More than KVM's own buffer takes, and across a page.
 const STRING_BYTES: usize = 1600;
 /// Where the buffer starts: its first page ends within a doubleword.
 const MISALIGNED: u64 = BUFFER + PAGE - 802;
-
-/// The string in the order in which it crosses the port.
-#[host]
-fn string() -> Vec<u8> {
-    (0..STRING_BYTES).map(|i| (i * 7 + i / 256) as u8).collect()
-}
-
-/// The string in memory, when elements of `width` bytes go downwards.
-#[host]
-fn string_down(width: u8) -> Vec<u8> {
-    string().rchunks(width.into()).flatten().copied().collect()
-}
 
 /// One of REP INS or REP OUTS.
 type StringInstruction = fn(u16, u64, u64) -> StringState;
@@ -181,43 +74,9 @@ fn reads_strings(g: &mut Guest) {
     run_string_instruction(g, &REP_INS);
 }
 
-/// REP INS fills memory element by element, upwards or (RFLAGS.DF) downwards, across pages, and asks
-/// userspace for exactly RCX elements (SDM vol. 2, INS and REP).
-#[kvm_test(reads_strings, params = [
-    bytes: (1, false), words: (2, false), doublewords: (4, false),
-    bytes_down: (1, true), words_down: (2, true), doublewords_down: (4, true),
-])]
-fn rep_ins_fills_memory(t: &mut OneVcpu, (width, down): (u8, bool)) -> TestResult {
-    t.vcpu.set_args(&[width.into(), down.into()]);
-    let seen = serve_string(t, IoDirection::In, width, &string())?;
-    check_eq!("userspace is asked for exactly RCX elements", seen.len(), STRING_BYTES);
-    let mut got = vec![0; STRING_BYTES + 2];
-    t.vm.ram().read(MISALIGNED - 1, &mut got);
-    let want = if down { string_down(width) } else { string() };
-    check!("memory has the elements in order", got[1..=STRING_BYTES] == want);
-    check_eq!("the byte before the buffer is untouched", got[0], 0);
-    check_eq!("the byte behind the buffer is untouched", got[STRING_BYTES + 1], 0);
-    Ok(())
-}
-
 #[guest]
 fn writes_strings(g: &mut Guest) {
     run_string_instruction(g, &REP_OUTS);
-}
-
-/// REP OUTS hands memory to userspace element by element, upwards or (RFLAGS.DF) downwards, across
-/// pages (SDM vol. 2, OUTS and REP).
-#[kvm_test(writes_strings, params = [
-    bytes: (1, false), words: (2, false), doublewords: (4, false),
-    bytes_down: (1, true), words_down: (2, true), doublewords_down: (4, true),
-])]
-fn rep_outs_hands_memory_to_userspace(t: &mut OneVcpu, (width, down): (u8, bool)) -> TestResult {
-    t.vcpu.set_args(&[width.into(), down.into()]);
-    let memory = if down { string_down(width) } else { string() };
-    t.vm.ram().write(MISALIGNED, &memory);
-    let seen = serve_string(t, IoDirection::Out, width, &[])?;
-    check!("userspace sees the elements in order", seen == string(), "{} bytes", seen.len());
-    Ok(())
 }
 
 #[guest]
@@ -225,14 +84,6 @@ fn moves_nothing(_: &mut Guest) {
     let untouched = StringState { count: 0, gva: BUFFER };
     check_eq!("REP INS with RCX = 0 does nothing", rep_insb(PORT, BUFFER, 0), untouched);
     check_eq!("REP OUTS with RCX = 0 does nothing", rep_outsd(PORT, BUFFER, 0), untouched);
-}
-
-/// A REP prefix with RCX = 0 makes no access (SDM vol. 2, REP).
-#[kvm_test(moves_nothing)]
-fn rep_with_zero_count_does_not_exit(t: &mut OneVcpu) -> TestResult {
-    let seen = serve_string(t, IoDirection::In, 1, &[])?;
-    check_eq!("REP with RCX 0 moves no data", seen.len(), 0);
-    Ok(())
 }
 
 #[guest]
@@ -251,14 +102,6 @@ fn moves_one(_: &mut Guest) {
         outsb_once(PORT, BUFFER, 5),
         after
     );
-}
-
-/// INS and OUTS without REP move one element, whatever RCX says.
-#[kvm_test(moves_one)]
-fn string_instructions_without_rep_move_one_element(t: &mut OneVcpu) -> TestResult {
-    port(t, IoDirection::In, PORT, &[0x5a])?;
-    port(t, IoDirection::Out, PORT, &[0x5a])?;
-    t.vcpu.run_until_done()
 }
 
 /// Bytes of the string that are on the mapped page.
@@ -287,26 +130,6 @@ fn faults_in_a_string(g: &mut Guest) {
         );
         check_eq!("RCX and RSI name the element that faulted", state, stopped);
     }
-}
-
-/// A page fault in the middle of REP INS or REP OUTS leaves the registers at the element that
-/// faulted, so that the instruction can be resumed (SDM vol. 2, REP).
-#[kvm_test(faults_in_a_string, params = [ins: IoDirection::In, outs: IoDirection::Out])]
-fn page_fault_stops_a_string_at_its_element(t: &mut OneVcpu, direction: IoDirection) -> TestResult {
-    t.vcpu.set_args(&[u64::from(direction == IoDirection::Out)]);
-    let (before_hole, want) = (BUFFER + PAGE - MAPPED, &string()[..MAPPED as usize]);
-    if direction == IoDirection::Out {
-        t.vm.ram().write(before_hole, want);
-        let seen = serve_string(t, direction, 1, &[])?;
-        check_eq!("only the bytes before the hole reach the port", seen, want);
-    } else {
-        // Whether the element that cannot be stored was read from the port is left open.
-        serve_string(t, direction, 1, &string())?;
-        let mut got = [0; MAPPED as usize];
-        t.vm.ram().read(before_hole, &mut got);
-        check_eq!("REP INSB stores the bytes before the hole", got, want);
-    }
-    Ok(())
 }
 
 extern "C" fn port_from_ring_3(port: u64) -> u64 {
@@ -376,25 +199,6 @@ fn reads_in_ring_3(g: &mut Guest) {
     );
 }
 
-/// Ring 3 reaches a port where IOPL or the TSS's I/O bitmap allows it, and gets #GP(0) elsewhere,
-/// without an exit (SDM vol. 1, "I/O Permission Bit Map").
-#[kvm_test(reads_in_ring_3)]
-fn iopl_and_io_bitmap_guard_ring_3(t: &mut OneVcpu) -> TestResult {
-    let mut sregs = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
-    // The last byte must be there although its bits say nothing: the CPU reads two bytes.
-    sregs.tr.limit = tss::SIZE as u32 + u32::from(PORT) / 8 + 1;
-    t.vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
-    while let Some(mut stop) = t.vcpu.run_until_exit()? {
-        let answer = match stop.exit() {
-            Exit::Io { direction: IoDirection::In, size: 1, port: PORT, count: 1 } => PORT_ANSWER,
-            Exit::Io { direction: IoDirection::In, size: 1, count: 1, .. } => NEIGHBOUR_ANSWER,
-            other => fail!("{other:x?} instead of a byte read from a port"),
-        };
-        stop.set_data(&[answer as u8]);
-    }
-    Ok(())
-}
-
 #[guest]
 fn reads_pic_ports(_: &mut Guest) {
     for port in pic::PORTS {
@@ -402,59 +206,264 @@ fn reads_pic_ports(_: &mut Guest) {
     }
 }
 
-/// Ports of devices that KVM emulates do not exit (api.rst 4.24, KVM_CREATE_IRQCHIP).
-#[kvm_test(reads_pic_ports, irqchip, requires(cap::IRQCHIP))]
-fn ports_of_the_kernels_pic_do_not_exit(t: &mut OneVcpu) -> TestResult {
-    let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
-    check_eq!("PIC ports are served in the kernel", exit, None);
-    Ok(())
-}
-
-/// Without KVM_CREATE_IRQCHIP the same ports are userspace's.
-#[kvm_test(reads_pic_ports)]
-fn pic_ports_exit_without_irqchip(t: &mut OneVcpu) -> TestResult {
-    for number in pic::PORTS {
-        port(t, IoDirection::In, number, &[0])?;
-    }
-    t.vcpu.run_until_done()
-}
-
-/// With a split irqchip only the local APICs are KVM's (api.rst 7, KVM_CAP_SPLIT_IRQCHIP).
-#[kvm_test(reads_pic_ports, split_irqchip, requires(cap::SPLIT_IRQCHIP))]
-fn pic_ports_exit_with_a_split_irqchip(t: &mut OneVcpu) -> TestResult {
-    for number in pic::PORTS {
-        port(t, IoDirection::In, number, &[0])?;
-    }
-    t.vcpu.run_until_done()
-}
-
 /// The port whose OUT increments RIP early.
 const QUIRKY_PORT: u8 = 0x7e;
-/// `OUT 0x7e, AL`.
-#[host]
-const OUT_7E: [u8; 2] = [0xe6, QUIRKY_PORT];
 
 #[guest]
 fn writes_port_7e(_: &mut Guest) {
     outb_imm::<QUIRKY_PORT>(1);
 }
 
-/// KVM_X86_QUIRK_OUT_7E_INC_RIP: by default RIP is behind an OUT to port 0x7e when userspace sees it;
-/// with the quirk disabled it is not (api.rst 7, KVM_CAP_DISABLE_QUIRKS2).
-#[kvm_test(writes_port_7e, requires(cap::DISABLE_QUIRKS2), params = [default: true, disabled: false])]
-fn out_7e_increments_rip_early_by_default(t: &mut OneVcpu, quirk: bool) -> TestResult {
-    let mask = u64::from(bindings::KVM_X86_QUIRK_OUT_7E_INC_RIP);
-    let supported = t.vm.check_extension(bindings::KVM_CAP_DISABLE_QUIRKS2) as u64;
-    require!(supported & mask != 0, "KVM_X86_QUIRK_OUT_7E_INC_RIP");
-    if !quirk {
-        t.vm.enable_cap(bindings::KVM_CAP_DISABLE_QUIRKS2, [mask, 0, 0, 0])
-            .ioctl("KVM_ENABLE_CAP")?;
+#[host]
+mod host {
+    use super::*;
+
+    /// A port access that the guest must make next: what it writes, or what it is given.
+    fn port(t: &mut OneVcpu, direction: IoDirection, port: u16, data: &[u8]) -> TestResult {
+        let size = data.len() as u8;
+        let mut stop = match direction {
+            IoDirection::In => t.vcpu.run_until(Exit::io_in(port))?,
+            IoDirection::Out => t.vcpu.run_until(Exit::io_out(port))?,
+        };
+        let want = Exit::Io { direction, size, port, count: 1 };
+        let told = check_eq!(
+            "{direction:?} of {size} bytes at {port:#x} exits with its size and count",
+            stop.exit(),
+            want
+        );
+        match direction {
+            IoDirection::In if told => stop.set_data(data),
+            IoDirection::In => fail!("no room for the answer"),
+            IoDirection::Out => {
+                check_eq!("{size} bytes written to {port:#x} reach userspace", stop.data(), data);
+            }
+        }
+        Ok(())
     }
-    t.vcpu.run_until(Exit::io_out(QUIRKY_PORT.into()))?;
-    let rip = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?.rip;
-    let start = if quirk { rip - OUT_7E.len() as u64 } else { rip };
-    let mut code = [0; OUT_7E.len()];
-    t.vm.ram().read(start, &mut code);
-    check_eq!("RIP is behind OUT 0x7e with the quirk, at it without", code, OUT_7E);
-    t.vcpu.run_until_done()
+
+    /// IN returns what userspace placed at `data_offset`, in the access's width and no more (api.rst 5,
+    /// KVM_EXIT_IO; SDM vol. 2, IN).
+    #[kvm_test(reads, moved)]
+    fn in_returns_what_userspace_placed(t: &mut OneVcpu) -> TestResult {
+        for (near, data) in
+            [(u16::from(NEAR_PORT), [0x1a, 0x2b, 0x3c, 0x4d]), (PORT, [0xa1, 0xb2, 0xc3, 0xd4])]
+                .into_iter()
+                .rev()
+        {
+            for size in [1, 2, 4] {
+                port(t, IoDirection::In, near, &data[..size])?;
+            }
+        }
+        port(t, IoDirection::In, PORT, &[0])?;
+        port(t, IoDirection::In, PORT, &[0; 2])?;
+        port(t, IoDirection::In, PORT, &[0, 0, 0, 0x80])?;
+        t.vcpu.run_until_done()
+    }
+
+    /// OUT hands the value to userspace, little-endian, in the access's width (api.rst 5, KVM_EXIT_IO).
+    #[kvm_test(writes)]
+    fn out_hands_the_value_to_userspace(t: &mut OneVcpu) -> TestResult {
+        for (port_number, data) in
+            [(PORT, [0xa1, 0xb2, 0xc3, 0xd4]), (NEAR_PORT.into(), [0x1a, 0x2b, 0x3c, 0x4d])]
+        {
+            for size in [1, 2, 4] {
+                port(t, IoDirection::Out, port_number, &data[..size])?;
+            }
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// All of DX names the port, from 0 to 0xffff (SDM vol. 1, "I/O Port Addressing").
+    #[kvm_test(touches_ports)]
+    fn every_port_number_is_told_exactly(t: &mut OneVcpu) -> TestResult {
+        for number in PORTS {
+            port(t, IoDirection::Out, number, &[number as u8])?;
+            port(t, IoDirection::In, number, &[!number as u8])?;
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// Lets the guest end. Returns the bytes that crossed [`PORT`], in order; answers reads from
+    /// `source`. KVM may put any number of a string instruction's elements into one exit.
+    fn serve_string(
+        t: &mut OneVcpu,
+        want: IoDirection,
+        width: u8,
+        source: &[u8],
+    ) -> TestResult<Vec<u8>> {
+        let mut seen = Vec::new();
+        while let Some(mut stop) = t.vcpu.run_until_exit()? {
+            let Exit::Io { direction, size, port, count } = stop.exit() else {
+                fail!("{:x?} from a string instruction", stop.exit())
+            };
+            check_eq!("each exit has the element's size", size, width);
+            check_eq!("each exit has the port in DX", port, PORT);
+            check_eq!("each exit has the instruction's direction", direction, want);
+            check!("each exit moves at least one element", count >= 1);
+            if direction == IoDirection::In {
+                let len = stop.data().len();
+                let mut answer: Vec<u8> =
+                    source.iter().skip(seen.len()).take(len).copied().collect();
+                answer.resize(len, 0);
+                stop.set_data(&answer);
+            }
+            seen.extend_from_slice(stop.data());
+        }
+        Ok(seen)
+    }
+
+    /// The string in the order in which it crosses the port.
+    fn string() -> Vec<u8> {
+        (0..STRING_BYTES).map(|i| (i * 7 + i / 256) as u8).collect()
+    }
+
+    /// The string in memory, when elements of `width` bytes go downwards.
+    fn string_down(width: u8) -> Vec<u8> {
+        string().rchunks(width.into()).flatten().copied().collect()
+    }
+
+    /// REP INS fills memory element by element, upwards or (RFLAGS.DF) downwards, across pages, and asks
+    /// userspace for exactly RCX elements (SDM vol. 2, INS and REP).
+    #[kvm_test(reads_strings, params = [
+    bytes: (1, false), words: (2, false), doublewords: (4, false),
+    bytes_down: (1, true), words_down: (2, true), doublewords_down: (4, true),
+])]
+    fn rep_ins_fills_memory(t: &mut OneVcpu, (width, down): (u8, bool)) -> TestResult {
+        t.vcpu.set_args(&[width.into(), down.into()]);
+        let seen = serve_string(t, IoDirection::In, width, &string())?;
+        check_eq!("userspace is asked for exactly RCX elements", seen.len(), STRING_BYTES);
+        let mut got = vec![0; STRING_BYTES + 2];
+        t.vm.ram().read(MISALIGNED - 1, &mut got);
+        let want = if down { string_down(width) } else { string() };
+        check!("memory has the elements in order", got[1..=STRING_BYTES] == want);
+        check_eq!("the byte before the buffer is untouched", got[0], 0);
+        check_eq!("the byte behind the buffer is untouched", got[STRING_BYTES + 1], 0);
+        Ok(())
+    }
+
+    /// REP OUTS hands memory to userspace element by element, upwards or (RFLAGS.DF) downwards, across
+    /// pages (SDM vol. 2, OUTS and REP).
+    #[kvm_test(writes_strings, params = [
+    bytes: (1, false), words: (2, false), doublewords: (4, false),
+    bytes_down: (1, true), words_down: (2, true), doublewords_down: (4, true),
+])]
+    fn rep_outs_hands_memory_to_userspace(
+        t: &mut OneVcpu,
+        (width, down): (u8, bool),
+    ) -> TestResult {
+        t.vcpu.set_args(&[width.into(), down.into()]);
+        let memory = if down { string_down(width) } else { string() };
+        t.vm.ram().write(MISALIGNED, &memory);
+        let seen = serve_string(t, IoDirection::Out, width, &[])?;
+        check!("userspace sees the elements in order", seen == string(), "{} bytes", seen.len());
+        Ok(())
+    }
+
+    /// A REP prefix with RCX = 0 makes no access (SDM vol. 2, REP).
+    #[kvm_test(moves_nothing)]
+    fn rep_with_zero_count_does_not_exit(t: &mut OneVcpu) -> TestResult {
+        let seen = serve_string(t, IoDirection::In, 1, &[])?;
+        check_eq!("REP with RCX 0 moves no data", seen.len(), 0);
+        Ok(())
+    }
+
+    /// INS and OUTS without REP move one element, whatever RCX says.
+    #[kvm_test(moves_one)]
+    fn string_instructions_without_rep_move_one_element(t: &mut OneVcpu) -> TestResult {
+        port(t, IoDirection::In, PORT, &[0x5a])?;
+        port(t, IoDirection::Out, PORT, &[0x5a])?;
+        t.vcpu.run_until_done()
+    }
+
+    /// A page fault in the middle of REP INS or REP OUTS leaves the registers at the element that
+    /// faulted, so that the instruction can be resumed (SDM vol. 2, REP).
+    #[kvm_test(faults_in_a_string, params = [ins: IoDirection::In, outs: IoDirection::Out])]
+    fn page_fault_stops_a_string_at_its_element(
+        t: &mut OneVcpu,
+        direction: IoDirection,
+    ) -> TestResult {
+        t.vcpu.set_args(&[u64::from(direction == IoDirection::Out)]);
+        let (before_hole, want) = (BUFFER + PAGE - MAPPED, &string()[..MAPPED as usize]);
+        if direction == IoDirection::Out {
+            t.vm.ram().write(before_hole, want);
+            let seen = serve_string(t, direction, 1, &[])?;
+            check_eq!("only the bytes before the hole reach the port", seen, want);
+        } else {
+            // Whether the element that cannot be stored was read from the port is left open.
+            serve_string(t, direction, 1, &string())?;
+            let mut got = [0; MAPPED as usize];
+            t.vm.ram().read(before_hole, &mut got);
+            check_eq!("REP INSB stores the bytes before the hole", got, want);
+        }
+        Ok(())
+    }
+
+    /// Ring 3 reaches a port where IOPL or the TSS's I/O bitmap allows it, and gets #GP(0) elsewhere,
+    /// without an exit (SDM vol. 1, "I/O Permission Bit Map").
+    #[kvm_test(reads_in_ring_3)]
+    fn iopl_and_io_bitmap_guard_ring_3(t: &mut OneVcpu) -> TestResult {
+        let mut sregs = t.vcpu.fd().get_sregs().ioctl("KVM_GET_SREGS")?;
+        // The last byte must be there although its bits say nothing: the CPU reads two bytes.
+        sregs.tr.limit = tss::SIZE as u32 + u32::from(PORT) / 8 + 1;
+        t.vcpu.fd().set_sregs(&sregs).ioctl("KVM_SET_SREGS")?;
+        while let Some(mut stop) = t.vcpu.run_until_exit()? {
+            let answer = match stop.exit() {
+                Exit::Io { direction: IoDirection::In, size: 1, port: PORT, count: 1 } => {
+                    PORT_ANSWER
+                }
+                Exit::Io { direction: IoDirection::In, size: 1, count: 1, .. } => NEIGHBOUR_ANSWER,
+                other => fail!("{other:x?} instead of a byte read from a port"),
+            };
+            stop.set_data(&[answer as u8]);
+        }
+        Ok(())
+    }
+
+    /// Ports of devices that KVM emulates do not exit (api.rst 4.24, KVM_CREATE_IRQCHIP).
+    #[kvm_test(reads_pic_ports, irqchip, requires(cap::IRQCHIP))]
+    fn ports_of_the_kernels_pic_do_not_exit(t: &mut OneVcpu) -> TestResult {
+        let exit = t.vcpu.run_until_exit()?.map(|stop| stop.exit());
+        check_eq!("PIC ports are served in the kernel", exit, None);
+        Ok(())
+    }
+
+    /// Without KVM_CREATE_IRQCHIP the same ports are userspace's.
+    #[kvm_test(reads_pic_ports)]
+    fn pic_ports_exit_without_irqchip(t: &mut OneVcpu) -> TestResult {
+        for number in pic::PORTS {
+            port(t, IoDirection::In, number, &[0])?;
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// With a split irqchip only the local APICs are KVM's (api.rst 7, KVM_CAP_SPLIT_IRQCHIP).
+    #[kvm_test(reads_pic_ports, split_irqchip, requires(cap::SPLIT_IRQCHIP))]
+    fn pic_ports_exit_with_a_split_irqchip(t: &mut OneVcpu) -> TestResult {
+        for number in pic::PORTS {
+            port(t, IoDirection::In, number, &[0])?;
+        }
+        t.vcpu.run_until_done()
+    }
+    /// `OUT 0x7e, AL`.
+    const OUT_7E: [u8; 2] = [0xe6, QUIRKY_PORT];
+
+    /// KVM_X86_QUIRK_OUT_7E_INC_RIP: by default RIP is behind an OUT to port 0x7e when userspace sees it;
+    /// with the quirk disabled it is not (api.rst 7, KVM_CAP_DISABLE_QUIRKS2).
+    #[kvm_test(writes_port_7e, requires(cap::DISABLE_QUIRKS2), params = [default: true, disabled: false])]
+    fn out_7e_increments_rip_early_by_default(t: &mut OneVcpu, quirk: bool) -> TestResult {
+        let mask = u64::from(bindings::KVM_X86_QUIRK_OUT_7E_INC_RIP);
+        let supported = t.vm.check_extension(bindings::KVM_CAP_DISABLE_QUIRKS2) as u64;
+        require!(supported & mask != 0, "KVM_X86_QUIRK_OUT_7E_INC_RIP");
+        if !quirk {
+            t.vm.enable_cap(bindings::KVM_CAP_DISABLE_QUIRKS2, [mask, 0, 0, 0])
+                .ioctl("KVM_ENABLE_CAP")?;
+        }
+        t.vcpu.run_until(Exit::io_out(QUIRKY_PORT.into()))?;
+        let rip = t.vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?.rip;
+        let start = if quirk { rip - OUT_7E.len() as u64 } else { rip };
+        let mut code = [0; OUT_7E.len()];
+        t.vm.ram().read(start, &mut code);
+        check_eq!("RIP is behind OUT 0x7e with the quirk, at it without", code, OUT_7E);
+        t.vcpu.run_until_done()
+    }
 }

@@ -3,8 +3,6 @@
 //! Interface Discovery").
 use crate::prelude::*;
 use cpuid::feature::INVARIANT_TSC;
-#[host]
-use hyperv::cpuid::leaf;
 use hyperv::cpuid::{Features, Recommendations};
 use hyperv::msr::{self, CrashCtl, LINUX};
 use hyperv::{Control, ENABLE, FAST_WORDS, Hypercalls, code, status};
@@ -86,91 +84,6 @@ fn touches_every_msr(g: &mut Guest) {
     }
 }
 
-#[host]
-use bindings::{
-    KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, Msrs, kvm_msr_entry,
-};
-
-/// KVM_EXIT_HYPERV, and how many of [`MSRS`] end in it: SCONTROL, SIEFP and SIMP.
-#[host]
-const SYNIC_WRITE: Exit = Exit::Other(bindings::KVM_EXIT_HYPERV);
-#[host]
-const SYNIC_CONTROLS: u32 = 3;
-
-/// Whether CPUID's features are enforced.
-#[host]
-#[derive(Clone, Copy, PartialEq)]
-enum Enforced {
-    Never,
-    Yes,
-    /// Turned on, and off again.
-    NoMore,
-}
-
-#[host]
-fn enforce(vcpu: &Vcpu, enforced: Enforced) -> TestResult {
-    let set = |on| {
-        vcpu.enable_cap(KVM_CAP_HYPERV_ENFORCE_CPUID, [on, 0, 0, 0])
-            .ioctl("KVM_ENABLE_CAP(KVM_CAP_HYPERV_ENFORCE_CPUID)")
-    };
-    match enforced {
-        Enforced::Never => Ok(()),
-        Enforced::Yes => set(1),
-        Enforced::NoMore => set(1).and_then(|()| set(0)),
-    }
-}
-
-/// A VM of a vCPU that offers these of Hyper-V's features and finds those in `there`; with a SynIC.
-#[host]
-fn touch(config: &VmConfig, offered: Features, enforced: Enforced) -> TestResult {
-    let mut vm = Vm::new(config)?;
-    vm.offer_hyperv()?;
-    let known = vm.hyperv_features()?;
-    let now = known & offered;
-    vm.set_hyperv_features(now)?;
-    let mut vcpu = vm.add_vcpu(0, guest_fn!(touches_every_msr))?;
-    vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
-    enforce(&vcpu, enforced)?;
-    let there = if enforced == Enforced::Yes { now } else { known };
-    let ([low, high], [known_low, known_high]) = (there.to_words(), known.to_words());
-    vcpu.set_args(&[low, high, known_low, known_high]);
-    let mut told = 0;
-    while let Some(stop) = vcpu.run_until_exit()? {
-        let exit = stop.exit();
-        check_eq!("writes of the SynIC's control MSRs exit to userspace", exit, SYNIC_WRITE);
-        told += 1;
-    }
-    let synic = if there.contains(Features::ACCESS_SYNIC_REGS) { SYNIC_CONTROLS } else { 0 };
-    check_eq!("each write of a control MSR exits exactly once", told, synic);
-    Ok(())
-}
-
-/// Every feature.
-#[host]
-const ALL: Features = Features::from_bits_retain(!0);
-
-/// Enforced, each feature offers its own MSRs and no others.
-#[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID, cap::HYPERV_SYNIC2), irqchip, params = [
-    none: Features::empty(), all: ALL,
-    runtime: Features::ACCESS_VP_RUN_TIME_REG, counter: Features::ACCESS_PARTITION_REFERENCE_COUNTER, synic: Features::ACCESS_SYNIC_REGS,
-    timers: Features::ACCESS_SYNIC_REGS.union(Features::ACCESS_SYNTHETIC_TIMER_REGS), apic: Features::ACCESS_INTR_CTRL_REGS, hypercall: Features::ACCESS_HYPERCALL_MSRS,
-    index: Features::ACCESS_VP_INDEX, reset: Features::ACCESS_RESET_REG, reference_tsc: Features::ACCESS_PARTITION_REFERENCE_TSC,
-    frequencies: Features::ACCESS_FREQUENCY_REGS, reenlightenment: Features::ACCESS_REENLIGHTENMENT_CONTROLS,
-    invariant_tsc: Features::ACCESS_TSC_INVARIANT_CONTROLS, crash: Features::GUEST_CRASH_MSRS_AVAILABLE,
-])]
-fn features_offer_their_msrs(t: &mut HostOnly, features: Features) -> TestResult {
-    touch(&t.setup.config, features, Enforced::Yes)
-}
-
-/// Not enforced, every MSR is there whatever CPUID offers.
-#[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID, cap::HYPERV_SYNIC2), irqchip, params = [
-    never: Enforced::Never, no_more: Enforced::NoMore,
-])]
-fn not_enforced_every_msr_is_there(t: &mut HostOnly, enforced: Enforced) -> TestResult {
-    touch(&t.setup.config, Features::empty(), enforced)
-}
-
 #[guest]
 fn has_no_hyperv(_: &mut Guest) {
     for (index, ..) in MSRS {
@@ -179,14 +92,6 @@ fn has_no_hyperv(_: &mut Guest) {
         let got = vector_of(wrmsr_safe(index, 0));
         check_eq!("WRMSR of {index:#x} is #GP without the interface", got, Some(vector::GP));
     }
-}
-
-/// Without the signature of the interface nothing of it is there, enforced or not.
-#[kvm_test(requires(cap::HYPERV_CPUID, host::UNKNOWN_MSRS_FAULT), irqchip)]
-fn signature_makes_the_interface(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    t.vm.cpuid_leaf(leaf::INTERFACE)?.eax ^= 1;
-    t.vm.add_vcpu(0, guest_fn!(has_no_hyperv))?.run_until_done()
 }
 
 /// Hypercalls with input that fits in two registers: code, what allows it, and what comes of it then.
@@ -253,63 +158,6 @@ fn makes_every_hypercall(g: &mut Guest) {
     }
 }
 
-/// What gates hypercalls.
-#[host]
-#[derive(Clone, Copy)]
-struct Gates {
-    features: Features,
-    recommended: Recommendations,
-    spins: u32,
-    enforced: Enforced,
-}
-
-#[host]
-const CLOSED: Gates = Gates {
-    features: Features::empty(),
-    recommended: Recommendations::empty(),
-    spins: 0,
-    enforced: Enforced::Yes,
-};
-
-/// Features that gate hypercalls.
-#[host]
-const GATING: Features = Features::POST_MESSAGES
-    .union(Features::SIGNAL_EVENTS)
-    .union(Features::ENABLE_EXTENDED_HYPERCALLS);
-
-/// Enforced, each hypercall needs what CPUID says of it, and is denied otherwise.
-#[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), irqchip, params = [
-    none: CLOSED,
-    all: Gates { features: GATING, recommended: Recommendations::from_bits_retain(!0), spins: 0xfff, ..CLOSED },
-    messages: Gates { features: Features::POST_MESSAGES, ..CLOSED },
-    events: Gates { features: Features::SIGNAL_EVENTS, ..CLOSED },
-    extended: Gates { features: EXTENDED, ..CLOSED },
-    flushes: Gates { recommended: FLUSHES, ..CLOSED },
-    ipis: Gates { recommended: IPIS, ..CLOSED },
-    sets_alone: Gates { recommended: SETS, ..CLOSED },
-    flushes_of_sets: Gates { recommended: FLUSHES_OF_SETS, ..CLOSED },
-    ipis_to_sets: Gates { recommended: IPIS_TO_SETS, ..CLOSED },
-    spins: Gates { spins: 1, ..CLOSED },
-    never_spins: Gates { spins: !0, ..CLOSED },
-    not_enforced: Gates { enforced: Enforced::Never, ..CLOSED },
-])]
-fn features_allow_their_hypercalls(t: &mut OneVm, gates: Gates) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let known = t.vm.hyperv_features()?;
-    let features = (known - GATING) | known & gates.features;
-    t.vm.set_hyperv_features(features)?;
-    let recommendations = t.vm.cpuid_leaf(leaf::ENLIGHTENMENT_INFO)?;
-    recommendations.eax &= gates.recommended.bits();
-    recommendations.ebx = gates.spins;
-    let recommended = recommendations.eax;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(makes_every_hypercall))?;
-    enforce(&vcpu, gates.enforced)?;
-    let enforced = u64::from(gates.enforced == Enforced::Yes);
-    let ([features, _], [known, _]) = (features.to_words(), known.to_words());
-    vcpu.set_args(&[features, recommended.into(), gates.spins.into(), enforced, known]);
-    vcpu.run_until_done()
-}
-
 /// Argument 0: whether input in XMM registers is offered.
 #[guest]
 fn passes_input_in_xmm(g: &mut Guest) {
@@ -329,22 +177,6 @@ fn passes_input_in_xmm(g: &mut Guest) {
     let flush = Control::of(code::FLUSH_VIRTUAL_ADDRESS_SPACE);
     let slow = calls.slow(flush, layout::SCRATCH + 0x2000, 0);
     check_eq!("input in memory needs no feature", slow, Ok(status::SUCCESS));
-}
-
-/// Enforced, input in XMM registers is a feature of its own.
-#[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), params = [offered: true, not_offered: false])]
-fn xmm_input_is_a_feature(t: &mut OneVm, offered: bool) -> TestResult {
-    const XMM_INPUT: Features = Features::XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE;
-    t.vm.offer_hyperv()?;
-    let features = t.vm.hyperv_features()?;
-    require!(features.contains(XMM_INPUT), "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
-    if !offered {
-        t.vm.set_hyperv_features(features - XMM_INPUT)?;
-    }
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(passes_input_in_xmm))?;
-    enforce(&vcpu, Enforced::Yes)?;
-    vcpu.set_args(&[offered.into()]);
-    vcpu.run_until_done()
 }
 
 extern "C" fn calls_from_ring_3(_: u64) -> u64 {
@@ -424,25 +256,6 @@ fn enables_hypercalls(g: &mut Guest) {
     check_eq!("VMCALL is a KVM hypercall without a guest OS ID", unknown(), Ok(KVM_ENOSYS));
 }
 
-/// Hypercalls are Hyper-V's while there is a guest OS ID; only then can the page be enabled (TLFS,
-/// "Establishing the Hypercall Interface"). Both are the partition's, not the vCPU's.
-#[kvm_test(requires(cap::HYPERV_CPUID))]
-fn guest_os_id_enables_hypercalls(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(enables_hypercalls))?;
-    let other = t.vm.create_vcpu(1)?;
-    vcpu.run_until_sync(1)?;
-    for (index, want) in [(msr::GUEST_OS_ID, LINUX), (msr::HYPERCALL, HYPERCALL_PAGE | ENABLE)] {
-        let entry = kvm_msr_entry { index, ..Default::default() };
-        let mut msrs =
-            Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-        let read = other.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
-        check_eq!("userspace can read MSR {index:#x}", read, 1);
-        check_eq!("the other vCPU reads the same {index:#x}", msrs.as_slice()[0].data, want);
-    }
-    vcpu.run_until_done()
-}
-
 #[guest]
 fn crashes_and_resets(_: &mut Guest) {
     for i in 0..5 {
@@ -459,25 +272,6 @@ fn crashes_and_resets(_: &mut Guest) {
     wrmsr(msr::CRASH_CTL, CrashCtl::CRASH_NOTIFY.bits());
     wrmsr(msr::RESET, 1);
     check_eq!("HV_X64_MSR_RESET reads as 0", rdmsr(msr::RESET), 0);
-}
-
-/// A crash that the guest tells of, and a reset that it asks for, are KVM_EXIT_SYSTEM_EVENTs; other
-/// values of the MSRs are none.
-#[kvm_test(requires(cap::HYPERV_CPUID))]
-fn crash_and_reset_exit_to_userspace(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(crashes_and_resets))?;
-    let mut event = |want: &str| -> TestResult<Exit> {
-        match vcpu.run_until_exit()? {
-            Some(stop) => Ok(stop.exit()),
-            None => fail!("no {want}"),
-        }
-    };
-    let crash = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_CRASH };
-    check_eq!("a crash exits with KVM_SYSTEM_EVENT_CRASH", event("crash")?, crash);
-    let reset = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET };
-    check_eq!("a reset exits with KVM_SYSTEM_EVENT_RESET", event("reset")?, reset);
-    vcpu.run_until_done()
 }
 
 /// Argument 0: whether the host's TSC is invariant, so that there is something to hide.
@@ -503,15 +297,215 @@ fn asks_for_an_invariant_tsc(g: &mut Guest) {
     check_eq!("CPUID still shows the invariant TSC after a second request", shown(), invariant);
 }
 
-/// With the control of the invariant TSC, CPUID shows that only to guests that ask for it (TLFS, "TSC
-/// Invariant Control").
-#[kvm_test(requires(cap::HYPERV_CPUID))]
-fn invariant_tsc_shows_when_asked_for(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_TSC_INVARIANT_CONTROLS);
-    require!(controls, "HV_ACCESS_TSC_INVARIANT");
-    let invariant = t.vm.cpuid_leaf(INVARIANT_TSC.leaf)?.edx & INVARIANT_TSC.mask();
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(asks_for_an_invariant_tsc))?;
-    vcpu.set_args(&[invariant.into()]);
-    vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use bindings::{
+        KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2, KVM_SYSTEM_EVENT_CRASH,
+        KVM_SYSTEM_EVENT_RESET, Msrs, kvm_msr_entry,
+    };
+    use hyperv::cpuid::leaf;
+
+    /// KVM_EXIT_HYPERV, and how many of [`MSRS`] end in it: SCONTROL, SIEFP and SIMP.
+    const SYNIC_WRITE: Exit = Exit::Other(bindings::KVM_EXIT_HYPERV);
+    const SYNIC_CONTROLS: u32 = 3;
+
+    /// Whether CPUID's features are enforced.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Enforced {
+        Never,
+        Yes,
+        /// Turned on, and off again.
+        NoMore,
+    }
+
+    fn enforce(vcpu: &Vcpu, enforced: Enforced) -> TestResult {
+        let set = |on| {
+            vcpu.enable_cap(KVM_CAP_HYPERV_ENFORCE_CPUID, [on, 0, 0, 0])
+                .ioctl("KVM_ENABLE_CAP(KVM_CAP_HYPERV_ENFORCE_CPUID)")
+        };
+        match enforced {
+            Enforced::Never => Ok(()),
+            Enforced::Yes => set(1),
+            Enforced::NoMore => set(1).and_then(|()| set(0)),
+        }
+    }
+
+    /// A VM of a vCPU that offers these of Hyper-V's features and finds those in `there`; with a SynIC.
+    fn touch(config: &VmConfig, offered: Features, enforced: Enforced) -> TestResult {
+        let mut vm = Vm::new(config)?;
+        vm.offer_hyperv()?;
+        let known = vm.hyperv_features()?;
+        let now = known & offered;
+        vm.set_hyperv_features(now)?;
+        let mut vcpu = vm.add_vcpu(0, guest_fn!(touches_every_msr))?;
+        vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
+        enforce(&vcpu, enforced)?;
+        let there = if enforced == Enforced::Yes { now } else { known };
+        let ([low, high], [known_low, known_high]) = (there.to_words(), known.to_words());
+        vcpu.set_args(&[low, high, known_low, known_high]);
+        let mut told = 0;
+        while let Some(stop) = vcpu.run_until_exit()? {
+            let exit = stop.exit();
+            check_eq!("writes of the SynIC's control MSRs exit to userspace", exit, SYNIC_WRITE);
+            told += 1;
+        }
+        let synic = if there.contains(Features::ACCESS_SYNIC_REGS) { SYNIC_CONTROLS } else { 0 };
+        check_eq!("each write of a control MSR exits exactly once", told, synic);
+        Ok(())
+    }
+
+    /// Every feature.
+    const ALL: Features = Features::from_bits_retain(!0);
+
+    /// Enforced, each feature offers its own MSRs and no others.
+    #[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID, cap::HYPERV_SYNIC2), irqchip, params = [
+    none: Features::empty(), all: ALL,
+    runtime: Features::ACCESS_VP_RUN_TIME_REG, counter: Features::ACCESS_PARTITION_REFERENCE_COUNTER, synic: Features::ACCESS_SYNIC_REGS,
+    timers: Features::ACCESS_SYNIC_REGS.union(Features::ACCESS_SYNTHETIC_TIMER_REGS), apic: Features::ACCESS_INTR_CTRL_REGS, hypercall: Features::ACCESS_HYPERCALL_MSRS,
+    index: Features::ACCESS_VP_INDEX, reset: Features::ACCESS_RESET_REG, reference_tsc: Features::ACCESS_PARTITION_REFERENCE_TSC,
+    frequencies: Features::ACCESS_FREQUENCY_REGS, reenlightenment: Features::ACCESS_REENLIGHTENMENT_CONTROLS,
+    invariant_tsc: Features::ACCESS_TSC_INVARIANT_CONTROLS, crash: Features::GUEST_CRASH_MSRS_AVAILABLE,
+])]
+    fn features_offer_their_msrs(t: &mut HostOnly, features: Features) -> TestResult {
+        touch(&t.setup.config, features, Enforced::Yes)
+    }
+
+    /// Not enforced, every MSR is there whatever CPUID offers.
+    #[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID, cap::HYPERV_SYNIC2), irqchip, params = [
+    never: Enforced::Never, no_more: Enforced::NoMore,
+])]
+    fn not_enforced_every_msr_is_there(t: &mut HostOnly, enforced: Enforced) -> TestResult {
+        touch(&t.setup.config, Features::empty(), enforced)
+    }
+
+    /// Without the signature of the interface nothing of it is there, enforced or not.
+    #[kvm_test(requires(cap::HYPERV_CPUID, host::UNKNOWN_MSRS_FAULT), irqchip)]
+    fn signature_makes_the_interface(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        t.vm.cpuid_leaf(leaf::INTERFACE)?.eax ^= 1;
+        t.vm.add_vcpu(0, guest_fn!(has_no_hyperv))?.run_until_done()
+    }
+
+    /// What gates hypercalls.
+    #[derive(Clone, Copy)]
+    struct Gates {
+        features: Features,
+        recommended: Recommendations,
+        spins: u32,
+        enforced: Enforced,
+    }
+
+    const CLOSED: Gates = Gates {
+        features: Features::empty(),
+        recommended: Recommendations::empty(),
+        spins: 0,
+        enforced: Enforced::Yes,
+    };
+
+    /// Features that gate hypercalls.
+    const GATING: Features = Features::POST_MESSAGES
+        .union(Features::SIGNAL_EVENTS)
+        .union(Features::ENABLE_EXTENDED_HYPERCALLS);
+
+    /// Enforced, each hypercall needs what CPUID says of it, and is denied otherwise.
+    #[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), irqchip, params = [
+    none: CLOSED,
+    all: Gates { features: GATING, recommended: Recommendations::from_bits_retain(!0), spins: 0xfff, ..CLOSED },
+    messages: Gates { features: Features::POST_MESSAGES, ..CLOSED },
+    events: Gates { features: Features::SIGNAL_EVENTS, ..CLOSED },
+    extended: Gates { features: EXTENDED, ..CLOSED },
+    flushes: Gates { recommended: FLUSHES, ..CLOSED },
+    ipis: Gates { recommended: IPIS, ..CLOSED },
+    sets_alone: Gates { recommended: SETS, ..CLOSED },
+    flushes_of_sets: Gates { recommended: FLUSHES_OF_SETS, ..CLOSED },
+    ipis_to_sets: Gates { recommended: IPIS_TO_SETS, ..CLOSED },
+    spins: Gates { spins: 1, ..CLOSED },
+    never_spins: Gates { spins: !0, ..CLOSED },
+    not_enforced: Gates { enforced: Enforced::Never, ..CLOSED },
+])]
+    fn features_allow_their_hypercalls(t: &mut OneVm, gates: Gates) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let known = t.vm.hyperv_features()?;
+        let features = (known - GATING) | known & gates.features;
+        t.vm.set_hyperv_features(features)?;
+        let recommendations = t.vm.cpuid_leaf(leaf::ENLIGHTENMENT_INFO)?;
+        recommendations.eax &= gates.recommended.bits();
+        recommendations.ebx = gates.spins;
+        let recommended = recommendations.eax;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(makes_every_hypercall))?;
+        enforce(&vcpu, gates.enforced)?;
+        let enforced = u64::from(gates.enforced == Enforced::Yes);
+        let ([features, _], [known, _]) = (features.to_words(), known.to_words());
+        vcpu.set_args(&[features, recommended.into(), gates.spins.into(), enforced, known]);
+        vcpu.run_until_done()
+    }
+
+    /// Enforced, input in XMM registers is a feature of its own.
+    #[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), params = [offered: true, not_offered: false])]
+    fn xmm_input_is_a_feature(t: &mut OneVm, offered: bool) -> TestResult {
+        const XMM_INPUT: Features = Features::XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE;
+        t.vm.offer_hyperv()?;
+        let features = t.vm.hyperv_features()?;
+        require!(features.contains(XMM_INPUT), "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
+        if !offered {
+            t.vm.set_hyperv_features(features - XMM_INPUT)?;
+        }
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(passes_input_in_xmm))?;
+        enforce(&vcpu, Enforced::Yes)?;
+        vcpu.set_args(&[offered.into()]);
+        vcpu.run_until_done()
+    }
+
+    /// Hypercalls are Hyper-V's while there is a guest OS ID; only then can the page be enabled (TLFS,
+    /// "Establishing the Hypercall Interface"). Both are the partition's, not the vCPU's.
+    #[kvm_test(requires(cap::HYPERV_CPUID))]
+    fn guest_os_id_enables_hypercalls(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(enables_hypercalls))?;
+        let other = t.vm.create_vcpu(1)?;
+        vcpu.run_until_sync(1)?;
+        for (index, want) in [(msr::GUEST_OS_ID, LINUX), (msr::HYPERCALL, HYPERCALL_PAGE | ENABLE)]
+        {
+            let entry = kvm_msr_entry { index, ..Default::default() };
+            let mut msrs =
+                Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+            let read = other.fd().get_msrs(&mut msrs).ioctl("KVM_GET_MSRS")?;
+            check_eq!("userspace can read MSR {index:#x}", read, 1);
+            check_eq!("the other vCPU reads the same {index:#x}", msrs.as_slice()[0].data, want);
+        }
+        vcpu.run_until_done()
+    }
+
+    /// A crash that the guest tells of, and a reset that it asks for, are KVM_EXIT_SYSTEM_EVENTs; other
+    /// values of the MSRs are none.
+    #[kvm_test(requires(cap::HYPERV_CPUID))]
+    fn crash_and_reset_exit_to_userspace(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(crashes_and_resets))?;
+        let mut event = |want: &str| -> TestResult<Exit> {
+            match vcpu.run_until_exit()? {
+                Some(stop) => Ok(stop.exit()),
+                None => fail!("no {want}"),
+            }
+        };
+        let crash = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_CRASH };
+        check_eq!("a crash exits with KVM_SYSTEM_EVENT_CRASH", event("crash")?, crash);
+        let reset = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_RESET };
+        check_eq!("a reset exits with KVM_SYSTEM_EVENT_RESET", event("reset")?, reset);
+        vcpu.run_until_done()
+    }
+
+    /// With the control of the invariant TSC, CPUID shows that only to guests that ask for it (TLFS, "TSC
+    /// Invariant Control").
+    #[kvm_test(requires(cap::HYPERV_CPUID))]
+    fn invariant_tsc_shows_when_asked_for(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_TSC_INVARIANT_CONTROLS);
+        require!(controls, "HV_ACCESS_TSC_INVARIANT");
+        let invariant = t.vm.cpuid_leaf(INVARIANT_TSC.leaf)?.edx & INVARIANT_TSC.mask();
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(asks_for_an_invariant_tsc))?;
+        vcpu.set_args(&[invariant.into()]);
+        vcpu.run_until_done()
+    }
 }

@@ -1,11 +1,7 @@
 //! Hyper-V's synthetic timers: registers, and expiry by vector (TLFS, "Synthetic Timers").
 use crate::prelude::*;
-#[host]
-use hyperv::cpuid::Features;
 use hyperv::{ENABLE, REFERENCE_TIME_HZ, msr, stimer};
 use stimer::{AUTO_ENABLE, COUNT, DIRECT, LAZY, PERIODIC, SINT_SHIFT, VECTOR_SHIFT, config, count};
-
-kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2) }
 
 const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
@@ -95,32 +91,6 @@ fn sets_registers(_: &mut Guest) {
     }
 }
 
-#[host]
-use bindings::{KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2};
-
-/// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
-#[host]
-fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
-    let vcpu = vm.add_vcpu(index, guest)?;
-    vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
-    Ok(vcpu)
-}
-
-#[host]
-fn require_direct_mode(vm: &mut Vm) -> TestResult {
-    let direct = vm.hyperv_features()?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
-    require!(direct, "HV_STIMER_DIRECT_MODE_AVAILABLE");
-    Ok(())
-}
-
-/// Configuration and count are kept; a count of 0 disables, another one enables where that was asked
-/// for (TLFS, "Synthetic Timer Configuration Register").
-#[kvm_test(requires(cap::HYPERV_CPUID))]
-fn registers_enable_and_disable(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    vcpu_with_timers(&mut t.vm, 0, guest_fn!(sets_registers))?.run_until_done()
-}
-
 /// Enables a timer and stops it before it expires: by its configuration, or by a count of 0.
 fn stop_in_time(timer: u32, direct: u64) {
     let mut time = MS;
@@ -195,17 +165,6 @@ fn expires_directly(g: &mut Guest) {
     });
 }
 
-/// A timer in direct mode interrupts at its vector once reference time has reached its count, not
-/// before, and is then disabled (TLFS, "Direct Synthetic Timers"); a halted vCPU wakes up for it.
-#[kvm_test(requires(cap::HYPERV_CPUID), params = [eager: 0, lazy: LAZY])]
-fn one_shot_timers_expire_once(t: &mut OneVm, bits: u64) -> TestResult {
-    t.vm.offer_hyperv()?;
-    require_direct_mode(&mut t.vm)?;
-    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(expires_directly))?;
-    vcpu.set_args(&[bits]);
-    vcpu.run_until_done()
-}
-
 /// Argument 0: whether direct mode is offered.
 #[guest]
 fn asks_for_direct_mode(g: &mut Guest) {
@@ -224,20 +183,61 @@ fn asks_for_direct_mode(g: &mut Guest) {
     }
 }
 
-/// Enforced, direct mode is a feature of its own.
-#[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), params = [
+#[host]
+mod host {
+    use super::*;
+    use bindings::{KVM_CAP_HYPERV_ENFORCE_CPUID, KVM_CAP_HYPERV_SYNIC2};
+    use hyperv::cpuid::Features;
+
+    kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2) }
+
+    /// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
+    fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
+        let vcpu = vm.add_vcpu(index, guest)?;
+        vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
+        Ok(vcpu)
+    }
+
+    fn require_direct_mode(vm: &mut Vm) -> TestResult {
+        let direct = vm.hyperv_features()?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
+        require!(direct, "HV_STIMER_DIRECT_MODE_AVAILABLE");
+        Ok(())
+    }
+
+    /// Configuration and count are kept; a count of 0 disables, another one enables where that was asked
+    /// for (TLFS, "Synthetic Timer Configuration Register").
+    #[kvm_test(requires(cap::HYPERV_CPUID))]
+    fn registers_enable_and_disable(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        vcpu_with_timers(&mut t.vm, 0, guest_fn!(sets_registers))?.run_until_done()
+    }
+
+    /// A timer in direct mode interrupts at its vector once reference time has reached its count, not
+    /// before, and is then disabled (TLFS, "Direct Synthetic Timers"); a halted vCPU wakes up for it.
+    #[kvm_test(requires(cap::HYPERV_CPUID), params = [eager: 0, lazy: LAZY])]
+    fn one_shot_timers_expire_once(t: &mut OneVm, bits: u64) -> TestResult {
+        t.vm.offer_hyperv()?;
+        require_direct_mode(&mut t.vm)?;
+        let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(expires_directly))?;
+        vcpu.set_args(&[bits]);
+        vcpu.run_until_done()
+    }
+
+    /// Enforced, direct mode is a feature of its own.
+    #[kvm_test(requires(cap::HYPERV_ENFORCE_CPUID), params = [
     offered: true, not_offered: false,
 ])]
-fn direct_mode_is_a_feature(t: &mut OneVm, offered: bool) -> TestResult {
-    t.vm.offer_hyperv()?;
-    require_direct_mode(&mut t.vm)?;
-    if !offered {
-        let features = t.vm.hyperv_features()?;
-        t.vm.set_hyperv_features(features - Features::DIRECT_SYNTHETIC_TIMERS)?;
+    fn direct_mode_is_a_feature(t: &mut OneVm, offered: bool) -> TestResult {
+        t.vm.offer_hyperv()?;
+        require_direct_mode(&mut t.vm)?;
+        if !offered {
+            let features = t.vm.hyperv_features()?;
+            t.vm.set_hyperv_features(features - Features::DIRECT_SYNTHETIC_TIMERS)?;
+        }
+        let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(asks_for_direct_mode))?;
+        vcpu.enable_cap(KVM_CAP_HYPERV_ENFORCE_CPUID, [1, 0, 0, 0])
+            .ioctl("KVM_ENABLE_CAP(KVM_CAP_HYPERV_ENFORCE_CPUID)")?;
+        vcpu.set_args(&[offered.into()]);
+        vcpu.run_until_done()
     }
-    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(asks_for_direct_mode))?;
-    vcpu.enable_cap(KVM_CAP_HYPERV_ENFORCE_CPUID, [1, 0, 0, 0])
-        .ioctl("KVM_ENABLE_CAP(KVM_CAP_HYPERV_ENFORCE_CPUID)")?;
-    vcpu.set_args(&[offered.into()]);
-    vcpu.run_until_done()
 }

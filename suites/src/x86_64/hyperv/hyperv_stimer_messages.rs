@@ -1,15 +1,11 @@
 //! Messages of Hyper-V's synthetic timers: what they tell, what becomes of one whose slot is busy, and
 //! timers that tick or move to another vCPU (TLFS, "Synthetic Timers").
 use crate::prelude::*;
-#[host]
-use hyperv::cpuid::Features;
 use hyperv::{ENABLE, REFERENCE_TIME_HZ, msr, sint, stimer};
 use stimer::{
     AUTO_ENABLE, COUNT, DIRECT, HVMSG_NONE, HVMSG_TIMER_EXPIRED, LAZY, MESSAGE_PENDING, Message,
     PAYLOAD_SIZE, PERIODIC, SINT_SHIFT, SLOT_SIZE, VECTOR_SHIFT, config, count,
 };
-
-kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID) }
 
 const VECTOR: u8 = 0x61;
 const SOURCE: u64 = 3;
@@ -102,38 +98,6 @@ fn gets_messages(_: &mut Guest) {
     });
 }
 
-#[host]
-use bindings::KVM_CAP_HYPERV_SYNIC2;
-
-/// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
-#[host]
-fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
-    let vcpu = vm.add_vcpu(index, guest)?;
-    vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
-    Ok(vcpu)
-}
-
-#[host]
-fn require_direct_mode(vm: &mut Vm) -> TestResult {
-    let direct = vm.hyperv_features()?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
-    require!(direct, "HV_STIMER_DIRECT_MODE_AVAILABLE");
-    Ok(())
-}
-
-/// A timer not in direct mode leaves a message in the slot of its source, with its number, when it
-/// expired and when that was told, and interrupts at the source's vector (TLFS, "Timer Expiration
-/// Messages").
-#[kvm_test]
-fn expiry_is_told_by_message(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(gets_messages))?;
-    check!(
-        "userspace can enable the message page",
-        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
-    );
-    vcpu.run_until_done()
-}
-
 /// Argument 0: whether the interrupt's end, not the message's, tells that the slot is free.
 #[guest]
 fn has_a_busy_slot(g: &mut Guest) {
@@ -199,20 +163,6 @@ fn has_a_busy_slot(g: &mut Guest) {
     });
 }
 
-/// A message whose slot is taken waits, which the slot's flag tells, until the guest ends the other
-/// message by EOM or EOI (TLFS, "Message Buffers").
-#[kvm_test(params = [by_eom: false, by_eoi: true])]
-fn busy_slots_delay_messages(t: &mut OneVm, by_eoi: bool) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(has_a_busy_slot))?;
-    check!(
-        "userspace can enable the message page",
-        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
-    );
-    vcpu.set_args(&[by_eoi.into()]);
-    vcpu.run_until_done()
-}
-
 #[guest]
 fn misses_ticks(_: &mut Guest) {
     const PERIOD: u64 = MS;
@@ -270,18 +220,6 @@ fn misses_ticks(_: &mut Guest) {
     });
 }
 
-/// Ticks of a periodic timer whose slot is busy change nothing of its message, and the timer goes on.
-#[kvm_test]
-fn busy_slots_lose_ticks(t: &mut OneVm) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(misses_ticks))?;
-    check!(
-        "userspace can enable the message page",
-        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
-    );
-    vcpu.run_until_done()
-}
-
 /// Argument 0: the configuration.
 #[guest]
 fn expires_again_and_again(g: &mut Guest) {
@@ -318,24 +256,6 @@ fn expires_again_and_again(g: &mut Guest) {
         pass(2 * PERIOD);
         check_eq!("a disabled periodic timer ticks no more", taken.load(SeqCst), before);
     });
-}
-
-/// A periodic timer expires once a period until it is disabled, by vector as by message.
-#[kvm_test(params = [
-    direct: DIRECT_VECTOR, direct_lazy: DIRECT_VECTOR | LAZY, message: BY_MESSAGE, message_lazy: BY_MESSAGE | LAZY,
-])]
-fn periodic_timers_tick(t: &mut OneVm, bits: u64) -> TestResult {
-    t.vm.offer_hyperv()?;
-    if bits & DIRECT != 0 {
-        require_direct_mode(&mut t.vm)?;
-    }
-    let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(expires_again_and_again))?;
-    check!(
-        "userspace can enable the message page",
-        vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
-    );
-    vcpu.set_args(&[bits]);
-    vcpu.run_until_done()
 }
 
 /// Where timers come from: sets three of them, and tells when they expire.
@@ -383,39 +303,130 @@ fn gets_timers(g: &mut Guest) {
     });
 }
 
-/// What userspace reads of timers and writes to another vCPU's, in either order, makes the same timers
-/// (migration); its writes of counts enable nothing.
-#[kvm_test(params = [
+#[host]
+mod host {
+    use super::*;
+    use bindings::KVM_CAP_HYPERV_SYNIC2;
+    use hyperv::cpuid::Features;
+
+    kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2, cap::HYPERV_CPUID) }
+
+    /// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
+    fn vcpu_with_timers(vm: &mut Vm, index: u32, guest: GuestFn) -> TestResult<Vcpu> {
+        let vcpu = vm.add_vcpu(index, guest)?;
+        vcpu.enable_cap(KVM_CAP_HYPERV_SYNIC2, [0; 4]).ioctl("KVM_ENABLE_CAP(SYNIC2)")?;
+        Ok(vcpu)
+    }
+
+    fn require_direct_mode(vm: &mut Vm) -> TestResult {
+        let direct = vm.hyperv_features()?.contains(Features::DIRECT_SYNTHETIC_TIMERS);
+        require!(direct, "HV_STIMER_DIRECT_MODE_AVAILABLE");
+        Ok(())
+    }
+
+    /// A timer not in direct mode leaves a message in the slot of its source, with its number, when it
+    /// expired and when that was told, and interrupts at the source's vector (TLFS, "Timer Expiration
+    /// Messages").
+    #[kvm_test]
+    fn expiry_is_told_by_message(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(gets_messages))?;
+        check!(
+            "userspace can enable the message page",
+            vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+        );
+        vcpu.run_until_done()
+    }
+
+    /// A message whose slot is taken waits, which the slot's flag tells, until the guest ends the other
+    /// message by EOM or EOI (TLFS, "Message Buffers").
+    #[kvm_test(params = [by_eom: false, by_eoi: true])]
+    fn busy_slots_delay_messages(t: &mut OneVm, by_eoi: bool) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(has_a_busy_slot))?;
+        check!(
+            "userspace can enable the message page",
+            vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+        );
+        vcpu.set_args(&[by_eoi.into()]);
+        vcpu.run_until_done()
+    }
+
+    /// Ticks of a periodic timer whose slot is busy change nothing of its message, and the timer goes on.
+    #[kvm_test]
+    fn busy_slots_lose_ticks(t: &mut OneVm) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(misses_ticks))?;
+        check!(
+            "userspace can enable the message page",
+            vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+        );
+        vcpu.run_until_done()
+    }
+
+    /// A periodic timer expires once a period until it is disabled, by vector as by message.
+    #[kvm_test(params = [
+    direct: DIRECT_VECTOR, direct_lazy: DIRECT_VECTOR | LAZY, message: BY_MESSAGE, message_lazy: BY_MESSAGE | LAZY,
+])]
+    fn periodic_timers_tick(t: &mut OneVm, bits: u64) -> TestResult {
+        t.vm.offer_hyperv()?;
+        if bits & DIRECT != 0 {
+            require_direct_mode(&mut t.vm)?;
+        }
+        let mut vcpu = vcpu_with_timers(&mut t.vm, 0, guest_fn!(expires_again_and_again))?;
+        check!(
+            "userspace can enable the message page",
+            vcpu.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+        );
+        vcpu.set_args(&[bits]);
+        vcpu.run_until_done()
+    }
+
+    /// What userspace reads of timers and writes to another vCPU's, in either order, makes the same timers
+    /// (migration); its writes of counts enable nothing.
+    #[kvm_test(params = [
     config_first: false, count_first: true,
 ])]
-fn timers_move_with_their_msrs(t: &mut OneVm, count_first: bool) -> TestResult {
-    t.vm.offer_hyperv()?;
-    let mut from = vcpu_with_timers(&mut t.vm, 0, guest_fn!(leaves_timers))?;
-    let mut to = vcpu_with_timers(&mut t.vm, 1, guest_fn!(gets_timers))?;
-    check!("userspace can enable the message page", to.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?);
-    let [expiry, ..] = from.run_until_sync(READY)?;
-    let [soon, ..] = to.run_until_sync(READY)?;
-    let want = [
-        BY_MESSAGE | AUTO_ENABLE | ENABLE,
-        BY_MESSAGE | PERIODIC | ENABLE,
-        BY_MESSAGE | AUTO_ENABLE,
-    ];
-    for (timer, (config_then, count_then)) in (0..).zip(want.into_iter().zip([expiry, HOUR, 0])) {
-        let read = [from.msr(config(timer))?, from.msr(count(timer))?];
-        check_eq!("userspace can read timer {timer}", read, [Some(config_then), Some(count_then)]);
-        // Nobody waits an hour for the first, and the last has a count that would enable it.
-        let counted = if timer == 1 { count_then } else { soon };
-        let mut moves = [(config(timer), config_then), (count(timer), counted)];
-        if count_first {
-            moves.reverse();
+    fn timers_move_with_their_msrs(t: &mut OneVm, count_first: bool) -> TestResult {
+        t.vm.offer_hyperv()?;
+        let mut from = vcpu_with_timers(&mut t.vm, 0, guest_fn!(leaves_timers))?;
+        let mut to = vcpu_with_timers(&mut t.vm, 1, guest_fn!(gets_timers))?;
+        check!(
+            "userspace can enable the message page",
+            to.set_msr(msr::SIMP, MESSAGE_PAGE | ENABLE)?
+        );
+        let [expiry, ..] = from.run_until_sync(READY)?;
+        let [soon, ..] = to.run_until_sync(READY)?;
+        let want = [
+            BY_MESSAGE | AUTO_ENABLE | ENABLE,
+            BY_MESSAGE | PERIODIC | ENABLE,
+            BY_MESSAGE | AUTO_ENABLE,
+        ];
+        for (timer, (config_then, count_then)) in (0..).zip(want.into_iter().zip([expiry, HOUR, 0]))
+        {
+            let read = [from.msr(config(timer))?, from.msr(count(timer))?];
+            check_eq!(
+                "userspace can read timer {timer}",
+                read,
+                [Some(config_then), Some(count_then)]
+            );
+            // Nobody waits an hour for the first, and the last has a count that would enable it.
+            let counted = if timer == 1 { count_then } else { soon };
+            let mut moves = [(config(timer), config_then), (count(timer), counted)];
+            if count_first {
+                moves.reverse();
+            }
+            for (index, value) in moves {
+                check!(
+                    "userspace can write MSR {index:#x} on another vCPU",
+                    to.set_msr(index, value)?
+                );
+            }
+            for (index, value) in moves {
+                check_eq!("userspace reads back MSR {index:#x}", to.msr(index)?, Some(value));
+            }
         }
-        for (index, value) in moves {
-            check!("userspace can write MSR {index:#x} on another vCPU", to.set_msr(index, value)?);
-        }
-        for (index, value) in moves {
-            check_eq!("userspace reads back MSR {index:#x}", to.msr(index)?, Some(value));
-        }
+        to.answer(&[soon]);
+        to.run_until_done()
     }
-    to.answer(&[soon]);
-    to.run_until_done()
 }

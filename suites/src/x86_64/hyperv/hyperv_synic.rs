@@ -5,8 +5,6 @@ use crate::prelude::*;
 use hyperv::sint::{self, FIRST_VALID_VECTOR as LOWEST};
 use hyperv::{ENABLE, msr};
 
-kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2) }
-
 const MESSAGE_PAGE: u64 = layout::SCRATCH + 0x2000;
 const EVENT_PAGE: u64 = layout::SCRATCH + 0x5000;
 const PATTERN: u64 = 0x5a5a_5a5a_5a5a_5a5a;
@@ -85,30 +83,6 @@ fn has_registers(_: &mut Guest) {
     }
 }
 
-#[host]
-use {
-    bindings::{KVM_CAP_HYPERV_SYNIC, KVM_CAP_HYPERV_SYNIC2},
-    vm::arch::hyperv::HypervExit,
-};
-
-/// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
-#[host]
-fn vcpu_with_synic(vm: &mut Vm, index: u32, guest: GuestFn, cap: u32) -> TestResult<Vcpu> {
-    vm.offer_hyperv()?;
-    let vcpu = vm.add_vcpu(index, guest)?;
-    vcpu.enable_cap(cap, [0; 4]).ioctl("KVM_ENABLE_CAP(HYPERV_SYNIC)")?;
-    Ok(vcpu)
-}
-
-/// Sources start masked and take the vectors that exist; the version is 1. None of these writes is
-/// told to userspace.
-#[kvm_test(requires(cap::HYPERV_SYNIC), params = [
-    synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
-])]
-fn registers_are_as_specified(t: &mut OneVm, cap: u32) -> TestResult {
-    vcpu_with_synic(&mut t.vm, 0, guest_fn!(has_registers), cap)?.run_until_done()
-}
-
 /// Writes of the MSRs that are told to userspace: MSR, value.
 const CONTROLS: [(u32, u64); 8] = [
     (msr::SCONTROL, 0),
@@ -136,35 +110,6 @@ fn writes_controls(g: &mut Guest) {
         rdmsr(msr::SIMP),
         MESSAGE_PAGE
     );
-}
-
-/// Each write of SCONTROL, SIEFP and SIMP by the guest exits with all three values as they are after
-/// it (api.rst 5, KVM_EXIT_HYPERV_SYNIC); userspace's own writes do not.
-#[kvm_test]
-fn control_writes_exit_to_userspace(t: &mut OneVm) -> TestResult {
-    let guest = guest_fn!(writes_controls);
-    let mut vcpu = vcpu_with_synic(&mut t.vm, 0, guest, KVM_CAP_HYPERV_SYNIC2)?;
-    let (mut control, mut evt_page, mut msg_page) = (0, 0, 0);
-    for (msr, value) in CONTROLS {
-        match msr {
-            msr::SCONTROL => control = value,
-            msr::SIEFP => evt_page = value,
-            _ => msg_page = value,
-        }
-        let want = HypervExit::Synic { msr, control, evt_page, msg_page };
-        check_eq!(
-            "a write of {value:#x} to {msr:#x} exits to userspace",
-            vcpu.run_until_hyperv()?,
-            want
-        );
-        let got = vcpu.msr(msr)?;
-        check_eq!("userspace reads MSR {msr:#x} as written: {value:#x}", got, Some(value));
-    }
-    vcpu.run_until_sync(READY)?;
-    check!("userspace can write HV_X64_MSR_SIMP", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE)?);
-    check!("userspace can write HV_X64_MSR_SCONTROL", vcpu.set_msr(msr::SCONTROL, 0)?);
-    // An exit would be no end of the guest function.
-    vcpu.run_until_done()
 }
 
 /// Argument 0: whether pages are cleared.
@@ -203,29 +148,6 @@ fn gives_pages(g: &mut Guest) {
     }
 }
 
-/// KVM_CAP_HYPERV_SYNIC clears the event and message page that the guest enables; SYNIC2 leaves them
-/// to userspace, which may have put something there (api.rst 8, KVM_CAP_HYPERV_SYNIC2).
-#[kvm_test(requires(cap::HYPERV_SYNIC), params = [
-    synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
-])]
-fn first_version_clears_pages(t: &mut OneVm, cap: u32) -> TestResult {
-    let mut vcpu = vcpu_with_synic(&mut t.vm, 0, guest_fn!(gives_pages), cap)?;
-    let clears = cap == KVM_CAP_HYPERV_SYNIC;
-    vcpu.set_args(&[clears.into()]);
-    let pages = [(msr::SIEFP, EVENT_PAGE), (msr::SIMP, MESSAGE_PAGE)];
-    for (index, page) in pages {
-        vcpu.run_until_hyperv()?;
-        vcpu.run_until_hyperv()?;
-        vcpu.run_until_sync(READY)?;
-        check!("userspace can disable the page of {index:#x}", vcpu.set_msr(index, page)?);
-        check!("userspace can enable the page of {index:#x}", vcpu.set_msr(index, page | ENABLE)?);
-        if !clears {
-            vcpu.run_until_hyperv()?;
-        }
-    }
-    vcpu.run_until_done()
-}
-
 fn synic_msrs() -> impl Iterator<Item = u32> {
     (msr::SCONTROL..=msr::EOM).chain(sources())
 }
@@ -250,62 +172,155 @@ fn has_no_synic(_: &mut Guest) {
     }
 }
 
-/// A vCPU whose SynIC was not enabled has none, whatever other vCPUs have; userspace may write zeroes
-/// to its MSRs alone (api.rst 8, KVM_CAP_HYPERV_SYNIC: enabled per vCPU).
-#[kvm_test]
-fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
-    let with = vcpu_with_synic(&mut t.vm, 0, guest_fn!(has_registers), KVM_CAP_HYPERV_SYNIC2)?;
-    let mut without = t.vm.add_vcpu(1, guest_fn!(has_no_synic))?;
-    for index in all_msrs() {
-        let value = if index == msr::SVERSION { msr::SYNIC_VERSION } else { sint::MASKED };
-        check!("userspace can write {index:#x} of an enabled SynIC", with.set_msr(index, value)?);
-        check!("userspace can write 0 to {index:#x} without a SynIC", without.set_msr(index, 0)?);
-        check!(
-            "userspace cannot write {value:#x} to {index:#x} without a SynIC",
-            !without.set_msr(index, value)?
-        );
-        check!("userspace can read {index:#x} without a SynIC", without.msr(index)?.is_some());
-    }
-    without.run_until_done()
-}
+#[host]
+mod host {
+    use super::*;
+    use {
+        bindings::{KVM_CAP_HYPERV_SYNIC, KVM_CAP_HYPERV_SYNIC2},
+        vm::arch::hyperv::HypervExit,
+    };
 
-/// A SynIC needs local APICs in the kernel; what the capability does not define must be 0.
-#[kvm_test(no_irqchip, requires(cap::HYPERV_SYNIC), params = [
+    kvm_tests! { irqchip, requires(cap::HYPERV_SYNIC2) }
+
+    /// vCPU `index` of a VM that offers Hyper-V, with a SynIC.
+    fn vcpu_with_synic(vm: &mut Vm, index: u32, guest: GuestFn, cap: u32) -> TestResult<Vcpu> {
+        vm.offer_hyperv()?;
+        let vcpu = vm.add_vcpu(index, guest)?;
+        vcpu.enable_cap(cap, [0; 4]).ioctl("KVM_ENABLE_CAP(HYPERV_SYNIC)")?;
+        Ok(vcpu)
+    }
+
+    /// Sources start masked and take the vectors that exist; the version is 1. None of these writes is
+    /// told to userspace.
+    #[kvm_test(requires(cap::HYPERV_SYNIC), params = [
     synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
 ])]
-fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {
-    const EINVAL: Result<(), Errno> = Err(Errno::EINVAL);
-    let mut vm = Vm::new(&t.setup.config)?;
-    vm.offer_hyperv()?;
-    let vcpu = vm.create_vcpu(0)?;
-    check_eq!(
-        "enabling a SynIC without an irqchip is EINVAL",
-        vcpu.enable_cap(cap, [0; 4]),
-        EINVAL
-    );
-    check!("a refused capability enables no SynIC", !vcpu.set_msr(msr::SINT0, sint::MASKED)?);
-    for irqchip in [Irqchip::Kernel, Irqchip::Split] {
-        let mut vm = Vm::new(irqchip)?;
+    fn registers_are_as_specified(t: &mut OneVm, cap: u32) -> TestResult {
+        vcpu_with_synic(&mut t.vm, 0, guest_fn!(has_registers), cap)?.run_until_done()
+    }
+
+    /// Each write of SCONTROL, SIEFP and SIMP by the guest exits with all three values as they are after
+    /// it (api.rst 5, KVM_EXIT_HYPERV_SYNIC); userspace's own writes do not.
+    #[kvm_test]
+    fn control_writes_exit_to_userspace(t: &mut OneVm) -> TestResult {
+        let guest = guest_fn!(writes_controls);
+        let mut vcpu = vcpu_with_synic(&mut t.vm, 0, guest, KVM_CAP_HYPERV_SYNIC2)?;
+        let (mut control, mut evt_page, mut msg_page) = (0, 0, 0);
+        for (msr, value) in CONTROLS {
+            match msr {
+                msr::SCONTROL => control = value,
+                msr::SIEFP => evt_page = value,
+                _ => msg_page = value,
+            }
+            let want = HypervExit::Synic { msr, control, evt_page, msg_page };
+            check_eq!(
+                "a write of {value:#x} to {msr:#x} exits to userspace",
+                vcpu.run_until_hyperv()?,
+                want
+            );
+            let got = vcpu.msr(msr)?;
+            check_eq!("userspace reads MSR {msr:#x} as written: {value:#x}", got, Some(value));
+        }
+        vcpu.run_until_sync(READY)?;
+        check!("userspace can write HV_X64_MSR_SIMP", vcpu.set_msr(msr::SIMP, MESSAGE_PAGE)?);
+        check!("userspace can write HV_X64_MSR_SCONTROL", vcpu.set_msr(msr::SCONTROL, 0)?);
+        // An exit would be no end of the guest function.
+        vcpu.run_until_done()
+    }
+
+    /// KVM_CAP_HYPERV_SYNIC clears the event and message page that the guest enables; SYNIC2 leaves them
+    /// to userspace, which may have put something there (api.rst 8, KVM_CAP_HYPERV_SYNIC2).
+    #[kvm_test(requires(cap::HYPERV_SYNIC), params = [
+    synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
+])]
+    fn first_version_clears_pages(t: &mut OneVm, cap: u32) -> TestResult {
+        let mut vcpu = vcpu_with_synic(&mut t.vm, 0, guest_fn!(gives_pages), cap)?;
+        let clears = cap == KVM_CAP_HYPERV_SYNIC;
+        vcpu.set_args(&[clears.into()]);
+        let pages = [(msr::SIEFP, EVENT_PAGE), (msr::SIMP, MESSAGE_PAGE)];
+        for (index, page) in pages {
+            vcpu.run_until_hyperv()?;
+            vcpu.run_until_hyperv()?;
+            vcpu.run_until_sync(READY)?;
+            check!("userspace can disable the page of {index:#x}", vcpu.set_msr(index, page)?);
+            check!(
+                "userspace can enable the page of {index:#x}",
+                vcpu.set_msr(index, page | ENABLE)?
+            );
+            if !clears {
+                vcpu.run_until_hyperv()?;
+            }
+        }
+        vcpu.run_until_done()
+    }
+
+    /// A vCPU whose SynIC was not enabled has none, whatever other vCPUs have; userspace may write zeroes
+    /// to its MSRs alone (api.rst 8, KVM_CAP_HYPERV_SYNIC: enabled per vCPU).
+    #[kvm_test]
+    fn each_vcpu_enables_its_own(t: &mut OneVm) -> TestResult {
+        let with = vcpu_with_synic(&mut t.vm, 0, guest_fn!(has_registers), KVM_CAP_HYPERV_SYNIC2)?;
+        let mut without = t.vm.add_vcpu(1, guest_fn!(has_no_synic))?;
+        for index in all_msrs() {
+            let value = if index == msr::SVERSION { msr::SYNIC_VERSION } else { sint::MASKED };
+            check!(
+                "userspace can write {index:#x} of an enabled SynIC",
+                with.set_msr(index, value)?
+            );
+            check!(
+                "userspace can write 0 to {index:#x} without a SynIC",
+                without.set_msr(index, 0)?
+            );
+            check!(
+                "userspace cannot write {value:#x} to {index:#x} without a SynIC",
+                !without.set_msr(index, value)?
+            );
+            check!("userspace can read {index:#x} without a SynIC", without.msr(index)?.is_some());
+        }
+        without.run_until_done()
+    }
+
+    /// A SynIC needs local APICs in the kernel; what the capability does not define must be 0.
+    #[kvm_test(no_irqchip, requires(cap::HYPERV_SYNIC), params = [
+    synic: KVM_CAP_HYPERV_SYNIC, synic2: KVM_CAP_HYPERV_SYNIC2,
+])]
+    fn malformed_enabling_is_refused(t: &mut HostOnly, cap: u32) -> TestResult {
+        const EINVAL: Result<(), Errno> = Err(Errno::EINVAL);
+        let mut vm = Vm::new(&t.setup.config)?;
         vm.offer_hyperv()?;
         let vcpu = vm.create_vcpu(0)?;
-        for flags in [1_u32, 1 << 31] {
-            let mut bytes = vec![0; size_of::<bindings::kvm_enable_cap>()];
-            bytes[..4].copy_from_slice(&cap.to_ne_bytes());
-            bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
-            let got = vcpu.raw(request::KVM_ENABLE_CAP, &mut bytes).map(drop);
-            check_eq!("flags {flags:#x} with {irqchip:?} are EINVAL", got, EINVAL);
-        }
-        if cap == KVM_CAP_HYPERV_SYNIC2 {
-            let got = vcpu.enable_cap(cap, [1, 0, 0, 0]);
-            check_eq!("an argument of the capability with {irqchip:?} is EINVAL", got, EINVAL);
-        }
-        let kept = !vcpu.set_msr(msr::SINT0, sint::MASKED)?;
-        check!("a refused capability with {irqchip:?} enables no SynIC", kept);
-        check_eq!("a SynIC can be enabled with {irqchip:?}", vcpu.enable_cap(cap, [0; 4]), Ok(()));
-        check!(
-            "an enabled SynIC with {irqchip:?} takes its MSRs",
-            vcpu.set_msr(msr::SINT0, sint::MASKED)?
+        check_eq!(
+            "enabling a SynIC without an irqchip is EINVAL",
+            vcpu.enable_cap(cap, [0; 4]),
+            EINVAL
         );
+        check!("a refused capability enables no SynIC", !vcpu.set_msr(msr::SINT0, sint::MASKED)?);
+        for irqchip in [Irqchip::Kernel, Irqchip::Split] {
+            let mut vm = Vm::new(irqchip)?;
+            vm.offer_hyperv()?;
+            let vcpu = vm.create_vcpu(0)?;
+            for flags in [1_u32, 1 << 31] {
+                let mut bytes = vec![0; size_of::<bindings::kvm_enable_cap>()];
+                bytes[..4].copy_from_slice(&cap.to_ne_bytes());
+                bytes[4..8].copy_from_slice(&flags.to_ne_bytes());
+                let got = vcpu.raw(request::KVM_ENABLE_CAP, &mut bytes).map(drop);
+                check_eq!("flags {flags:#x} with {irqchip:?} are EINVAL", got, EINVAL);
+            }
+            if cap == KVM_CAP_HYPERV_SYNIC2 {
+                let got = vcpu.enable_cap(cap, [1, 0, 0, 0]);
+                check_eq!("an argument of the capability with {irqchip:?} is EINVAL", got, EINVAL);
+            }
+            let kept = !vcpu.set_msr(msr::SINT0, sint::MASKED)?;
+            check!("a refused capability with {irqchip:?} enables no SynIC", kept);
+            check_eq!(
+                "a SynIC can be enabled with {irqchip:?}",
+                vcpu.enable_cap(cap, [0; 4]),
+                Ok(())
+            );
+            check!(
+                "an enabled SynIC with {irqchip:?} takes its MSRs",
+                vcpu.set_msr(msr::SINT0, sint::MASKED)?
+            );
+        }
+        Ok(())
     }
-    Ok(())
 }

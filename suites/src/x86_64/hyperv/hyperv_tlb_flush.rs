@@ -7,15 +7,11 @@
 //! waits until each has read it `OBSERVATIONS` times. A vCPU that does not run ends in a timeout,
 //! never in a pass.
 use crate::prelude::*;
-#[host]
-use hyperv::cpuid::Features;
 use hyperv::msr::LINUX;
 use hyperv::{
     CallResult, Control, HvFlush, HvFlushEx, HvFlushFlags, HvGvaRange, HvVpSet, Hypercalls, Input,
     code, status,
 };
-
-kvm_tests! { requires(cap::HYPERV_TLBFLUSH) }
 
 const HYPERCALL_PAGE: u64 = layout::SCRATCH;
 const INPUT_PAGE: u64 = layout::SCRATCH + 0x1000;
@@ -284,85 +280,6 @@ const DONE: u64 = 1;
 /// A vCPU waits for what the host answers.
 const READY: u64 = 2;
 
-#[host]
-use bindings::{Msrs, kvm_msr_entry};
-
-/// How input is given, and the workers' VP indices.
-#[host]
-#[derive(Clone, Copy)]
-struct Shape {
-    fast: bool,
-    indices: [u64; 2],
-}
-
-/// VP indices as KVM gives them, and such that two banks of a sparse set are needed.
-#[host]
-const ONE_BANK: [u64; 2] = [1, 2];
-#[host]
-const TWO_BANKS: [u64; 2] = [2, 65];
-
-#[host]
-fn require_fast(vm: &mut Vm, fast: bool) -> TestResult {
-    let features = vm.hyperv_features()?;
-    let xmm = features.contains(Features::XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE);
-    require!(!fast || xmm, "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
-    Ok(())
-}
-
-/// Runs to the end, or to [`DONE`], and lets other threads run where the guest asks for that.
-#[host]
-fn run(vcpu: &mut Vcpu) -> TestResult<u64> {
-    loop {
-        match vcpu.run_until_next()? {
-            Next::Done => return Ok(0),
-            Next::Sync(args) => return Ok(args[1]),
-            Next::Exit(stop) => match stop.exit() {
-                Exit::Io { port: YIELD_PORT, .. } => std::thread::yield_now(),
-                other => fail!("{other:x?} instead of an end"),
-            },
-        }
-    }
-}
-
-/// vCPUs 1 and up, with these VP indices.
-#[host]
-fn add_workers(vm: &mut Vm, indices: [u64; 2], guest: GuestFn) -> TestResult<Vec<Vcpu>> {
-    let mut workers = Vec::new();
-    for (vcpu, data) in (1..).zip(indices) {
-        let worker = vm.add_vcpu(vcpu, guest)?;
-        let index = kvm_msr_entry { index: hyperv::msr::VP_INDEX, data, ..Default::default() };
-        let msrs = Msrs::from_entries(&[index]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-        let set = worker.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        check_eq!("userspace can write the VP index", set, 1);
-        workers.push(worker);
-    }
-    Ok(workers)
-}
-
-/// Every variant of the flush hypercalls, to each set of vCPUs, with input in memory and in registers.
-#[kvm_test(vcpus = 3, params = [
-    slow: Shape { fast: false, indices: ONE_BANK },
-    slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
-    fast: Shape { fast: true, indices: ONE_BANK },
-    fast_two_banks: Shape { fast: true, indices: TWO_BANKS },
-])]
-fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestResult {
-    t.vm.offer_hyperv()?;
-    require_fast(&mut t.vm, shape.fast)?;
-    let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes))?;
-    sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
-    let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(reads_for_ever))?;
-    let rounds = together(|threads| {
-        for worker in &mut workers {
-            let _ = threads.run(worker, run);
-        }
-        run(&mut sender)
-    })?;
-    vm::record::metric("rounds", "flushes", rounds as f64);
-    check!("every variant ran at least 20 rounds", rounds >= 20 * ROUNDS, "{rounds}");
-    Ok(())
-}
-
 /// Arguments as of [`flushes`]. Makes the call whose number the host answers with.
 #[guest]
 fn flushes_when_told(g: &mut Guest) {
@@ -390,47 +307,6 @@ fn runs_when_told(g: &mut Guest) {
     loop {
         g.sync(READY, &[]);
     }
-}
-
-/// Each vCPU that a call names flushes before it runs again: KVM's count of its flushes rises. A vCPU that
-/// flushes for other reasons too may hide what [`flushed_vcpus_forget_old_translations`] looks for.
-#[kvm_test(requires(cap::BINARY_STATS_FD), vcpus = 3, params = [
-    slow: Shape { fast: false, indices: ONE_BANK },
-    slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
-    fast: Shape { fast: true, indices: ONE_BANK },
-    fast_two_banks: Shape { fast: true, indices: TWO_BANKS },
-])]
-fn flushed_vcpus_count_a_flush(t: &mut OneVm, shape: Shape) -> TestResult {
-    t.vm.offer_hyperv()?;
-    require_fast(&mut t.vm, shape.fast)?;
-    let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes_when_told))?;
-    sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
-    let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(runs_when_told))?;
-    sender.run_until_sync(READY)?;
-    for worker in &mut workers {
-        worker.run_until_sync(READY)?;
-    }
-    let count = |worker: &Vcpu| {
-        let count = worker.stat("tlb_flush");
-        count.ok_or_else(|| Failure::Skip("the statistic `tlb_flush`".into()))
-    };
-    let indices = [0, shape.indices[0], shape.indices[1]];
-    for (number, Call { named, flushed, set, .. }) in (0..).zip(Call::all(indices)) {
-        let before = workers.iter().map(count).collect::<Result<Vec<_>, _>>()?;
-        sender.answer(&[number]);
-        sender.run_until_sync(READY)?;
-        for (vcpu, (worker, before)) in (1..).zip(workers.iter_mut().zip(before)) {
-            worker.answer(&[0]);
-            worker.run_until_sync(READY)?;
-            let rise = count(worker)?.saturating_sub(before);
-            let named_too = set >> vcpu & 1 != 0;
-            check!(
-                "{named:?} {flushed:?}: vCPU {vcpu} of set {set:#b} flushes",
-                rise > 0 || !named_too
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Argument 0: whether calls are fast.
@@ -518,12 +394,133 @@ fn makes_invalid_calls(g: &mut Guest) {
     }
 }
 
-/// Input that the specification does not allow is refused, and nothing else.
-#[kvm_test(params = [slow: false, fast: true])]
-fn malformed_flushes_are_refused(t: &mut OneVm, fast: bool) -> TestResult {
-    t.vm.offer_hyperv()?;
-    require_fast(&mut t.vm, fast)?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(makes_invalid_calls))?;
-    vcpu.set_args(&[fast.into()]);
-    vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use bindings::{Msrs, kvm_msr_entry};
+    use hyperv::cpuid::Features;
+
+    kvm_tests! { requires(cap::HYPERV_TLBFLUSH) }
+
+    /// How input is given, and the workers' VP indices.
+    #[derive(Clone, Copy)]
+    struct Shape {
+        fast: bool,
+        indices: [u64; 2],
+    }
+
+    /// VP indices as KVM gives them, and such that two banks of a sparse set are needed.
+    const ONE_BANK: [u64; 2] = [1, 2];
+    const TWO_BANKS: [u64; 2] = [2, 65];
+
+    fn require_fast(vm: &mut Vm, fast: bool) -> TestResult {
+        let features = vm.hyperv_features()?;
+        let xmm = features.contains(Features::XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE);
+        require!(!fast || xmm, "HV_X64_HYPERCALL_XMM_INPUT_AVAILABLE");
+        Ok(())
+    }
+
+    /// Runs to the end, or to [`DONE`], and lets other threads run where the guest asks for that.
+    fn run(vcpu: &mut Vcpu) -> TestResult<u64> {
+        loop {
+            match vcpu.run_until_next()? {
+                Next::Done => return Ok(0),
+                Next::Sync(args) => return Ok(args[1]),
+                Next::Exit(stop) => match stop.exit() {
+                    Exit::Io { port: YIELD_PORT, .. } => std::thread::yield_now(),
+                    other => fail!("{other:x?} instead of an end"),
+                },
+            }
+        }
+    }
+
+    /// vCPUs 1 and up, with these VP indices.
+    fn add_workers(vm: &mut Vm, indices: [u64; 2], guest: GuestFn) -> TestResult<Vec<Vcpu>> {
+        let mut workers = Vec::new();
+        for (vcpu, data) in (1..).zip(indices) {
+            let worker = vm.add_vcpu(vcpu, guest)?;
+            let index = kvm_msr_entry { index: hyperv::msr::VP_INDEX, data, ..Default::default() };
+            let msrs =
+                Msrs::from_entries(&[index]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+            let set = worker.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+            check_eq!("userspace can write the VP index", set, 1);
+            workers.push(worker);
+        }
+        Ok(workers)
+    }
+
+    /// Every variant of the flush hypercalls, to each set of vCPUs, with input in memory and in registers.
+    #[kvm_test(vcpus = 3, params = [
+    slow: Shape { fast: false, indices: ONE_BANK },
+    slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
+    fast: Shape { fast: true, indices: ONE_BANK },
+    fast_two_banks: Shape { fast: true, indices: TWO_BANKS },
+])]
+    fn flushed_vcpus_forget_old_translations(t: &mut OneVm, shape: Shape) -> TestResult {
+        t.vm.offer_hyperv()?;
+        require_fast(&mut t.vm, shape.fast)?;
+        let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes))?;
+        sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
+        let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(reads_for_ever))?;
+        let rounds = together(|threads| {
+            for worker in &mut workers {
+                let _ = threads.run(worker, run);
+            }
+            run(&mut sender)
+        })?;
+        vm::record::metric("rounds", "flushes", rounds as f64);
+        check!("every variant ran at least 20 rounds", rounds >= 20 * ROUNDS, "{rounds}");
+        Ok(())
+    }
+
+    /// Each vCPU that a call names flushes before it runs again: KVM's count of its flushes rises. A vCPU that
+    /// flushes for other reasons too may hide what [`flushed_vcpus_forget_old_translations`] looks for.
+    #[kvm_test(requires(cap::BINARY_STATS_FD), vcpus = 3, params = [
+    slow: Shape { fast: false, indices: ONE_BANK },
+    slow_two_banks: Shape { fast: false, indices: TWO_BANKS },
+    fast: Shape { fast: true, indices: ONE_BANK },
+    fast_two_banks: Shape { fast: true, indices: TWO_BANKS },
+])]
+    fn flushed_vcpus_count_a_flush(t: &mut OneVm, shape: Shape) -> TestResult {
+        t.vm.offer_hyperv()?;
+        require_fast(&mut t.vm, shape.fast)?;
+        let mut sender = t.vm.add_vcpu(0, guest_fn!(flushes_when_told))?;
+        sender.set_args(&[shape.fast.into(), shape.indices[0], shape.indices[1]]);
+        let mut workers = add_workers(&mut t.vm, shape.indices, guest_fn!(runs_when_told))?;
+        sender.run_until_sync(READY)?;
+        for worker in &mut workers {
+            worker.run_until_sync(READY)?;
+        }
+        let count = |worker: &Vcpu| {
+            let count = worker.stat("tlb_flush");
+            count.ok_or_else(|| Failure::Skip("the statistic `tlb_flush`".into()))
+        };
+        let indices = [0, shape.indices[0], shape.indices[1]];
+        for (number, Call { named, flushed, set, .. }) in (0..).zip(Call::all(indices)) {
+            let before = workers.iter().map(count).collect::<Result<Vec<_>, _>>()?;
+            sender.answer(&[number]);
+            sender.run_until_sync(READY)?;
+            for (vcpu, (worker, before)) in (1..).zip(workers.iter_mut().zip(before)) {
+                worker.answer(&[0]);
+                worker.run_until_sync(READY)?;
+                let rise = count(worker)?.saturating_sub(before);
+                let named_too = set >> vcpu & 1 != 0;
+                check!(
+                    "{named:?} {flushed:?}: vCPU {vcpu} of set {set:#b} flushes",
+                    rise > 0 || !named_too
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Input that the specification does not allow is refused, and nothing else.
+    #[kvm_test(params = [slow: false, fast: true])]
+    fn malformed_flushes_are_refused(t: &mut OneVm, fast: bool) -> TestResult {
+        t.vm.offer_hyperv()?;
+        require_fast(&mut t.vm, fast)?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(makes_invalid_calls))?;
+        vcpu.set_args(&[fast.into()]);
+        vcpu.run_until_done()
+    }
 }

@@ -1,31 +1,24 @@
 //! The split irqchip: EOIs of level-triggered interrupts are told to the I/O APIC in userspace
 //! (KVM_CAP_SPLIT_IRQCHIP, api.rst 7.5; KVM_EXIT_IOAPIC_EOI, api.rst 5).
 use crate::prelude::*;
-#[host]
 use crate::x86_64::support::ioapic_guest::{self as guest, OTHER_VECTOR, VECTOR};
 
 kvm_tests! { split_irqchip, requires(cap::SPLIT_IRQCHIP) }
 
 /// Message data: level-triggered, asserted (SDM vol. 3, "Message Data Register Format").
-#[host]
 const LEVEL: u32 = apic::ICR_LEVEL | apic::ICR_ASSERT;
 /// GSIs of pins: the harness reserves 24 of them.
-#[host]
 const PIN: u32 = 20;
-#[host]
 const LAST_PIN: u32 = ioapic::PINS - 1;
 /// The first GSI that is no pin of the I/O APIC.
-#[host]
 const NO_PIN: u32 = ioapic::PINS;
 
 /// A route to the vCPU with APIC ID `id`.
-#[host]
 fn route(id: u8, data: u32) -> Route {
     Route::Msi { address: apic::XAPIC_BASE | u64::from(id) << 12, data }
 }
 
 /// The interrupt of a GSI is taken by its vCPU.
-#[host]
 fn trigger(vm: &Vm, cpu: &mut Vcpu, gsi: u32) -> TestResult<guest::Taken> {
     vm.set_irq_line(gsi, true).ioctl("KVM_IRQ_LINE(1)")?;
     vm.set_irq_line(gsi, false).ioctl("KVM_IRQ_LINE(0)")?;
@@ -33,7 +26,6 @@ fn trigger(vm: &Vm, cpu: &mut Vcpu, gsi: u32) -> TestResult<guest::Taken> {
 }
 
 /// The guest ends the interrupt in service: the vector that userspace is told of, if any.
-#[host]
 fn end(cpu: &mut Vcpu) -> TestResult<Option<u8>> {
     let told = match guest::eoi_until_next(cpu)? {
         Next::Exit(stop) => match stop.exit() {

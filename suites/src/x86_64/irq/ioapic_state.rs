@@ -1,9 +1,7 @@
 //! The state of the I/O APIC in the kernel (KVM_GET_IRQCHIP and KVM_SET_IRQCHIP, api.rst 4.26, 4.27),
 //! taken while interrupts are on their way, and what KVM_IRQ_LINE_STATUS tells of a line.
 use crate::prelude::*;
-#[host]
 use crate::x86_64::support::ioapic_guest::{self as guest, VECTOR};
-#[host]
 use {
     ioapic::{LEVEL, LOGICAL, MASKED, REMOTE_IRR},
     request::x86::{KVM_GET_IRQCHIP, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS, KVM_SET_IRQCHIP},
@@ -13,18 +11,13 @@ use {
 kvm_tests! { irqchip }
 
 /// A pin and GSI behind the 16 that the PIC shares by default.
-#[host]
 const PIN: u32 = 20;
-#[host]
 const EDGE: u64 = VECTOR as u64;
-#[host]
 const LEVEL_ENTRY: u64 = LEVEL | VECTOR as u64;
 /// The pin of the real-time clock, whose lost interrupts are lost time.
-#[host]
 const RTC_PIN: u32 = 8;
 
 /// `struct kvm_irqchip` of `chip`.
-#[host]
 fn request_of(chip: u32) -> Vec<u8> {
     let mut bytes = vec![0; size_of::<bindings::kvm_irqchip>()];
     bytes[..4].copy_from_slice(&chip.to_ne_bytes());
@@ -99,7 +92,6 @@ fn guest_and_userspace_see_the_same_ioapic(t: &mut OneVm) -> TestResult {
 }
 
 /// How far an interrupt has come, and which part of the state is set first.
-#[host]
 #[derive(Clone, Copy)]
 struct Flight {
     in_service: bool,
@@ -202,7 +194,6 @@ fn requests_in_the_state_are_delivered(t: &mut OneVm, (entry, want): (u64, u64))
 
 /// KVM_IRQ_LINE_STATUS: how many vCPUs a change of the line interrupted; 0 where an earlier interrupt
 /// is pending still, less where it was ignored (kvm_set_irq() in KVM).
-#[host]
 fn status(vm: &Vm, gsi: u32, level: u32) -> TestResult<i32> {
     let mut bytes = [gsi.to_ne_bytes(), level.to_ne_bytes()].concat();
     vm.raw(KVM_IRQ_LINE_STATUS, &mut bytes).ioctl("KVM_IRQ_LINE_STATUS")?;

@@ -1,11 +1,8 @@
 //! Whom the I/O APIC in the kernel interrupts: destinations and delivery modes of redirection entries
 //! (82093AA data sheet; SDM vol. 3, "Determining IPI Destination").
 use crate::prelude::*;
-#[host]
 use crate::x86_64::support::ioapic_guest::{self as guest, VECTOR};
-#[host]
 use apic::{DFR_CLUSTER, DFR_FLAT};
-#[host]
 use {
     bindings::{KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE},
     ioapic::{INIT, LEVEL, LOGICAL, LOWEST_PRIORITY, MASKED, NMI, REMOTE_IRR},
@@ -13,18 +10,14 @@ use {
 
 kvm_tests! { irqchip, requires(cap::IRQCHIP) }
 
-#[host]
 const PIN: u32 = 20;
-#[host]
 const FIXED: u64 = VECTOR as u64;
 /// A destination of an entry.
-#[host]
 const fn to(destination: u8) -> u64 {
     (destination as u64) << ioapic::DESTINATION_SHIFT
 }
 
 /// Two vCPUs with APIC IDs 0 and 1 and these logical IDs, ready to be asked.
-#[host]
 fn start(t: &mut OneVm, format: u32, logical_ids: [u8; 2]) -> TestResult<[Vcpu; 2]> {
     let [first, second] = logical_ids;
     Ok([
@@ -34,7 +27,6 @@ fn start(t: &mut OneVm, format: u32, logical_ids: [u8; 2]) -> TestResult<[Vcpu; 
 }
 
 /// Which vCPUs one pulse of the line interrupts.
-#[host]
 fn pulse(t: &OneVm, cpus: &[Vcpu; 2]) -> TestResult<[bool; 2]> {
     for level in [true, false] {
         t.vm.set_irq_line(PIN, level).ioctl("KVM_IRQ_LINE")?;

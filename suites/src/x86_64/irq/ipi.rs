@@ -2,8 +2,6 @@
 //! in the guest runtime, by the SDM's rules (vol. 3, chapter "APIC").
 use crate::prelude::*;
 
-kvm_tests! { irqchip }
-
 const VECTOR: u8 = 0x61;
 /// Vectors that an IPI can have: the APIC refuses those below, and the runtime's stubs take
 /// exceptions at those below 32.
@@ -61,13 +59,6 @@ fn interrupts_itself(g: &mut Guest) {
     check!("an interrupt that was ended has left ISR", !apic.bit(apic::reg::ISR, VECTOR));
 }
 
-/// A self-IPI of every vector arrives, by MMIO (xAPIC) and by MSRs (x2APIC).
-#[kvm_test(interrupts_itself, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
-fn every_self_ipi_arrives(t: &mut OneVcpu, x2apic: u64) -> TestResult {
-    t.vcpu.set_args(&[x2apic]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn looks_at_its_isr(g: &mut Guest) {
     let apic = enable(g.arg(0) != 0);
@@ -89,14 +80,6 @@ fn looks_at_its_isr(g: &mut Guest) {
     check!("ISR has lost the vector after EOI", !after);
 }
 
-/// An interrupt is in service from its delivery to its EOI (SDM vol. 3, "Interrupt Acceptance for
-/// Fixed Interrupts").
-#[kvm_test(looks_at_its_isr, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
-fn interrupts_are_in_service_until_eoi(t: &mut OneVcpu, x2apic: u64) -> TestResult {
-    t.vcpu.set_args(&[x2apic]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn uses_the_self_ipi_register(_: &mut Guest) {
     let apic = Apic::enable_x2apic();
@@ -108,12 +91,6 @@ fn uses_the_self_ipi_register(_: &mut Guest) {
         check_eq!("bit {bit} of SELF IPI is reserved: #GP", trap, Err(vector::GP));
     }
     check!("a refused write to SELF IPI sends nothing", !apic.bit(apic::reg::IRR, VECTOR));
-}
-
-/// x2APIC mode has a register for self-IPIs.
-#[kvm_test(uses_the_self_ipi_register, requires(cap::IRQCHIP, cpu::X2APIC))]
-fn self_ipi_register_interrupts_this_cpu(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -152,22 +129,6 @@ fn raises_its_priority(_: &mut Guest) {
 /// Vectors of two priority classes.
 const LOW: u8 = 0x45;
 const HIGH: u8 = 0x51;
-
-/// CR8 holds back interrupts of its class and below (SDM vol. 3, "Task Priority in IA-32e Mode").
-#[kvm_test(raises_its_priority, requires(cap::IRQCHIP))]
-fn cr8_holds_interrupts_back(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
-/// Runs both vCPUs to their end.
-#[host]
-fn run_both(t: &mut OneVcpu, second: GuestFn, x2apic: u64) -> TestResult {
-    let mut other = t.vm.add_vcpu(1, second)?;
-    t.vcpu.set_args(&[x2apic]);
-    other.set_args(&[x2apic]);
-    run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
-    Ok(())
-}
 
 #[guest]
 fn receives(g: &mut Guest) {
@@ -229,12 +190,6 @@ fn sends(g: &mut Guest) {
     STOP.store(1, SeqCst);
 }
 
-/// IPIs between vCPUs arrive exactly where they are sent: to an ID, to all others, to all; NMIs too.
-#[kvm_test(sends, vcpus = 2, requires(cap::IRQCHIP, cpu::X2APIC, host::TWO_CPUS), params = [xapic: 0, x2apic: 1])]
-fn ipis_reach_another_vcpu(t: &mut OneVcpu, x2apic: u64) -> TestResult {
-    run_both(t, guest_fn!(receives), x2apic)
-}
-
 #[guest]
 fn sleeps_until_interrupted(_: &mut Guest) {
     let apic = Apic::enable();
@@ -262,12 +217,6 @@ fn wakes(_: &mut Guest) {
         apic.ipi(1, u32::from(VECTOR) | apic::ICR_ASSERT);
         check_eq!("each IPI wakes the vCPU from HLT", received_after(round - 1), round);
     }
-}
-
-/// An IPI ends HLT on another vCPU, whether it is asleep already or about to be.
-#[kvm_test(wakes, vcpus = 2, requires(cap::IRQCHIP, host::TWO_CPUS))]
-fn ipi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
-    run_both(t, guest_fn!(sleeps_until_interrupted), 0)
 }
 
 /// Both vCPUs use this barrier; each has its place in these.
@@ -301,12 +250,6 @@ fn has_its_own_state(g: &mut Guest) {
         u64::from(me) + 100
     );
     check_eq!("vCPU {me} has its number", cpu_id(), u64::from(me));
-}
-
-/// vCPUs have stacks and handlers of their own, and share memory.
-#[kvm_test(has_its_own_state, no_irqchip, vcpus = 2, requires(host::TWO_CPUS))]
-fn vcpus_share_memory_and_nothing_else(t: &mut OneVcpu) -> TestResult {
-    run_both(t, guest_fn!(has_its_own_state), 0)
 }
 
 /// A pin that no device of KVM's uses.
@@ -354,19 +297,6 @@ fn takes_ioapic_interrupts(g: &mut Guest) {
 const RAISE: u64 = 1;
 const LOWER: u64 = 2;
 
-/// KVM_IRQ_LINE on a pin of the I/O APIC interrupts as its redirection entry says (82093AA).
-#[kvm_test(takes_ioapic_interrupts, requires(cap::IRQCHIP), params = [edge: 0, level: 1])]
-fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> TestResult {
-    t.vcpu.set_args(&[level]);
-    for (stage, active) in
-        [(RAISE, true), (RAISE, true), (LOWER, false), (RAISE, true), (LOWER, false), (RAISE, true)]
-    {
-        t.vcpu.run_until_sync(stage)?;
-        t.vm.set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
-    }
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn opens_for_one_instruction(_: &mut Guest) {
     let apic = Apic::enable();
@@ -383,9 +313,88 @@ fn opens_for_one_instruction(_: &mut Guest) {
     check_eq!("a pending interrupt is taken while RFLAGS.IF is set", count, 1);
 }
 
-/// STI holds interrupts back for one instruction, no longer: `STI; NOP; CLI` lets one in (SDM vol. 2,
-/// STI).
-#[kvm_test(opens_for_one_instruction, requires(cap::IRQCHIP))]
-fn sti_lets_pending_interrupts_in(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip }
+
+    /// A self-IPI of every vector arrives, by MMIO (xAPIC) and by MSRs (x2APIC).
+    #[kvm_test(interrupts_itself, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+    fn every_self_ipi_arrives(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+        t.vcpu.set_args(&[x2apic]);
+        t.vcpu.run_until_done()
+    }
+
+    /// An interrupt is in service from its delivery to its EOI (SDM vol. 3, "Interrupt Acceptance for
+    /// Fixed Interrupts").
+    #[kvm_test(looks_at_its_isr, requires(cap::IRQCHIP, cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+    fn interrupts_are_in_service_until_eoi(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+        t.vcpu.set_args(&[x2apic]);
+        t.vcpu.run_until_done()
+    }
+
+    /// x2APIC mode has a register for self-IPIs.
+    #[kvm_test(uses_the_self_ipi_register, requires(cap::IRQCHIP, cpu::X2APIC))]
+    fn self_ipi_register_interrupts_this_cpu(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// CR8 holds back interrupts of its class and below (SDM vol. 3, "Task Priority in IA-32e Mode").
+    #[kvm_test(raises_its_priority, requires(cap::IRQCHIP))]
+    fn cr8_holds_interrupts_back(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Runs both vCPUs to their end.
+    fn run_both(t: &mut OneVcpu, second: GuestFn, x2apic: u64) -> TestResult {
+        let mut other = t.vm.add_vcpu(1, second)?;
+        t.vcpu.set_args(&[x2apic]);
+        other.set_args(&[x2apic]);
+        run_together([&mut t.vcpu, &mut other], Vcpu::run_until_done)?;
+        Ok(())
+    }
+
+    /// IPIs between vCPUs arrive exactly where they are sent: to an ID, to all others, to all; NMIs too.
+    #[kvm_test(sends, vcpus = 2, requires(cap::IRQCHIP, cpu::X2APIC, host::TWO_CPUS), params = [xapic: 0, x2apic: 1])]
+    fn ipis_reach_another_vcpu(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+        run_both(t, guest_fn!(receives), x2apic)
+    }
+
+    /// An IPI ends HLT on another vCPU, whether it is asleep already or about to be.
+    #[kvm_test(wakes, vcpus = 2, requires(cap::IRQCHIP, host::TWO_CPUS))]
+    fn ipi_wakes_a_halted_vcpu(t: &mut OneVcpu) -> TestResult {
+        run_both(t, guest_fn!(sleeps_until_interrupted), 0)
+    }
+
+    /// vCPUs have stacks and handlers of their own, and share memory.
+    #[kvm_test(has_its_own_state, no_irqchip, vcpus = 2, requires(host::TWO_CPUS))]
+    fn vcpus_share_memory_and_nothing_else(t: &mut OneVcpu) -> TestResult {
+        run_both(t, guest_fn!(has_its_own_state), 0)
+    }
+
+    /// KVM_IRQ_LINE on a pin of the I/O APIC interrupts as its redirection entry says (82093AA).
+    #[kvm_test(takes_ioapic_interrupts, requires(cap::IRQCHIP), params = [edge: 0, level: 1])]
+    fn ioapic_delivers_by_its_redirection_entry(t: &mut OneVcpu, level: u64) -> TestResult {
+        t.vcpu.set_args(&[level]);
+        for (stage, active) in [
+            (RAISE, true),
+            (RAISE, true),
+            (LOWER, false),
+            (RAISE, true),
+            (LOWER, false),
+            (RAISE, true),
+        ] {
+            t.vcpu.run_until_sync(stage)?;
+            t.vm.set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// STI holds interrupts back for one instruction, no longer: `STI; NOP; CLI` lets one in (SDM vol. 2,
+    /// STI).
+    #[kvm_test(opens_for_one_instruction, requires(cap::IRQCHIP))]
+    fn sti_lets_pending_interrupts_in(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -2,78 +2,12 @@
 //! "APIC"; api.rst on KVM_GET_LAPIC and KVM_SET_LAPIC).
 use crate::prelude::*;
 use apic::{ApicBase, DIVIDE_BY_1, LVT_MASKED, LVT_PERIODIC, LVT_TSC_DEADLINE, XAPIC_BASE, reg};
-#[host]
-use cpuid::{feature, leaf};
 use msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE};
-
-kvm_tests! { irqchip }
 
 const VECTOR: u8 = 0x61;
 const READY: u64 = 1;
 /// Ticks by which a timer is older than one that has just been started.
 const AGED: u32 = 1 << 21;
-
-#[host]
-fn register(vcpu: &Vcpu, reg: u32) -> TestResult<u32> {
-    let state = vcpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
-    let at = reg as usize;
-    Ok(u32::from_le_bytes([0, 1, 2, 3].map(|i| state.regs[at + i] as u8)))
-}
-
-#[host]
-fn set_register(vcpu: &Vcpu, reg: u32, value: u32) -> TestResult {
-    let mut state = vcpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
-    for (i, byte) in value.to_le_bytes().into_iter().enumerate() {
-        state.regs[reg as usize + i] = byte as _;
-    }
-    vcpu.fd().set_lapic(&state).ioctl("KVM_SET_LAPIC")
-}
-
-/// A new vCPU's APIC is as after a reset (SDM vol. 3, "Local APIC State After Power-Up or Reset").
-#[kvm_test]
-fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
-    for index in [0, 1] {
-        let vcpu = t.vm.create_vcpu(index)?;
-        let get = |reg| register(&vcpu, reg);
-        check_eq!("vCPU {index}: the APIC ID is the vCPU's", get(reg::ID)? >> 24, index);
-        let version = get(reg::VERSION)?;
-        let (low, lvts) = (version & 0xff, version >> 16 & 0xff);
-        check!(
-            "vCPU {index}: the version is an integrated APIC's",
-            (0x10..=0x15).contains(&low),
-            "{version:#x}"
-        );
-        check!(
-            "vCPU {index}: there are four to seven LVT entries",
-            (3..=6).contains(&lvts),
-            "{version:#x}"
-        );
-        check_eq!("vCPU {index}: software-disabled, spurious vector 0xff", get(reg::SPIV)?, 0xff);
-        check_eq!("vCPU {index}: DFR is all ones", get(reg::DFR)?, !0);
-        for (name, reg) in [
-            ("TPR", reg::TPR),
-            ("ESR", reg::ESR),
-            ("ICR", reg::ICR),
-            ("TMICT", reg::TMICT),
-            ("TDCR", reg::TDCR),
-        ] {
-            check_eq!("vCPU {index}: {name} is 0 at reset", get(reg)?, 0);
-        }
-        for (name, reg) in [
-            ("timer", reg::LVT_TIMER),
-            ("PMI", reg::LVT_PMI),
-            ("LINT1", reg::LVT_LINT1),
-            ("error", reg::LVT_ERROR),
-        ] {
-            check_eq!("vCPU {index}: LVT {name} is masked at reset", get(reg)?, LVT_MASKED);
-        }
-        for first in [reg::ISR, reg::TMR, reg::IRR] {
-            let any = (0..8).map(|i| get(first + 16 * i)).collect::<TestResult<Vec<u32>>>()?;
-            check_eq!("vCPU {index}: no interrupt is requested or in service", any, [0; 8]);
-        }
-    }
-    Ok(())
-}
 
 /// Registers that guest and userspace read alike, with values that are not their reset values.
 const REGISTERS: [(&str, u32, u32); 7] = [
@@ -111,22 +45,6 @@ fn changed(reg: u32, value: u32) -> u32 {
     }
 }
 
-/// What the guest writes userspace reads, and the other way round.
-#[kvm_test(reads_and_writes_registers)]
-fn guest_and_userspace_see_the_same_apic(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_sync(READY)?;
-    for (name, reg, value) in REGISTERS {
-        check_eq!("userspace reads {name} as the guest set it", register(&t.vcpu, reg)?, value);
-        set_register(&t.vcpu, reg, changed(reg, value))?;
-        check_eq!(
-            "userspace reads {name} as it set it",
-            register(&t.vcpu, reg)?,
-            changed(reg, value)
-        );
-    }
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn sets_its_priority(g: &mut Guest) {
     const PRIORITY: u32 = 0x35;
@@ -139,14 +57,6 @@ fn sets_its_priority(g: &mut Guest) {
     check_eq!("a write to CR8 clears the sub-class", apic.read(reg::TPR), 0x40);
     apic.write(reg::TPR, PRIORITY);
     check_eq!("CR8 reads as the class", read_cr8(), u64::from(PRIORITY >> 4));
-}
-
-/// The task priority has a class, which CR8 is, and a sub-class (SDM vol. 3, "Task Priority Register").
-#[kvm_test(sets_its_priority, moved)]
-fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_sync(READY)?;
-    check_eq!("userspace reads TPR's class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -165,16 +75,6 @@ fn takes_a_restored_interrupt(g: &mut Guest) {
     });
     check_eq!("the restored interrupt is taken exactly once", taken, 1);
     check!("the restored interrupt has left IRR when taken", !apic.bit(reg::IRR, VECTOR));
-}
-
-/// An interrupt request travels with KVM_GET_LAPIC and KVM_SET_LAPIC, as in a migration.
-#[kvm_test(takes_a_restored_interrupt)]
-fn pending_interrupt_is_restored(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_sync(READY)?;
-    let vector = u32::from(VECTOR);
-    set_register(&t.vcpu, reg::IRR + vector / 32 * 16, 1 << (vector % 32))?;
-    check!("userspace reads the guest's request in IRR", t.vcpu.is_pending(VECTOR)?);
-    t.vcpu.run_until_done()
 }
 
 fn gp<T>(result: Result<T, Trap>) -> bool {
@@ -239,12 +139,6 @@ fn changes_modes(g: &mut Guest) {
         peek::<u32>(XAPIC_BASE + u64::from(reg::VERSION)),
         version
     );
-}
-
-/// The modes of IA32_APIC_BASE, which changes between them are allowed, and what is there in each.
-#[kvm_test(changes_modes, requires(cpu::X2APIC))]
-fn modes_change_as_the_architecture_allows(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Interrupts of [`VECTOR`] that `body`, which halts or spins, lets in.
@@ -321,13 +215,6 @@ fn uses_timer_modes(g: &mut Guest) {
     check!("TMCCT counts down from TMICT", first >= second && second > 0, "{first} {second}");
     check_eq!("TMICT reads as written", apic.read(reg::TMICT), u32::MAX);
     start(0);
-}
-
-/// One-shot, periodic, masked and stopped (SDM vol. 3, "APIC Timer").
-#[kvm_test(uses_timer_modes, requires(cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
-fn timer_has_its_modes(t: &mut OneVcpu, x2apic: u64) -> TestResult {
-    t.vcpu.set_args(&[x2apic]);
-    t.vcpu.run_until_done()
 }
 
 /// Interrupts of a deadline that `disarm` came before. Where it came too late, a later deadline is tried.
@@ -408,12 +295,132 @@ fn uses_deadlines(_: &mut Guest) {
     check_eq!("TMICT is 0 in TSC-deadline mode", apic.read(reg::TMICT), 0);
 }
 
-/// TSC-deadline mode (SDM vol. 3, "TSC-Deadline Mode").
-#[kvm_test(uses_deadlines, requires(cap::TSC_DEADLINE_TIMER))]
-fn tsc_deadline_is_kept(t: &mut OneVm) -> TestResult {
-    for entry in t.vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == leaf::FEATURES)
-    {
-        entry.ecx |= feature::TSC_DEADLINE.mask();
+#[host]
+mod host {
+    use super::*;
+    use cpuid::{feature, leaf};
+
+    kvm_tests! { irqchip }
+
+    fn register(vcpu: &Vcpu, reg: u32) -> TestResult<u32> {
+        let state = vcpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
+        let at = reg as usize;
+        Ok(u32::from_le_bytes([0, 1, 2, 3].map(|i| state.regs[at + i] as u8)))
     }
-    t.vm.add_vcpu(0, guest_fn!(uses_deadlines))?.run_until_done()
+
+    fn set_register(vcpu: &Vcpu, reg: u32, value: u32) -> TestResult {
+        let mut state = vcpu.fd().get_lapic().ioctl("KVM_GET_LAPIC")?;
+        for (i, byte) in value.to_le_bytes().into_iter().enumerate() {
+            state.regs[reg as usize + i] = byte as _;
+        }
+        vcpu.fd().set_lapic(&state).ioctl("KVM_SET_LAPIC")
+    }
+
+    /// A new vCPU's APIC is as after a reset (SDM vol. 3, "Local APIC State After Power-Up or Reset").
+    #[kvm_test]
+    fn new_apic_is_as_after_reset(t: &mut OneVm) -> TestResult {
+        for index in [0, 1] {
+            let vcpu = t.vm.create_vcpu(index)?;
+            let get = |reg| register(&vcpu, reg);
+            check_eq!("vCPU {index}: the APIC ID is the vCPU's", get(reg::ID)? >> 24, index);
+            let version = get(reg::VERSION)?;
+            let (low, lvts) = (version & 0xff, version >> 16 & 0xff);
+            check!(
+                "vCPU {index}: the version is an integrated APIC's",
+                (0x10..=0x15).contains(&low),
+                "{version:#x}"
+            );
+            check!(
+                "vCPU {index}: there are four to seven LVT entries",
+                (3..=6).contains(&lvts),
+                "{version:#x}"
+            );
+            check_eq!(
+                "vCPU {index}: software-disabled, spurious vector 0xff",
+                get(reg::SPIV)?,
+                0xff
+            );
+            check_eq!("vCPU {index}: DFR is all ones", get(reg::DFR)?, !0);
+            for (name, reg) in [
+                ("TPR", reg::TPR),
+                ("ESR", reg::ESR),
+                ("ICR", reg::ICR),
+                ("TMICT", reg::TMICT),
+                ("TDCR", reg::TDCR),
+            ] {
+                check_eq!("vCPU {index}: {name} is 0 at reset", get(reg)?, 0);
+            }
+            for (name, reg) in [
+                ("timer", reg::LVT_TIMER),
+                ("PMI", reg::LVT_PMI),
+                ("LINT1", reg::LVT_LINT1),
+                ("error", reg::LVT_ERROR),
+            ] {
+                check_eq!("vCPU {index}: LVT {name} is masked at reset", get(reg)?, LVT_MASKED);
+            }
+            for first in [reg::ISR, reg::TMR, reg::IRR] {
+                let any = (0..8).map(|i| get(first + 16 * i)).collect::<TestResult<Vec<u32>>>()?;
+                check_eq!("vCPU {index}: no interrupt is requested or in service", any, [0; 8]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the guest writes userspace reads, and the other way round.
+    #[kvm_test(reads_and_writes_registers)]
+    fn guest_and_userspace_see_the_same_apic(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_sync(READY)?;
+        for (name, reg, value) in REGISTERS {
+            check_eq!("userspace reads {name} as the guest set it", register(&t.vcpu, reg)?, value);
+            set_register(&t.vcpu, reg, changed(reg, value))?;
+            check_eq!(
+                "userspace reads {name} as it set it",
+                register(&t.vcpu, reg)?,
+                changed(reg, value)
+            );
+        }
+        t.vcpu.run_until_done()
+    }
+
+    /// The task priority has a class, which CR8 is, and a sub-class (SDM vol. 3, "Task Priority Register").
+    #[kvm_test(sets_its_priority, moved)]
+    fn task_priority_has_a_sub_class(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_sync(READY)?;
+        check_eq!("userspace reads TPR's class and sub-class", register(&t.vcpu, reg::TPR)?, 0x35);
+        t.vcpu.run_until_done()
+    }
+
+    /// An interrupt request travels with KVM_GET_LAPIC and KVM_SET_LAPIC, as in a migration.
+    #[kvm_test(takes_a_restored_interrupt)]
+    fn pending_interrupt_is_restored(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_sync(READY)?;
+        let vector = u32::from(VECTOR);
+        set_register(&t.vcpu, reg::IRR + vector / 32 * 16, 1 << (vector % 32))?;
+        check!("userspace reads the guest's request in IRR", t.vcpu.is_pending(VECTOR)?);
+        t.vcpu.run_until_done()
+    }
+
+    /// The modes of IA32_APIC_BASE, which changes between them are allowed, and what is there in each.
+    #[kvm_test(changes_modes, requires(cpu::X2APIC))]
+    fn modes_change_as_the_architecture_allows(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// One-shot, periodic, masked and stopped (SDM vol. 3, "APIC Timer").
+    #[kvm_test(uses_timer_modes, requires(cpu::X2APIC), params = [xapic: 0, x2apic: 1])]
+    fn timer_has_its_modes(t: &mut OneVcpu, x2apic: u64) -> TestResult {
+        t.vcpu.set_args(&[x2apic]);
+        t.vcpu.run_until_done()
+    }
+
+    /// TSC-deadline mode (SDM vol. 3, "TSC-Deadline Mode").
+    #[kvm_test(uses_deadlines, requires(cap::TSC_DEADLINE_TIMER))]
+    fn tsc_deadline_is_kept(t: &mut OneVm) -> TestResult {
+        for entry in
+            t.vm.cpuid_mut().as_mut_slice().iter_mut().filter(|e| e.function == leaf::FEATURES)
+        {
+            entry.ecx |= feature::TSC_DEADLINE.mask();
+        }
+        t.vm.add_vcpu(0, guest_fn!(uses_deadlines))?.run_until_done()
+    }
 }

@@ -86,119 +86,114 @@ fn reads_both_places(g: &mut Guest) {
 }
 
 #[host]
-use std::thread;
+mod host {
+    use super::*;
+    use std::thread;
 
-#[host]
-const PAGE: u64 = layout::PAGE_SIZE;
-#[host]
-const SLOT: u32 = 1;
-/// What userspace gives for MMIO reads.
-#[host]
-const MMIO: u64 = 0xffff;
-#[host]
-const CONTENTS: [u64; 2] = [0x1111, 0x2222];
+    const PAGE: u64 = layout::PAGE_SIZE;
+    const SLOT: u32 = 1;
+    /// What userspace gives for MMIO reads.
+    const MMIO: u64 = 0xffff;
+    const CONTENTS: [u64; 2] = [0x1111, 0x2222];
 
-/// Where the slot is, and over which memory.
-#[host]
-type Slot = Option<(usize, usize)>;
+    /// Where the slot is, and over which memory.
+    type Slot = Option<(usize, usize)>;
 
-/// Changes in a row: each creates, moves, deletes, or does two of these at once.
-#[host]
-const STEPS: [Slot; 10] = [
-    Some((0, 0)),
-    Some((1, 0)),
-    Some((0, 0)),
-    None,
-    Some((0, 1)),
-    Some((0, 0)),
-    Some((1, 1)),
-    Some((0, 1)),
-    Some((1, 0)),
-    None,
-];
+    /// Changes in a row: each creates, moves, deletes, or does two of these at once.
+    const STEPS: [Slot; 10] = [
+        Some((0, 0)),
+        Some((1, 0)),
+        Some((0, 0)),
+        None,
+        Some((0, 1)),
+        Some((0, 0)),
+        Some((1, 1)),
+        Some((0, 1)),
+        Some((1, 0)),
+        None,
+    ];
 
-/// Runs a reader to its end, and is its MMIO.
-#[host]
-fn run(vcpu: &mut Vcpu) -> TestResult {
-    while let Some(mut stop) = vcpu.run_until_exit()? {
-        match stop.exit() {
-            Exit::Io { port: YIELD_PORT, .. } => thread::yield_now(),
-            Exit::Mmio { is_write: false, len: 2, .. } => {
-                stop.set_data(&(MMIO as u16).to_ne_bytes());
+    /// Runs a reader to its end, and is its MMIO.
+    fn run(vcpu: &mut Vcpu) -> TestResult {
+        while let Some(mut stop) = vcpu.run_until_exit()? {
+            match stop.exit() {
+                Exit::Io { port: YIELD_PORT, .. } => thread::yield_now(),
+                Exit::Mmio { is_write: false, len: 2, .. } => {
+                    stop.set_data(&(MMIO as u16).to_ne_bytes());
+                }
+                other => fail!("{other:x?} in a reader"),
             }
-            other => fail!("{other:x?} in a reader"),
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Makes the slot what `now` says.
-#[host]
-fn change(vm: &Vm, memories: &[Mapping; 2], before: Slot, now: Slot) -> TestResult {
-    let set = |place: usize, memory: usize, size| {
-        vm.set_region(SLOT, 0, PLACES[place], size, memories[memory].hva())
-            .ioctl("KVM_SET_USER_MEMORY_REGION")
-    };
-    // A slot can be moved; other memory needs a new one.
-    if let Some((place, memory)) = before
-        && now.is_none_or(|(_, other)| other != memory)
-    {
-        set(place, memory, 0)?;
+    /// Makes the slot what `now` says.
+    fn change(vm: &Vm, memories: &[Mapping; 2], before: Slot, now: Slot) -> TestResult {
+        let set = |place: usize, memory: usize, size| {
+            vm.set_region(SLOT, 0, PLACES[place], size, memories[memory].hva())
+                .ioctl("KVM_SET_USER_MEMORY_REGION")
+        };
+        // A slot can be moved; other memory needs a new one.
+        if let Some((place, memory)) = before
+            && now.is_none_or(|(_, other)| other != memory)
+        {
+            set(place, memory, 0)?;
+        }
+        now.map_or(Ok(()), |(place, memory)| set(place, memory, PAGE))
     }
-    now.map_or(Ok(()), |(place, memory)| set(place, memory, PAGE))
-}
 
-/// Each change shows on every vCPU, whichever root it uses.
-#[kvm_test(reads_both_places, vcpus = 3, params = [
+    /// Each change shows on every vCPU, whichever root it uses.
+    #[kvm_test(reads_both_places, vcpus = 3, params = [
     shared: Roots::Shared, own: Roots::Own, several: Roots::Several,
 ])]
-fn memslot_changes_show_through_every_root(t: &mut OneVcpu, roots: Roots) -> TestResult {
-    let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
-    for (memory, content) in memories.iter().zip(CONTENTS) {
-        memory.write(0, &content.to_ne_bytes());
-    }
-    let mut others = Vec::new();
-    for vcpu in 1..READERS as u32 {
-        others.push(t.vm.add_vcpu(vcpu, guest_fn!(reads_both_places))?);
-    }
-    let (vm, first) = (&t.vm, &mut t.vcpu);
-    let readers: Vec<&mut Vcpu> = std::iter::once(first).chain(&mut others).collect();
-    let announced = vm.shared(shared_static!(ANNOUNCED));
-    let observed = vm.shared(shared_static!(OBSERVED));
-    let wrong = vm.shared(shared_static!(WRONG));
-    let last_wrong = vm.shared(shared_static!(LAST_WRONG));
-    let tell = |value: u64| announced.iter().for_each(|a| a.store(value, SeqCst));
-    together(|threads| {
-        for vcpu in readers {
-            vcpu.set_args(&[roots as u64]);
-            let _ = threads.run(vcpu, run);
+    fn memslot_changes_show_through_every_root(t: &mut OneVcpu, roots: Roots) -> TestResult {
+        let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
+        for (memory, content) in memories.iter().zip(CONTENTS) {
+            memory.write(0, &content.to_ne_bytes());
         }
-        let (mut number, mut before) = (0, None);
-        for step in STEPS.iter() {
-            number += 1;
-            tell(CHANGING);
-            change(vm, &memories, before, *step)?;
-            let mut values = [MMIO; 2];
-            if let Some((place, memory)) = *step {
-                values[place] = CONTENTS[memory];
-            }
-            observed.iter().for_each(|o| o.store(0, SeqCst));
-            tell(number << 32 | values[0] << 16 | values[1]);
-            threads.wait_until("every vCPU reads after a change", || {
-                observed.iter().all(|o| o.load(SeqCst) >= OBSERVATIONS)
-            })?;
-            for (vcpu, count) in wrong.iter().enumerate() {
-                let read = last_wrong[vcpu].load(SeqCst);
-                check_eq!(
-                    "vCPU {vcpu} reads what the slot is after {before:?} -> {step:?}",
-                    (count.swap(0, SeqCst), read),
-                    (0, 0)
-                );
-                last_wrong[vcpu].store(0, SeqCst);
-            }
-            before = *step;
+        let mut others = Vec::new();
+        for vcpu in 1..READERS as u32 {
+            others.push(t.vm.add_vcpu(vcpu, guest_fn!(reads_both_places))?);
         }
-        tell(END);
-        Ok(())
-    })
+        let (vm, first) = (&t.vm, &mut t.vcpu);
+        let readers: Vec<&mut Vcpu> = std::iter::once(first).chain(&mut others).collect();
+        let announced = vm.shared(shared_static!(ANNOUNCED));
+        let observed = vm.shared(shared_static!(OBSERVED));
+        let wrong = vm.shared(shared_static!(WRONG));
+        let last_wrong = vm.shared(shared_static!(LAST_WRONG));
+        let tell = |value: u64| announced.iter().for_each(|a| a.store(value, SeqCst));
+        together(|threads| {
+            for vcpu in readers {
+                vcpu.set_args(&[roots as u64]);
+                let _ = threads.run(vcpu, run);
+            }
+            let (mut number, mut before) = (0, None);
+            for step in STEPS.iter() {
+                number += 1;
+                tell(CHANGING);
+                change(vm, &memories, before, *step)?;
+                let mut values = [MMIO; 2];
+                if let Some((place, memory)) = *step {
+                    values[place] = CONTENTS[memory];
+                }
+                observed.iter().for_each(|o| o.store(0, SeqCst));
+                tell(number << 32 | values[0] << 16 | values[1]);
+                threads.wait_until("every vCPU reads after a change", || {
+                    observed.iter().all(|o| o.load(SeqCst) >= OBSERVATIONS)
+                })?;
+                for (vcpu, count) in wrong.iter().enumerate() {
+                    let read = last_wrong[vcpu].load(SeqCst);
+                    check_eq!(
+                        "vCPU {vcpu} reads what the slot is after {before:?} -> {step:?}",
+                        (count.swap(0, SeqCst), read),
+                        (0, 0)
+                    );
+                    last_wrong[vcpu].store(0, SeqCst);
+                }
+                before = *step;
+            }
+            tell(END);
+            Ok(())
+        })
+    }
 }

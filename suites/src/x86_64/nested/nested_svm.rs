@@ -40,13 +40,6 @@ fn runs_a_function(g: &mut Guest) {
     svm.complete(|_| ());
 }
 
-/// Level 2 runs a function to its end, and level 1 goes on behind it.
-#[kvm_test(runs_a_function, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn level_2_runs_a_function(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vm.shared(shared_static!(NESTED_PAGING)).store(nested_paging, SeqCst);
-    t.vcpu.run_until_done()
-}
-
 fn asks_the_host(g: &mut Guest) {
     let answer = g.sync(7, &[g.level().into(), 5]);
     check_eq!("level 2 gets the host's answer", [answer[0], answer[1]], [30, 31]);
@@ -65,19 +58,6 @@ fn syncs_at_both_levels(g: &mut Guest) {
     check!("level 2 returns behind its sync", svm.has_returned(&exit));
     let answer = g.sync(8, &[g.level().into()]);
     check_eq!("level 1 gets the host's answer", answer[0], 32);
-}
-
-/// Messages of level 2 reach the host, which answers them, whether its hypervisor intercepts them or not.
-#[kvm_test(syncs_at_both_levels, requires(cpu::SVM), params = [direct: 0, intercepted: 1])]
-fn level_2_syncs_with_the_host(t: &mut OneVcpu, intercepted: u64) -> TestResult {
-    t.vcpu.set_args(&[intercepted]);
-    let args = t.vcpu.run_until_sync(7)?;
-    check_eq!("the sync comes from level 2", [args[0], args[1]], [2, 5]);
-    t.vcpu.answer(&[30, 31]);
-    let args = t.vcpu.run_until_sync(8)?;
-    check_eq!("the next sync comes from level 1", args[0], 1);
-    t.vcpu.answer(&[32]);
-    t.vcpu.run_until_done()
 }
 
 /// Invalid opcodes taken, by the level of the handler.
@@ -111,13 +91,6 @@ fn keeps_handlers_apart(_: &mut Guest) {
     check_eq!("no handler takes an intercepted #UD", taken(), [1, 1]);
 }
 
-/// Each level takes its exceptions on its own stack with handlers of its own.
-#[kvm_test(keeps_handlers_apart, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn handlers_belong_to_a_level(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vm.shared(shared_static!(NESTED_PAGING)).store(nested_paging, SeqCst);
-    t.vcpu.run_until_done()
-}
-
 fn reads_cpuid(_: &mut Guest) {
     check_eq!("CPUID of level 2 is what its hypervisor gave", cpuid(0, 0), [1, 2, 3, 4]);
 }
@@ -133,12 +106,6 @@ fn intercepts_cpuid(_: &mut Guest) {
     svm.skip();
     let exit = svm.resume();
     check!("level 2 goes on behind an intercepted instruction", svm.has_returned(&exit));
-}
-
-/// A hypervisor answers an instruction of its guest.
-#[kvm_test(intercepts_cpuid, requires(cpu::SVM))]
-fn level_1_emulates_an_instruction(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 fn sums_up_hypercalls(g: &mut Guest) {
@@ -169,8 +136,46 @@ fn alternates(_: &mut Guest) {
     }
 }
 
-/// Two guests of one hypervisor take turns on one vCPU.
-#[kvm_test(alternates, requires(cpu::SVM))]
-fn two_guests_take_turns(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// Level 2 runs a function to its end, and level 1 goes on behind it.
+    #[kvm_test(runs_a_function, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn level_2_runs_a_function(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vm.shared(shared_static!(NESTED_PAGING)).store(nested_paging, SeqCst);
+        t.vcpu.run_until_done()
+    }
+
+    /// Messages of level 2 reach the host, which answers them, whether its hypervisor intercepts them or not.
+    #[kvm_test(syncs_at_both_levels, requires(cpu::SVM), params = [direct: 0, intercepted: 1])]
+    fn level_2_syncs_with_the_host(t: &mut OneVcpu, intercepted: u64) -> TestResult {
+        t.vcpu.set_args(&[intercepted]);
+        let args = t.vcpu.run_until_sync(7)?;
+        check_eq!("the sync comes from level 2", [args[0], args[1]], [2, 5]);
+        t.vcpu.answer(&[30, 31]);
+        let args = t.vcpu.run_until_sync(8)?;
+        check_eq!("the next sync comes from level 1", args[0], 1);
+        t.vcpu.answer(&[32]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Each level takes its exceptions on its own stack with handlers of its own.
+    #[kvm_test(keeps_handlers_apart, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn handlers_belong_to_a_level(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vm.shared(shared_static!(NESTED_PAGING)).store(nested_paging, SeqCst);
+        t.vcpu.run_until_done()
+    }
+
+    /// A hypervisor answers an instruction of its guest.
+    #[kvm_test(intercepts_cpuid, requires(cpu::SVM))]
+    fn level_1_emulates_an_instruction(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Two guests of one hypervisor take turns on one vCPU.
+    #[kvm_test(alternates, requires(cpu::SVM))]
+    fn two_guests_take_turns(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -133,13 +133,6 @@ fn checks(g: &mut Guest) {
     }
 }
 
-/// Each check by itself.
-#[kvm_test(checks, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn vmrun_checks_the_vmcb(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn drops_an_event(_: &mut Guest) {
     let mut svm = ready(false);
@@ -155,12 +148,6 @@ fn drops_an_event(_: &mut Guest) {
     let exit = svm.run();
     check_eq!("the guest does not take the event of a refused VMRUN", exit.code, VMMCALL);
     check_eq!("no event was being delivered at a hypercall", exit.int_info.is_valid(), false);
-}
-
-/// An event that was to be injected by a VMRUN that fails is not left for the next one.
-#[kvm_test(drops_an_event, requires(cpu::SVM))]
-fn event_of_a_refused_vmrun_is_dropped(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// An address that is RAM for nobody, below what physical addresses reach.
@@ -207,12 +194,6 @@ fn faults(_: &mut Guest) {
     }
 }
 
-/// The instructions of SVM fault without EFER.SVME and with addresses that hold no VMCB (APM vol. 3).
-#[kvm_test(faults, requires(cpu::SVM))]
-fn svm_instructions_fault(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 /// Runs instruction `nth` of SVM in ring 3: the vector and error code of its fault, or [`NO_FAULT`].
 extern "C" fn privileged(nth: u64) -> u64 {
     let result = INSTRUCTIONS[nth as usize].1();
@@ -232,8 +213,32 @@ fn is_privileged(_: &mut Guest) {
     }
 }
 
-/// The instructions of SVM are ring 0's.
-#[kvm_test(is_privileged, requires(cpu::SVM))]
-fn svm_instructions_are_privileged(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// Each check by itself.
+    #[kvm_test(checks, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn vmrun_checks_the_vmcb(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// An event that was to be injected by a VMRUN that fails is not left for the next one.
+    #[kvm_test(drops_an_event, requires(cpu::SVM))]
+    fn event_of_a_refused_vmrun_is_dropped(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The instructions of SVM fault without EFER.SVME and with addresses that hold no VMCB (APM vol. 3).
+    #[kvm_test(faults, requires(cpu::SVM))]
+    fn svm_instructions_fault(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The instructions of SVM are ring 0's.
+    #[kvm_test(is_privileged, requires(cpu::SVM))]
+    fn svm_instructions_are_privileged(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

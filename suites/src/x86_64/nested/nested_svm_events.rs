@@ -106,13 +106,6 @@ fn injects(g: &mut Guest) {
     finish(svm);
 }
 
-/// The guest takes what its hypervisor injects, whatever its RFLAGS.IF is.
-#[kvm_test(injects, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn events_are_injected(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 /// A page that nothing is mapped at.
 const ABSENT: u64 = layout::SCRATCH + 0x8000;
 
@@ -149,13 +142,6 @@ fn cuts_off_by_page_faults(g: &mut Guest) {
         );
     }
     finish(svm);
-}
-
-/// A page fault that the hypervisor intercepts cuts the delivery of an event off: EXITINTINFO says which.
-#[kvm_test(cuts_off_by_page_faults, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn page_faults_cut_events_off(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -202,13 +188,6 @@ fn cuts_off_by_nested_faults(g: &mut Guest) {
     finish(svm);
 }
 
-/// A nested page fault cuts the delivery of an event off.
-#[kvm_test(cuts_off_by_nested_faults, requires(cpu::SVM, cpu::NPT))]
-fn nested_faults_cut_events_off(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.set_args(&[1]);
-    t.vcpu.run_until_done()
-}
-
 /// A guest that waits at its first instruction, with no handlers.
 fn without_handlers(g: &Guest) -> Svm {
     let mut svm = Svm::new();
@@ -237,13 +216,6 @@ fn doubles(g: &mut Guest) {
     check_eq!("a page fault on the way to #DF has set CR2", svm.vmcb().save.cr2, gate);
 }
 
-/// A page fault in the delivery of #GP is #DF, which is intercepted as such.
-#[kvm_test(doubles, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn double_faults_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn escalates(g: &mut Guest) {
     let event = EVENTS[3].1;
@@ -258,13 +230,6 @@ fn escalates(g: &mut Guest) {
     let mut svm = without_handlers(g);
     let exit = svm.run();
     check_eq!("another guest runs after a shutdown", exit.code, VMMCALL);
-}
-
-/// Faults in the delivery of faults become a shutdown, which is an exit.
-#[kvm_test(escalates, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn faults_of_delivery_escalate(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
 }
 
 /// The exceptions that the guest raises itself.
@@ -311,13 +276,6 @@ fn intercepts_exceptions(g: &mut Guest) {
     }
 }
 
-/// An exception that is intercepted is an exit before it has any effect.
-#[kvm_test(intercepts_exceptions, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn exceptions_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn intercepts_breakpoints(_: &mut Guest) {
     let mut svm = Svm::new();
@@ -327,8 +285,55 @@ fn intercepts_breakpoints(_: &mut Guest) {
     check_eq!("#BP of INT3 is an exit with its intercept", exit.code, wanted);
 }
 
-/// INT3 is an exception for the intercepts, as it is for the IDT.
-#[kvm_test(intercepts_breakpoints, requires(cpu::SVM))]
-fn breakpoints_are_intercepted(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// The guest takes what its hypervisor injects, whatever its RFLAGS.IF is.
+    #[kvm_test(injects, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn events_are_injected(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// A page fault that the hypervisor intercepts cuts the delivery of an event off: EXITINTINFO says which.
+    #[kvm_test(cuts_off_by_page_faults, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn page_faults_cut_events_off(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// A nested page fault cuts the delivery of an event off.
+    #[kvm_test(cuts_off_by_nested_faults, requires(cpu::SVM, cpu::NPT))]
+    fn nested_faults_cut_events_off(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.set_args(&[1]);
+        t.vcpu.run_until_done()
+    }
+
+    /// A page fault in the delivery of #GP is #DF, which is intercepted as such.
+    #[kvm_test(doubles, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn double_faults_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Faults in the delivery of faults become a shutdown, which is an exit.
+    #[kvm_test(escalates, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn faults_of_delivery_escalate(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// An exception that is intercepted is an exit before it has any effect.
+    #[kvm_test(intercepts_exceptions, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn exceptions_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// INT3 is an exception for the intercepts, as it is for the IDT.
+    #[kvm_test(intercepts_breakpoints, requires(cpu::SVM))]
+    fn breakpoints_are_intercepted(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -1,14 +1,8 @@
 //! What userspace sees of a guest of a guest on SVM: its accesses, its shutdown, INIT, and the end of the VM
 //! while it runs; and what a hypervisor sees of hypercalls that it does not intercept.
 use crate::prelude::*;
-#[host]
-use crate::x86_64::nested::nested_svm_state::is_in_guest_mode;
-#[host]
-use bindings::kvm_msi;
 use defs::x86::vmcb::{exit, intercept};
 use svm::vmmcall_safe;
-
-kvm_tests! { requires(cpu::SVM) }
 
 const PORT: u16 = 0x98;
 const DEVICE: u64 = layout::FREE;
@@ -34,32 +28,6 @@ fn lets_its_guest_access(g: &mut Guest) {
     svm.complete(accesses);
 }
 
-/// Ports and MMIO of level 2 that level 1 does not intercept are exits to userspace, which answers them.
-#[kvm_test(lets_its_guest_access, params = [shadow: 0, nested: 1])]
-fn userspace_serves_level_2(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    let vcpu = &mut t.vcpu;
-    let data = vcpu.run_until(Exit::io_out(PORT))?.data().to_vec();
-    check_eq!("userspace gets the byte that level 2 writes", data, [0x5a]);
-    check!("the vCPU is in guest mode at level 2's access", is_in_guest_mode(vcpu)?);
-    vcpu.run_until(Exit::io_in(PORT))?.set_data(&0x1234_u16.to_ne_bytes());
-    let data = vcpu.run_until(Exit::mmio_write(DEVICE))?.data().to_vec();
-    check_eq!("userspace gets level 2's store", data, 0x1122_3344_5566_7788_u64.to_le_bytes());
-    vcpu.run_until(Exit::mmio_read(DEVICE + 8))?.set_data(&0x9abc_def0_u32.to_le_bytes());
-    vcpu.run_until_done()?;
-    check!("the vCPU is not in guest mode behind level 2's end", !is_in_guest_mode(vcpu)?);
-    Ok(())
-}
-
-/// A VM can be given up while level 2 runs: nothing of it is left, and the host is as it was.
-#[kvm_test(lets_its_guest_access, params = [shadow: 0, nested: 1])]
-fn vm_is_closed_while_level_2_runs(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until(Exit::io_out(PORT))?;
-    check!("the vCPU is in guest mode when its VM is closed", is_in_guest_mode(&t.vcpu)?);
-    Ok(())
-}
-
 fn writes_a_port(_: &mut Guest) {
     outb(PORT, 1);
     ud2();
@@ -73,18 +41,6 @@ fn shuts_its_guest_down(g: &mut Guest) {
     svm.vmcb().save.idtr.limit = 0;
     let exit = svm.resume();
     check!("level 1 does not go on behind the shutdown of its guest", false, "{exit:x?}");
-}
-
-/// A triple fault of level 2 that level 1 does not intercept is the VM's, and leaves guest mode.
-#[kvm_test(shuts_its_guest_down, params = [shadow: 0, nested: 1])]
-fn shutdown_of_level_2_reaches_userspace(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    let vcpu = &mut t.vcpu;
-    vcpu.run_until(Exit::io_out(PORT))?;
-    check!("the vCPU is in guest mode before its shutdown", is_in_guest_mode(vcpu)?);
-    vcpu.run_until(Exit::exactly(Exit::Shutdown))?;
-    check!("a shutdown leaves guest mode", !is_in_guest_mode(vcpu)?);
-    Ok(())
 }
 
 fn waits_at_a_port(_: &mut Guest) {
@@ -101,36 +57,6 @@ fn is_initialized(g: &mut Guest) {
     }
     let exit = svm.enter(waits_at_a_port);
     check_eq!("INIT is an exit with its intercept", exit.code, exit::intercepted(intercept::INIT));
-}
-
-/// INIT while level 2 runs is an exit where level 1 intercepts it; else it resets the vCPU, which leaves guest
-/// mode.
-#[kvm_test(is_initialized, irqchip, params = [shadow: 0, nested: 1])]
-fn init_comes_while_level_2_runs(_: &mut OneVm, nested_paging: u64) -> TestResult {
-    for intercepted in [false, true] {
-        let mut vm = Vm::new(VmConfig::new().irqchip(Irqchip::Kernel))?;
-        let mut vcpu = vm.add_vcpu(0, guest_fn!(is_initialized))?;
-        vcpu.set_args(&[nested_paging, intercepted.into()]);
-        vcpu.run_until(Exit::io_out(PORT))?;
-        vcpu.complete_exit()?;
-        let msi = kvm_msi {
-            address_lo: apic::XAPIC_BASE as u32,
-            data: apic::ICR_INIT | apic::ICR_ASSERT,
-            ..Default::default()
-        };
-        let sent = vm.fd().signal_msi(msi).ioctl("KVM_SIGNAL_MSI")?;
-        check_eq!("the vCPU of a guest accepts INIT", sent, 1);
-        if intercepted {
-            vcpu.run_until_done()?;
-        } else {
-            // Takes INIT in.
-            vcpu.fd().get_mp_state().ioctl("KVM_GET_MP_STATE")?;
-            check!("INIT leaves guest mode", !is_in_guest_mode(&vcpu)?);
-            let rip = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?.rip;
-            check_eq!("INIT puts the vCPU of a guest at the reset vector", rip, 0xfff0);
-        }
-    }
-    Ok(())
 }
 
 /// Faults of hypercalls that the guest has taken.
@@ -160,16 +86,6 @@ fn ignores_hypercalls(g: &mut Guest) {
     let exit = svm.resume();
     let ioio = exit::intercepted(intercept::IOIO_PROT);
     check_eq!("the guest goes on behind its #UD", (exit.code, FAULTS.load(SeqCst)), (ioio, 1));
-}
-
-/// VMMCALL that level 1 does not intercept is #UD, whatever KVM makes of hypercalls of level 1.
-#[kvm_test(ignores_hypercalls, params = [shadow: 0, nested: 1])]
-fn hypercalls_without_the_intercept_are_undefined(
-    t: &mut OneVcpu,
-    nested_paging: u64,
-) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
 }
 
 /// What TSC_OFFSET adds.
@@ -208,8 +124,95 @@ fn offsets_tsc(_: &mut Guest) {
     }
 }
 
-/// TSC_OFFSET is added to the TSC of level 2, and to nothing else.
-#[kvm_test(offsets_tsc)]
-fn tsc_offset_is_the_guests(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+    use crate::x86_64::nested::nested_svm_state::is_in_guest_mode;
+    use bindings::kvm_msi;
+
+    kvm_tests! { requires(cpu::SVM) }
+
+    /// Ports and MMIO of level 2 that level 1 does not intercept are exits to userspace, which answers them.
+    #[kvm_test(lets_its_guest_access, params = [shadow: 0, nested: 1])]
+    fn userspace_serves_level_2(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        let vcpu = &mut t.vcpu;
+        let data = vcpu.run_until(Exit::io_out(PORT))?.data().to_vec();
+        check_eq!("userspace gets the byte that level 2 writes", data, [0x5a]);
+        check!("the vCPU is in guest mode at level 2's access", is_in_guest_mode(vcpu)?);
+        vcpu.run_until(Exit::io_in(PORT))?.set_data(&0x1234_u16.to_ne_bytes());
+        let data = vcpu.run_until(Exit::mmio_write(DEVICE))?.data().to_vec();
+        check_eq!("userspace gets level 2's store", data, 0x1122_3344_5566_7788_u64.to_le_bytes());
+        vcpu.run_until(Exit::mmio_read(DEVICE + 8))?.set_data(&0x9abc_def0_u32.to_le_bytes());
+        vcpu.run_until_done()?;
+        check!("the vCPU is not in guest mode behind level 2's end", !is_in_guest_mode(vcpu)?);
+        Ok(())
+    }
+
+    /// A VM can be given up while level 2 runs: nothing of it is left, and the host is as it was.
+    #[kvm_test(lets_its_guest_access, params = [shadow: 0, nested: 1])]
+    fn vm_is_closed_while_level_2_runs(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until(Exit::io_out(PORT))?;
+        check!("the vCPU is in guest mode when its VM is closed", is_in_guest_mode(&t.vcpu)?);
+        Ok(())
+    }
+
+    /// A triple fault of level 2 that level 1 does not intercept is the VM's, and leaves guest mode.
+    #[kvm_test(shuts_its_guest_down, params = [shadow: 0, nested: 1])]
+    fn shutdown_of_level_2_reaches_userspace(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        let vcpu = &mut t.vcpu;
+        vcpu.run_until(Exit::io_out(PORT))?;
+        check!("the vCPU is in guest mode before its shutdown", is_in_guest_mode(vcpu)?);
+        vcpu.run_until(Exit::exactly(Exit::Shutdown))?;
+        check!("a shutdown leaves guest mode", !is_in_guest_mode(vcpu)?);
+        Ok(())
+    }
+
+    /// INIT while level 2 runs is an exit where level 1 intercepts it; else it resets the vCPU, which leaves guest
+    /// mode.
+    #[kvm_test(is_initialized, irqchip, params = [shadow: 0, nested: 1])]
+    fn init_comes_while_level_2_runs(_: &mut OneVm, nested_paging: u64) -> TestResult {
+        for intercepted in [false, true] {
+            let mut vm = Vm::new(VmConfig::new().irqchip(Irqchip::Kernel))?;
+            let mut vcpu = vm.add_vcpu(0, guest_fn!(is_initialized))?;
+            vcpu.set_args(&[nested_paging, intercepted.into()]);
+            vcpu.run_until(Exit::io_out(PORT))?;
+            vcpu.complete_exit()?;
+            let msi = kvm_msi {
+                address_lo: apic::XAPIC_BASE as u32,
+                data: apic::ICR_INIT | apic::ICR_ASSERT,
+                ..Default::default()
+            };
+            let sent = vm.fd().signal_msi(msi).ioctl("KVM_SIGNAL_MSI")?;
+            check_eq!("the vCPU of a guest accepts INIT", sent, 1);
+            if intercepted {
+                vcpu.run_until_done()?;
+            } else {
+                // Takes INIT in.
+                vcpu.fd().get_mp_state().ioctl("KVM_GET_MP_STATE")?;
+                check!("INIT leaves guest mode", !is_in_guest_mode(&vcpu)?);
+                let rip = vcpu.fd().get_regs().ioctl("KVM_GET_REGS")?.rip;
+                check_eq!("INIT puts the vCPU of a guest at the reset vector", rip, 0xfff0);
+            }
+        }
+        Ok(())
+    }
+
+    /// VMMCALL that level 1 does not intercept is #UD, whatever KVM makes of hypercalls of level 1.
+    #[kvm_test(ignores_hypercalls, params = [shadow: 0, nested: 1])]
+    fn hypercalls_without_the_intercept_are_undefined(
+        t: &mut OneVcpu,
+        nested_paging: u64,
+    ) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// TSC_OFFSET is added to the TSC of level 2, and to nothing else.
+    #[kvm_test(offsets_tsc)]
+    fn tsc_offset_is_the_guests(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -113,13 +113,6 @@ fn intercepts_instructions(g: &mut Guest) {
     }
 }
 
-/// Every instruction that has a bit among the intercepts.
-#[kvm_test(intercepts_instructions, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn instructions_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 /// A MOV from or to a control or debug register, and a value that it leaves as it is.
 struct Move {
     name: &'static str,
@@ -185,13 +178,6 @@ fn intercepts_moves(g: &mut Guest) {
     }
 }
 
-/// Every read and write of a control or debug register has its own bit.
-#[kvm_test(intercepts_moves, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn register_moves_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn writes_cr0_selectively(g: &mut Guest) {
     let mut svm = Svm::new();
@@ -225,13 +211,6 @@ fn writes_cr0_selectively(g: &mut Guest) {
     check_eq!("the plain intercept of CR0 writes takes CR0.TS too", exit.code, exit::WRITE_CR0);
 }
 
-/// The selective intercept of CR0 writes is for changes of bits other than TS and MP.
-#[kvm_test(writes_cr0_selectively, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn cr0_writes_are_intercepted_selectively(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging]);
-    t.vcpu.run_until_done()
-}
-
 guest_asm! { LOADS_STATUS, bits64: "lmsw ax", "vmmcall" }
 guest_asm! {
     /// The same behind KVM's prefix of forced emulation.
@@ -257,16 +236,42 @@ fn loads_status(g: &mut Guest) {
     }
 }
 
-/// LMSW is intercepted with the selective intercept, whatever it changes.
-#[kvm_test(loads_status, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
-fn lmsw_is_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging, 0]);
-    t.vcpu.run_until_done()
-}
+#[host]
+mod host {
+    use super::*;
 
-/// The same for LMSW that KVM emulates.
-#[kvm_test(loads_status, requires(cpu::SVM, host::FORCED_EMULATION), params = [shadow: 0, nested: 1])]
-fn emulated_lmsw_is_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
-    t.vcpu.set_args(&[nested_paging, 1]);
-    t.vcpu.run_until_done()
+    /// Every instruction that has a bit among the intercepts.
+    #[kvm_test(intercepts_instructions, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn instructions_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Every read and write of a control or debug register has its own bit.
+    #[kvm_test(intercepts_moves, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn register_moves_are_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// The selective intercept of CR0 writes is for changes of bits other than TS and MP.
+    #[kvm_test(writes_cr0_selectively, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn cr0_writes_are_intercepted_selectively(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging]);
+        t.vcpu.run_until_done()
+    }
+
+    /// LMSW is intercepted with the selective intercept, whatever it changes.
+    #[kvm_test(loads_status, requires(cpu::SVM), params = [shadow: 0, nested: 1])]
+    fn lmsw_is_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging, 0]);
+        t.vcpu.run_until_done()
+    }
+
+    /// The same for LMSW that KVM emulates.
+    #[kvm_test(loads_status, requires(cpu::SVM, host::FORCED_EMULATION), params = [shadow: 0, nested: 1])]
+    fn emulated_lmsw_is_intercepted(t: &mut OneVcpu, nested_paging: u64) -> TestResult {
+        t.vcpu.set_args(&[nested_paging, 1]);
+        t.vcpu.run_until_done()
+    }
 }

@@ -4,8 +4,6 @@ use crate::prelude::*;
 use defs::x86::vmcb::{VirtualInterrupt, exit, intercept};
 use svm::{clgi_safe, stgi_safe};
 
-kvm_tests! { irqchip, requires(cpu::SVM) }
-
 const VMMCALL: u64 = exit::intercepted(intercept::VMMCALL);
 const INTR: u64 = exit::INTR;
 const VECTOR: u8 = 0x61;
@@ -57,12 +55,6 @@ fn clears_gif(_: &mut Guest) {
         check_eq!("interrupt and NMI come exactly once behind STGI", taken(), [1, 1]);
         cli();
     });
-}
-
-/// GIF holds interrupts and NMIs back, and loses none.
-#[kvm_test(clears_gif)]
-fn gif_holds_interrupts_back(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Who may be interrupted, and what is to come of it.
@@ -122,13 +114,6 @@ fn masks_interrupts(_: &mut Guest) {
     }
 }
 
-/// An interrupt that comes while the guest runs is an exit: RFLAGS.IF is the guest's, or with
-/// V_INTR_MASKING the hypervisor's.
-#[kvm_test(masks_interrupts)]
-fn interrupts_are_intercepted(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn is_interrupted_by_nmis(_: &mut Guest) {
     let apic = Apic::enable();
@@ -150,12 +135,6 @@ fn is_interrupted_by_nmis(_: &mut Guest) {
         check_eq!("the guest goes on behind the NMI's exit", exit.code, VMMCALL);
         check_eq!("an intercepted NMI is taken exactly once", taken(), [0, 1]);
     });
-}
-
-/// An NMI that comes while the guest runs is an exit.
-#[kvm_test(is_interrupted_by_nmis)]
-fn nmis_are_intercepted(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// What level 2 has taken: interrupts, NMIs, virtual interrupts.
@@ -233,12 +212,6 @@ fn leaves_interrupts_to_its_guest(_: &mut Guest) {
     });
 }
 
-/// Without intercepts the guest takes interrupts and NMIs itself.
-#[kvm_test(leaves_interrupts_to_its_guest)]
-fn interrupts_can_be_the_guests(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 const PENDING: VirtualInterrupt = VirtualInterrupt::new()
     .with_v_irq(true)
     .with_v_intr_vector(VIRTUAL)
@@ -275,12 +248,6 @@ fn makes_interrupts_up(_: &mut Guest) {
     check!("the guest ends after its virtual interrupts", svm.has_returned(&exit), "{exit:x?}");
 }
 
-/// The guest takes a virtual interrupt when it can, once.
-#[kvm_test(makes_interrupts_up)]
-fn virtual_interrupts_are_taken(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn waits_for_a_window(_: &mut Guest) {
     let mut svm = Svm::new();
@@ -312,12 +279,6 @@ fn waits_for_a_window(_: &mut Guest) {
     check_eq!("no window opens without a virtual interrupt", exit.code, VMMCALL);
 }
 
-/// The intercept of virtual interrupts is an interrupt window.
-#[kvm_test(waits_for_a_window)]
-fn virtual_interrupts_are_intercepted(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn has_a_tpr(_: &mut Guest) {
     let mut svm = Svm::new();
@@ -343,8 +304,52 @@ fn has_a_tpr(_: &mut Guest) {
 
 guest_asm! { MOVES_TPR, bits64: "mov rbx, cr8", "mov eax, 9", "mov cr8, rax", "vmmcall" }
 
-/// CR8 is the guest's with V_INTR_MASKING, else its hypervisor's.
-#[kvm_test(has_a_tpr)]
-fn cr8_follows_v_intr_masking(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip, requires(cpu::SVM) }
+
+    /// GIF holds interrupts and NMIs back, and loses none.
+    #[kvm_test(clears_gif)]
+    fn gif_holds_interrupts_back(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// An interrupt that comes while the guest runs is an exit: RFLAGS.IF is the guest's, or with
+    /// V_INTR_MASKING the hypervisor's.
+    #[kvm_test(masks_interrupts)]
+    fn interrupts_are_intercepted(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// An NMI that comes while the guest runs is an exit.
+    #[kvm_test(is_interrupted_by_nmis)]
+    fn nmis_are_intercepted(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Without intercepts the guest takes interrupts and NMIs itself.
+    #[kvm_test(leaves_interrupts_to_its_guest)]
+    fn interrupts_can_be_the_guests(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The guest takes a virtual interrupt when it can, once.
+    #[kvm_test(makes_interrupts_up)]
+    fn virtual_interrupts_are_taken(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The intercept of virtual interrupts is an interrupt window.
+    #[kvm_test(waits_for_a_window)]
+    fn virtual_interrupts_are_intercepted(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// CR8 is the guest's with V_INTR_MASKING, else its hypervisor's.
+    #[kvm_test(has_a_tpr)]
+    fn cr8_follows_v_intr_masking(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -5,8 +5,6 @@ use defs::x86::paging::ADDRESS;
 use defs::x86::vmcb::{exit, intercept, npf, tlb_control};
 use guest_runtime::asm::Blob;
 
-kvm_tests! { requires(cpu::SVM, cpu::NPT) }
-
 const VMMCALL: u64 = exit::intercepted(intercept::VMMCALL);
 /// What the guest touches: a page of its own.
 const PAGE: u64 = layout::SCRATCH + 0x4000;
@@ -123,12 +121,6 @@ fn faults(_: &mut Guest) {
     }
 }
 
-/// Each fault of a nested table has its error code and address.
-#[kvm_test(faults)]
-fn nested_page_faults_are_exits(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn walks(_: &mut Guest) {
     let mut svm = hypervisor();
@@ -166,12 +158,6 @@ fn walks(_: &mut Guest) {
     }
 }
 
-/// A fault while the guest's own tables are walked says so, and has the table's address.
-#[kvm_test(walks)]
-fn faults_of_table_walks_are_marked(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn marks_pages(_: &mut Guest) {
     let mut svm = hypervisor();
@@ -188,12 +174,6 @@ fn marks_pages(_: &mut Guest) {
     svm.protect_nested(PAGE, clean);
     run(&mut svm, &CALLS);
     check_eq!("a fetch marks the nested entry accessed, and not dirty", marks(&mut svm), Pte::A);
-}
-
-/// Accesses mark nested entries.
-#[kvm_test(marks_pages)]
-fn nested_entries_are_marked(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -248,12 +228,6 @@ fn new_root(svm: &mut Svm) {
     svm.vmcb().control.guest_asid += 1;
 }
 
-/// A flush, another address space and another root make the guest see changed nested tables.
-#[kvm_test(drops_translations)]
-fn changed_nested_tables_are_seen(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn keeps_its_own_tables(_: &mut Guest) {
     let mut svm = hypervisor();
@@ -288,8 +262,39 @@ const fn beyond_ram() -> u64 {
     4 << 30
 }
 
-/// CR3 of guest and hypervisor are two registers.
-#[kvm_test(keeps_its_own_tables)]
-fn cr3_is_kept_apart(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { requires(cpu::SVM, cpu::NPT) }
+
+    /// Each fault of a nested table has its error code and address.
+    #[kvm_test(faults)]
+    fn nested_page_faults_are_exits(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A fault while the guest's own tables are walked says so, and has the table's address.
+    #[kvm_test(walks)]
+    fn faults_of_table_walks_are_marked(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Accesses mark nested entries.
+    #[kvm_test(marks_pages)]
+    fn nested_entries_are_marked(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A flush, another address space and another root make the guest see changed nested tables.
+    #[kvm_test(drops_translations)]
+    fn changed_nested_tables_are_seen(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// CR3 of guest and hypervisor are two registers.
+    #[kvm_test(keeps_its_own_tables)]
+    fn cr3_is_kept_apart(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

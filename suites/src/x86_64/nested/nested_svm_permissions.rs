@@ -116,21 +116,6 @@ fn intercepts_ports(_: &mut Guest) {
     check_eq!("the map of ports counts with its intercept alone", exit.code, VMMCALL);
 }
 
-/// Accesses of the guest that no bit intercepts are the hypervisor's hypervisor's: userspace sees them.
-#[kvm_test(intercepts_ports, requires(cpu::SVM))]
-fn ports_are_intercepted_one_by_one(t: &mut OneVcpu) -> TestResult {
-    let mut seen = 0;
-    while let Some(stop) = t.vcpu.run_until_exit()? {
-        match stop.exit() {
-            Exit::Io { port, .. } if PORTS.contains(&port) => seen += 1,
-            exit => fail!("an exit that is none of the guest's accesses: {exit:?}"),
-        }
-    }
-    let wanted = t.vm.shared(shared_static!(REACH_HOST)).load(SeqCst);
-    check_eq!("userspace sees the accesses that level 1 lets through", seen, wanted);
-    Ok(())
-}
-
 guest_asm! { READS_MSR, bits64: "rdmsr", "vmmcall" }
 guest_asm! { WRITES_MSR, bits64: "wrmsr", "vmmcall" }
 
@@ -223,12 +208,6 @@ fn intercepts_msrs(_: &mut Guest) {
     check_eq!("the map of MSRs counts with its intercept alone", exit.code, VMMCALL);
 }
 
-/// Each access of each MSR has its own bit.
-#[kvm_test(intercepts_msrs, requires(cpu::SVM))]
-fn msrs_are_intercepted_one_by_one(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn keeps_msrs_apart(_: &mut Guest) {
     let mut svm = Svm::new();
@@ -250,8 +229,34 @@ fn keeps_msrs_apart(_: &mut Guest) {
     }
 }
 
-/// What VMLOAD and VMSAVE move is the hypervisor's and its guest's apart.
-#[kvm_test(keeps_msrs_apart, requires(cpu::SVM))]
-fn vmload_state_is_kept_apart(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// Accesses of the guest that no bit intercepts are the hypervisor's hypervisor's: userspace sees them.
+    #[kvm_test(intercepts_ports, requires(cpu::SVM))]
+    fn ports_are_intercepted_one_by_one(t: &mut OneVcpu) -> TestResult {
+        let mut seen = 0;
+        while let Some(stop) = t.vcpu.run_until_exit()? {
+            match stop.exit() {
+                Exit::Io { port, .. } if PORTS.contains(&port) => seen += 1,
+                exit => fail!("an exit that is none of the guest's accesses: {exit:?}"),
+            }
+        }
+        let wanted = t.vm.shared(shared_static!(REACH_HOST)).load(SeqCst);
+        check_eq!("userspace sees the accesses that level 1 lets through", seen, wanted);
+        Ok(())
+    }
+
+    /// Each access of each MSR has its own bit.
+    #[kvm_test(intercepts_msrs, requires(cpu::SVM))]
+    fn msrs_are_intercepted_one_by_one(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// What VMLOAD and VMSAVE move is the hypervisor's and its guest's apart.
+    #[kvm_test(keeps_msrs_apart, requires(cpu::SVM))]
+    fn vmload_state_is_kept_apart(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

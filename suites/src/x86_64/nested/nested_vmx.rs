@@ -4,8 +4,6 @@ use crate::prelude::*;
 use defs::x86::vmcs::{Field, error, feature_control, reason};
 use vmx::{Exit as VmxExit, VmFail};
 
-kvm_tests! { requires(cpu::VMX) }
-
 /// What level 2 has seen.
 static LEVEL_AND_STACK: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
@@ -30,17 +28,6 @@ fn runs_a_function(g: &mut Guest) {
     vmx.complete(|_| ());
     let answer = g.sync(8, &[]);
     check_eq!("level 1 gets the host's answer behind its guest", answer[0], 31);
-}
-
-/// Level 2 runs a function to its end, and level 1 goes on behind it.
-#[kvm_test(runs_a_function)]
-fn level_2_runs_a_function(t: &mut OneVcpu) -> TestResult {
-    let args = t.vcpu.run_until_sync(7)?;
-    check_eq!("the sync comes from level 2", args[0], 2);
-    t.vcpu.answer(&[30]);
-    t.vcpu.run_until_sync(8)?;
-    t.vcpu.answer(&[31]);
-    t.vcpu.run_until_done()
 }
 
 /// Invalid opcodes taken, by the level of the handler.
@@ -80,12 +67,6 @@ fn keeps_handlers_apart(_: &mut Guest) {
     check_eq!("no handler takes an intercepted #UD", taken(), [1, 1]);
 }
 
-/// Each level takes its exceptions on its own stack with handlers of its own.
-#[kvm_test(keeps_handlers_apart)]
-fn handlers_belong_to_a_level(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 fn reads_cpuid(_: &mut Guest) {
     check_eq!("CPUID of level 2 is what its hypervisor gave", cpuid(0, 0), [1, 2, 3, 4]);
 }
@@ -100,12 +81,6 @@ fn emulates_cpuid(_: &mut Guest) {
     vmx.skip();
     let exit = vmx.resume();
     check!("level 2 goes on behind its CPUID", vmx.has_returned(&exit), "{exit:x?}");
-}
-
-/// A hypervisor answers an instruction of its guest.
-#[kvm_test(emulates_cpuid)]
-fn level_1_emulates_an_instruction(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -195,12 +170,6 @@ fn refuses_pointers(_: &mut Guest) {
     );
 }
 
-/// VMX operation begins and ends as its instructions and IA32_FEATURE_CONTROL say; pointers are checked.
-#[kvm_test(refuses_pointers)]
-fn vmx_instructions_check_their_operands(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 guest_asm! { CALLS, bits64: "vmcall" }
 
 #[guest]
@@ -224,12 +193,6 @@ fn launches_once(_: &mut Guest) {
     vmx.clear();
     let exit = vmx.run();
     check_eq!("VMLAUNCH behind VMCLEAR is an entry", exit.reason(), Some(reason::VMCALL));
-}
-
-/// VMLAUNCH is for a VMCS that is clear, VMRESUME for one that is launched.
-#[kvm_test(launches_once)]
-fn launch_state_is_checked(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 /// Fields that only tell.
@@ -283,8 +246,50 @@ fn reads_what_it_wrote(_: &mut Guest) {
     }
 }
 
-/// Every field keeps what was written.
-#[kvm_test(reads_what_it_wrote)]
-fn fields_keep_their_values(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { requires(cpu::VMX) }
+
+    /// Level 2 runs a function to its end, and level 1 goes on behind it.
+    #[kvm_test(runs_a_function)]
+    fn level_2_runs_a_function(t: &mut OneVcpu) -> TestResult {
+        let args = t.vcpu.run_until_sync(7)?;
+        check_eq!("the sync comes from level 2", args[0], 2);
+        t.vcpu.answer(&[30]);
+        t.vcpu.run_until_sync(8)?;
+        t.vcpu.answer(&[31]);
+        t.vcpu.run_until_done()
+    }
+
+    /// Each level takes its exceptions on its own stack with handlers of its own.
+    #[kvm_test(keeps_handlers_apart)]
+    fn handlers_belong_to_a_level(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A hypervisor answers an instruction of its guest.
+    #[kvm_test(emulates_cpuid)]
+    fn level_1_emulates_an_instruction(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// VMX operation begins and ends as its instructions and IA32_FEATURE_CONTROL say; pointers are checked.
+    #[kvm_test(refuses_pointers)]
+    fn vmx_instructions_check_their_operands(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// VMLAUNCH is for a VMCS that is clear, VMRESUME for one that is launched.
+    #[kvm_test(launches_once)]
+    fn launch_state_is_checked(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Every field keeps what was written.
+    #[kvm_test(reads_what_it_wrote)]
+    fn fields_keep_their_values(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

@@ -7,8 +7,6 @@ use defs::x86::vmcs::{
 };
 use vmx::{Exit as VmxExit, VmFail};
 
-kvm_tests! { requires(cpu::VMX) }
-
 /// A change of a VMCS that remembers what was there.
 struct Edit<'a> {
     vmx: &'a mut Vmx,
@@ -301,21 +299,9 @@ fn checks_controls(_: &mut Guest) {
     check_failures(CONTROLS, error::INVALID_CONTROLS);
 }
 
-/// Wrong controls are VM-instruction error 7.
-#[kvm_test(checks_controls)]
-fn vm_entry_checks_controls(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn checks_host_state(_: &mut Guest) {
     check_failures(HOST_STATE, error::INVALID_HOST_STATE);
-}
-
-/// A wrong host state is VM-instruction error 8.
-#[kvm_test(checks_host_state)]
-fn vm_entry_checks_the_host_state(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -335,8 +321,27 @@ fn checks_guest_state(_: &mut Guest) {
     }
 }
 
-/// A wrong guest state is an exit with reason 33 that says that the entry failed.
-#[kvm_test(checks_guest_state)]
-fn vm_entry_checks_the_guest_state(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { requires(cpu::VMX) }
+
+    /// Wrong controls are VM-instruction error 7.
+    #[kvm_test(checks_controls)]
+    fn vm_entry_checks_controls(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A wrong host state is VM-instruction error 8.
+    #[kvm_test(checks_host_state)]
+    fn vm_entry_checks_the_host_state(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A wrong guest state is an exit with reason 33 that says that the entry failed.
+    #[kvm_test(checks_guest_state)]
+    fn vm_entry_checks_the_guest_state(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

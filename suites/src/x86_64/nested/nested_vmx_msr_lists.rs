@@ -4,8 +4,6 @@
 use crate::prelude::*;
 use defs::x86::vmcs::{Field, cpu as cpu_controls, reason};
 
-kvm_tests! { requires(cpu::VMX) }
-
 const LIST: u64 = layout::SCRATCH;
 const OTHER_LIST: u64 = LIST + layout::PAGE_SIZE;
 
@@ -108,13 +106,6 @@ fn stores_tsc(g: &mut Guest) {
     }
 }
 
-/// The stored TSC is the highest that the guest can have seen, wherever it stands in the list.
-#[kvm_test(stores_tsc, params = [plain: 0, offset: 1])]
-fn exit_stores_the_highest_observable_tsc(t: &mut OneVcpu, offset: u64) -> TestResult {
-    t.vcpu.set_args(&[offset]);
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn offsets_tsc(_: &mut Guest) {
     let mut vmx = Vmx::new();
@@ -145,12 +136,6 @@ fn offsets_tsc(_: &mut Guest) {
         before <= seen && seen <= after,
         "{before:#x}, {seen:#x}, {after:#x}"
     );
-}
-
-/// TSC_OFFSET is added to what the guest reads.
-#[kvm_test(offsets_tsc)]
-fn tsc_offset_is_the_guests(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -209,8 +194,28 @@ fn loads_and_stores(_: &mut Guest) {
     check_eq!("the guest has the MSR of its list", last_read(&vmx), 0x2222);
 }
 
-/// Lists are loaded and stored in order; what cannot be loaded fails the entry.
-#[kvm_test(loads_and_stores)]
-fn lists_are_loaded_and_stored(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { requires(cpu::VMX) }
+
+    /// The stored TSC is the highest that the guest can have seen, wherever it stands in the list.
+    #[kvm_test(stores_tsc, params = [plain: 0, offset: 1])]
+    fn exit_stores_the_highest_observable_tsc(t: &mut OneVcpu, offset: u64) -> TestResult {
+        t.vcpu.set_args(&[offset]);
+        t.vcpu.run_until_done()
+    }
+
+    /// TSC_OFFSET is added to what the guest reads.
+    #[kvm_test(offsets_tsc)]
+    fn tsc_offset_is_the_guests(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// Lists are loaded and stored in order; what cannot be loaded fails the entry.
+    #[kvm_test(loads_and_stores)]
+    fn lists_are_loaded_and_stored(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
 }

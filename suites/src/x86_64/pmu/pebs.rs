@@ -53,30 +53,6 @@ fn looks_for_pebs(_: &mut Guest) {
     }
 }
 
-/// IA32_PERF_CAPABILITIES as KVM offers it (KVM_GET_MSRS on /dev/kvm); 0 where it does not.
-#[host]
-fn offered_capabilities() -> TestResult<u64> {
-    let system = System::get()?;
-    let entry = bindings::kvm_msr_entry { index: IA32_PERF_CAPABILITIES, ..Default::default() };
-    let mut msrs =
-        bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-    let read = system.fd().get_msrs(&mut msrs).unwrap_or(0);
-    Ok(if read == 1 { msrs.as_slice()[0].data } else { 0 })
-}
-
-/// Without PEBS for guests its MSRs are #GP, and neither CPUID nor any MSR tells of it.
-#[kvm_test(looks_for_pebs, requires(host::UNKNOWN_MSRS_FAULT))]
-fn absent_pebs_is_hidden(t: &mut OneVcpu) -> TestResult {
-    let offered = offered_capabilities()?;
-    require!(offered & PerfCapabilities::PEBS_FORMAT.bits() == 0, "a host without PEBS for guests");
-    check_eq!(
-        "the feature MSR reports no PEBS",
-        offered & bits!(PerfCapabilities::{PEBS_TRAP | PEBS_BASELINE}),
-        0
-    );
-    t.vcpu.run_until_done()
-}
-
 const VECTOR: u8 = 0x61;
 
 const DS: u64 = layout::SCRATCH;
@@ -173,33 +149,6 @@ fn takes_records(g: &mut Guest) {
     check_eq!("no record is written without an overflow", peek::<u64>(DS + ds::PEBS_INDEX), BUFFER);
 }
 
-/// A vCPU with all of PEBS that KVM offers, told to the guest in its first argument.
-#[host]
-fn add_vcpu_with_pebs(vm: &mut Vm, guest: GuestFn) -> TestResult<Vcpu> {
-    let offered = offered_capabilities()?;
-    // Records of earlier formats are longer and tell no size; KVM offers none on CPUs that write them.
-    require!(
-        (offered & PerfCapabilities::PEBS_FORMAT.bits()) >> 8 >= 4,
-        "PEBS for guests (IA32_PERF_CAPABILITIES.PEBS_FMT)"
-    );
-    let mut vcpu = vm.add_vcpu(0, guest)?;
-    let foreign = (16..).map(|bit| 1 << bit).find(|bit| offered & bit == 0).unwrap_or(0);
-    let more = vcpu.set_msr(IA32_PERF_CAPABILITIES, offered | foreign)?;
-    check_eq!("userspace cannot offer PEBS where KVM does not", more, false);
-    let same = vcpu.set_msr(IA32_PERF_CAPABILITIES, offered)?;
-    check_eq!("userspace can offer PEBS where KVM does", same, true);
-    check_eq!("userspace can mark PEBS as available", vcpu.set_msr(IA32_MISC_ENABLE, 1)?, true);
-    vcpu.set_args(&[offered]);
-    Ok(vcpu)
-}
-
-/// An overflow of a counter in PEBS mode writes records of the groups asked for, and interrupts when the
-/// buffer is at its threshold. Groups can be asked for where PEBS is adaptive.
-#[kvm_test(takes_records, irqchip, requires(host::FREE_COUNTERS))]
-fn overflow_writes_records(t: &mut OneVm) -> TestResult {
-    add_vcpu_with_pebs(&mut t.vm, guest_fn!(takes_records))?.run_until_done()
-}
-
 #[guest]
 fn tries_registers(g: &mut Guest) {
     let offered = g.arg(0);
@@ -242,8 +191,65 @@ fn tries_registers(g: &mut Guest) {
     }
 }
 
-/// Registers of PEBS take what there is and no more; MSR_PEBS_DATA_CFG is there where PEBS is adaptive.
-#[kvm_test(tries_registers)]
-fn registers_keep_their_rules(t: &mut OneVm) -> TestResult {
-    add_vcpu_with_pebs(&mut t.vm, guest_fn!(tries_registers))?.run_until_done()
+#[host]
+mod host {
+    use super::*;
+
+    /// IA32_PERF_CAPABILITIES as KVM offers it (KVM_GET_MSRS on /dev/kvm); 0 where it does not.
+    fn offered_capabilities() -> TestResult<u64> {
+        let system = System::get()?;
+        let entry = bindings::kvm_msr_entry { index: IA32_PERF_CAPABILITIES, ..Default::default() };
+        let mut msrs =
+            bindings::Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+        let read = system.fd().get_msrs(&mut msrs).unwrap_or(0);
+        Ok(if read == 1 { msrs.as_slice()[0].data } else { 0 })
+    }
+
+    /// Without PEBS for guests its MSRs are #GP, and neither CPUID nor any MSR tells of it.
+    #[kvm_test(looks_for_pebs, requires(host::UNKNOWN_MSRS_FAULT))]
+    fn absent_pebs_is_hidden(t: &mut OneVcpu) -> TestResult {
+        let offered = offered_capabilities()?;
+        require!(
+            offered & PerfCapabilities::PEBS_FORMAT.bits() == 0,
+            "a host without PEBS for guests"
+        );
+        check_eq!(
+            "the feature MSR reports no PEBS",
+            offered & bits!(PerfCapabilities::{PEBS_TRAP | PEBS_BASELINE}),
+            0
+        );
+        t.vcpu.run_until_done()
+    }
+
+    /// A vCPU with all of PEBS that KVM offers, told to the guest in its first argument.
+    fn add_vcpu_with_pebs(vm: &mut Vm, guest: GuestFn) -> TestResult<Vcpu> {
+        let offered = offered_capabilities()?;
+        // Records of earlier formats are longer and tell no size; KVM offers none on CPUs that write them.
+        require!(
+            (offered & PerfCapabilities::PEBS_FORMAT.bits()) >> 8 >= 4,
+            "PEBS for guests (IA32_PERF_CAPABILITIES.PEBS_FMT)"
+        );
+        let mut vcpu = vm.add_vcpu(0, guest)?;
+        let foreign = (16..).map(|bit| 1 << bit).find(|bit| offered & bit == 0).unwrap_or(0);
+        let more = vcpu.set_msr(IA32_PERF_CAPABILITIES, offered | foreign)?;
+        check_eq!("userspace cannot offer PEBS where KVM does not", more, false);
+        let same = vcpu.set_msr(IA32_PERF_CAPABILITIES, offered)?;
+        check_eq!("userspace can offer PEBS where KVM does", same, true);
+        check_eq!("userspace can mark PEBS as available", vcpu.set_msr(IA32_MISC_ENABLE, 1)?, true);
+        vcpu.set_args(&[offered]);
+        Ok(vcpu)
+    }
+
+    /// An overflow of a counter in PEBS mode writes records of the groups asked for, and interrupts when the
+    /// buffer is at its threshold. Groups can be asked for where PEBS is adaptive.
+    #[kvm_test(takes_records, irqchip, requires(host::FREE_COUNTERS))]
+    fn overflow_writes_records(t: &mut OneVm) -> TestResult {
+        add_vcpu_with_pebs(&mut t.vm, guest_fn!(takes_records))?.run_until_done()
+    }
+
+    /// Registers of PEBS take what there is and no more; MSR_PEBS_DATA_CFG is there where PEBS is adaptive.
+    #[kvm_test(tries_registers)]
+    fn registers_keep_their_rules(t: &mut OneVm) -> TestResult {
+        add_vcpu_with_pebs(&mut t.vm, guest_fn!(tries_registers))?.run_until_done()
+    }
 }

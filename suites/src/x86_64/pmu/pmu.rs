@@ -2,8 +2,6 @@
 //! "Architectural Performance Monitoring") and the APM ("Performance Monitoring Counters") say; where
 //! KVM offers none, none is to be seen.
 use crate::prelude::*;
-#[host]
-use cpuid::vendor;
 use cpuid::{feature, leaf};
 use defs::x86::pmu::{INSTRUCTIONS_RETIRED as INSTRUCTIONS, PerfEvtSel};
 use msr::{
@@ -190,27 +188,6 @@ fn counts_instructions(_: &mut Guest) {
     }
 }
 
-/// Without counters of its own the host can lend none, although an old KVM keeps their registers.
-#[host]
-fn host_has_a_pmu() -> bool {
-    ["cpu", "cpu_core"].iter().any(|name| {
-        std::fs::exists(format!("/sys/bus/event_source/devices/{name}")).unwrap_or(false)
-    })
-}
-
-#[host]
-fn needs_a_pmu() -> TestResult {
-    require!(host_has_a_pmu(), "a PMU in the host");
-    Ok(())
-}
-
-/// Counters count instructions of the rings that they are told, while they are on.
-#[kvm_test(counts_instructions, requires(host::FREE_COUNTERS))]
-fn general_counters_count_what_they_are_told(t: &mut OneVcpu) -> TestResult {
-    needs_a_pmu()?;
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn counts_by_fixed_counters(_: &mut Guest) {
     let pmu = Pmu::of_this_cpu();
@@ -242,13 +219,6 @@ fn counts_by_fixed_counters(_: &mut Guest) {
     );
     let beyond = 1 << (4 * pmu.fixed);
     check!("enabling an absent fixed counter is #GP", gp(wrmsr_safe(IA32_FIXED_CTR_CTRL, beyond)));
-}
-
-/// Fixed counters count in the rings that they are told, and those that are not there are not.
-#[kvm_test(counts_by_fixed_counters, requires(host::FREE_COUNTERS))]
-fn fixed_counters_count_what_they_are_told(t: &mut OneVcpu) -> TestResult {
-    needs_a_pmu()?;
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -292,13 +262,6 @@ fn overflows(_: &mut Guest) {
     }
 }
 
-/// A counter that overflows with INT set raises the interrupt of LVT PMI, once.
-#[kvm_test(overflows, irqchip, requires(host::FREE_COUNTERS))]
-fn overflow_interrupts(t: &mut OneVcpu) -> TestResult {
-    needs_a_pmu()?;
-    t.vcpu.run_until_done()
-}
-
 const READY: u64 = 1;
 
 /// Counts when it is told, and tells the count of two events: the filtered one and another one.
@@ -313,47 +276,6 @@ fn counts_on_request(g: &mut Guest) {
             })
         });
     }
-}
-
-/// `KVM_PMU_EVENT_ALLOW` and `KVM_PMU_EVENT_DENY`.
-#[host]
-const ALLOW: u32 = 0;
-#[host]
-const DENY: u32 = 1;
-
-#[host]
-fn set_filter(vm: &Vm, action: u32, events: &[u64]) -> TestResult {
-    // `struct kvm_pmu_event_filter`: action, number, bitmap of fixed counters, flags, padding.
-    let mut filter: Vec<u8> = [action, events.len() as u32, 0, 0, 0, 0, 0, 0]
-        .iter()
-        .flat_map(|word| word.to_ne_bytes())
-        .collect();
-    filter.extend(events.iter().flat_map(|event| event.to_ne_bytes()));
-    vm.set_pmu_event_filter(&filter).ioctl("KVM_SET_PMU_EVENT_FILTER")
-}
-
-/// KVM_SET_PMU_EVENT_FILTER: denied events count nothing, others as before; the newest filter holds
-/// (api.rst 4.120).
-#[kvm_test(counts_on_request, requires(cap::PMU_EVENT_FILTER, host::FREE_COUNTERS))]
-fn event_filter_stops_what_it_names(t: &mut OneVcpu) -> TestResult {
-    needs_a_pmu()?;
-    t.vcpu.run_until_sync(READY)?;
-    let mut counts = || -> TestResult<[bool; 2]> {
-        t.vcpu.answer(&[1]);
-        let [instructions, branches, ..] = t.vcpu.run_until_sync(READY)?;
-        Ok([instructions != 0, branches != 0])
-    };
-    check_eq!("both events count without a filter", counts()?, [true, true]);
-    set_filter(&t.vm, DENY, &[INSTRUCTIONS])?;
-    check_eq!("a denied event does not count, another one does", counts()?, [false, true]);
-    set_filter(&t.vm, ALLOW, &[INSTRUCTIONS])?;
-    check_eq!("an allowed event counts, no other one does", counts()?, [true, false]);
-    set_filter(&t.vm, ALLOW, &[])?;
-    check_eq!("an empty allow list allows no event", counts()?, [false, false]);
-    set_filter(&t.vm, DENY, &[])?;
-    check_eq!("an empty deny list denies no event", counts()?, [true, true]);
-    t.vcpu.answer(&[0]);
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -384,62 +306,141 @@ fn looks_for_a_pmu(_: &mut Guest) {
     }
 }
 
-/// CPUID leaf 0xA: EAX tells the PMU's version.
 #[host]
-fn pmu_version(vm: &mut Vm) -> u32 {
-    let leaf =
-        vm.cpuid_mut().as_slice().iter().find(|e| e.function == leaf::PERFORMANCE_MONITORING);
-    leaf.map_or(0, |e| e.eax & 0xff)
-}
+mod host {
+    use super::*;
+    use cpuid::vendor;
 
-/// Where KVM's CPUID tells of no architectural PMU, guests see none, but for AMD's legacy counters: no
-/// leaf tells of them.
-#[kvm_test(looks_for_a_pmu, requires(host::UNKNOWN_MSRS_FAULT))]
-fn absent_pmu_is_hidden(t: &mut OneVm) -> TestResult {
-    let cpuid = t.vm.cpuid_mut().as_slice().to_vec();
-    let v2 = cpuid.iter().any(|e| {
-        e.function == feature::PERFMON_V2.leaf
-            && feature::PERFMON_V2.is_set([e.eax, e.ebx, e.ecx, e.edx])
-    });
-    require!(pmu_version(&mut t.vm) == 0 && !v2, "a host without an architectural PMU for guests");
-    let intel = cpuid.iter().any(|e| {
-        e.function == leaf::VENDOR && vendor::name([e.eax, e.ebx, e.ecx, e.edx]) == vendor::INTEL
-    });
-    let parameter = std::fs::read_to_string("/sys/module/kvm/parameters/enable_pmu");
-    let is_off = parameter.is_ok_and(|value| value.trim() == "N");
-    let legacy = !intel && host_has_a_pmu() && !is_off;
-    require!(!legacy, "a host without counters that no CPUID leaf tells of");
-    let leaf = cpuid.iter().find(|e| e.function == leaf::PERFORMANCE_MONITORING);
-    let rest = leaf.map_or(0, |e| e.eax | e.ebx | e.ecx | e.edx);
-    check_eq!("CPUID leaf 0xa is all 0", rest, 0);
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(looks_for_a_pmu))?;
-    vcpu.run_until_done()
-}
+    /// Without counters of its own the host can lend none, although an old KVM keeps their registers.
+    fn host_has_a_pmu() -> bool {
+        ["cpu", "cpu_core"].iter().any(|name| {
+            std::fs::exists(format!("/sys/bus/event_source/devices/{name}")).unwrap_or(false)
+        })
+    }
 
-/// KVM_PMU_CAP_DISABLE takes the PMU from a VM, whatever its CPUID says (api.rst 8.35).
-#[kvm_test(looks_for_a_pmu, requires(cap::PMU_CAPABILITY, host::UNKNOWN_MSRS_FAULT))]
-fn pmu_can_be_switched_off(t: &mut OneVm) -> TestResult {
-    const DISABLE: u64 = 1 << 0;
-    check_eq!(
-        "an unknown mode of KVM_CAP_PMU_CAPABILITY is EINVAL",
-        set_mode(&t.vm, 1 << 1),
-        Err(Errno::EINVAL)
-    );
-    check_eq!(
-        "KVM_PMU_CAP_DISABLE is accepted before the first vCPU",
-        set_mode(&t.vm, DISABLE),
+    fn needs_a_pmu() -> TestResult {
+        require!(host_has_a_pmu(), "a PMU in the host");
         Ok(())
-    );
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(looks_for_a_pmu))?;
-    check_eq!(
-        "KVM_PMU_CAP_DISABLE is EINVAL after the first vCPU",
-        set_mode(&t.vm, DISABLE),
-        Err(Errno::EINVAL)
-    );
-    vcpu.run_until_done()
-}
+    }
 
-#[host]
-fn set_mode(vm: &Vm, mode: u64) -> Result<(), Errno> {
-    vm.enable_cap(bindings::KVM_CAP_PMU_CAPABILITY, [mode, 0, 0, 0])
+    /// Counters count instructions of the rings that they are told, while they are on.
+    #[kvm_test(counts_instructions, requires(host::FREE_COUNTERS))]
+    fn general_counters_count_what_they_are_told(t: &mut OneVcpu) -> TestResult {
+        needs_a_pmu()?;
+        t.vcpu.run_until_done()
+    }
+
+    /// Fixed counters count in the rings that they are told, and those that are not there are not.
+    #[kvm_test(counts_by_fixed_counters, requires(host::FREE_COUNTERS))]
+    fn fixed_counters_count_what_they_are_told(t: &mut OneVcpu) -> TestResult {
+        needs_a_pmu()?;
+        t.vcpu.run_until_done()
+    }
+
+    /// A counter that overflows with INT set raises the interrupt of LVT PMI, once.
+    #[kvm_test(overflows, irqchip, requires(host::FREE_COUNTERS))]
+    fn overflow_interrupts(t: &mut OneVcpu) -> TestResult {
+        needs_a_pmu()?;
+        t.vcpu.run_until_done()
+    }
+
+    /// `KVM_PMU_EVENT_ALLOW` and `KVM_PMU_EVENT_DENY`.
+    const ALLOW: u32 = 0;
+    const DENY: u32 = 1;
+
+    fn set_filter(vm: &Vm, action: u32, events: &[u64]) -> TestResult {
+        // `struct kvm_pmu_event_filter`: action, number, bitmap of fixed counters, flags, padding.
+        let mut filter: Vec<u8> = [action, events.len() as u32, 0, 0, 0, 0, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
+        filter.extend(events.iter().flat_map(|event| event.to_ne_bytes()));
+        vm.set_pmu_event_filter(&filter).ioctl("KVM_SET_PMU_EVENT_FILTER")
+    }
+
+    /// KVM_SET_PMU_EVENT_FILTER: denied events count nothing, others as before; the newest filter holds
+    /// (api.rst 4.120).
+    #[kvm_test(counts_on_request, requires(cap::PMU_EVENT_FILTER, host::FREE_COUNTERS))]
+    fn event_filter_stops_what_it_names(t: &mut OneVcpu) -> TestResult {
+        needs_a_pmu()?;
+        t.vcpu.run_until_sync(READY)?;
+        let mut counts = || -> TestResult<[bool; 2]> {
+            t.vcpu.answer(&[1]);
+            let [instructions, branches, ..] = t.vcpu.run_until_sync(READY)?;
+            Ok([instructions != 0, branches != 0])
+        };
+        check_eq!("both events count without a filter", counts()?, [true, true]);
+        set_filter(&t.vm, DENY, &[INSTRUCTIONS])?;
+        check_eq!("a denied event does not count, another one does", counts()?, [false, true]);
+        set_filter(&t.vm, ALLOW, &[INSTRUCTIONS])?;
+        check_eq!("an allowed event counts, no other one does", counts()?, [true, false]);
+        set_filter(&t.vm, ALLOW, &[])?;
+        check_eq!("an empty allow list allows no event", counts()?, [false, false]);
+        set_filter(&t.vm, DENY, &[])?;
+        check_eq!("an empty deny list denies no event", counts()?, [true, true]);
+        t.vcpu.answer(&[0]);
+        t.vcpu.run_until_done()
+    }
+
+    /// CPUID leaf 0xA: EAX tells the PMU's version.
+    fn pmu_version(vm: &mut Vm) -> u32 {
+        let leaf =
+            vm.cpuid_mut().as_slice().iter().find(|e| e.function == leaf::PERFORMANCE_MONITORING);
+        leaf.map_or(0, |e| e.eax & 0xff)
+    }
+
+    /// Where KVM's CPUID tells of no architectural PMU, guests see none, but for AMD's legacy counters: no
+    /// leaf tells of them.
+    #[kvm_test(looks_for_a_pmu, requires(host::UNKNOWN_MSRS_FAULT))]
+    fn absent_pmu_is_hidden(t: &mut OneVm) -> TestResult {
+        let cpuid = t.vm.cpuid_mut().as_slice().to_vec();
+        let v2 = cpuid.iter().any(|e| {
+            e.function == feature::PERFMON_V2.leaf
+                && feature::PERFMON_V2.is_set([e.eax, e.ebx, e.ecx, e.edx])
+        });
+        require!(
+            pmu_version(&mut t.vm) == 0 && !v2,
+            "a host without an architectural PMU for guests"
+        );
+        let intel = cpuid.iter().any(|e| {
+            e.function == leaf::VENDOR
+                && vendor::name([e.eax, e.ebx, e.ecx, e.edx]) == vendor::INTEL
+        });
+        let parameter = std::fs::read_to_string("/sys/module/kvm/parameters/enable_pmu");
+        let is_off = parameter.is_ok_and(|value| value.trim() == "N");
+        let legacy = !intel && host_has_a_pmu() && !is_off;
+        require!(!legacy, "a host without counters that no CPUID leaf tells of");
+        let leaf = cpuid.iter().find(|e| e.function == leaf::PERFORMANCE_MONITORING);
+        let rest = leaf.map_or(0, |e| e.eax | e.ebx | e.ecx | e.edx);
+        check_eq!("CPUID leaf 0xa is all 0", rest, 0);
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(looks_for_a_pmu))?;
+        vcpu.run_until_done()
+    }
+
+    /// KVM_PMU_CAP_DISABLE takes the PMU from a VM, whatever its CPUID says (api.rst 8.35).
+    #[kvm_test(looks_for_a_pmu, requires(cap::PMU_CAPABILITY, host::UNKNOWN_MSRS_FAULT))]
+    fn pmu_can_be_switched_off(t: &mut OneVm) -> TestResult {
+        const DISABLE: u64 = 1 << 0;
+        check_eq!(
+            "an unknown mode of KVM_CAP_PMU_CAPABILITY is EINVAL",
+            set_mode(&t.vm, 1 << 1),
+            Err(Errno::EINVAL)
+        );
+        check_eq!(
+            "KVM_PMU_CAP_DISABLE is accepted before the first vCPU",
+            set_mode(&t.vm, DISABLE),
+            Ok(())
+        );
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(looks_for_a_pmu))?;
+        check_eq!(
+            "KVM_PMU_CAP_DISABLE is EINVAL after the first vCPU",
+            set_mode(&t.vm, DISABLE),
+            Err(Errno::EINVAL)
+        );
+        vcpu.run_until_done()
+    }
+
+    fn set_mode(vm: &Vm, mode: u64) -> Result<(), Errno> {
+        vm.enable_cap(bindings::KVM_CAP_PMU_CAPABILITY, [mode, 0, 0, 0])
+    }
 }

@@ -5,8 +5,6 @@ use crate::prelude::*;
 use crate::x86_64::support::absent_pages::*;
 use guest_runtime::ucall::sync;
 
-kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
-
 /// What the guest reports.
 const READY: u64 = 1;
 const INDEX: u64 = 2;
@@ -57,48 +55,6 @@ fn touches_a_page(g: &mut Guest) {
     });
 }
 
-#[host]
-use std::thread;
-
-/// A guest that may be told (in ring 0 by KVM_ASYNC_PF_SEND_ALWAYS) gets #PF with a token in CR2 while
-/// the host has no page, and an interrupt with the same token when it has, which wakes a halted vCPU.
-#[kvm_test(params = [
-    ring_0: (0, SEND_ALWAYS), ring_3: (1, 0), ring_3_always: (1, SEND_ALWAYS),
-])]
-fn absent_page_is_told_and_then_ready(t: &mut OneVm, (in_ring_3, bits): (u64, u64)) -> TestResult {
-    let absent = Absent::new(&mut t.vm)?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(touches_a_page))?;
-    vcpu.set_args(&[in_ring_3, bits]);
-    absent.told(&mut vcpu, INDEX)?;
-    thread::sleep(MOMENT);
-    vcpu.run_until_sync(READY)?;
-    absent.meanwhile(&mut vcpu, || {
-        // The vCPU halts by now.
-        thread::sleep(MOMENT);
-        absent.supply(INDEX)
-    })
-}
-
-/// Each vCPU is told of a page that it waits for itself, by a token of its own.
-#[kvm_test]
-fn each_vcpu_waits_for_itself(t: &mut OneVm) -> TestResult {
-    let absent = Absent::new(&mut t.vm)?;
-    let mut vcpus = Vec::new();
-    let mut tokens = Vec::new();
-    for index in 0..2 {
-        let mut vcpu = t.vm.add_vcpu(index, guest_fn!(touches_a_page))?;
-        vcpu.set_args(&[1, 0]);
-        tokens.push(absent.told(&mut vcpu, INDEX)?);
-        vcpus.push(vcpu);
-    }
-    check!("each vCPU is given a token of its own", tokens[0] != tokens[1], "{tokens:x?}");
-    for vcpu in &mut vcpus {
-        vcpu.run_until_sync(READY)?;
-    }
-    absent.supply(INDEX)?;
-    vcpus.iter_mut().try_for_each(Vcpu::run_until_done)
-}
-
 /// Arguments: value of the MSR, whether interrupts are on.
 #[guest]
 fn cannot_be_told(g: &mut Guest) {
@@ -133,23 +89,6 @@ fn cannot_be_told(g: &mut Guest) {
     });
 }
 
-/// Where the guest cannot be told, its access waits: without the enable bit, without delivery by
-/// interrupt, with interrupts off, and in ring 0 without KVM_ASYNC_PF_SEND_ALWAYS.
-#[kvm_test(params = [
-    disabled: (SEND_ALWAYS | DELIVERY_AS_INT, true), no_delivery: (ENABLED | SEND_ALWAYS, true),
-    interrupts_off: (ON, false), ring_0: (TOLD, true),
-])]
-fn otherwise_the_access_waits(t: &mut OneVm, (bits, interrupts): (u64, bool)) -> TestResult {
-    let absent = Absent::new(&mut t.vm)?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(cannot_be_told))?;
-    vcpu.set_args(&[bits, interrupts.into()]);
-    absent.meanwhile(&mut vcpu, || {
-        check_eq!("the vCPU asks for the absent page", absent.asked()?, INDEX);
-        thread::sleep(MOMENT);
-        absent.supply(INDEX)
-    })
-}
-
 /// Goes back to its access at once.
 #[guest]
 fn tries_again(_: &mut Guest) {
@@ -176,19 +115,6 @@ fn tries_again(_: &mut Guest) {
         let ready = (2, token.load(SeqCst) as u32);
         check_eq!("a page that was tried again is announced as ready", pages.ready(), ready);
     });
-}
-
-/// A guest that was told may try again: its access waits then, and the page is told as ready as to any
-/// other.
-#[kvm_test]
-fn another_try_waits_for_the_page(t: &mut OneVm) -> TestResult {
-    let absent = Absent::new(&mut t.vm)?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(tries_again))?;
-    absent.told(&mut vcpu, INDEX)?;
-    absent.meanwhile(&mut vcpu, || {
-        thread::sleep(MOMENT);
-        absent.supply(INDEX)
-    })
 }
 
 /// Waits for a second page while it waits for a first.
@@ -245,18 +171,98 @@ fn waits_for_two(_: &mut Guest) {
     );
 }
 
-/// Pages are told as they come, one at a time: the next takes the token's place when that is free
-/// again and MSR_KVM_ASYNC_PF_ACK is written.
-#[kvm_test]
-fn faults_in_flight_are_told_apart(t: &mut OneVm) -> TestResult {
-    let absent = Absent::new(&mut t.vm)?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(waits_for_two))?;
-    for index in 0..2 {
-        absent.told(&mut vcpu, index)?;
+#[host]
+mod host {
+    use super::*;
+    use std::thread;
+
+    kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
+
+    /// A guest that may be told (in ring 0 by KVM_ASYNC_PF_SEND_ALWAYS) gets #PF with a token in CR2 while
+    /// the host has no page, and an interrupt with the same token when it has, which wakes a halted vCPU.
+    #[kvm_test(params = [
+    ring_0: (0, SEND_ALWAYS), ring_3: (1, 0), ring_3_always: (1, SEND_ALWAYS),
+])]
+    fn absent_page_is_told_and_then_ready(
+        t: &mut OneVm,
+        (in_ring_3, bits): (u64, u64),
+    ) -> TestResult {
+        let absent = Absent::new(&mut t.vm)?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(touches_a_page))?;
+        vcpu.set_args(&[in_ring_3, bits]);
+        absent.told(&mut vcpu, INDEX)?;
+        thread::sleep(MOMENT);
+        vcpu.run_until_sync(READY)?;
+        absent.meanwhile(&mut vcpu, || {
+            // The vCPU halts by now.
+            thread::sleep(MOMENT);
+            absent.supply(INDEX)
+        })
     }
-    absent.supply(1)?;
-    vcpu.run_until_sync(READY)?;
-    absent.supply(0)?;
-    thread::sleep(MOMENT);
-    vcpu.run_until_done()
+
+    /// Each vCPU is told of a page that it waits for itself, by a token of its own.
+    #[kvm_test]
+    fn each_vcpu_waits_for_itself(t: &mut OneVm) -> TestResult {
+        let absent = Absent::new(&mut t.vm)?;
+        let mut vcpus = Vec::new();
+        let mut tokens = Vec::new();
+        for index in 0..2 {
+            let mut vcpu = t.vm.add_vcpu(index, guest_fn!(touches_a_page))?;
+            vcpu.set_args(&[1, 0]);
+            tokens.push(absent.told(&mut vcpu, INDEX)?);
+            vcpus.push(vcpu);
+        }
+        check!("each vCPU is given a token of its own", tokens[0] != tokens[1], "{tokens:x?}");
+        for vcpu in &mut vcpus {
+            vcpu.run_until_sync(READY)?;
+        }
+        absent.supply(INDEX)?;
+        vcpus.iter_mut().try_for_each(Vcpu::run_until_done)
+    }
+
+    /// Where the guest cannot be told, its access waits: without the enable bit, without delivery by
+    /// interrupt, with interrupts off, and in ring 0 without KVM_ASYNC_PF_SEND_ALWAYS.
+    #[kvm_test(params = [
+    disabled: (SEND_ALWAYS | DELIVERY_AS_INT, true), no_delivery: (ENABLED | SEND_ALWAYS, true),
+    interrupts_off: (ON, false), ring_0: (TOLD, true),
+])]
+    fn otherwise_the_access_waits(t: &mut OneVm, (bits, interrupts): (u64, bool)) -> TestResult {
+        let absent = Absent::new(&mut t.vm)?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(cannot_be_told))?;
+        vcpu.set_args(&[bits, interrupts.into()]);
+        absent.meanwhile(&mut vcpu, || {
+            check_eq!("the vCPU asks for the absent page", absent.asked()?, INDEX);
+            thread::sleep(MOMENT);
+            absent.supply(INDEX)
+        })
+    }
+
+    /// A guest that was told may try again: its access waits then, and the page is told as ready as to any
+    /// other.
+    #[kvm_test]
+    fn another_try_waits_for_the_page(t: &mut OneVm) -> TestResult {
+        let absent = Absent::new(&mut t.vm)?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(tries_again))?;
+        absent.told(&mut vcpu, INDEX)?;
+        absent.meanwhile(&mut vcpu, || {
+            thread::sleep(MOMENT);
+            absent.supply(INDEX)
+        })
+    }
+
+    /// Pages are told as they come, one at a time: the next takes the token's place when that is free
+    /// again and MSR_KVM_ASYNC_PF_ACK is written.
+    #[kvm_test]
+    fn faults_in_flight_are_told_apart(t: &mut OneVm) -> TestResult {
+        let absent = Absent::new(&mut t.vm)?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(waits_for_two))?;
+        for index in 0..2 {
+            absent.told(&mut vcpu, index)?;
+        }
+        absent.supply(1)?;
+        vcpu.run_until_sync(READY)?;
+        absent.supply(0)?;
+        thread::sleep(MOMENT);
+        vcpu.run_until_done()
+    }
 }

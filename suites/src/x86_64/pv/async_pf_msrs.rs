@@ -4,8 +4,6 @@ use crate::prelude::*;
 use crate::x86_64::support::absent_pages::*;
 use guest_runtime::ucall::sync;
 
-kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
-
 const READY: u64 = 1;
 const GP: Option<(u8, u32)> = Some((vector::GP, 0));
 
@@ -79,16 +77,6 @@ fn sets_msrs(_: &mut Guest) {
 /// No RAM.
 const NOWHERE: u64 = layout::FREE + 0x1000_0000;
 
-#[host]
-use std::{thread, time::Duration};
-
-/// The vector has 8 bits; the structure's address, aligned to 64 bytes, must be memory when it counts;
-/// reserved bits are #GP.
-#[kvm_test]
-fn registers_are_as_documented(t: &mut OneVm) -> TestResult {
-    t.vm.add_vcpu(0, guest_fn!(sets_msrs))?.run_until_done()
-}
-
 #[guest]
 fn has_no_apic(_: &mut Guest) {
     check_eq!(
@@ -115,12 +103,6 @@ fn has_no_apic(_: &mut Guest) {
     check_eq!("the vector reads as 0 without an APIC", rdmsr(MSR_KVM_ASYNC_PF_INT), 0);
 }
 
-/// Without a local APIC in the kernel pages could not be told as ready: nothing can be enabled.
-#[kvm_test(has_no_apic, no_irqchip)]
-fn without_an_apic_it_stays_off(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn has_its_apic_off(g: &mut Guest) {
     let pages = Pages::new(AREA);
@@ -138,14 +120,6 @@ fn has_its_apic_off(g: &mut Guest) {
             check_eq!("all waiters are woken when the APIC is on", pages.ready(), (1, WAKE_ALL));
         },
     );
-}
-
-/// A vCPU whose local APIC is off could not take the interrupt: what is ready waits for the APIC, and
-/// is not lost.
-#[kvm_test(has_its_apic_off)]
-fn apic_that_is_off_delays_what_is_ready(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_sync(READY)?;
-    t.vcpu.run_until_done()
 }
 
 /// Set when the guest is about to disable.
@@ -178,25 +152,6 @@ fn gives_up_waiting(_: &mut Guest) {
         pages.enable(ON);
         check_eq!("all waiters are woken when enabled again", pages.ready(), (2, WAKE_ALL));
     });
-}
-
-/// What is outstanding when the guest disables asynchronous page faults is not told any more; enabling
-/// wakes whoever may wait, by a token of its own.
-#[kvm_test]
-fn disabling_forgets_what_is_outstanding(t: &mut OneVm) -> TestResult {
-    let absent = Absent::new(&mut t.vm)?;
-    let mut vcpu = t.vm.add_vcpu(0, guest_fn!(gives_up_waiting))?;
-    let giving_up = t.vm.shared(shared_static!(GIVING_UP));
-    absent.told(&mut vcpu, 0)?;
-    absent.meanwhile(&mut vcpu, || {
-        check!(
-            "the guest disables while a page is outstanding",
-            eventually(|| giving_up.load(SeqCst) != 0)
-        );
-        // Enough for the one instruction that is left.
-        thread::sleep(Duration::from_millis(20));
-        absent.supply(0)
-    })
 }
 
 #[guest]
@@ -232,36 +187,84 @@ fn gets_enabled(g: &mut Guest) {
     });
 }
 
-/// What userspace reads of the MSRs enables them on another vCPU, where everybody is woken: pages that
-/// were outstanding are not told any more (migration). Userspace's reserved bits are refused too.
-#[kvm_test]
-fn msrs_move_to_another_vcpu(t: &mut OneVm) -> TestResult {
-    let mut from = t.vm.add_vcpu(0, guest_fn!(is_enabled))?;
-    from.run_until_sync(READY)?;
-    let vector = from.msr(MSR_KVM_ASYNC_PF_INT)?;
-    check_eq!("userspace reads the guest's vector", vector, Some(VECTOR.into()));
-    let enabled = from.msr(MSR_KVM_ASYNC_PF_EN)?;
-    check_eq!("userspace reads the guest's address and flags", enabled, Some(AREA | ON));
-    let mut to = t.vm.add_vcpu(1, guest_fn!(gets_enabled))?;
-    to.run_until_sync(READY)?;
-    let moved = |index, value| to.set_msr(index, value);
-    for bit in [8, 63] {
+#[host]
+mod host {
+    use super::*;
+    use std::{thread, time::Duration};
+
+    kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
+
+    /// The vector has 8 bits; the structure's address, aligned to 64 bytes, must be memory when it counts;
+    /// reserved bits are #GP.
+    #[kvm_test]
+    fn registers_are_as_documented(t: &mut OneVm) -> TestResult {
+        t.vm.add_vcpu(0, guest_fn!(sets_msrs))?.run_until_done()
+    }
+
+    /// Without a local APIC in the kernel pages could not be told as ready: nothing can be enabled.
+    #[kvm_test(has_no_apic, no_irqchip)]
+    fn without_an_apic_it_stays_off(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// A vCPU whose local APIC is off could not take the interrupt: what is ready waits for the APIC, and
+    /// is not lost.
+    #[kvm_test(has_its_apic_off)]
+    fn apic_that_is_off_delays_what_is_ready(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_sync(READY)?;
+        t.vcpu.run_until_done()
+    }
+
+    /// What is outstanding when the guest disables asynchronous page faults is not told any more; enabling
+    /// wakes whoever may wait, by a token of its own.
+    #[kvm_test]
+    fn disabling_forgets_what_is_outstanding(t: &mut OneVm) -> TestResult {
+        let absent = Absent::new(&mut t.vm)?;
+        let mut vcpu = t.vm.add_vcpu(0, guest_fn!(gives_up_waiting))?;
+        let giving_up = t.vm.shared(shared_static!(GIVING_UP));
+        absent.told(&mut vcpu, 0)?;
+        absent.meanwhile(&mut vcpu, || {
+            check!(
+                "the guest disables while a page is outstanding",
+                eventually(|| giving_up.load(SeqCst) != 0)
+            );
+            // Enough for the one instruction that is left.
+            thread::sleep(Duration::from_millis(20));
+            absent.supply(0)
+        })
+    }
+
+    /// What userspace reads of the MSRs enables them on another vCPU, where everybody is woken: pages that
+    /// were outstanding are not told any more (migration). Userspace's reserved bits are refused too.
+    #[kvm_test]
+    fn msrs_move_to_another_vcpu(t: &mut OneVm) -> TestResult {
+        let mut from = t.vm.add_vcpu(0, guest_fn!(is_enabled))?;
+        from.run_until_sync(READY)?;
+        let vector = from.msr(MSR_KVM_ASYNC_PF_INT)?;
+        check_eq!("userspace reads the guest's vector", vector, Some(VECTOR.into()));
+        let enabled = from.msr(MSR_KVM_ASYNC_PF_EN)?;
+        check_eq!("userspace reads the guest's address and flags", enabled, Some(AREA | ON));
+        let mut to = t.vm.add_vcpu(1, guest_fn!(gets_enabled))?;
+        to.run_until_sync(READY)?;
+        let moved = |index, value| to.set_msr(index, value);
+        for bit in [8, 63] {
+            check!(
+                "userspace's bit {bit} beside the vector is refused",
+                !moved(MSR_KVM_ASYNC_PF_INT, 1 << bit)?
+            );
+        }
+        for bit in [4, 5] {
+            let refused = !moved(MSR_KVM_ASYNC_PF_EN, AREA | 1 << bit | ON)?;
+            check!("userspace's reserved bit {bit} is refused", refused);
+        }
         check!(
-            "userspace's bit {bit} beside the vector is refused",
-            !moved(MSR_KVM_ASYNC_PF_INT, 1 << bit)?
+            "userspace's write of the vector is accepted",
+            moved(MSR_KVM_ASYNC_PF_INT, VECTOR.into())?
         );
+        check!(
+            "userspace's write of address and flags is accepted",
+            moved(MSR_KVM_ASYNC_PF_EN, (AREA + AREA_SIZE) | ON)?
+        );
+        to.run_until_done()
     }
-    for bit in [4, 5] {
-        let refused = !moved(MSR_KVM_ASYNC_PF_EN, AREA | 1 << bit | ON)?;
-        check!("userspace's reserved bit {bit} is refused", refused);
-    }
-    check!(
-        "userspace's write of the vector is accepted",
-        moved(MSR_KVM_ASYNC_PF_INT, VECTOR.into())?
-    );
-    check!(
-        "userspace's write of address and flags is accepted",
-        moved(MSR_KVM_ASYNC_PF_EN, (AREA + AREA_SIZE) | ON)?
-    );
-    to.run_until_done()
 }

@@ -4,8 +4,6 @@ use crate::prelude::*;
 use insn_table::Gpr;
 use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KVM_PV_EOI_MASK, MSR_KVM_PV_EOI_EN};
 
-kvm_tests! { irqchip }
-
 const WORD: u64 = layout::SCRATCH + 0x44;
 const OTHER_WORD: u64 = layout::SCRATCH + 0x1000 - 4;
 const PATTERN: u32 = 0x5a5a_5a5a;
@@ -80,13 +78,6 @@ fn enables(g: &mut Guest) {
     check_eq!("MSR_KVM_PV_EOI_EN reads as 0 when off", rdmsr(MSR_KVM_PV_EOI_EN), 0);
 }
 
-/// The MSR is as x86/msr.rst says.
-#[kvm_test(enables)]
-fn msr_takes_addresses_of_words(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_sync(1)?;
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn takes_interrupts(_: &mut Guest) {
     let apic = enable();
@@ -107,12 +98,6 @@ fn takes_interrupts(_: &mut Guest) {
     });
     check_eq!("each interrupt is taken exactly once", taken, ROUNDS);
     guest_runtime::ucall::metric("ended by the word", "interrupts", by_word);
-}
-
-/// However the guest ends an interrupt, by the word where KVM allows that, the next one comes.
-#[kvm_test(takes_interrupts)]
-fn interrupts_ended_by_the_word_are_over(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
 }
 
 #[guest]
@@ -152,12 +137,6 @@ fn takes_two(_: &mut Guest) {
     check!("no interrupt is left in service", !apic.bit(apic::reg::ISR, VECTOR));
 }
 
-/// An interrupt that waits behind another is delivered when that is ended, without a further one.
-#[kvm_test(takes_two)]
-fn waiting_interrupt_comes_after_the_end(t: &mut OneVcpu) -> TestResult {
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn takes_levels(g: &mut Guest) {
     let apic = enable();
@@ -189,14 +168,40 @@ fn takes_levels(g: &mut Guest) {
 const RAISE: u64 = 1;
 const LOWER: u64 = 2;
 
-/// The I/O APIC waits for the end of a level-triggered interrupt, which the word would keep from it.
-#[kvm_test(takes_levels, moved)]
-fn level_interrupts_are_ended_in_the_apic(t: &mut OneVcpu) -> TestResult {
-    for _ in 0..4 {
-        for (stage, active) in [(RAISE, true), (LOWER, false)] {
-            t.vcpu.run_until_sync(stage)?;
-            t.vm.set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
-        }
+#[host]
+mod host {
+    use super::*;
+
+    kvm_tests! { irqchip }
+
+    /// The MSR is as x86/msr.rst says.
+    #[kvm_test(enables)]
+    fn msr_takes_addresses_of_words(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_sync(1)?;
+        t.vcpu.run_until_done()
     }
-    t.vcpu.run_until_done()
+
+    /// However the guest ends an interrupt, by the word where KVM allows that, the next one comes.
+    #[kvm_test(takes_interrupts)]
+    fn interrupts_ended_by_the_word_are_over(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// An interrupt that waits behind another is delivered when that is ended, without a further one.
+    #[kvm_test(takes_two)]
+    fn waiting_interrupt_comes_after_the_end(t: &mut OneVcpu) -> TestResult {
+        t.vcpu.run_until_done()
+    }
+
+    /// The I/O APIC waits for the end of a level-triggered interrupt, which the word would keep from it.
+    #[kvm_test(takes_levels, moved)]
+    fn level_interrupts_are_ended_in_the_apic(t: &mut OneVcpu) -> TestResult {
+        for _ in 0..4 {
+            for (stage, active) in [(RAISE, true), (LOWER, false)] {
+                t.vcpu.run_until_sync(stage)?;
+                t.vm.set_irq_line(PIN, active).ioctl("KVM_IRQ_LINE")?;
+            }
+        }
+        t.vcpu.run_until_done()
+    }
 }

@@ -4,8 +4,6 @@ use crate::prelude::*;
 use core::mem::offset_of;
 use kvm_pv::{Features, KVM_MSR_ENABLED as ENABLE, KvmStealTime, MSR_KVM_STEAL_TIME};
 
-kvm_tests! { requires(cap::STEAL_TIME) }
-
 const STEAL: u64 = offset_of!(KvmStealTime, steal) as u64;
 const VERSION: u64 = offset_of!(KvmStealTime, version) as u64;
 const FLAGS: u64 = offset_of!(KvmStealTime, flags) as u64;
@@ -108,15 +106,6 @@ fn enables(g: &mut Guest) {
     check_eq!("the structure is left alone when disabled again", read(PLACE), (0, 0));
 }
 
-/// MSR and structure are as x86/msr.rst says.
-#[kvm_test(enables)]
-fn structure_is_valid(t: &mut OneVcpu) -> TestResult {
-    for _ in 0..4 {
-        t.vcpu.run_until_sync(READY)?;
-    }
-    t.vcpu.run_until_done()
-}
-
 #[guest]
 fn moves_its_structure(g: &mut Guest) {
     require_feature();
@@ -148,15 +137,6 @@ fn moves_its_structure(g: &mut Guest) {
 /// No RAM.
 const NOWHERE: u64 = layout::FREE + 0x1000_0000;
 
-/// The structure is where the guest said last, wherever that is.
-#[kvm_test(moves_its_structure)]
-fn structure_follows_the_msr(t: &mut OneVcpu) -> TestResult {
-    for _ in 0..5 {
-        t.vcpu.run_until_sync(READY)?;
-    }
-    t.vcpu.run_until_done()
-}
-
 /// Argument 0: where the structure is; 1: whether to enable it. Reports version and steal time.
 #[guest]
 fn reports(g: &mut Guest) {
@@ -172,175 +152,198 @@ fn reports(g: &mut Guest) {
 }
 
 #[host]
-use {
-    bindings::{Msrs, kvm_msr_entry},
-    nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
-    nix::unistd::Pid,
-    std::time::{Duration, Instant},
-};
-
-#[host]
-const SLOT: u32 = 1;
-
-/// The memory behind the structure can change under it: KVM writes what is there now.
-#[kvm_test(reports)]
-fn structure_follows_its_memslot(t: &mut OneVcpu) -> TestResult {
-    const PAGE: u64 = layout::PAGE_SIZE;
-    const AT: u64 = 0x80;
-    let place = layout::FREE + AT;
-    let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
-    let version = |memory: &Mapping| memory.read_u64((AT + VERSION) as usize) as u32;
-    let set = |size, memory: &Mapping| {
-        t.vm.set_region(SLOT, 0, layout::FREE, size, memory.hva())
-            .ioctl("KVM_SET_USER_MEMORY_REGION")
+mod host {
+    use super::*;
+    use {
+        bindings::{Msrs, kvm_msr_entry},
+        nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
+        nix::unistd::Pid,
+        std::time::{Duration, Instant},
     };
-    set(PAGE, &memories[0])?;
-    t.vcpu.set_args(&[place, 1]);
-    t.vcpu.run_until_sync(READY)?;
-    t.vcpu.run_until_sync(READY)?;
-    check!("the structure is in the slot's memory", version(&memories[0]) != 0);
-    for round in 1..=4 {
-        let (old, new) = (&memories[(round + 1) % 2], &memories[round % 2]);
-        set(0, old)?;
-        set(PAGE, new)?;
-        old.fill(0);
-        new.fill(0);
-        t.vcpu.run_until_sync(READY)?;
-        check!(
-            "the structure is in the new memory at the next run",
-            version(new) != 0,
-            "round {round}"
-        );
-        check_eq!("the old memory is left alone", version(old), 0);
+
+    kvm_tests! { requires(cap::STEAL_TIME) }
+
+    /// MSR and structure are as x86/msr.rst says.
+    #[kvm_test(enables)]
+    fn structure_is_valid(t: &mut OneVcpu) -> TestResult {
+        for _ in 0..4 {
+            t.vcpu.run_until_sync(READY)?;
+        }
+        t.vcpu.run_until_done()
     }
-    Ok(())
-}
 
-/// What userspace sets, as after migration, is in force from the first instruction; each vCPU has a
-/// structure of its own.
-#[kvm_test(reports)]
-fn userspace_enables_it_for_each_vcpu(t: &mut OneVcpu) -> TestResult {
-    let mut second = t.vm.add_vcpu(1, guest_fn!(reports))?;
-    let places = [PLACE, OTHER];
-    let version = |vm: &Vm, place: u64| {
-        let mut bytes = [0; 4];
-        vm.ram().read(place + VERSION, &mut bytes).expect("the structure is in RAM");
-        u32::from_ne_bytes(bytes)
-    };
-    for (vcpu, place) in [&mut t.vcpu, &mut second].into_iter().zip(places) {
-        let data = place | ENABLE;
-        let entry = kvm_msr_entry { index: MSR_KVM_STEAL_TIME, data, ..Default::default() };
-        let msrs = Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
-        let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
-        require!(taken == 1, "KVM_FEATURE_STEAL_TIME");
-        vcpu.set_args(&[place, 0]);
+    /// The structure is where the guest said last, wherever that is.
+    #[kvm_test(moves_its_structure)]
+    fn structure_follows_the_msr(t: &mut OneVcpu) -> TestResult {
+        for _ in 0..5 {
+            t.vcpu.run_until_sync(READY)?;
+        }
+        t.vcpu.run_until_done()
     }
-    check_eq!("no structure is written before its vCPU runs", version(&t.vm, PLACE), 0);
-    let [first, ..] = t.vcpu.run_until_sync(READY)?;
-    check!(
-        "the first vCPU's structure is filled at its first instruction",
-        first != 0 && first & 1 == 0
-    );
-    check_eq!("the second vCPU's structure is not filled before it runs", version(&t.vm, OTHER), 0);
-    let [other, ..] = second.run_until_sync(READY)?;
-    check!(
-        "the second vCPU's structure is filled at its first instruction",
-        other != 0 && other & 1 == 0
-    );
-    let stays = version(&t.vm, PLACE);
-    second.run_until_sync(READY)?;
-    check_eq!(
-        "a run of the second vCPU leaves the first's structure",
-        version(&t.vm, PLACE),
-        stays
-    );
-    Ok(())
-}
 
-/// Nanoseconds that this thread was ready to run and did not (Documentation/scheduler/sched-stats.rst).
-#[host]
-fn run_delay() -> TestResult<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    match text.split_whitespace().nth(1).and_then(|field| field.parse().ok()) {
-        Some(delay) => Ok(delay),
-        None => skip!("/proc/thread-self/schedstat"),
-    }
-}
+    const SLOT: u32 = 1;
 
-/// Keeps this thread, and those that it starts, on the CPU that it is on.
-#[host]
-fn stay_here() -> TestResult<CpuSet> {
-    let error = |e| Failure::Error(format!("affinity: {e}"));
-    let before = sched_getaffinity(Pid::from_raw(0)).map_err(error)?;
-    let mut here = CpuSet::new();
-    here.set(sched_getcpu().map_err(error)?).map_err(error)?;
-    sched_setaffinity(Pid::from_raw(0), &here).map_err(error)?;
-    Ok(before)
-}
-
-/// Shares this thread's CPU with another for a while: until it had to wait for [`WAITED`] more.
-#[host]
-fn wait_for_the_cpu() -> TestResult<bool> {
-    let before = run_delay()?;
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(SeqCst) {
-                std::hint::spin_loop();
-            }
-        });
-        let end = Instant::now() + Duration::from_secs(3);
-        let waited = loop {
-            let enough = run_delay()? >= before + WAITED;
-            if enough || Instant::now() > end {
-                break enough;
-            }
+    /// The memory behind the structure can change under it: KVM writes what is there now.
+    #[kvm_test(reports)]
+    fn structure_follows_its_memslot(t: &mut OneVcpu) -> TestResult {
+        const PAGE: u64 = layout::PAGE_SIZE;
+        const AT: u64 = 0x80;
+        let place = layout::FREE + AT;
+        let memories = [Mapping::anonymous(PAGE as usize)?, Mapping::anonymous(PAGE as usize)?];
+        let version = |memory: &Mapping| memory.read_u64((AT + VERSION) as usize) as u32;
+        let set = |size, memory: &Mapping| {
+            t.vm.set_region(SLOT, 0, layout::FREE, size, memory.hva())
+                .ioctl("KVM_SET_USER_MEMORY_REGION")
         };
-        stop.store(true, SeqCst);
-        Ok(waited)
-    })
-}
-#[host]
-const WAITED: u64 = 1_000_000;
-
-/// Steal time is what the host's scheduler says that the vCPU's thread had to wait, neither less nor
-/// more; time asleep is not in it.
-#[kvm_test(reports)]
-fn steal_time_is_the_threads_run_delay(t: &mut OneVcpu) -> TestResult {
-    stay_here()?;
-    t.vcpu.set_args(&[PLACE, 1]);
-    // Steal time, and the thread's delay just before and just after the guest read it.
-    let mut sample = || -> TestResult<[u64; 4]> {
-        let before = run_delay()?;
-        let [version, steal, ..] = t.vcpu.run_until_sync(READY)?;
-        Ok([before, steal, run_delay()?, version])
-    };
-    sample()?;
-    for round in 0..4 {
-        let first = sample()?;
-        let busy = round % 2 == 0;
-        if busy {
-            let waited = wait_for_the_cpu()?;
-            check!("the vCPU's thread had to wait for its CPU", waited);
-        } else {
-            std::thread::sleep(Duration::from_millis(5));
+        set(PAGE, &memories[0])?;
+        t.vcpu.set_args(&[place, 1]);
+        t.vcpu.run_until_sync(READY)?;
+        t.vcpu.run_until_sync(READY)?;
+        check!("the structure is in the slot's memory", version(&memories[0]) != 0);
+        for round in 1..=4 {
+            let (old, new) = (&memories[(round + 1) % 2], &memories[round % 2]);
+            set(0, old)?;
+            set(PAGE, new)?;
+            old.fill(0);
+            new.fill(0);
+            t.vcpu.run_until_sync(READY)?;
+            check!(
+                "the structure is in the new memory at the next run",
+                version(new) != 0,
+                "round {round}"
+            );
+            check_eq!("the old memory is left alone", version(old), 0);
         }
-        let second = sample()?;
-        let stolen = second[1].wrapping_sub(first[1]);
-        let (least, most) = (second[0].saturating_sub(first[2]), second[2] - first[0]);
+        Ok(())
+    }
+
+    /// What userspace sets, as after migration, is in force from the first instruction; each vCPU has a
+    /// structure of its own.
+    #[kvm_test(reports)]
+    fn userspace_enables_it_for_each_vcpu(t: &mut OneVcpu) -> TestResult {
+        let mut second = t.vm.add_vcpu(1, guest_fn!(reports))?;
+        let places = [PLACE, OTHER];
+        let version = |vm: &Vm, place: u64| {
+            let mut bytes = [0; 4];
+            vm.ram().read(place + VERSION, &mut bytes).expect("the structure is in RAM");
+            u32::from_ne_bytes(bytes)
+        };
+        for (vcpu, place) in [&mut t.vcpu, &mut second].into_iter().zip(places) {
+            let data = place | ENABLE;
+            let entry = kvm_msr_entry { index: MSR_KVM_STEAL_TIME, data, ..Default::default() };
+            let msrs =
+                Msrs::from_entries(&[entry]).map_err(|e| Failure::Error(format!("{e:?}")))?;
+            let taken = vcpu.fd().set_msrs(&msrs).ioctl("KVM_SET_MSRS")?;
+            require!(taken == 1, "KVM_FEATURE_STEAL_TIME");
+            vcpu.set_args(&[place, 0]);
+        }
+        check_eq!("no structure is written before its vCPU runs", version(&t.vm, PLACE), 0);
+        let [first, ..] = t.vcpu.run_until_sync(READY)?;
         check!(
-            "all of the thread's wait is stolen time",
-            stolen >= least,
-            "{stolen}, at least {least}"
+            "the first vCPU's structure is filled at its first instruction",
+            first != 0 && first & 1 == 0
         );
+        check_eq!(
+            "the second vCPU's structure is not filled before it runs",
+            version(&t.vm, OTHER),
+            0
+        );
+        let [other, ..] = second.run_until_sync(READY)?;
         check!(
-            "nothing but the thread's wait is stolen time",
-            stolen <= most,
-            "{stolen}, at most {most}"
+            "the second vCPU's structure is filled at its first instruction",
+            other != 0 && other & 1 == 0
         );
-        if busy {
-            check!("the version changes with the stolen time", second[3] != first[3]);
+        let stays = version(&t.vm, PLACE);
+        second.run_until_sync(READY)?;
+        check_eq!(
+            "a run of the second vCPU leaves the first's structure",
+            version(&t.vm, PLACE),
+            stays
+        );
+        Ok(())
+    }
+
+    /// Nanoseconds that this thread was ready to run and did not (Documentation/scheduler/sched-stats.rst).
+    fn run_delay() -> TestResult<u64> {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        match text.split_whitespace().nth(1).and_then(|field| field.parse().ok()) {
+            Some(delay) => Ok(delay),
+            None => skip!("/proc/thread-self/schedstat"),
         }
     }
-    Ok(())
+
+    /// Keeps this thread, and those that it starts, on the CPU that it is on.
+    fn stay_here() -> TestResult<CpuSet> {
+        let error = |e| Failure::Error(format!("affinity: {e}"));
+        let before = sched_getaffinity(Pid::from_raw(0)).map_err(error)?;
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu().map_err(error)?).map_err(error)?;
+        sched_setaffinity(Pid::from_raw(0), &here).map_err(error)?;
+        Ok(before)
+    }
+
+    /// Shares this thread's CPU with another for a while: until it had to wait for [`WAITED`] more.
+    fn wait_for_the_cpu() -> TestResult<bool> {
+        let before = run_delay()?;
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    std::hint::spin_loop();
+                }
+            });
+            let end = Instant::now() + Duration::from_secs(3);
+            let waited = loop {
+                let enough = run_delay()? >= before + WAITED;
+                if enough || Instant::now() > end {
+                    break enough;
+                }
+            };
+            stop.store(true, SeqCst);
+            Ok(waited)
+        })
+    }
+    const WAITED: u64 = 1_000_000;
+
+    /// Steal time is what the host's scheduler says that the vCPU's thread had to wait, neither less nor
+    /// more; time asleep is not in it.
+    #[kvm_test(reports)]
+    fn steal_time_is_the_threads_run_delay(t: &mut OneVcpu) -> TestResult {
+        stay_here()?;
+        t.vcpu.set_args(&[PLACE, 1]);
+        // Steal time, and the thread's delay just before and just after the guest read it.
+        let mut sample = || -> TestResult<[u64; 4]> {
+            let before = run_delay()?;
+            let [version, steal, ..] = t.vcpu.run_until_sync(READY)?;
+            Ok([before, steal, run_delay()?, version])
+        };
+        sample()?;
+        for round in 0..4 {
+            let first = sample()?;
+            let busy = round % 2 == 0;
+            if busy {
+                let waited = wait_for_the_cpu()?;
+                check!("the vCPU's thread had to wait for its CPU", waited);
+            } else {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let second = sample()?;
+            let stolen = second[1].wrapping_sub(first[1]);
+            let (least, most) = (second[0].saturating_sub(first[2]), second[2] - first[0]);
+            check!(
+                "all of the thread's wait is stolen time",
+                stolen >= least,
+                "{stolen}, at least {least}"
+            );
+            check!(
+                "nothing but the thread's wait is stolen time",
+                stolen <= most,
+                "{stolen}, at most {most}"
+            );
+            if busy {
+                check!("the version changes with the stolen time", second[3] != first[3]);
+            }
+        }
+        Ok(())
+    }
 }

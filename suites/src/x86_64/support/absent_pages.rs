@@ -120,94 +120,95 @@ impl Pages {
 }
 
 #[host]
-use {
-    std::sync::mpsc::{self, RecvTimeoutError},
-    std::time::Duration,
-    vm::{Backing, FaultMode, Patience, Userfault},
-};
+pub use host::*;
 
 #[host]
-pub const SLOT: u32 = 1;
-/// Enough for KVM to tell of a page, if it did.
-#[host]
-pub const MOMENT: Duration = Duration::from_millis(3);
+mod host {
+    use super::*;
+    use {
+        std::sync::mpsc::{self, RecvTimeoutError},
+        std::time::Duration,
+        vm::{Backing, FaultMode, Patience, Userfault},
+    };
 
-/// How long a vCPU that runs may take from its fault to being told.
-#[host]
-const LONGEST: Duration = Duration::from_millis(700);
+    pub const SLOT: u32 = 1;
+    /// Enough for KVM to tell of a page, if it did.
+    pub const MOMENT: Duration = Duration::from_millis(3);
 
-/// The host's side of pages that are absent.
-#[host]
-pub struct Absent {
-    fault: Userfault,
-    hva: u64,
-    stop: Event,
-}
+    /// How long a vCPU that runs may take from its fault to being told.
+    const LONGEST: Duration = Duration::from_millis(700);
 
-#[host]
-impl Absent {
-    pub fn new(vm: &mut Vm) -> TestResult<Self> {
-        let memory = Backing::Anonymous.map((NR_PAGES * layout::PAGE_SIZE) as usize)?;
-        let fault = Userfault::new(FaultMode::Missing)?;
-        fault.register(&memory, FaultMode::Missing)?;
-        let hva = memory.hva();
-        vm.add_mapping(SLOT, 0, PAGES, memory)?;
-        Ok(Self { fault, hva, stop: Event::new()? })
+    /// The host's side of pages that are absent.
+    pub struct Absent {
+        fault: Userfault,
+        hva: u64,
+        stop: Event,
     }
 
-    /// Waits until a page is asked for.
-    pub fn asked(&self) -> TestResult<u64> {
-        match self.fault.next(&self.stop)? {
-            Some(address) => Ok((address - self.hva) / layout::PAGE_SIZE),
-            None => fail!("no page is asked for"),
+    impl Absent {
+        pub fn new(vm: &mut Vm) -> TestResult<Self> {
+            let memory = Backing::Anonymous.map((NR_PAGES * layout::PAGE_SIZE) as usize)?;
+            let fault = Userfault::new(FaultMode::Missing)?;
+            fault.register(&memory, FaultMode::Missing)?;
+            let hva = memory.hva();
+            vm.add_mapping(SLOT, 0, PAGES, memory)?;
+            Ok(Self { fault, hva, stop: Event::new()? })
         }
-    }
 
-    pub fn supply(&self, index: u64) -> TestResult {
-        let mut bytes = [0; layout::PAGE_SIZE as usize];
-        bytes[..8].copy_from_slice(&content(index).to_ne_bytes());
-        self.fault.copy(self.hva + index * layout::PAGE_SIZE, &bytes).ioctl("UFFDIO_COPY")
-    }
+        /// Waits until a page is asked for.
+        pub fn asked(&self) -> TestResult<u64> {
+            match self.fault.next(&self.stop)? {
+                Some(address) => Ok((address - self.hva) / layout::PAGE_SIZE),
+                None => fail!("no page is asked for"),
+            }
+        }
 
-    /// Runs `vcpu` until it is told that it has no page `index`: what it says of that. One that waits
-    /// in KVM_RUN instead gets its page after a while, so that the test fails, and does not hang.
-    pub fn told(&self, vcpu: &mut Vcpu, index: u64) -> TestResult<u64> {
-        let (running, ended) = mpsc::channel::<()>();
-        together(|threads| {
-            let watcher = threads.spawn(move || {
-                check_eq!("the vCPU asks for page {index}", self.asked()?, index);
-                let patience = Patience::new(LONGEST);
-                while ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
-                    if patience.is_over() {
-                        return self.supply(index);
+        pub fn supply(&self, index: u64) -> TestResult {
+            let mut bytes = [0; layout::PAGE_SIZE as usize];
+            bytes[..8].copy_from_slice(&content(index).to_ne_bytes());
+            self.fault.copy(self.hva + index * layout::PAGE_SIZE, &bytes).ioctl("UFFDIO_COPY")
+        }
+
+        /// Runs `vcpu` until it is told that it has no page `index`: what it says of that. One that waits
+        /// in KVM_RUN instead gets its page after a while, so that the test fails, and does not hang.
+        pub fn told(&self, vcpu: &mut Vcpu, index: u64) -> TestResult<u64> {
+            let (running, ended) = mpsc::channel::<()>();
+            together(|threads| {
+                let watcher = threads.spawn(move || {
+                    check_eq!("the vCPU asks for page {index}", self.asked()?, index);
+                    let patience = Patience::new(LONGEST);
+                    while ended.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+                        if patience.is_over() {
+                            return self.supply(index);
+                        }
                     }
+                    Ok(())
+                });
+                let token = threads.run(vcpu, |vcpu| vcpu.run_until_sync(NOT_PRESENT)).join();
+                drop(running);
+                if token.is_err() {
+                    self.stop.signal(1)?;
                 }
-                Ok(())
-            });
-            let token = threads.run(vcpu, |vcpu| vcpu.run_until_sync(NOT_PRESENT)).join();
-            drop(running);
-            if token.is_err() {
-                self.stop.signal(1)?;
-            }
-            watcher.join()?;
-            Ok(token?[0])
-        })
-    }
+                watcher.join()?;
+                Ok(token?[0])
+            })
+        }
 
-    /// Runs `vcpu` to its end while `supplier` does its part.
-    pub fn meanwhile(
-        &self,
-        vcpu: &mut Vcpu,
-        supplier: impl FnOnce() -> TestResult + Send,
-    ) -> TestResult {
-        together(|threads| {
-            let supplier = threads.spawn(supplier);
-            let ended = threads.run(vcpu, Vcpu::run_until_done).join();
-            if ended.is_err() {
-                self.stop.signal(1)?;
-            }
-            supplier.join()?;
-            ended
-        })
+        /// Runs `vcpu` to its end while `supplier` does its part.
+        pub fn meanwhile(
+            &self,
+            vcpu: &mut Vcpu,
+            supplier: impl FnOnce() -> TestResult + Send,
+        ) -> TestResult {
+            together(|threads| {
+                let supplier = threads.spawn(supplier);
+                let ended = threads.run(vcpu, Vcpu::run_until_done).join();
+                if ended.is_err() {
+                    self.stop.signal(1)?;
+                }
+                supplier.join()?;
+                ended
+            })
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! A guest for tests of I/O APICs: it does what the host half asks for, and ends no interrupt on its
 //! own, so that each step of a line can be looked at.
 use crate::prelude::*;
-#[host]
-use apic::DFR_FLAT;
 use apic::reg;
 
 /// The vector of most pins.
@@ -61,89 +59,86 @@ fn obeys(g: &mut Guest) {
     with_handler(VECTOR, |_| count(0), taking_other);
 }
 
-/// vCPU `index`, ready to be asked, with a bit of its own in flat logical destinations.
 #[host]
-pub fn start(vm: &mut Vm, index: u32) -> TestResult<Vcpu> {
-    start_as(vm, index, DFR_FLAT, 1 << index)
-}
-
-/// The same with a destination format and a logical ID.
-#[host]
-pub fn start_as(vm: &mut Vm, index: u32, format: u32, logical_id: u8) -> TestResult<Vcpu> {
-    let mut cpu = vm.add_vcpu(index, guest_fn!(obeys))?;
-    cpu.set_args(&[format.into(), logical_id.into()]);
-    cpu.run_until_sync(READY)?;
-    Ok(cpu)
-}
+pub use host::*;
 
 #[host]
-fn ask(cpu: &mut Vcpu, command: u64, pin: u32, entry: u64) -> TestResult<u64> {
-    cpu.answer(&[command, pin.into(), entry]);
-    Ok(cpu.run_until_sync(READY)?[0])
-}
+mod host {
+    use super::*;
+    use apic::DFR_FLAT;
 
-/// Sets a pin's redirection entry; it is masked meanwhile.
-#[host]
-pub fn set(cpu: &mut Vcpu, pin: u32, entry: u64) -> TestResult {
-    ask(cpu, SET, pin, entry).map(drop)
-}
+    /// vCPU `index`, ready to be asked, with a bit of its own in flat logical destinations.
+    pub fn start(vm: &mut Vm, index: u32) -> TestResult<Vcpu> {
+        start_as(vm, index, DFR_FLAT, 1 << index)
+    }
 
-/// Sets the lower half of a pin's redirection entry in one write.
-#[host]
-pub fn set_low(cpu: &mut Vcpu, pin: u32, entry: u64) -> TestResult {
-    ask(cpu, SET_LOW, pin, entry).map(drop)
-}
+    /// The same with a destination format and a logical ID.
+    pub fn start_as(vm: &mut Vm, index: u32, format: u32, logical_id: u8) -> TestResult<Vcpu> {
+        let mut cpu = vm.add_vcpu(index, guest_fn!(obeys))?;
+        cpu.set_args(&[format.into(), logical_id.into()]);
+        cpu.run_until_sync(READY)?;
+        Ok(cpu)
+    }
 
-/// Sets the upper half, the destination, of a pin's redirection entry in one write.
-#[host]
-pub fn set_high(cpu: &mut Vcpu, pin: u32, entry: u64) -> TestResult {
-    ask(cpu, SET_HIGH, pin, entry).map(drop)
-}
+    fn ask(cpu: &mut Vcpu, command: u64, pin: u32, entry: u64) -> TestResult<u64> {
+        cpu.answer(&[command, pin.into(), entry]);
+        Ok(cpu.run_until_sync(READY)?[0])
+    }
 
-/// A pin's redirection entry, as the guest reads it.
-#[host]
-pub fn entry(cpu: &mut Vcpu, pin: u32) -> TestResult<u64> {
-    ask(cpu, ENTRY, pin, 0)
-}
+    /// Sets a pin's redirection entry; it is masked meanwhile.
+    pub fn set(cpu: &mut Vcpu, pin: u32, entry: u64) -> TestResult {
+        ask(cpu, SET, pin, entry).map(drop)
+    }
 
-/// Ends the interrupt in service.
-#[host]
-pub fn eoi(cpu: &mut Vcpu) -> TestResult {
-    ask(cpu, EOI, 0, 0).map(drop)
-}
+    /// Sets the lower half of a pin's redirection entry in one write.
+    pub fn set_low(cpu: &mut Vcpu, pin: u32, entry: u64) -> TestResult {
+        ask(cpu, SET_LOW, pin, entry).map(drop)
+    }
 
-/// Ends the interrupt in service: what comes then, the guest's being ready again or another exit.
-#[host]
-pub fn eoi_until_next(cpu: &mut Vcpu) -> TestResult<Next<'_>> {
-    cpu.answer(&[EOI]);
-    cpu.run_until_next()
-}
+    /// Sets the upper half, the destination, of a pin's redirection entry in one write.
+    pub fn set_high(cpu: &mut Vcpu, pin: u32, entry: u64) -> TestResult {
+        ask(cpu, SET_HIGH, pin, entry).map(drop)
+    }
 
-/// Goes on after an exit until the guest is ready again.
-#[host]
-pub fn until_ready(cpu: &mut Vcpu) -> TestResult {
-    cpu.run_until_sync(READY).map(drop)
-}
+    /// A pin's redirection entry, as the guest reads it.
+    pub fn entry(cpu: &mut Vcpu, pin: u32) -> TestResult<u64> {
+        ask(cpu, ENTRY, pin, 0)
+    }
 
-/// How many interrupts a vCPU took.
-#[host]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// Of [`VECTOR`].
-    pub vector: u64,
-    /// Of [`OTHER_VECTOR`].
-    pub other: u64,
-    /// NMIs.
-    pub nmi: u64,
-}
+    /// Ends the interrupt in service.
+    pub fn eoi(cpu: &mut Vcpu) -> TestResult {
+        ask(cpu, EOI, 0, 0).map(drop)
+    }
 
-/// Lets the guest take what is pending.
-#[host]
-pub fn take(vm: &Vm, cpu: &mut Vcpu) -> TestResult<Taken> {
-    cpu.answer(&[TAKE]);
-    cpu.run_until(Exit::io_out(WINDOW_PORT))?;
-    cpu.run_until_sync(READY)?;
-    let [vector, other, nmi] =
-        [0, 1, 2].map(|index| vm.shared(shared_static!(TAKEN))[index].swap(0, SeqCst));
-    Ok(Taken { vector, other, nmi })
+    /// Ends the interrupt in service: what comes then, the guest's being ready again or another exit.
+    pub fn eoi_until_next(cpu: &mut Vcpu) -> TestResult<Next<'_>> {
+        cpu.answer(&[EOI]);
+        cpu.run_until_next()
+    }
+
+    /// Goes on after an exit until the guest is ready again.
+    pub fn until_ready(cpu: &mut Vcpu) -> TestResult {
+        cpu.run_until_sync(READY).map(drop)
+    }
+
+    /// How many interrupts a vCPU took.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Taken {
+        /// Of [`VECTOR`].
+        pub vector: u64,
+        /// Of [`OTHER_VECTOR`].
+        pub other: u64,
+        /// NMIs.
+        pub nmi: u64,
+    }
+
+    /// Lets the guest take what is pending.
+    pub fn take(vm: &Vm, cpu: &mut Vcpu) -> TestResult<Taken> {
+        cpu.answer(&[TAKE]);
+        cpu.run_until(Exit::io_out(WINDOW_PORT))?;
+        cpu.run_until_sync(READY)?;
+        let [vector, other, nmi] =
+            [0, 1, 2].map(|index| vm.shared(shared_static!(TAKEN))[index].swap(0, SeqCst));
+        Ok(Taken { vector, other, nmi })
+    }
 }

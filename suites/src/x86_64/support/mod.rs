@@ -2,3 +2,4 @@
 
 pub mod absent_pages;
 pub mod ioapic_guest;
+pub mod mmio_device;

@@ -1,30 +1,22 @@
 //! How many CPUID entries the CPUID ioctls take and give (api.rst 4.20, 4.46, 4.47, 4.88).
 use crate::prelude::*;
 
-#[host]
 use crate::common::support::boundary::{Count, counts, probe, word, words};
-#[host]
 use request::x86::*;
 
 /// `KVM_MAX_CPUID_ENTRIES`.
-#[host]
 const LIMIT: u32 = bindings::KVM_MAX_CPUID_ENTRIES as u32;
 /// Words of a `struct kvm_cpuid2` before its entries.
-#[host]
 const HEADER: usize = 2;
 /// Words of a `struct kvm_cpuid_entry2`.
-#[host]
 const ENTRY2: usize = 10;
 /// Words of a `struct kvm_cpuid_entry`.
-#[host]
 const ENTRY: usize = 6;
 /// Leaves that neither hardware nor KVM gives a meaning.
-#[host]
 const UNUSED_LEAF: u32 = 0x2000_0000;
 
 /// `kvm_cpuid2` (or `kvm_cpuid`) that claims `nent` entries of `size` words; one entry beyond the
 /// limit are really there.
-#[host]
 fn cpuid(nent: u32, size: usize) -> Vec<u8> {
     let there = nent.min(LIMIT + 1);
     let mut list = vec![nent, 0];
@@ -38,7 +30,6 @@ fn cpuid(nent: u32, size: usize) -> Vec<u8> {
 
 /// A list that claims room for `nent` entries, with nothing in it, and an entry more; never more than
 /// that beyond the limit.
-#[host]
 fn room(nent: u32) -> Vec<u8> {
     let mut list = vec![0; HEADER + ENTRY2 * (nent.min(LIMIT) + 1) as usize];
     list[0] = nent;
@@ -46,7 +37,6 @@ fn room(nent: u32) -> Vec<u8> {
 }
 
 /// What KVM_GET_CPUID2 tells.
-#[host]
 fn stored(vcpu: &Vcpu) -> TestResult<Vec<u8>> {
     let mut list = room(LIMIT);
     vcpu.raw(KVM_GET_CPUID2, &mut list).ioctl("KVM_GET_CPUID2")?;
@@ -141,7 +131,6 @@ fn get_cpuid2_counts_its_entries(t: &mut OneVm) -> TestResult {
 }
 
 /// Leaf and subleaf of every entry. (Some registers differ between the host's CPUs.)
-#[host]
 fn leaves(list: &[u8]) -> Vec<[u32; 2]> {
     let entry = |i| HEADER + ENTRY2 * i;
     let leaf = |i| [word(list, entry(i)), word(list, entry(i) + 1)];

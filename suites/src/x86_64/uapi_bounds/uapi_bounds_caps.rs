@@ -2,13 +2,10 @@
 //! that KVM_CHECK_EXTENSION does not list.
 use crate::prelude::*;
 
-#[host]
 use crate::common::support::boundary::{counts, words};
-#[host]
 use vm::bindings::*;
 
 /// KVM_ENABLE_CAP with flags, which no capability has.
-#[host]
 fn enable_with_flags(fd: &impl std::os::fd::AsRawFd, cap: u32, flags: u32) -> Result<i32, Errno> {
     let mut bytes = words(&[cap, flags]);
     bytes.resize(size_of::<kvm_enable_cap>(), 0);
@@ -44,7 +41,6 @@ fn enable_cap_refuses_unknown_ones(t: &mut OneVm) -> TestResult {
 
 /// A capability whose first argument is a mask, and a value of it that can be enabled wherever its
 /// bits are offered.
-#[host]
 #[derive(Clone, Copy)]
 struct MaskCap {
     cap: u32,

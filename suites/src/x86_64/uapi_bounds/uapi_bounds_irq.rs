@@ -1,26 +1,19 @@
 //! How many interrupt routes a VM takes, and which (api.rst 4.52).
 use crate::prelude::*;
 
-#[host]
 use crate::common::support::boundary::{probe, word, words};
-#[host]
 use request::KVM_SET_GSI_ROUTING;
 
 kvm_tests! { requires(cap::IRQ_ROUTING) }
 
-#[host]
 const IRQCHIP_PIC_MASTER: u32 = bindings::KVM_IRQCHIP_PIC_MASTER;
-#[host]
 const IRQCHIP_IOAPIC: u32 = bindings::KVM_IRQCHIP_IOAPIC;
-#[host]
 const IOAPIC_PINS: u32 = bindings::KVM_IOAPIC_NUM_PINS;
 /// Word of `struct kvm_irqchip` that holds the I/O APIC's IRR: behind its identification, base
 /// address and two registers.
-#[host]
 const IOAPIC_IRR: usize = 6;
 
 /// `struct kvm_irq_routing_entry`.
-#[host]
 #[derive(Clone, Copy)]
 struct Route {
     gsi: u32,
@@ -30,13 +23,11 @@ struct Route {
     pin: u32,
 }
 
-#[host]
 fn ioapic(gsi: u32, pin: u32) -> Route {
     Route { gsi, kind: bindings::KVM_IRQ_ROUTING_IRQCHIP, flags: 0, chip: IRQCHIP_IOAPIC, pin }
 }
 
 /// Sets the routing table; `nr` may claim another number of routes than there are.
-#[host]
 fn set_routes(vm: &Vm, nr: u32, flags: u32, routes: &[Route]) -> Result<i32, Errno> {
     let mut table = vec![nr, flags];
     for r in routes {
@@ -46,7 +37,6 @@ fn set_routes(vm: &Vm, nr: u32, flags: u32, routes: &[Route]) -> Result<i32, Err
 }
 
 /// The I/O APIC pins that `gsi` reaches, as a mask.
-#[host]
 fn pins(vm: &Vm, gsi: u32) -> TestResult<u32> {
     vm.set_irq_line(gsi, true).ioctl("KVM_IRQ_LINE")?;
     let mut chip = vec![0; size_of::<bindings::kvm_irqchip>()];

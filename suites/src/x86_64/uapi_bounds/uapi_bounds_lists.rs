@@ -1,20 +1,15 @@
 //! Lists whose needed length the kernel writes back: MSR index lists, the register list, Hyper-V's
 //! CPUID (api.rst 4.3, 4.81, 4.118), and the list of extended control registers (4.45).
 use crate::prelude::*;
-#[host]
 use defs::x86::xsave::Xcr0;
 
-#[host]
 use crate::common::support::boundary::{Count, counts, probe, word, words};
-#[host]
 use request::x86::*;
 
 /// Entries beyond the claimed or needed ones that buffers have room for, to see that nobody writes there.
-#[host]
 const SPARE: u32 = 1;
 
 /// The needed length that an empty list comes back with.
-#[host]
 fn needed(request: u64) -> TestResult<u32> {
     let mut empty = words(&[0]);
     let system = System::get()?;
@@ -133,11 +128,9 @@ fn hyperv_cpuid_fits_or_is_refused(_: &mut HostOnly) -> TestResult {
 }
 
 /// Words of `struct kvm_xcrs` before its registers, of one register, and of all.
-#[host]
 const XCRS: (usize, usize, usize) = (2, 4, 98);
 
 /// `struct kvm_xcrs`: `nr` registers, each XCR0 with `value`.
-#[host]
 fn xcrs(nr: u32, flags: u32, value: u32) -> Vec<u8> {
     let (header, entry, all) = XCRS;
     let mut list = vec![0; all];

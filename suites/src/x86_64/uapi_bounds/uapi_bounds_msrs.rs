@@ -1,27 +1,19 @@
 //! How many MSRs one call reads or writes, and how far it gets (api.rst 4.18, 4.19).
 use crate::prelude::*;
-#[host]
 use msr::{IA32_SYSENTER_CS, IA32_SYSENTER_ESP, UNKNOWN as NO_MSR};
 
-#[host]
 use crate::common::support::boundary::{probe, word, words};
-#[host]
 use request::x86::*;
 
 /// `MAX_IO_MSRS`: a call takes fewer than this many.
-#[host]
 const MAX_IO_MSRS: u32 = 256;
-#[host]
 const LIMIT: u32 = MAX_IO_MSRS - 1;
 
 /// Words of `struct kvm_msrs` before its entries, and of `struct kvm_msr_entry`.
-#[host]
 const HEADER: usize = 2;
-#[host]
 const ENTRY: usize = 4;
 
 /// `struct kvm_msrs` that claims `nmsrs` entries; at most one beyond the limit is really there.
-#[host]
 fn msrs(nmsrs: u32, entry: impl Fn(u32) -> (u32, u32)) -> Vec<u8> {
     let mut list = vec![nmsrs, 0];
     for i in 0..nmsrs.min(LIMIT + 1) {
@@ -31,12 +23,10 @@ fn msrs(nmsrs: u32, entry: impl Fn(u32) -> (u32, u32)) -> Vec<u8> {
     words(&list)
 }
 
-#[host]
 fn data(list: &[u8], entry: usize) -> u32 {
     word(list, HEADER + ENTRY * entry + 2)
 }
 
-#[host]
 fn get(vcpu: &Vcpu, index: u32) -> TestResult<u32> {
     let mut list = msrs(1, |_| (index, 0));
     check_eq!("KVM_GET_MSRS reads one MSR", vcpu.raw(KVM_GET_MSRS, &mut list), Ok(1));
@@ -137,7 +127,6 @@ fn msr_calls_stop_at_the_first_bad_one(t: &mut OneVm) -> TestResult {
 }
 
 /// The first of KVM's feature MSRs.
-#[host]
 fn feature_msr(system: &System) -> TestResult<u32> {
     let mut list = words(&[0; 1 + MAX_IO_MSRS as usize]);
     list[..4].copy_from_slice(&MAX_IO_MSRS.to_ne_bytes());

@@ -1,7 +1,6 @@
 //! Sizes of a vCPU's machine-check banks, XSAVE area and nested state (api.rst 4.104 to 4.107, 4.43,
 //! 4.44, 4.114, 4.115, 4.134).
 use crate::prelude::*;
-#[host]
 use {
     defs::x86::mce::{self, BANK_MSRS, McgCap, MciStatus},
     defs::x86::xsave::{
@@ -11,20 +10,16 @@ use {
     msr::{IA32_MC0_CTL, IA32_MCG_CAP, IA32_VMX_BASIC},
 };
 
-#[host]
 use crate::common::support::boundary::{probe, word, words};
-#[host]
 use request::x86::*;
 
 /// An MSR of `vcpu`, `None` where there is none.
-#[host]
 fn msr(vcpu: &Vcpu, index: u32) -> TestResult<Option<u64>> {
     let mut list = words(&[1, 0, index, 0, 0, 0]);
     let read = vcpu.raw(KVM_GET_MSRS, &mut list).ioctl("KVM_GET_MSRS")?;
     Ok((read == 1).then(|| u64::from(word(&list, 5)) << 32 | u64::from(word(&list, 4))))
 }
 
-#[host]
 fn setup_mce(vcpu: &Vcpu, mcg_cap: u64) -> Result<i32, Errno> {
     vcpu.raw(KVM_X86_SETUP_MCE, &mut mcg_cap.to_ne_bytes())
 }
