@@ -212,7 +212,8 @@ impl Remote {
             let own = self.results.iter().filter(|result| result.test == HOST_LIVES).count();
             let planned = self.info.as_ref().map_or(0, |info| info.tests);
             summary.not_run = (planned + own).saturating_sub(self.results.len());
-            summary.cut_short = self.cut_short.or_else(|| Some("the host is gone".to_owned()));
+            let gone = || self.signal.is_none().then(|| "the host is gone".to_owned());
+            summary.cut_short = self.cut_short.or_else(gone);
             // That nothing ran is no news where it could not.
             summary.exit = if summary.exit == 1 { 1 } else { MISUSE };
         }

@@ -59,8 +59,9 @@ pub struct Cell<'a> {
     /// Every result of the latest run: one for each repetition.
     #[serde(skip)]
     pub repetitions: Vec<&'a TestReport>,
-    /// Outcomes of every run that had the test, oldest first, with the run's start.
-    pub history: Vec<(u64, Outcome)>,
+    /// The result of every run that had the test, oldest first, with the run's start.
+    #[serde(skip)]
+    pub history: Vec<(u64, &'a TestReport)>,
 }
 
 /// One host.
@@ -68,6 +69,8 @@ pub struct Cell<'a> {
 pub struct Column<'a> {
     /// Which host.
     pub key: HostKey,
+    /// Its runs, oldest first.
+    pub runs: Vec<&'a Run>,
     /// Its tests.
     pub cells: BTreeMap<&'a str, Cell<'a>>,
     /// Why its runs are not whole, in sentences, unless a later run has results of all that they have.
@@ -125,7 +128,7 @@ fn column<'a>(key: HostKey, mut runs: Vec<&'a Run>) -> Column<'a> {
             let worst = repetitions.iter().rev().max_by_key(|result| severity(result.outcome));
             let Some(&latest) = worst else { continue };
             let mut history = cells.remove(test).map_or_else(Vec::new, |cell| cell.history);
-            history.push((run.info.started, latest.outcome));
+            history.push((run.info.started, latest));
             cells.insert(test, Cell { latest, repetitions, history });
         }
     }
@@ -134,7 +137,7 @@ fn column<'a>(key: HostKey, mut runs: Vec<&'a Run>) -> Column<'a> {
     };
     let counts = |run: &&&Run| run.results.is_empty() || run.results.iter().any(is_latest);
     let shortfalls = runs.iter().filter(counts).filter_map(|run| run.shortfall()).collect();
-    Column { key, cells, shortfalls }
+    Column { key, runs, cells, shortfalls }
 }
 
 /// The worse, the greater.

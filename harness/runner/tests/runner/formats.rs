@@ -147,10 +147,16 @@ fn html() {
     let to = from + all[from..].find("</script>").unwrap();
     let data: Value = serde_json::from_str(&all[from..to]).unwrap();
     assert_eq!(data["tests"].as_array().unwrap().len(), 7);
-    let odd = data["tests"].as_array().unwrap().iter().position(|t| t == "ends::odd_text").unwrap();
-    let cell = &data["columns"][0]["cells"][odd];
-    assert_eq!(cell["o"], "fail");
-    assert_eq!(cell["checks"][0]["name"], "a # in a name, and </script>");
+    let odd = data["tests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .position(|t| t["name"] == "ends::odd_text")
+        .unwrap();
+    let host = &data["hosts"][0];
+    assert_eq!(host["cells"].as_str().unwrap().chars().nth(odd), Some('f'));
+    let failed = &host["more"][odd.to_string()]["failed"];
+    assert_eq!(failed[0]["name"], "a # in a name, and </script>");
     assert!(!all.contains("/*STYLE*/") && !all.contains("/*SCRIPT*/") && !all.contains("/*DATA*/"));
 }
 

@@ -11,6 +11,7 @@ mod formats;
 mod fuzz;
 mod host;
 mod outputs;
+mod page;
 mod policy;
 mod programs;
 mod robust;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         fuzz::TESTS,
         host::TESTS,
         outputs::TESTS,
+        page::TESTS,
         policy::TESTS,
         programs::TESTS,
         robust::TESTS,
