@@ -6,10 +6,14 @@ use std::fmt::Write as _;
 use super::console::{Time, is_news, words};
 use super::matrix::{Cell, Matrix};
 use crate::journal::Run;
-use crate::outcome::Outcome;
+use crate::outcome::{Metric, Outcome};
 
 /// A pass that got slower by less than this is noise.
 const SLOWER_AT_LEAST_US: u64 = 20_000;
+/// Fewer values of a metric have no spread that says anything.
+const ENOUGH_SAMPLES: usize = 3;
+/// A change of the median by less than this part is no news, however narrow the spread.
+const SLIGHT: f64 = 0.05;
 /// Names of checks that are listed for one test.
 const LISTED_CHECKS: usize = 12;
 
@@ -39,6 +43,7 @@ enum Change {
     NotRun,
     RunAgain,
     Slower,
+    Measured,
 }
 
 impl Change {
@@ -56,6 +61,7 @@ impl Change {
             Self::NotRun => "now skipped",
             Self::RunAgain => "no longer skipped",
             Self::Slower => "slower",
+            Self::Measured => "measured otherwise, beyond the spread",
         }
     }
 }
@@ -100,7 +106,8 @@ pub fn compare(old: &[Run], new: &[Run], slower: f64) -> Comparison {
             };
             change(cells.0, cells.1, slower).into_iter().for_each(&mut note);
             if let (Some(old), Some(new)) = cells {
-                changed_checks(old, new).into_iter().for_each(note);
+                changed_checks(old, new).into_iter().for_each(&mut note);
+                changed_metrics(old, new).into_iter().for_each(note);
             }
         }
         // Another backend has other checks.
@@ -145,6 +152,28 @@ fn changed_checks(old: &Cell<'_>, new: &Cell<'_>) -> Vec<(Change, String)> {
         changes.extend(listed(Change::NewChecks, is.difference(&was).collect()));
     }
     changes
+}
+
+/// Metrics whose median left the range of the values that were measured before, and the other way round,
+/// so that neither range explains the other: what a rate or a time may do by chance is no news.
+fn changed_metrics(old: &Cell<'_>, new: &Cell<'_>) -> Vec<(Change, String)> {
+    let told = |was: &Metric, is: &Metric| {
+        let (before, after) = (was.spread.as_ref()?, is.spread.as_ref()?);
+        let few = before.samples.len() < ENOUGH_SAMPLES || after.samples.len() < ENOUGH_SAMPLES;
+        let meet = after.min <= before.max && before.min <= after.max;
+        let much = (is.value - was.value).abs() > SLIGHT * was.value.abs();
+        if few || meet || !much || was.value == 0.0 {
+            return None;
+        }
+        let percent = 100.0 * (is.value - was.value) / was.value.abs();
+        Some((Change::Measured, format!("{was} → {is}: {percent:+.0} %")))
+    };
+    let metrics = &new.latest.metrics;
+    let pairs = metrics.iter().filter_map(|is| {
+        let same = |was: &&Metric| was.name == is.name && was.unit == is.unit;
+        Some((old.latest.metrics.iter().find(same)?, is))
+    });
+    pairs.filter_map(|(was, is)| told(was, is)).collect()
 }
 
 /// The checks that any repetition evaluated, unless the stream does not name them.
@@ -192,5 +221,38 @@ fn told(cell: &Cell<'_>) -> String {
     match &cell.latest.reason {
         Some(reason) => format!("{outcome}: {reason}"),
         None => outcome.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{RunInfo, Summary, TestReport};
+    use crate::outcome::Spread;
+
+    fn run(samples: &[f64]) -> Run {
+        let (value, spread) = Spread::of(samples).unwrap();
+        let metric = Metric { name: "exit".into(), unit: "ns".into(), value, spread: Some(spread) };
+        let result = TestReport { metrics: vec![metric], ..TestReport::bare("a", Outcome::Pass) };
+        let summary = Some(Summary::default());
+        Run { info: RunInfo::default(), results: vec![result], summary, unfinished: None }
+    }
+
+    #[test]
+    fn a_metric_is_news_where_its_spread_does_not_explain_it() {
+        for (old, new, news) in [
+            (&[100.0, 110.0, 105.0][..], &[150.0, 160.0, 155.0][..], true),
+            (&[150.0, 160.0, 155.0], &[100.0, 110.0, 105.0], true),
+            (&[100.0, 160.0, 105.0], &[150.0, 160.0, 155.0], false),
+            (&[100.0, 100.0, 100.0], &[101.0, 101.0, 101.0], false),
+            (&[100.0], &[200.0], false),
+        ] {
+            let told = compare(&[run(old)], &[run(new)], 2.0);
+            assert_eq!(told.text.contains("measured otherwise"), news, "{}", told.text);
+            assert!(!told.regressed);
+        }
+        let told = compare(&[run(&[100.0, 101.0, 102.0])], &[run(&[150.0, 151.0, 152.0])], 2.0);
+        let line = "a: exit = 101 ns (100 to 102, 3 samples) → exit = 151 ns (150 to 152, 3 samples): +50 %";
+        assert!(told.text.contains(line), "{}", told.text);
     }
 }
