@@ -2,140 +2,219 @@
 //! it and comes out.
 #![expect(missing_docs, reason = "the manual's names")]
 
+/// The width of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    Bits16,
+    Bits64,
+    Bits32,
+    Natural,
+}
+
+/// The type of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Control,
+    /// Read-only data.
+    ExitInformation,
+    Guest,
+    Host,
+}
+
 /// A field, by its encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Field(pub u32);
 
+impl Field {
+    const fn new(width: Width, kind: Kind, index: u32) -> Self {
+        Self((width as u32) << 13 | (kind as u32) << 10 | index << 1)
+    }
+
+    pub const fn width(self) -> Width {
+        match self.0 >> 13 & 3 {
+            0 => Width::Bits16,
+            1 => Width::Bits64,
+            2 => Width::Bits32,
+            _ => Width::Natural,
+        }
+    }
+
+    pub const fn kind(self) -> Kind {
+        match self.0 >> 10 & 3 {
+            0 => Kind::Control,
+            1 => Kind::ExitInformation,
+            2 => Kind::Guest,
+            _ => Kind::Host,
+        }
+    }
+}
+
 macro_rules! fields {
-    ($($name:ident = $encoding:literal;)*) => {
+    ($($width:ident $kind:ident { $($name:ident = $index:literal;)* })*) => {
         impl Field {
-            $(pub const $name: Self = Self($encoding);)*
+            $($(pub const $name: Self = Self::new(Width::$width, Kind::$kind, $index);)*)*
 
             /// All of them, with their names.
-            pub const ALL: &[(&str, Self)] = &[$((stringify!($name), Self::$name)),*];
+            pub const ALL: &[(&str, Self)] = &[$($((stringify!($name), Self::$name)),*),*];
         }
     };
 }
 
 fields! {
-    VPID = 0x0000;
-    GUEST_ES_SELECTOR = 0x0800;
-    GUEST_CS_SELECTOR = 0x0802;
-    GUEST_SS_SELECTOR = 0x0804;
-    GUEST_DS_SELECTOR = 0x0806;
-    GUEST_FS_SELECTOR = 0x0808;
-    GUEST_GS_SELECTOR = 0x080a;
-    GUEST_LDTR_SELECTOR = 0x080c;
-    GUEST_TR_SELECTOR = 0x080e;
-    HOST_ES_SELECTOR = 0x0c00;
-    HOST_CS_SELECTOR = 0x0c02;
-    HOST_SS_SELECTOR = 0x0c04;
-    HOST_DS_SELECTOR = 0x0c06;
-    HOST_FS_SELECTOR = 0x0c08;
-    HOST_GS_SELECTOR = 0x0c0a;
-    HOST_TR_SELECTOR = 0x0c0c;
-    IO_BITMAP_A = 0x2000;
-    IO_BITMAP_B = 0x2002;
-    MSR_BITMAP = 0x2004;
-    VM_EXIT_MSR_STORE_ADDR = 0x2006;
-    VM_EXIT_MSR_LOAD_ADDR = 0x2008;
-    VM_ENTRY_MSR_LOAD_ADDR = 0x200a;
-    TSC_OFFSET = 0x2010;
-    VIRTUAL_APIC_PAGE_ADDR = 0x2012;
-    APIC_ACCESS_ADDR = 0x2014;
-    EPT_POINTER = 0x201a;
-    GUEST_PHYSICAL_ADDRESS = 0x2400;
-    VMCS_LINK_POINTER = 0x2800;
-    GUEST_IA32_DEBUGCTL = 0x2802;
-    GUEST_IA32_PAT = 0x2804;
-    GUEST_IA32_EFER = 0x2806;
-    HOST_IA32_PAT = 0x2c00;
-    HOST_IA32_EFER = 0x2c02;
-    PIN_BASED_VM_EXEC_CONTROL = 0x4000;
-    CPU_BASED_VM_EXEC_CONTROL = 0x4002;
-    EXCEPTION_BITMAP = 0x4004;
-    PAGE_FAULT_ERROR_CODE_MASK = 0x4006;
-    PAGE_FAULT_ERROR_CODE_MATCH = 0x4008;
-    CR3_TARGET_COUNT = 0x400a;
-    VM_EXIT_CONTROLS = 0x400c;
-    VM_EXIT_MSR_STORE_COUNT = 0x400e;
-    VM_EXIT_MSR_LOAD_COUNT = 0x4010;
-    VM_ENTRY_CONTROLS = 0x4012;
-    VM_ENTRY_MSR_LOAD_COUNT = 0x4014;
-    VM_ENTRY_INTR_INFO = 0x4016;
-    VM_ENTRY_EXCEPTION_ERROR_CODE = 0x4018;
-    VM_ENTRY_INSTRUCTION_LEN = 0x401a;
-    TPR_THRESHOLD = 0x401c;
-    SECONDARY_VM_EXEC_CONTROL = 0x401e;
-    VM_INSTRUCTION_ERROR = 0x4400;
-    VM_EXIT_REASON = 0x4402;
-    VM_EXIT_INTR_INFO = 0x4404;
-    VM_EXIT_INTR_ERROR_CODE = 0x4406;
-    IDT_VECTORING_INFO = 0x4408;
-    IDT_VECTORING_ERROR_CODE = 0x440a;
-    VM_EXIT_INSTRUCTION_LEN = 0x440c;
-    GUEST_ES_LIMIT = 0x4800;
-    GUEST_CS_LIMIT = 0x4802;
-    GUEST_SS_LIMIT = 0x4804;
-    GUEST_DS_LIMIT = 0x4806;
-    GUEST_FS_LIMIT = 0x4808;
-    GUEST_GS_LIMIT = 0x480a;
-    GUEST_LDTR_LIMIT = 0x480c;
-    GUEST_TR_LIMIT = 0x480e;
-    GUEST_GDTR_LIMIT = 0x4810;
-    GUEST_IDTR_LIMIT = 0x4812;
-    GUEST_ES_AR_BYTES = 0x4814;
-    GUEST_CS_AR_BYTES = 0x4816;
-    GUEST_SS_AR_BYTES = 0x4818;
-    GUEST_DS_AR_BYTES = 0x481a;
-    GUEST_FS_AR_BYTES = 0x481c;
-    GUEST_GS_AR_BYTES = 0x481e;
-    GUEST_LDTR_AR_BYTES = 0x4820;
-    GUEST_TR_AR_BYTES = 0x4822;
-    GUEST_INTERRUPTIBILITY_INFO = 0x4824;
-    GUEST_ACTIVITY_STATE = 0x4826;
-    GUEST_SYSENTER_CS = 0x482a;
-    HOST_IA32_SYSENTER_CS = 0x4c00;
-    CR0_GUEST_HOST_MASK = 0x6000;
-    CR4_GUEST_HOST_MASK = 0x6002;
-    CR0_READ_SHADOW = 0x6004;
-    CR4_READ_SHADOW = 0x6006;
-    EXIT_QUALIFICATION = 0x6400;
-    GUEST_LINEAR_ADDRESS = 0x640a;
-    GUEST_CR0 = 0x6800;
-    GUEST_CR3 = 0x6802;
-    GUEST_CR4 = 0x6804;
-    GUEST_ES_BASE = 0x6806;
-    GUEST_CS_BASE = 0x6808;
-    GUEST_SS_BASE = 0x680a;
-    GUEST_DS_BASE = 0x680c;
-    GUEST_FS_BASE = 0x680e;
-    GUEST_GS_BASE = 0x6810;
-    GUEST_LDTR_BASE = 0x6812;
-    GUEST_TR_BASE = 0x6814;
-    GUEST_GDTR_BASE = 0x6816;
-    GUEST_IDTR_BASE = 0x6818;
-    GUEST_DR7 = 0x681a;
-    GUEST_RSP = 0x681c;
-    GUEST_RIP = 0x681e;
-    GUEST_RFLAGS = 0x6820;
-    GUEST_PENDING_DBG_EXCEPTIONS = 0x6822;
-    GUEST_SYSENTER_ESP = 0x6824;
-    GUEST_SYSENTER_EIP = 0x6826;
-    HOST_CR0 = 0x6c00;
-    HOST_CR3 = 0x6c02;
-    HOST_CR4 = 0x6c04;
-    HOST_FS_BASE = 0x6c06;
-    HOST_GS_BASE = 0x6c08;
-    HOST_TR_BASE = 0x6c0a;
-    HOST_GDTR_BASE = 0x6c0c;
-    HOST_IDTR_BASE = 0x6c0e;
-    HOST_IA32_SYSENTER_ESP = 0x6c10;
-    HOST_IA32_SYSENTER_EIP = 0x6c12;
-    HOST_RSP = 0x6c14;
-    HOST_RIP = 0x6c16;
+    Bits16 Control {
+        VPID = 0;
+    }
+    Bits16 Guest {
+        GUEST_ES_SELECTOR = 0;
+        GUEST_CS_SELECTOR = 1;
+        GUEST_SS_SELECTOR = 2;
+        GUEST_DS_SELECTOR = 3;
+        GUEST_FS_SELECTOR = 4;
+        GUEST_GS_SELECTOR = 5;
+        GUEST_LDTR_SELECTOR = 6;
+        GUEST_TR_SELECTOR = 7;
+    }
+    Bits16 Host {
+        HOST_ES_SELECTOR = 0;
+        HOST_CS_SELECTOR = 1;
+        HOST_SS_SELECTOR = 2;
+        HOST_DS_SELECTOR = 3;
+        HOST_FS_SELECTOR = 4;
+        HOST_GS_SELECTOR = 5;
+        HOST_TR_SELECTOR = 6;
+    }
+    Bits64 Control {
+        IO_BITMAP_A = 0;
+        IO_BITMAP_B = 1;
+        MSR_BITMAP = 2;
+        VM_EXIT_MSR_STORE_ADDR = 3;
+        VM_EXIT_MSR_LOAD_ADDR = 4;
+        VM_ENTRY_MSR_LOAD_ADDR = 5;
+        TSC_OFFSET = 8;
+        VIRTUAL_APIC_PAGE_ADDR = 9;
+        APIC_ACCESS_ADDR = 10;
+        EPT_POINTER = 13;
+    }
+    Bits64 ExitInformation {
+        GUEST_PHYSICAL_ADDRESS = 0;
+    }
+    Bits64 Guest {
+        VMCS_LINK_POINTER = 0;
+        GUEST_IA32_DEBUGCTL = 1;
+        GUEST_IA32_PAT = 2;
+        GUEST_IA32_EFER = 3;
+    }
+    Bits64 Host {
+        HOST_IA32_PAT = 0;
+        HOST_IA32_EFER = 1;
+    }
+    Bits32 Control {
+        PIN_BASED_VM_EXEC_CONTROL = 0;
+        CPU_BASED_VM_EXEC_CONTROL = 1;
+        EXCEPTION_BITMAP = 2;
+        PAGE_FAULT_ERROR_CODE_MASK = 3;
+        PAGE_FAULT_ERROR_CODE_MATCH = 4;
+        CR3_TARGET_COUNT = 5;
+        VM_EXIT_CONTROLS = 6;
+        VM_EXIT_MSR_STORE_COUNT = 7;
+        VM_EXIT_MSR_LOAD_COUNT = 8;
+        VM_ENTRY_CONTROLS = 9;
+        VM_ENTRY_MSR_LOAD_COUNT = 10;
+        VM_ENTRY_INTR_INFO = 11;
+        VM_ENTRY_EXCEPTION_ERROR_CODE = 12;
+        VM_ENTRY_INSTRUCTION_LEN = 13;
+        TPR_THRESHOLD = 14;
+        SECONDARY_VM_EXEC_CONTROL = 15;
+    }
+    Bits32 ExitInformation {
+        VM_INSTRUCTION_ERROR = 0;
+        VM_EXIT_REASON = 1;
+        VM_EXIT_INTR_INFO = 2;
+        VM_EXIT_INTR_ERROR_CODE = 3;
+        IDT_VECTORING_INFO = 4;
+        IDT_VECTORING_ERROR_CODE = 5;
+        VM_EXIT_INSTRUCTION_LEN = 6;
+    }
+    Bits32 Guest {
+        GUEST_ES_LIMIT = 0;
+        GUEST_CS_LIMIT = 1;
+        GUEST_SS_LIMIT = 2;
+        GUEST_DS_LIMIT = 3;
+        GUEST_FS_LIMIT = 4;
+        GUEST_GS_LIMIT = 5;
+        GUEST_LDTR_LIMIT = 6;
+        GUEST_TR_LIMIT = 7;
+        GUEST_GDTR_LIMIT = 8;
+        GUEST_IDTR_LIMIT = 9;
+        GUEST_ES_AR_BYTES = 10;
+        GUEST_CS_AR_BYTES = 11;
+        GUEST_SS_AR_BYTES = 12;
+        GUEST_DS_AR_BYTES = 13;
+        GUEST_FS_AR_BYTES = 14;
+        GUEST_GS_AR_BYTES = 15;
+        GUEST_LDTR_AR_BYTES = 16;
+        GUEST_TR_AR_BYTES = 17;
+        GUEST_INTERRUPTIBILITY_INFO = 18;
+        GUEST_ACTIVITY_STATE = 19;
+        GUEST_SYSENTER_CS = 21;
+    }
+    Bits32 Host {
+        HOST_IA32_SYSENTER_CS = 0;
+    }
+    Natural Control {
+        CR0_GUEST_HOST_MASK = 0;
+        CR4_GUEST_HOST_MASK = 1;
+        CR0_READ_SHADOW = 2;
+        CR4_READ_SHADOW = 3;
+    }
+    Natural ExitInformation {
+        EXIT_QUALIFICATION = 0;
+        GUEST_LINEAR_ADDRESS = 5;
+    }
+    Natural Guest {
+        GUEST_CR0 = 0;
+        GUEST_CR3 = 1;
+        GUEST_CR4 = 2;
+        GUEST_ES_BASE = 3;
+        GUEST_CS_BASE = 4;
+        GUEST_SS_BASE = 5;
+        GUEST_DS_BASE = 6;
+        GUEST_FS_BASE = 7;
+        GUEST_GS_BASE = 8;
+        GUEST_LDTR_BASE = 9;
+        GUEST_TR_BASE = 10;
+        GUEST_GDTR_BASE = 11;
+        GUEST_IDTR_BASE = 12;
+        GUEST_DR7 = 13;
+        GUEST_RSP = 14;
+        GUEST_RIP = 15;
+        GUEST_RFLAGS = 16;
+        GUEST_PENDING_DBG_EXCEPTIONS = 17;
+        GUEST_SYSENTER_ESP = 18;
+        GUEST_SYSENTER_EIP = 19;
+    }
+    Natural Host {
+        HOST_CR0 = 0;
+        HOST_CR3 = 1;
+        HOST_CR4 = 2;
+        HOST_FS_BASE = 3;
+        HOST_GS_BASE = 4;
+        HOST_TR_BASE = 5;
+        HOST_GDTR_BASE = 6;
+        HOST_IDTR_BASE = 7;
+        HOST_IA32_SYSENTER_ESP = 8;
+        HOST_IA32_SYSENTER_EIP = 9;
+        HOST_RSP = 10;
+        HOST_RIP = 11;
+    }
 }
+
+const _: () = {
+    assert!(Field::GUEST_ES_SELECTOR.0 == 0x800);
+    assert!(Field::VM_EXIT_REASON.0 == 1 << 14 | 1 << 10 | 1 << 1);
+    assert!(Field::HOST_RIP.0 == 3 << 13 | 3 << 10 | 11 << 1);
+};
 
 /// Bits of [`Field::PIN_BASED_VM_EXEC_CONTROL`].
 pub mod pin {

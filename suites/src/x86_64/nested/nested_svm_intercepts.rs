@@ -2,6 +2,7 @@
 //! Intercepts", "Exception Intercepts"): the exit is at the instruction, which has had no effect; without
 //! the intercept there is none.
 use crate::prelude::*;
+use defs::x86::debug::{Dr6, Dr7};
 use defs::x86::vmcb::{exit, intercept};
 use guest_runtime::asm::Blob;
 
@@ -150,8 +151,8 @@ moves! {
 }
 
 /// The bits of DR6 and DR7 that are always set.
-const DR6: u64 = 0xffff_0ff0;
-const DR7: u64 = 0x400;
+const DR6: u64 = Dr6::FIXED.bits();
+const DR7: u64 = Dr7::FIXED.bits();
 
 #[guest]
 fn intercepts_moves(g: &mut Guest) {

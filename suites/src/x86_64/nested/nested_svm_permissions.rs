@@ -48,7 +48,7 @@ const ACCESSES: [Access; 9] = {
 
 /// Ports at the start, in the middle and at the edges of the map's bytes and pages; those of 4 bytes from
 /// the last one on reach into the map's third page.
-const PORTS: [u16; 6] = [0x98, 0x4d5, 0x4d7, 0x7ffe, 0x8001, 0xfffe];
+const PORTS: [u16; 6] = [0x98, 0x4d5, 0x4d7, 0x7ffe, 0x8003, 0xfffe];
 
 fn set_bit(map: u64, bit: u64, value: bool) {
     let at = map + bit / 8;
@@ -134,12 +134,16 @@ const MSRS: [u32; 11] = [
     msr::IA32_KERNEL_GS_BASE,
 ];
 
+/// The last range of the map.
+const FIRST_OF_AMD: u32 = 0xc001 << 16;
+const LAST_OF_AMD: u32 = FIRST_OF_AMD + 0x1fff;
+
 /// The bit of an MSR's read in the map; that of its write follows.
 fn msr_bit(index: u32) -> u64 {
     let (first, base) = match index {
         0..0x2000 => (0, 0),
         0xc000_0000..0xc000_2000 => (0xc000_0000, 0x800),
-        0xc001_0000..0xc001_2000 => (0xc001_0000, 0x1000),
+        FIRST_OF_AMD..=LAST_OF_AMD => (FIRST_OF_AMD, 0x1000),
         _ => panic!("MSR {index:#x} has no bit"),
     };
     base * 8 + u64::from(index - first) * 2
@@ -185,9 +189,7 @@ fn intercepts_msrs(_: &mut Guest) {
         }
         wrmsr(index, value);
     }
-    for index in
-        [0x2000, 0x4000_0000, msr::UNKNOWN, 0xbfff_ffff, 0xc000_2000, 0xc001_2000, u32::MAX]
-    {
+    for index in [0x2000, 1 << 30, msr::UNKNOWN, 0xbfff_ffff, 0xc000_2000, 0xc001_2000, u32::MAX] {
         for is_write in [false, true] {
             let exit = msr_access(&mut svm, index, is_write, 0);
             check_eq!(

@@ -1,7 +1,7 @@
 //! Guests of guests on VMX (SDM vol. 3, "Virtual Machine Extensions"): level 2 runs functions of the payload
 //! on a context of its own; VMX operation, the current VMCS, and what its instructions refuse.
 use crate::prelude::*;
-use defs::x86::vmcs::{Field, error, feature_control, reason};
+use defs::x86::vmcs::{Field, Kind, Width, error, feature_control, reason};
 use vmx::{Exit as VmxExit, VmFail};
 
 /// What level 2 has seen.
@@ -205,19 +205,19 @@ const READ_ONLY: [(&str, Field); 6] = [
     ("GUEST_LINEAR_ADDRESS", Field::GUEST_LINEAR_ADDRESS),
 ];
 
-/// The bits that a field keeps, by the width in its encoding.
+/// The bits that a field keeps.
 fn kept(field: Field) -> u64 {
-    match field.0 >> 13 & 3 {
-        0 => 0xffff,
-        2 => 0xffff_ffff,
-        _ => u64::MAX,
+    match field.width() {
+        Width::Bits16 => u64::from(u16::MAX),
+        Width::Bits32 => u64::from(u32::MAX),
+        Width::Bits64 | Width::Natural => u64::MAX,
     }
 }
 
 #[guest]
 fn reads_what_it_wrote(_: &mut Guest) {
     let mut vmx = Vmx::new();
-    let is_read_only = |field: Field| field.0 >> 10 & 3 == 1;
+    let is_read_only = |field: Field| field.kind() == Kind::ExitInformation;
     for (name, field) in Field::ALL.iter().filter(|(_, field)| !is_read_only(*field)) {
         // Fields that this CPU does not have are not what this is about.
         let Ok(before) = vmx::vmread(*field) else { continue };

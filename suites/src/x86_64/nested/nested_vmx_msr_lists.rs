@@ -172,7 +172,7 @@ fn loads_and_stores(_: &mut Guest) {
     for (what, entry) in [
         ("FS_BASE", (msr::IA32_FS_BASE, 0)),
         ("GS_BASE", (msr::IA32_GS_BASE, 0)),
-        ("an MSR of the x2APIC", (0x808, 0)),
+        ("an MSR of the x2APIC", (apic::x2apic_msr(apic::reg::TPR), 0)),
         ("an MSR that there is not", (msr::UNKNOWN, 0)),
         ("a value that is not canonical", (msr::IA32_LSTAR, 1 << 62)),
     ] {
