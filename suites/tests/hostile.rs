@@ -74,8 +74,8 @@ const EXPECTED: &[Expected] = &[
     expect(
         "guest_panics",
         "fail",
-        "guest panicked at suites/src/selftest.rs:43: the argument is 7",
-        "panics at suites/src/selftest.rs:43",
+        "guest panicked at suites/src/selftest.rs:17: the argument is 7",
+        "panics at suites/src/selftest.rs:17",
     ),
     expect(
         "guest_rings_with_a_wild_address::null",
@@ -204,7 +204,7 @@ const EXPECTED: &[Expected] = &[
     expect_nested(
         "x86_64::selftest::nested_guest::panics",
         "fail",
-        "guest panicked at suites/src/x86_64/selftest.rs:31: level 2 has the argument 8",
+        "guest panicked at suites/src/x86_64/selftest.rs:19: level 2 has the argument 8",
         "vCPU 0 in L2, stack pointer",
     ),
     #[cfg(target_arch = "x86_64")]

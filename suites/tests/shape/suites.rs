@@ -90,8 +90,8 @@ fn host_half_is_one_region() {
         let items = syn::parse_file(&read(&path)).expect("Rust").items;
         let is_host = |item: &Item| attributes(item).iter().any(|a| a.path().is_ident("host"));
         let is_region = |item: &Item| matches!(item, Item::Mod(module) if module.ident == "host");
-        let Some(region) = items.iter().position(|item| is_region(item)) else {
-            let stray = items.iter().position(|item| is_host(item));
+        let Some(region) = items.iter().position(is_region) else {
+            let stray = items.iter().position(is_host);
             assert_eq!(stray, None, "{}: #[host] marks `mod host`", shown(&path));
             continue;
         };
