@@ -188,7 +188,7 @@ build() {
 
 # Where the tests are to run: "native", or "lab" for an emulated host.
 place() {
-    local argument place='' previous=''
+    local argument place='' previous='' lists=no
     for argument in "$@"; do
         case $previous in
             --host) place=$([[ $argument == native ]] && echo native || echo lab) ;;
@@ -199,7 +199,8 @@ place() {
             --host=native) place=native ;;
             --host=*) place=lab ;;
             --kernel=* | --arch=*) place=${place:-lab} ;;
-            -l | --list | -h | --help | -V | --version | report | compare | explain)
+            -l | --list) lists=yes ;;
+            -h | --help | -V | --version | report | compare | explain)
                 place=native
                 break
                 ;;
@@ -208,7 +209,7 @@ place() {
     done
     if [[ -z $place ]]; then
         place=native
-        if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+        if [[ $lists == no ]] && [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
             local why='is not there'
             [[ -e /dev/kvm ]] && why='may not be opened by this user'
             say "/dev/kvm $why: running on the lab's amd64-svm host (--host native forbids it)"

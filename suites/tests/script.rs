@@ -19,7 +19,8 @@ const NOBODY: u32 = 65534;
 const CARGO: &str = r#"#!/bin/sh
 pwd >"$CARGO_TARGET_DIR/called-in"
 eval "$CARGO_DOES"
-runner=$CARGO_TARGET_DIR/kvm-conformance
+case "$*" in *"--bin lab"*) name=lab ;; *) name=kvm-conformance ;; esac
+runner=$CARGO_TARGET_DIR/$name
 printf '#!/bin/sh\nprintf "<%%s>" "$@"\nexit ${RUNNER_ENDS:-0}\n' >"$runner"
 chmod +x "$runner"
 printf '{"reason":"compiler-artifact","executable":"%s"}\n' "$runner"
@@ -67,8 +68,14 @@ impl Checkout {
 
     /// The script, called from elsewhere with an environment as poor as cron's.
     fn command(&self, script: &Path) -> Command {
+        let mut command = self.plain(script);
+        command.arg("--host=native");
+        command
+    }
+
+    fn plain(&self, script: &Path) -> Command {
         let mut command = Command::new("bash");
-        command.arg(script).arg("--host=native").current_dir("/").env_clear();
+        command.arg(script).current_dir("/").env_clear();
         command.env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()));
         command.env("HOME", self.path(""));
         command
@@ -167,6 +174,23 @@ fn only_the_runner_ends_with_1_and_a_bisection_never_sees_2() {
         command.args(arguments).env("CARGO_DOES", cargo).env("RUNNER_ENDS", runner);
         let (status, _, stderr) = run(&mut command);
         assert_eq!(status, Some(wanted), "{cargo} {runner} {arguments:?}: {stderr}");
+    }
+}
+
+/// The lab has the tests of other architectures; this machine's own list needs no `/dev/kvm`.
+#[test]
+fn a_list_comes_from_whoever_has_the_tests() {
+    let cases = [
+        (&["-l"][..], "<-l>"),
+        (&["-l", "--arch", "aarch64"], "<test><-l><--arch><aarch64>"),
+        (&["--host=riscv64", "-l"], "<test><--host=riscv64><-l>"),
+        (&["report", "--arch"], "<report><--arch>"),
+    ];
+    for (arguments, wanted) in cases {
+        let checkout = Checkout::new();
+        let mut command = checkout.plain(&checkout.script());
+        let (status, stdout, stderr) = run(command.args(arguments));
+        assert_eq!((status, stdout.as_str()), (Some(0), wanted), "{stderr}");
     }
 }
 

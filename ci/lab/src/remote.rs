@@ -1,5 +1,6 @@
 //! The remote run: the suite on a host of the lab, with the runner's own command line and reports.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::kernel::Kernel;
 use crate::lab::Lab;
 use crate::run::{Event, Outcome, Request};
 use crate::toolchain;
+use crate::waiting::Waiting;
 use crate::{Arch, Cache, Profile};
 
 /// Exit status of a run without tests.
@@ -85,6 +87,9 @@ pub fn test(test: &Test) -> Result<u8> {
         Some(runner) => runner.clone(),
         None => toolchain::runner(&cache, profile.arch)?,
     };
+    if args.list {
+        return list(test, &Lab::new(cache), profile, kernel, runner);
+    }
     if let Some(status) = refused_here(&runner, profile.arch, &test.run)? {
         return Ok(exit_status(status, args.bisect));
     }
@@ -154,6 +159,47 @@ pub fn test(test: &Test) -> Result<u8> {
         }
     }
     Ok(remote.finish())
+}
+
+/// Lists the tests of the host's architecture: by the runner on this machine or, where that cannot run it,
+/// by the runner in the host.
+fn list(test: &Test, lab: &Lab, profile: Profile, kernel: Kernel, runner: PathBuf) -> Result<u8> {
+    let status = |code: i32| u8::try_from(code).unwrap_or(EXIT_ERROR);
+    if Arch::native() == Some(profile.arch) {
+        let mut command = Command::new(&runner);
+        command.args(["--host=native", "--list"]).args(test.run.local());
+        let ended = command.status().at(&runner)?;
+        return Ok(status(ended.code().unwrap_or(-1)));
+    }
+    let (mut argv, files) = test.run.inner().map_err(|e| LabError::Other(e.to_string()))?;
+    argv.splice(0..0, ["--host=native", "--list"].map(str::to_owned));
+    let mut waiting = Waiting::new(format!("{BOOTING} {}", profile.name));
+    let request = Request {
+        profile,
+        kernel,
+        runner,
+        argv,
+        env: Vec::new(),
+        files,
+        timeout: LONGEST_RUN,
+        patience: Duration::from_secs(test.patience),
+        console_log: None,
+        kvm_optional: true,
+        warm: test.warm,
+    };
+    interrupt::take()?;
+    let end = lab.run(&request, &mut |event| match event {
+        // A reader that went away has seen enough.
+        Event::Line(line) => drop(writeln!(std::io::stdout(), "{line}")),
+        Event::Stderr(line) => eprintln!("{line}"),
+        Event::Console(line) => waiting.tick(|| line.to_owned()),
+        _ => {}
+    })?;
+    match end {
+        Outcome::Exited(code) => Ok(status(code)),
+        Outcome::Interrupted(signal) => Ok(cli::SIGNALLED + signal as u8),
+        other => Err(LabError::Other(format!("the host gave no list: {other:?}"))),
+    }
 }
 
 /// The exit status where the runner itself, on this machine, already refuses the command line: a wrong

@@ -33,6 +33,9 @@ pub fn save(cache: &Cache, request: &Request, base: &Base, plan: &Plan) -> Resul
     (&base.archive, &request.kernel.image, identity, format!("{profile:?}")).hash(&mut hasher);
     let place = format!("{STORE}/{}-{:016x}", profile.file_name(), hasher.finish());
     if failures(&cache.path(&place)) >= MAX_FAILURES {
+        let file = failures_file(&cache.path(&place));
+        let why = "snapshots of this host did not run; starting cold";
+        eprintln!("lab: {why} (to try again: rm {})", file.display());
         return Ok(None);
     }
     let saved = cache.once(&place, |fresh| {
