@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use results::report::console::Detail;
 
 use crate::given::Given;
+use crate::process;
 
 /// Checks that a KVM implementation keeps its contract.
 ///
@@ -196,6 +197,9 @@ impl Formats {
             .collect();
         match there.as_slice() {
             [] => Ok(false),
+            [option] if process::stdout_is_closed() => {
+                Err(format!("standard output is closed: {option} cannot go there"))
+            }
             [_] => Ok(true),
             more => {
                 Err(format!("only one format fits on standard output, not {}", more.join(" and ")))

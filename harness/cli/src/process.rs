@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 
 use clap::Parser;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{fstat, major, minor};
 
 use crate::{MISUSE, exit_status};
 
@@ -34,6 +36,16 @@ fn keep_writing() {
     mask.add(Signal::SIGXFSZ);
     // What cannot be blocked ends the process, as it did.
     let _ = mask.thread_block();
+}
+
+/// Whether this process was started without a standard output. The standard library then opens
+/// `/dev/null` there for reading and writing, as nobody does who wants to throw output away.
+pub fn stdout_is_closed() -> bool {
+    const NULL: (u64, u64) = (1, 3);
+    let stdout = std::io::stdout();
+    let flags = fcntl(&stdout, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    let device = fstat(&stdout).map(|file| (major(file.st_rdev), minor(file.st_rdev)));
+    flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDWR) && device == Ok(NULL)
 }
 
 /// Whether a command line that may be wrong asks for the statuses of `git bisect run`.

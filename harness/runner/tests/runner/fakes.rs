@@ -28,6 +28,14 @@ pub const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
     }
 }
 
+/// Takes 300 ms of a CPU, however long that takes.
+fn computes() -> TestResult {
+    use nix::time::{ClockId, clock_gettime};
+    let used = || clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from);
+    while used().is_ok_and(|used| used < Duration::from_millis(300)) {}
+    passes()
+}
+
 /// The body of a test that passes.
 pub fn passes() -> TestResult {
     record::check("nothing is wrong here", true, "");
@@ -38,7 +46,7 @@ const HAS_IT: Requirement = Requirement::new("KVM_CAP_THERE", |_| true);
 const LACKS_IT: Requirement =
     Requirement::new("KVM_CAP_MISSING", |facts| facts.caps.contains_key("KVM_CAP_MISSING"));
 
-static FAKES: [TestCase; 32] = [
+static FAKES: [TestCase; 33] = [
     fake("suites::common::ends::pass", || {
         record::check("two is two", true, "");
         record::check("two is two", true, "");
@@ -85,6 +93,7 @@ static FAKES: [TestCase; 32] = [
             std::hint::spin_loop();
         }
     }),
+    fake("suites::common::busy::computes", computes),
     fake("suites::common::ends::told_to_stop", told_to_stop),
     fake("suites::common::ends::dawdles", || {
         std::thread::sleep(Duration::from_secs(2));

@@ -81,6 +81,15 @@ fn full_console() {
 fn closed_stdout() {
     let door = Door::new();
     let program = std::env::current_exe().unwrap();
+    // What was asked for there would be lost without a word.
+    let script = format!("exec {} --json - pass >&-", program.display());
+    let output = std::process::Command::new("bash")
+        .args(["-c", &script])
+        .env("FAKE_DOOR", "cli")
+        .output()
+        .unwrap();
+    let told = "error: standard output is closed: --json cannot go there\n";
+    assert_eq!((text(&output.stderr).as_str(), output.status.code()), (told, Some(2)));
     for redirection in [">&-", "| true"] {
         let json = door.path("j.json");
         let script = format!(

@@ -3,8 +3,12 @@
 use std::time::Instant;
 
 use crate::door::{Door, Named, text};
+use crate::runs::business;
 
-pub const TESTS: &[Named] = &[("robust::a_jumping_clock_moves_no_deadline", clock)];
+pub const TESTS: &[Named] = &[
+    ("robust::a_jumping_clock_moves_no_deadline", clock),
+    ("robust::a_wait_for_a_cpu_moves_the_deadline", crowd),
+];
 
 /// In front of the C library's: with `FAKE_CLOCK`, the wall clock leaps at every look.
 #[expect(unsafe_code, reason = "stands in for a function of the C library")]
@@ -28,6 +32,22 @@ mod jumping_clock {
         }
         result
     }
+}
+
+/// A test that shares a CPU with another process takes twice its CPU time, and is not late.
+fn crowd() {
+    const TRIES: u32 = 10;
+    let door = Door::new();
+    let other = "taskset -c 0 sh -c 'while :; do :; done' & other=$!; trap 'kill $other' EXIT; ";
+    let run = "( exec taskset -c 0 \"$0\" --timeout 0.35 --timeout-scale 1 busy::computes )";
+    let in_time = || {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("{other}{run}")]).arg(std::env::current_exe().unwrap());
+        command.env("FAKE_DOOR", "cli").current_dir(door.folder.path());
+        command.output().unwrap().status.success()
+    };
+    // Where many more share the CPU, that is too little of it.
+    assert!((0..TRIES).any(|_| in_time()) || business() > 3.0);
 }
 
 fn clock() {
