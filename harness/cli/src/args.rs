@@ -77,6 +77,10 @@ pub struct RunArgs {
     /// Run a failing test up to N times more; one that then passes is told as flaky.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub retry: u32,
+    /// Run the tests under these circumstances, which no guest can see (docs/variants.md); `none`: as they
+    /// are; `all`: under each; `A+B`: under both.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub variant: Vec<String>,
     /// Run in an order that this number decides.
     #[arg(long, value_name = "SEED")]
     pub shuffle: Option<u64>,

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use cli::args::{RunArgs, Shard};
 use regex::Regex;
+use vm::variant::{ALL, Set};
 
 use crate::pattern::Glob;
 use crate::registry::{NODEFAULT, PERF, Registry};
-use crate::test::Test;
+use crate::test::{Test, VARIANT};
 use cli::nearest::{nearest, unknown};
 use results::journal::{self, Run};
 use results::report::console::is_news;
@@ -30,10 +31,24 @@ pub struct Selection {
     pub all: bool,
     /// Also the `perf` group.
     pub perf: bool,
+    /// Only under these variants, if any is given.
+    pub variants: Vec<String>,
     /// Part I of N.
     pub shard: Option<Shard>,
     /// Shuffle with this seed.
     pub shuffle: Option<u64>,
+}
+
+/// `--variant` of tests as they are.
+const PLAIN: &str = "none";
+/// `--variant` of every variant, one after the other.
+const EVERY: &str = "all";
+
+/// What `--variant` names.
+fn names_of(words: &[String]) -> Vec<String> {
+    let all = || ALL.iter().map(|variant| variant.name.to_owned()).collect();
+    let names = |word: &String| if word == EVERY { all() } else { vec![word.clone()] };
+    words.iter().flat_map(names).collect()
 }
 
 /// A wrong name or pattern, told to the user.
@@ -98,6 +113,7 @@ impl Selection {
             exclude: args.exclude.clone(),
             all: args.all,
             perf: args.perf,
+            variants: names_of(&args.variant),
             shard: args.shard,
             shuffle: args.shuffle,
         })
@@ -122,9 +138,10 @@ impl Selection {
             .tests
             .iter()
             .filter(|e| is_listed(e))
-            .filter(|e| wanted.is_empty() || wanted.iter().any(|w| w.matches(e.name())))
+            .filter(|e| wanted.is_empty() || wanted.iter().any(|w| self.means(w, e)))
+            .filter(|e| self.is_asked(e, &wanted))
             .filter(|e| self.groups.is_empty() || self.groups.iter().any(|g| e.in_group(g)))
-            .filter(|e| !unwanted.iter().any(|u| u.matches(e.name())))
+            .filter(|e| !unwanted.iter().any(|u| self.means(u, e)))
             .filter(|e| on_request(e, NODEFAULT, self.all) && on_request(e, PERF, self.perf))
             .collect();
         if let Some(Shard { index, of }) = self.shard {
@@ -138,6 +155,46 @@ impl Selection {
             shuffle(&mut tests, seed);
         }
         Ok(tests)
+    }
+
+    /// Whether a word means a test: where variants are asked for, the names of tests mean those.
+    fn means(&self, word: &Matcher, test: &Test) -> bool {
+        word.matches(test.name()) || !self.variants.is_empty() && word.matches(test.plain_name())
+    }
+
+    /// Whether a test is of a variant that is asked for, or is named as a whole.
+    fn is_asked(&self, test: &Test, words: &[Matcher]) -> bool {
+        let name = test.name();
+        let variant = name.split_once(VARIANT).map_or(PLAIN, |(_, variant)| variant);
+        match self.variants.as_slice() {
+            [] if test.variant.is_empty() => true,
+            asked => {
+                asked.iter().any(|asked| asked == variant)
+                    || self.failed.as_ref().is_some_and(|failed| failed.contains(name))
+                    || words.iter().any(|word| matches!(word, Matcher::Name(n) if n == name))
+            }
+        }
+    }
+
+    /// The variants that are asked for, and those of tests that are named with theirs.
+    ///
+    /// # Errors
+    ///
+    /// There is no variant of that name.
+    pub fn variant_sets(&self) -> Result<Vec<Set>, SelectError> {
+        let mut sets = Vec::new();
+        for name in self.variants.iter().filter(|name| *name != PLAIN) {
+            sets.push(Set::parse(name).map_err(|wrong| {
+                let known = ALL.iter().map(|variant| variant.name).chain([PLAIN, EVERY]);
+                SelectError(unknown("variant", wrong, known))
+            })?);
+        }
+        let names = self.patterns.iter().chain(self.failed.iter().flatten());
+        let named = names.filter_map(|word| word.split_once(VARIANT));
+        sets.extend(named.filter_map(|(_, name)| Set::parse(name).ok()));
+        sets.sort_unstable();
+        sets.dedup();
+        Ok(sets)
     }
 
     fn matchers(&self, words: &[String], registry: &Registry) -> Result<Vec<Matcher>, SelectError> {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use results::HostFacts;
-use vm::case::Weight;
+use vm::case::{Sees, Weight};
 use vm::perf::TestOption;
 use vm::requirement::Requirement;
+use vm::variant::Set;
 
 use crate::body::Body;
 
@@ -43,7 +44,16 @@ pub struct Test {
     pub policy: Option<Arc<TestPolicy>>,
     /// What is run.
     pub body: Body,
+    /// Under which circumstance.
+    pub variant: Set,
+    /// Variants that it cannot but see, and why.
+    pub sees: &'static [Sees],
 }
+
+/// What stands between a test's id and its variant.
+pub(crate) const VARIANT: char = '@';
+/// How much longer a test may take under a variant.
+const VARIANT_TIME: u32 = 4;
 
 /// What policy says of one test.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +76,27 @@ impl Test {
     /// The name users see.
     pub fn name(&self) -> &str {
         &self.id
+    }
+
+    /// Its name without a variant.
+    pub fn plain_name(&self) -> &str {
+        self.id.split(VARIANT).next().unwrap_or(&self.id)
+    }
+
+    /// The same under a variant, unless it sees that, or is of another suite.
+    pub fn under(&self, variant: Set) -> Option<Self> {
+        let is_seen = |name| self.sees.iter().any(|(seen, _)| *seen == name);
+        let is_plain = matches!(self.body, Body::Native(_)) && !self.id.contains(VARIANT);
+        if !is_plain || variant.variants().any(|variant| is_seen(variant.name)) {
+            return None;
+        }
+        let mut test = self.clone();
+        test.id = format!("{}{VARIANT}{}", self.id, variant.name()).into();
+        test.variant = variant;
+        test.groups.extend(variant.variants().map(|variant| variant.name.into()));
+        test.groups.sort_unstable();
+        test.limits.timeout = Some(self.timeout() * VARIANT_TIME);
+        Some(test)
     }
 
     /// Whether it is in `group`.

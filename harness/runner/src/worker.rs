@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use vm::failure::{Failure, TestResult};
 use vm::record::{self, Event, Settings};
+use vm::variant::Set;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -58,13 +59,15 @@ pub fn run(assignment: Assignment<'_>) -> ! {
     let options = assignment.test.options.iter().map(|option| option.name).collect();
     let settings = Settings { options, values: assignment.parameters };
     match &assignment.test.body {
-        Body::Native(function) => call(*function, assignment.events, settings),
+        Body::Native(function) => {
+            call(*function, assignment.test.variant, assignment.events, settings)
+        }
         Body::Program(program) => become_program(program, assignment.events, settings),
     }
 }
 
 /// Runs a function of this program.
-fn call(function: fn() -> TestResult, events: OwnedFd, settings: Settings) -> ! {
+fn call(function: fn() -> TestResult, variant: Set, events: OwnedFd, settings: Settings) -> ! {
     vm::install_watchdog();
     take_signals();
     let mut keep = vm::kept();
@@ -74,7 +77,7 @@ fn call(function: fn() -> TestResult, events: OwnedFd, settings: Settings) -> ! 
     record::open(events, settings);
 
     let before = sys::open_fds(LEAK_SCAN);
-    let result = guarded(function);
+    let result = guarded(|| vm::variant::under(variant, function));
     let leaked = leaked_since(&before);
     let _ = std::io::stdout().flush();
     record::close(&verdict(result, &leaked));
@@ -127,7 +130,7 @@ fn limit(memory_bytes: u64, processes: u64) {
 /// Where the last panic of this process was, and its words.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-fn guarded(function: fn() -> TestResult) -> TestResult {
+fn guarded(function: impl FnOnce() -> TestResult) -> TestResult {
     let body_thread = std::thread::current().id();
     std::panic::set_hook(Box::new(move |info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();

@@ -43,6 +43,9 @@ impl Weight {
     }
 }
 
+/// The name of a variant, and why a test cannot but see it.
+pub type Sees = (&'static str, &'static str);
+
 /// One named test.
 #[derive(Clone, Copy, Debug)]
 pub struct TestCase {
@@ -63,6 +66,8 @@ pub struct TestCase {
     pub weight: Weight,
     /// What a user can set of it.
     pub options: &'static [TestOption],
+    /// Variants that it cannot but see, and why.
+    pub sees: &'static [Sees],
     /// The host half.
     pub run: fn() -> TestResult,
 }

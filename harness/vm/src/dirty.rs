@@ -1,5 +1,6 @@
 //! Dirty logs and dirty rings (api.rst 4.8, 4.117 and 8.29).
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
@@ -63,7 +64,7 @@ impl DirtyBitmap {
     /// # Errors
     ///
     /// The errno.
-    pub fn get(&mut self, vm: &Vm) -> Result<(), Errno> {
+    pub fn get(&mut self, vm: &impl AsRawFd) -> Result<(), Errno> {
         self.words.bytes_mut().fill(0xff);
         raw_ioctl_value(vm, KVM_GET_DIRTY_LOG, self.get.address()).map(drop)
     }

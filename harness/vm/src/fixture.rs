@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use crate::case::{GuestFn, Weight};
+use crate::case::{GuestFn, Sees, Weight};
 use crate::failure::{Failure, TestResult};
 use crate::perf::TestOption;
 use crate::requirement::Requirement;
@@ -19,6 +19,8 @@ pub struct FileDefaults {
     pub weight: Weight,
     /// What a user can set of them.
     pub options: &'static [TestOption],
+    /// Variants that they cannot but see, and why.
+    pub sees: &'static [Sees],
     /// What their VMs are made of.
     pub config: fn() -> VmConfig,
 }
@@ -29,6 +31,7 @@ pub const KVM_TESTS: FileDefaults = FileDefaults {
     groups: &[],
     weight: Weight::Cpus(1),
     options: &[],
+    sees: &[],
     config: VmConfig::new,
 };
 

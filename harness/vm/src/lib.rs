@@ -43,6 +43,7 @@ mod stats;
 mod system;
 mod together;
 mod uffd;
+pub mod variant;
 mod vcpu;
 mod vm;
 mod waited;

@@ -8,7 +8,7 @@ use super::exit::{Exit, ExitMatch};
 use super::vcpu::Vcpu;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
-use crate::{arch, record, state};
+use crate::{arch, record};
 
 /// A valid message from a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,12 +235,9 @@ impl Vcpu {
 
     /// Runs, takes messages in, and stops at what they do not cover.
     fn step(&mut self) -> TestResult<Step> {
-        if !state::is_moving() {
-            return self.step_from(None);
-        }
-        let exit = self.move_vm()?;
+        let exit = self.before_step()?;
         let step = self.step_from(exit)?;
-        self.with_entry(|entry| entry.is_at_exit = matches!(step, Step::Exit(_)));
+        self.after_step(matches!(step, Step::Exit(_)))?;
         Ok(step)
     }
 

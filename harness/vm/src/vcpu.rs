@@ -18,7 +18,7 @@ use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
 use crate::payload::Payload;
 use crate::state::{self, Core, VcpuEntry};
-use crate::{arch, record};
+use crate::{arch, record, variant};
 
 /// A vCPU and what the run loop knows of it.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub struct Vcpu {
     mmap_size: usize,
     args: [u64; 6],
     exits: ExitCounts,
+    steps: u64,
     pub(crate) last_log: Option<String>,
     /// The context that sent the last message.
     pub(crate) sender: Context,
@@ -84,6 +85,7 @@ impl Vcpu {
             mmap_size,
             args: [0; 6],
             exits: ExitCounts::default(),
+            steps: 0,
             last_log: None,
             sender: Context::of_vcpu(index),
         })
@@ -178,12 +180,21 @@ impl Vcpu {
         }
         let raw = self.as_raw_fd();
         let run: *mut kvm_run = self.fd.get_kvm_run();
-        let running = watchdog::Running::enter(run, together::is_stopped);
-        // SAFETY: the descriptor is a vCPU's; KVM_RUN takes no pointer.
-        let result = arch::around_kvm_run(|| unsafe { libc::ioctl(raw, KVM_RUN as _, 0) });
-        let errno = if result < 0 { Errno::last_raw() } else { 0 };
-        drop(running);
-        self.known.count_exit();
+        let mut tries = 0;
+        let errno = loop {
+            let around = variant::Around::begin(tries);
+            let running = watchdog::Running::enter(run, together::is_stopped);
+            // SAFETY: the descriptor is a vCPU's; KVM_RUN takes no pointer.
+            let result = arch::around_kvm_run(|| unsafe { libc::ioctl(raw, KVM_RUN as _, 0) });
+            let errno = if result < 0 { Errno::last_raw() } else { 0 };
+            drop(running);
+            self.known.count_exit();
+            tries += 1;
+            let is_ours = around.is_some_and(|around| around.end(errno));
+            if !is_ours || self.immediate_exit() || watchdog::expired() || together::is_stopped() {
+                break errno;
+            }
+        };
         self.exits.add(self.fd.get_kvm_run().exit_reason, errno);
         let exit = Exit::decode(self.fd.get_kvm_run(), errno);
         if watchdog::expired() {
@@ -267,23 +278,32 @@ impl Vcpu {
         }
     }
 
-    /// Moves the VM, before each KVM_RUN but the first; not while another vCPU runs, or is at an exit that
-    /// the test has yet to handle. Gives the exit of a vCPU that comes to the next one when its last is
-    /// completed: then it has not moved.
-    pub(crate) fn move_vm(&mut self) -> TestResult<Option<Exit>> {
-        let Some(core) = self.core.upgrade().filter(|_| self.exits.total() > 0) else {
-            return Ok(None);
-        };
-        let me = self.as_raw_fd();
-        let is_busy = core.inventory().vcpus.iter().any(|v| v.fd != me && v.is_at_exit);
-        if is_busy || together::is_member() {
+    fn immediate_exit(&mut self) -> bool {
+        self.fd.get_kvm_run().immediate_exit != 0
+    }
+
+    /// What its VM shares with it, as long as there is one.
+    pub(crate) fn core(&self) -> Option<Arc<Core>> {
+        self.core.upgrade()
+    }
+
+    /// Counts a step of the run loop; gives its number, from 1.
+    pub(crate) fn count_step(&mut self) -> u64 {
+        self.steps += 1;
+        self.steps
+    }
+
+    /// Moves the VM, which is at rest, unless the vCPU has yet to run. Gives the exit of a vCPU that comes to
+    /// the next one when its last is completed: then it has not moved.
+    pub(crate) fn move_vm(&mut self, core: &Arc<Core>) -> TestResult<Option<Exit>> {
+        if self.exits.total() == 0 {
             return Ok(None);
         }
         self.set_immediate_exit(true);
         let exit = self.run_once()?;
         self.set_immediate_exit(false);
         match exit {
-            Exit::Intr => state::move_in_place(&core, &self.ram).map(|()| None),
+            Exit::Intr => state::move_in_place(core, &self.ram).map(|()| None),
             next => Ok(Some(next)),
         }
     }

@@ -16,6 +16,7 @@ use crate::case::GuestFn;
 use crate::failure::{Failure, TestResult};
 use crate::payload::{Payload, code_bytes};
 use crate::state::Core;
+use crate::variant;
 
 /// A VM with the payload in its memslot 0.
 #[derive(Debug)]
@@ -171,16 +172,15 @@ impl Vm {
     ) -> Result<(), Errno> {
         let region = kvm_userspace_memory_region {
             slot,
-            flags,
+            flags: variant::flags(flags, size, &self.core),
             guest_phys_addr: gpa,
             memory_size: size,
             userspace_addr: hva,
         };
-        // SAFETY: a guest can write what is at `hva`: tests give memory of their own mappings, which
-        // the VM or the test keeps for as long as the slot lives.
-        unsafe { self.core.fd.set_user_memory_region(region) }.errno()?;
-        self.core.inventory().set_slot(region);
-        Ok(())
+        if variant::cuts(slot) {
+            return variant::set_cut_region(&self.core, region);
+        }
+        self.core.set_region(region)
     }
 
     /// Adds a memslot over fresh zeroes, kept by the VM. Returns its mapping.
@@ -275,6 +275,17 @@ impl Vm {
     /// The errno.
     pub fn raw(&self, request: u64, bytes: &mut [u8]) -> Result<i32, Errno> {
         raw_ioctl(self, request, bytes)
+    }
+}
+
+impl Core {
+    /// `KVM_SET_USER_MEMORY_REGION`, remembered if KVM takes it.
+    pub(crate) fn set_region(&self, region: kvm_userspace_memory_region) -> Result<(), Errno> {
+        // SAFETY: a guest can write what is at `userspace_addr`: tests give memory of their own mappings,
+        // which the VM or the test keeps for as long as the slot lives.
+        unsafe { self.fd.set_user_memory_region(region) }.errno()?;
+        self.inventory().set_slot(region);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use syn::{
 };
 
 /// Options of a test, and whether a file can have them for all of its tests.
-const OPTIONS: [(&str, bool); 17] = [
+const OPTIONS: [(&str, bool); 18] = [
     ("requires", true),
     ("irqchip", true),
     ("split_irqchip", true),
@@ -24,6 +24,7 @@ const OPTIONS: [(&str, bool); 17] = [
     ("exclusive", true),
     ("without_kvm", true),
     ("options", true),
+    ("sees", true),
     ("guests", false),
     ("vcpus", false),
     ("moved", false),
@@ -43,6 +44,7 @@ pub(crate) struct Options {
     exclusive: bool,
     without_kvm: bool,
     moved: bool,
+    sees: Vec<(Ident, Expr)>,
     params: Vec<(Ident, Expr)>,
     options: Option<Expr>,
 }
@@ -105,6 +107,10 @@ impl Options {
                 self.options = Some(input.parse()?);
             }
             "moved" => self.moved = true,
+            "sees" => {
+                let sees = list::<Param>(input)?.into_iter();
+                self.sees.extend(sees.map(|Param { name, value }| (name, value)));
+            }
             "pmu" => self.config.push(quote!(.pmu())),
             "features" => {
                 self.config.extend(list::<Path>(input)?.iter().map(|f| quote!(.feature(#f))));
@@ -159,6 +165,15 @@ impl Options {
         self.options.as_ref().map_or(quote!([]), |options| quote!(#options))
     }
 
+    /// An array of the variants that the test sees.
+    fn sees(&self) -> TokenStream {
+        let sees = self.sees.iter().map(|(variant, reason)| {
+            let variant = variant.to_string();
+            quote!((#variant, #reason))
+        });
+        quote!(::vm::variant::checked([#(#sees),*]))
+    }
+
     /// `VmConfig`'s methods, as they follow an expression of one.
     fn config(&self) -> TokenStream {
         let (irqchip, calls) = (self.irqchip.iter(), &self.config);
@@ -207,6 +222,7 @@ fn list<T: Parse>(input: ParseStream<'_>) -> Result<Punctuated<T, Token![,]>> {
 pub(crate) fn expand_file(FileOptions(options): FileOptions) -> TokenStream {
     let Options { requires, groups, .. } = &options;
     let (config, weight, settable) = (options.config(), options.weight(), options.settable());
+    let sees = options.sees();
     quote! {
         #[cfg(not(kvm_guest))]
         const KVM_TESTS: ::vm::fixture::FileDefaults = {
@@ -217,6 +233,7 @@ pub(crate) fn expand_file(FileOptions(options): FileOptions) -> TokenStream {
                 groups: &[#(#groups),*],
                 weight: #weight,
                 options: &#settable,
+                sees: &#sees,
                 config: || ::vm::VmConfig::new()#config,
             }
         };
@@ -288,12 +305,13 @@ fn case(
         Variant::Plain => (quote!(body), None),
         Variant::Moved => {
             suffix.push_str("@moved");
-            (quote!(|| ::vm::state::moved(body)), Some("moved"))
+            (quote!(|| ::vm::variant::moved(body)), Some("moved"))
         }
     };
     let Options { guests, requires, groups, .. } = options;
     let groups = groups.iter().map(LitStr::value).chain(group.map(str::to_owned));
     let (config, weight, settable) = (options.config(), options.weight(), options.settable());
+    let sees = options.sees();
     let doc = doc(function);
     quote! {
         #[cfg(not(kvm_guest))]
@@ -305,6 +323,7 @@ fn case(
             const REQUIRES: &[::vm::requirement::Requirement] = &[#(#requires),*];
             const GROUPS: &[&str] = &[#(#groups),*];
             const TEST_OPTIONS: &[::vm::perf::TestOption] = &#settable;
+            const SEES: &[::vm::case::Sees] = &#sees;
 
             fn body() -> ::vm::failure::TestResult {
                 let setup = ::vm::fixture::Setup {
@@ -337,6 +356,11 @@ fn case(
                     ::vm::perf::TestOption::NONE,
                     KVM_TESTS.options,
                     TEST_OPTIONS,
+                ),
+                sees: &::vm::fixture::joined::<_, { KVM_TESTS.sees.len() + SEES.len() }>(
+                    ("", ""),
+                    KVM_TESTS.sees,
+                    SEES,
                 ),
                 run: #run,
             };
@@ -423,7 +447,7 @@ mod tests {
         for id in ["\"::byte\"", "\"::byte@moved\"", "\"::word\"", "\"::word@moved\""] {
             assert!(text.contains(id), "{id} is not in {text}");
         }
-        assert_eq!(text.matches("state :: moved (body)").count(), 2);
+        assert_eq!(text.matches("variant :: moved (body)").count(), 2);
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub fn host(options: TokenStream, item: TokenStream) -> TokenStream {
 /// - `options = [A, B]`: the `vm::perf::TestOption`s that the test reads (`--set`);
 /// - `moved`: a twin of the test, `NAME@moved`, whose VMs go on in fresh descriptors at every exit and sync
 ///   that the test handles;
+/// - `sees(variant: "reason", …)`: variants under which the test does not run, since it observes the very
+///   thing that they change;
 /// - `params = [name: expression, …]`: one case each, handed to the function as its second argument.
 ///
 /// What all tests of a file share stands in [`kvm_tests!`].

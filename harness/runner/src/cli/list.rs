@@ -12,8 +12,10 @@ use cli::args::RunArgs;
 pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
     check_host(args)?;
     let facts = if args.verbose { suite.facts() } else { Err(Refusal(String::new())) };
-    let registry = suite.registry(args.into(), facts.as_ref().ok())?;
-    let mut tests = Selection::new(args).and_then(|s| s.apply(&registry)).map_err(Refusal::of)?;
+    let mut registry = suite.registry(args.into(), facts.as_ref().ok())?;
+    let selection = Selection::new(args).map_err(Refusal::of)?;
+    registry.add_variants(&selection.variant_sets().map_err(Refusal::of)?);
+    let mut tests = selection.apply(&registry).map_err(Refusal::of)?;
     if !args.all_archs {
         tests.retain(|test| is_native(test));
     }
@@ -28,6 +30,9 @@ pub fn list(suite: &Suite<'_>, args: &RunArgs) -> Result<u8, Refusal> {
             let requirements = test.requirement_names();
             if !requirements.is_empty() {
                 let _ = write!(text, "  requires: {}", requirements.join(", "));
+            }
+            for (variant, reason) in test.sees {
+                let _ = write!(text, "  not @{variant}: {reason}");
             }
             if let Ok(facts) = &facts {
                 let unmet = test.unmet(facts);

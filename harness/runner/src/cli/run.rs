@@ -35,8 +35,9 @@ pub fn run(suite: &Suite<'_>, given: &Given) -> Result<u8, Refusal> {
     check_host(args)?;
     // A wrong word on the command line is told before a KVM that cannot be used.
     let facts = suite.facts();
-    let registry = suite.registry(args.into(), facts.as_ref().ok())?;
+    let mut registry = suite.registry(args.into(), facts.as_ref().ok())?;
     let selection = Selection::new(args).map_err(Refusal::of)?;
+    registry.add_variants(&selection.variant_sets().map_err(Refusal::of)?);
     let mut tests = selection.apply(&registry).map_err(Refusal::of)?;
     tests.retain(|test| is_native(test));
     if tests.is_empty() {
@@ -189,6 +190,7 @@ mod tests {
         groups: &[],
         weight: Weight::Cpus(1),
         options: &[],
+        sees: &[],
         run: || Ok(()),
     };
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::lineage;
 use super::version::KernelRange;
 use crate::pattern::Glob;
+use crate::test::VARIANT;
 use crate::yaml::{Scalar, Span};
 use results::HostFacts;
 use results::journal::KnownEnd;
@@ -243,9 +244,6 @@ impl<'a> KnownHere<'a> {
         known
     }
 }
-
-/// What stands between a test's name and its variant's.
-const VARIANT: char = '@';
 
 /// Whether an entry is for `test`: what is known of a test is known of its variants.
 fn is_of(glob: &Glob, known: &KnownFailure, test: &str) -> bool {

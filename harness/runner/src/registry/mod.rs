@@ -17,6 +17,7 @@ use crate::pattern::Glob;
 use crate::test::{Limits, Test};
 use crate::yaml::FileError;
 use vm::case::Weight;
+use vm::variant::Set;
 
 /// The name of the policy that a program carries with it, in messages.
 pub const BUILT_IN_NAME: &str = "unittests.yaml";
@@ -60,6 +61,16 @@ impl Registry {
             apply(&policy, extra.get(&nth).map_or(&[], Vec::as_slice), test);
         }
         Ok(Self { tests, policy })
+    }
+
+    /// Adds each test under each of these variants, where it does not see them.
+    pub fn add_variants(&mut self, variants: &[Set]) {
+        let of =
+            |test: &Test| variants.iter().filter_map(|set| test.under(*set)).collect::<Vec<_>>();
+        let more: Vec<Test> =
+            self.tests.iter().flat_map(of).filter(|test| self.find(&test.id).is_none()).collect();
+        self.tests.extend(more);
+        self.tests.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     }
 
     /// Every group that a test is in.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::known::{KnownFailure, Place};
 use super::{ARCHITECTURES, BUILT_IN_NAME, NODEFAULT, PERF, architecture};
 use crate::pattern::Glob;
-use crate::test::{DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT, Test, TestPolicy};
+use crate::test::{DEFAULT_MEMORY_BYTES, DEFAULT_TIMEOUT, Test, TestPolicy, VARIANT};
 use crate::yaml::Step::{self, Key, Nth};
 use crate::yaml::{self, Bytes, FileError, Scalar, Span, Unique};
 use cli::nearest::unknown;
@@ -225,7 +225,8 @@ impl Policy {
         }
         for known in &self.known_failures {
             let place = [Key("known_failures"), Nth(known.place.nth), Key("test")];
-            if !names.has(&known.test, true) {
+            let plain = known.test.split(VARIANT).next().unwrap_or_default();
+            if !names.has(&known.test, true) && !names.has(plain, true) {
                 return Err(self.error(known.place.nth_file, &place, unknown_test(&known.test)));
             }
             if known.reason.trim().is_empty() {

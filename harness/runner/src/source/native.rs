@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use results::HostFacts;
 use vm::case::TestCase;
+use vm::variant::Set;
 
 use super::{Source, SourceError};
 use crate::body::Body;
@@ -40,6 +41,8 @@ impl From<&'static TestCase> for Test {
             options: case.options.to_vec(),
             limits: Limits::default(),
             policy: None,
+            variant: Set::NONE,
+            sees: case.sees,
             body: Body::Native(case.run),
         }
     }

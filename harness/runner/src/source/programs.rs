@@ -6,6 +6,7 @@ use results::HostFacts;
 use results::outcome::Outcome;
 use serde::Deserialize;
 use vm::case::Weight;
+use vm::variant::Set;
 
 use super::{Source, SourceError};
 use crate::body::{Body, ExitMap, Program};
@@ -118,6 +119,8 @@ fn parse(file: &str, text: &str, folder: &Path) -> Result<Vec<Test>, FileError> 
                 memory_bytes: program.memory.map(|m| m.0),
             },
             policy: None,
+            variant: Set::NONE,
+            sees: &[],
             body: Body::Program(Box::new(Program {
                 path: folder.join(program.path),
                 args: program.args,

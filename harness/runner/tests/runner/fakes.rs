@@ -24,6 +24,7 @@ pub const fn fake(path: &'static str, run: fn() -> TestResult) -> TestCase {
         groups: &["fakes"],
         weight: Weight::Cpus(1),
         options: &[],
+        sees: &[],
         run,
     }
 }

@@ -46,8 +46,7 @@ use std::sync::Arc;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use inventory::DeviceEntry;
 pub(crate) use inventory::{Core, VcpuEntry};
-pub use moved::moved;
-pub(crate) use moved::{is_moving, keeps, move_in_place};
+pub(crate) use moved::{keeps, move_in_place};
 pub use parts::Parts;
 
 use crate::failure::TestResult;
@@ -137,14 +136,7 @@ impl Vm {
         vm.prepare(saved_irqchip(inventory.irqchip))?;
         state.vm.init(&vm)?;
         for slot in inventory.slots.values() {
-            vm.set_region(
-                slot.slot,
-                slot.flags,
-                slot.guest_phys_addr,
-                slot.memory_size,
-                slot.userspace_addr,
-            )
-            .ioctl("KVM_SET_USER_MEMORY_REGION again")?;
+            vm.core().set_region(*slot).ioctl("KVM_SET_USER_MEMORY_REGION again")?;
         }
         let mut vcpus = Vec::new();
         for (entry, saved) in inventory.vcpus.iter().zip(&state.vcpus) {

@@ -7,34 +7,14 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 
 use super::{Core, State, VcpuEntry};
 use crate::failure::{Failure, TestResult};
+use crate::variant::{self, Set};
 use crate::{Ioctl, Irqfd, Ram, System, Vcpu, Vm, bindings, record};
-
-static MOVING: AtomicBool = AtomicBool::new(false);
-static MOVES: AtomicU64 = AtomicU64::new(0);
-
-/// Runs a test's body with its VMs moved.
-///
-/// # Errors
-///
-/// The body's; a body under which nothing was moved is an error.
-pub fn moved(body: impl FnOnce() -> TestResult) -> TestResult {
-    MOVING.store(true, Ordering::SeqCst);
-    let result = body();
-    MOVING.store(false, Ordering::SeqCst);
-    let moves = MOVES.swap(0, Ordering::SeqCst);
-    record::log(format!("moved {moves} times"));
-    if result.is_ok() && moves == 0 {
-        return Err(Failure::Error("nothing was moved: no vCPU ran twice".into()));
-    }
-    result
-}
 
 /// Where pieces of state are named, separated by commas, that moves leave out: to see twins notice.
 const FORGET: &str = "KVM_CONFORMANCE_FORGET";
@@ -49,11 +29,6 @@ pub(crate) fn keeps(piece: &str) -> bool {
     !forgotten.iter().any(|name| name == piece)
 }
 
-/// Whether VMs are moved.
-pub(crate) fn is_moving() -> bool {
-    MOVING.load(Ordering::Relaxed)
-}
-
 /// Moves a VM whose vCPUs are all out of KVM_RUN.
 pub(crate) fn move_in_place(core: &Arc<Core>, ram: &Arc<Ram>) -> TestResult {
     let entries = core.inventory().vcpus.clone();
@@ -65,9 +40,11 @@ pub(crate) fn move_in_place(core: &Arc<Core>, ram: &Arc<Ram>) -> TestResult {
         }
         twins.push(twin);
     }
-    let state = State::of(core, ram, &mut twins.iter_mut().collect::<Vec<_>>())?;
+    let mut state = State::of(core, ram, &mut twins.iter_mut().collect::<Vec<_>>())?;
     // With them the old VM would go on.
     drop(twins);
+    core.inventory().irqfds.retain(|irqfd| is_eventfd(irqfd.fd));
+    state.inventory.irqfds.retain(|irqfd| is_eventfd(irqfd.fd));
     let irqfds = std::mem::take(&mut core.inventory().irqfds);
     for irqfd in &irqfds {
         // An eventfd triggers one VM's interrupts at a time.
@@ -75,7 +52,7 @@ pub(crate) fn move_in_place(core: &Arc<Core>, ram: &Arc<Ram>) -> TestResult {
         core.irqfd(Irqfd { flags, ..*irqfd }).ioctl("KVM_IRQFD(deassign)")?;
     }
     // KVM names a VM's directory in debugfs by the descriptor's number: not twice the same in a row.
-    let _other_number = match MOVES.load(Ordering::SeqCst) % 2 {
+    let _other_number = match variant::effects(Set::MOVED) % 2 {
         0 => None,
         _ => File::open("/dev/null").ok(),
     };
@@ -96,8 +73,14 @@ pub(crate) fn move_in_place(core: &Arc<Core>, ram: &Arc<Ram>) -> TestResult {
     }
     replace(vm.as_raw_fd(), core.as_raw_fd())?;
     core.inventory().irqfds = irqfds;
-    MOVES.fetch_add(1, Ordering::SeqCst);
+    variant::took_effect(Set::MOVED);
     Ok(())
+}
+
+/// Whether a descriptor is an eventfd still: with the last one that is closed KVM drops its irqfds.
+fn is_eventfd(fd: impl std::fmt::Display) -> bool {
+    let target = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
+    target.to_string_lossy().contains("[eventfd")
 }
 
 /// Makes `old` mean what `new` means.

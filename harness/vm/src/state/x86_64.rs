@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_NESTED_STATE, KVM_CAP_SREGS2, KVM_CAP_XCRS, KVM_CAP_XSAVE, KVM_CAP_XSAVE2,
-    KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_VCPUEVENT_VALID_PAYLOAD, kvm_clock_data, kvm_debugregs, kvm_irqchip,
-    kvm_lapic_state, kvm_mp_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_sregs2,
-    kvm_vcpu_events, kvm_xcrs,
+    CpuId, KVM_CAP_NESTED_STATE, KVM_CAP_SREGS2, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XCRS,
+    KVM_CAP_XSAVE, KVM_CAP_XSAVE2, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES, KVM_VCPUEVENT_VALID_PAYLOAD, kvm_clock_data,
+    kvm_debugregs, kvm_enable_cap, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_state2,
+    kvm_regs, kvm_sregs, kvm_sregs2, kvm_vcpu_events, kvm_xcrs,
 };
 use zerocopy::IntoBytes;
 
@@ -195,6 +195,7 @@ impl SavedVcpu {
     pub(super) fn save(core: &Core, vcpu: &mut Vcpu) -> TestResult<Self> {
         let offers = |cap: u32| core.fd.check_extension_raw(cap.into());
         let fd = vcpu.fd();
+        with_triple_faults(core);
         // First: it takes in what has come for the vCPU, such as an INIT or a SIPI.
         let mp_state = fd.get_mp_state().ioctl("KVM_GET_MP_STATE")?;
         let sregs = match offers(KVM_CAP_SREGS2) > 0 {
@@ -235,6 +236,7 @@ impl SavedVcpu {
 
     /// Gives a fresh vCPU what must come first: its CPUID, by which KVM judges all the rest.
     pub(super) fn init(&self, vcpu: &Vcpu) -> TestResult {
+        vcpu.core().iter().for_each(|core| with_triple_faults(core));
         vcpu.fd().set_cpuid2(&self.cpuid).ioctl("KVM_SET_CPUID2 again")
     }
 
@@ -344,6 +346,16 @@ impl SavedVcpu {
             parts.add("APIC timer's current count", &count);
         }
     }
+}
+
+/// Makes a triple fault that is pending one of the vCPUs' events, where KVM can do so.
+fn with_triple_faults(core: &Core) {
+    let enable = kvm_enable_cap {
+        cap: KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+        args: [1, 0, 0, 0],
+        ..Default::default()
+    };
+    let _ = core.fd.enable_cap(&enable);
 }
 
 /// The APIC timer's current count.

@@ -64,7 +64,14 @@ mod host {
     };
     use vm::bitmap;
 
-    kvm_tests! { requires(host::SMALL_SLOTS) }
+    kvm_tests! {
+        requires(host::SMALL_SLOTS),
+        sees(
+            moved: "reads the dirty log, which a new VM does not have",
+            shuffled: "reads the dirty log, which a new memslot does not have",
+            logged: "reads the dirty log",
+        ),
+    }
     const BITMAP_PAGES: u64 = 128;
     const NONE: [u64; 0] = [];
 

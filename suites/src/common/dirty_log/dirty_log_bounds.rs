@@ -12,6 +12,14 @@ mod host {
     use super::*;
     use crate::common::memory::memslots::{Access, READY, pages, write};
 
+    kvm_tests! {
+        sees(
+            moved: "reads the dirty log, which a new VM does not have",
+            shuffled: "reads the dirty log, which a new memslot does not have",
+            logged: "reads the dirty log",
+        ),
+    }
+
     const SLOT: u32 = 1;
     const UNLOGGED: u32 = 2;
     const ABSENT: u32 = 3;

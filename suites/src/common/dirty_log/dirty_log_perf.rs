@@ -53,7 +53,14 @@ mod host {
     use vm::perf::{BACKING, BYTES, ITERATIONS, OVERLAP, SLOTS, TestOption, Times, VCPUS};
     use vm::{Backing, DirtyBitmap, DirtyGfn, DirtyRing};
 
-    kvm_tests! { requires(host::SMALL_SLOTS), options = PLAN }
+    kvm_tests! {
+        requires(host::SMALL_SLOTS), options = PLAN,
+        sees(
+            moved: "reads the dirty log, which a new VM does not have",
+            shuffled: "reads the dirty log, which a new memslot does not have",
+            logged: "reads the dirty log",
+        ),
+    }
 
     /// How the log is kept and cleared.
     #[derive(Clone, Copy, PartialEq)]

@@ -41,6 +41,13 @@ mod host {
     };
     use vm::{DirtyGfn, DirtyRing, KVM_DIRTY_GFN_F_DIRTY};
 
+    kvm_tests! {
+        sees(
+            moved: "reads the dirty ring, which a new vCPU has none of",
+            logged: "has a ring, and no bitmap beside it",
+        ),
+    }
+
     const SLOT: u32 = 1;
     const NR_PAGES: u64 = 100;
     const ENTRY_BYTES: u64 = 16;

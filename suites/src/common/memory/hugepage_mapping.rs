@@ -53,6 +53,9 @@ mod host {
 
     kvm_tests! { requires(host::SMALL_SLOTS) }
 
+    /// Why some tests see what is done to memslots.
+    const LOG: &str = "reads the dirty log, which no new memslot has";
+
     const SLOT: u32 = 1;
     const NEXT_SLOT: u32 = 2;
     /// Whole huge pages of a slot, beside what its misalignment cuts off.
@@ -341,7 +344,7 @@ mod host {
 
     /// Dirty logging is by small pages whatever maps the slot (api.rst 4.8): what was a huge mapping is
     /// split, and the log has the written pages alone. Without logging, pages are what they were.
-    #[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+    #[kvm_test(obeys, sees(moved: LOG, shuffled: LOG, logged: LOG), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
     fn dirty_log_tells_small_pages_of_huge_mappings(
         t: &mut OneVcpu,
         backing: Backing,
@@ -394,7 +397,7 @@ mod host {
 
     /// A slot that is logged from its start has never had a huge mapping to split: it gets none, and the log has
     /// each written page, also behind the first one of a huge page.
-    #[kvm_test(obeys, params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+    #[kvm_test(obeys, sees(moved: LOG, shuffled: LOG, logged: LOG), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
     fn slot_logged_from_its_start_has_small_pages(t: &mut OneVcpu, backing: Backing) -> TestResult {
         let huge = huge()?;
         let in_huge = huge / PAGE;
@@ -415,7 +418,7 @@ mod host {
     }
 
     /// Huge mappings come back when logging is switched off.
-    #[kvm_test(obeys, requires(cap::BINARY_STATS_FD), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
+    #[kvm_test(obeys, requires(cap::BINARY_STATS_FD), sees(logged: "switches logging on and off"), params = [thp: Backing::Thp, hugetlb: Backing::Hugetlb])]
     fn huge_mappings_come_back_after_logging(t: &mut OneVcpu, backing: Backing) -> TestResult {
         let huge = huge()?;
         let memory = numbered(backing, HUGE_PAGES * huge, 0)?;

@@ -13,7 +13,7 @@ mod host {
     use super::*;
     use crate::common::memory::memslots::{Access, READY, pages, read};
 
-    kvm_tests! { requires(host::SMALL_SLOTS) }
+    kvm_tests! { requires(host::SMALL_SLOTS), sees(slots: "uses every memslot there is") }
 
     const SLOT: u32 = 1;
     const OTHER: u32 = 2;

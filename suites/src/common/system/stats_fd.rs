@@ -243,7 +243,7 @@ mod host {
     }
 
     /// api.rst 4.133: data are read live, on every descriptor of the vCPU; another vCPU counts for itself.
-    #[kvm_test(stops_twice)]
+    #[kvm_test(stops_twice, sees(moved: "reads statistics, which are of one VM"))]
     fn statistics_count_what_the_vcpu_does(t: &mut OneVcpu) -> TestResult {
         let mut other = t.vm.add_vcpu(1, guest_fn!(stops_twice))?;
         let (stats, twin, idle) =

@@ -321,7 +321,7 @@ mod host {
 
     /// A guest that has TSC accesses emulated relies on a constant page: KVM_SET_CLOCK leaves it alone
     /// until the guest turns emulation off (TLFS, "Reenlightenment").
-    #[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK))]
+    #[kvm_test(keeps_a_page, requires(cap::ADJUST_CLOCK), sees(moved: "takes the page for constant, which a restored MSR makes KVM write again"))]
     fn reenlightenment_freezes_the_page(t: &mut OneVm) -> TestResult {
         t.vm.offer_hyperv()?;
         let controls = t.vm.hyperv_features()?.contains(Features::ACCESS_REENLIGHTENMENT_CONTROLS);

@@ -153,7 +153,7 @@ mod host {
     }
 
     /// Without a SynIC userspace is told of nothing; eventfds work all the same.
-    #[kvm_test(requires(cap::HYPERV_EVENTFD))]
+    #[kvm_test(requires(cap::HYPERV_EVENTFD), sees(moved: "sets eventfds by the bare ioctl, which no VM remembers"))]
     fn without_a_synic_calls_end_in_kvm(t: &mut OneVm) -> TestResult {
         const CONNECTION: u32 = 3;
         let mut caller = Caller::new(&mut t.vm, false)?;
@@ -207,7 +207,7 @@ mod host {
 
     /// An event signals the eventfd of exactly its connection, by registers or memory, and userspace is
     /// not told (api.rst 4.112).
-    #[kvm_test(requires(cap::HYPERV_EVENTFD))]
+    #[kvm_test(requires(cap::HYPERV_EVENTFD), sees(moved: "sets eventfds by the bare ioctl, which no VM remembers"))]
     fn events_signal_their_eventfd(t: &mut OneVm) -> TestResult {
         let mut caller = Caller::new(&mut t.vm, true)?;
         let connections = [0, 1, 0x1_0000, LAST_CONNECTION];
@@ -252,7 +252,7 @@ mod host {
     }
 
     /// A connection has one eventfd until it is taken away; KVM holds the eventfd, not the descriptor.
-    #[kvm_test(requires(cap::HYPERV_EVENTFD))]
+    #[kvm_test(requires(cap::HYPERV_EVENTFD), sees(moved: "sets eventfds by the bare ioctl, which no VM remembers"))]
     fn connections_have_one_eventfd(t: &mut OneVm) -> TestResult {
         const CONNECTION: u32 = 9;
         let mut caller = Caller::new(&mut t.vm, true)?;

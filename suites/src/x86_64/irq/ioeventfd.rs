@@ -255,7 +255,7 @@ mod host {
 
     /// KVM holds the eventfd, not the descriptor: it may be closed, and any descriptor of the same
     /// eventfd takes it off again.
-    #[kvm_test(makes_accesses, requires(cap::IOEVENTFD))]
+    #[kvm_test(makes_accesses, requires(cap::IOEVENTFD), sees(moved: "closes the eventfd, which a new VM would need"))]
     fn assignment_outlives_the_descriptor(t: &mut OneVcpu) -> TestResult {
         use std::os::fd::AsRawFd;
         t.vcpu.run_until(Exit::io_out(STEP_PORT))?;

@@ -176,7 +176,15 @@ mod host {
     use super::*;
     use std::thread;
 
-    kvm_tests! { irqchip, requires(cap::ASYNC_PF, cap::ASYNC_PF_INT) }
+    kvm_tests! {
+        irqchip,
+        requires(cap::ASYNC_PF, cap::ASYNC_PF_INT),
+        sees(
+            moved: "holds page faults open, for which a VM waits before it ends",
+            paged: "decides itself when memory is absent",
+            logged: "leaves memory absent, which a look at all of it would bring in",
+        ),
+    }
 
     /// A guest that may be told (in ring 0 by KVM_ASYNC_PF_SEND_ALWAYS) gets #PF with a token in CR2 while
     /// the host has no page, and an interrupt with the same token when it has, which wakes a halted vCPU.

@@ -78,6 +78,14 @@ mod host {
     use super::*;
     use vm::bindings::KVM_MEM_LOG_DIRTY_PAGES;
 
+    kvm_tests! {
+        sees(
+            moved: "reads the dirty log, which a new VM does not have",
+            shuffled: "reads the dirty log, which a new memslot does not have",
+            logged: "reads the dirty log",
+        ),
+    }
+
     const SLOT: u32 = 1;
     const NONE: [u64; 0] = [];
 

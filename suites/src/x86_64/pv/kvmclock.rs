@@ -413,7 +413,7 @@ mod host {
 
     /// KVM_KVMCLOCK_CTRL tells the guest that it was stopped, until the guest clears the flag; without a
     /// clock page it is EINVAL (api.rst 4.70).
-    #[kvm_test(tells_the_time, requires(cap::CLOCKSOURCE, cap::KVMCLOCK_CTRL, cap::ADJUST_CLOCK))]
+    #[kvm_test(tells_the_time, requires(cap::CLOCKSOURCE, cap::KVMCLOCK_CTRL, cap::ADJUST_CLOCK), sees(moved: "asks by KVM_KVMCLOCK_CTRL, which userspace does again after a move"))]
     fn stopped_guest_is_told(t: &mut OneVcpu) -> TestResult {
         let ctrl = |t: &OneVcpu| t.vcpu.fd().kvmclock_ctrl().errno();
         check_eq!("KVM_KVMCLOCK_CTRL without a clock page is EINVAL", ctrl(t), Err(Errno::EINVAL));

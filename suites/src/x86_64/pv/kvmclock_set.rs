@@ -268,7 +268,7 @@ mod host {
     }
 
     /// KVM_KVMCLOCK_CTRL is of one vCPU, and EINVAL once its guest has switched the page off.
-    #[kvm_test(tells, requires(cap::CLOCKSOURCE, cap::KVMCLOCK_CTRL))]
+    #[kvm_test(tells, requires(cap::CLOCKSOURCE, cap::KVMCLOCK_CTRL), sees(moved: "asks by KVM_KVMCLOCK_CTRL, which userspace does again after a move"))]
     fn stopped_vcpu_alone_is_told(t: &mut OneVcpu) -> TestResult {
         let mut second = t.vm.add_vcpu(1, guest_fn!(tells))?;
         let ctrl = |vcpu: &Vcpu| vcpu.fd().kvmclock_ctrl().errno();

@@ -64,7 +64,7 @@ mod host {
 
     /// api.rst 4.97: a range's bitmap has up to KVM_MSR_FILTER_MAX_BITMAP_SIZE bytes; a larger one is
     /// EINVAL and the old filter stays. A range of no MSRs is empty.
-    #[kvm_test(reads_on_request, requires(cap::X86_MSR_FILTER))]
+    #[kvm_test(reads_on_request, requires(cap::X86_MSR_FILTER), sees(moved: "sets filters by the bare ioctl, which no VM remembers"))]
     fn msr_filter_range_takes_up_to_its_limit(t: &mut OneVcpu) -> TestResult {
         let OneVcpu { vm, vcpu } = t;
         vcpu.run_until_sync(READY)?;
@@ -89,7 +89,7 @@ mod host {
 
     /// api.rst 4.97: unknown flags, ranges without a direction, and "deny everything" without a range are
     /// EINVAL; a bitmap that cannot be read is EFAULT. The old filter stays.
-    #[kvm_test(reads_on_request, requires(cap::X86_MSR_FILTER))]
+    #[kvm_test(reads_on_request, requires(cap::X86_MSR_FILTER), sees(moved: "sets filters by the bare ioctl, which no VM remembers"))]
     fn bad_msr_filter_is_refused(t: &mut OneVcpu) -> TestResult {
         const WRITE: u32 = bindings::KVM_MSR_FILTER_WRITE;
         const DEFAULT_DENY: u32 = bindings::KVM_MSR_FILTER_DEFAULT_DENY;
