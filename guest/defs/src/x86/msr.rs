@@ -32,6 +32,17 @@ msrs! {
     IA32_KERNEL_GS_BASE = 0xc000_0102;
 }
 
+// AMD's configuration of the core (PPR of family 17h, "MSRs - MSRC001_xxxx").
+msrs! {
+    MSR_AMD64_DC_CFG = 0xc001_1022;
+    MSR_AMD64_TW_CFG = 0xc001_1023;
+    MSR_AMD64_DE_CFG = 0xc001_1029;
+    MSR_AMD64_BU_CFG2 = 0xc001_102a;
+}
+
+/// MSR_AMD64_DE_CFG: LFENCE waits for all earlier instructions.
+pub const DE_CFG_LFENCE_SERIALIZE: u64 = 1 << 1;
+
 // Split lock detection (SDM vol. 4, table 2-2).
 msrs! {
     MSR_TEST_CTRL = 0x33;

@@ -1,5 +1,6 @@
 //! The processor's registers, exceptions and features, and userspace's view of them.
 
+pub mod before_init;
 pub mod debug;
 pub mod debug_guest;
 pub mod el0;

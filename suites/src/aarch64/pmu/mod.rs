@@ -7,4 +7,5 @@ pub mod pmu_events;
 pub mod pmu_filter;
 pub mod pmu_migration;
 pub mod pmu_overflow;
+pub mod pmu_restored;
 pub mod pmu_uapi;

@@ -219,3 +219,38 @@ fn guest_memfd_binding_is_checked(_: &mut HostOnly) -> TestResult {
     check_eq!("a deleted slot's part of the file is free again", set(vm, good), Ok(()));
     Ok(())
 }
+
+/// An offset whose end is no signed number, or none of 64 bits, lies behind every file.
+#[kvm_test(requires(cap::USER_MEMORY2, cap::GUEST_MEMFD))]
+fn binding_far_behind_the_file_is_refused(_: &mut HostOnly) -> TestResult {
+    let vm = &vm_for_guest_memfd()?;
+    let memory = pages(2, 0)?;
+    let file = create(vm, 2 * PAGE, backing_flags(vm)).ioctl("KVM_CREATE_GUEST_MEMFD")?;
+    let region = |offset| Region {
+        slot: SLOT,
+        flags: KVM_MEM_GUEST_MEMFD,
+        gpa: GPA,
+        size: 2 * PAGE,
+        hva: memory.hva(),
+        offset,
+        fd: file.as_raw_fd(),
+    };
+    for (end, offset) in [
+        ("2^63 - a page", (1 << 63) - 3 * PAGE),
+        ("2^63", (1 << 63) - 2 * PAGE),
+        ("2^63 + a page", (1 << 63) - PAGE),
+        ("2^64 - a page", 0_u64.wrapping_sub(3 * PAGE)),
+        ("2^64", 0_u64.wrapping_sub(2 * PAGE)),
+    ] {
+        let got = set(vm, region(offset));
+        check_eq!("a region that ends at {end} of the file is EINVAL", got, Err(Errno::EINVAL));
+        let slot = delete(vm, SLOT);
+        check_eq!(
+            "a region that ends at {end} of the file makes no slot",
+            slot,
+            Err(Errno::EINVAL)
+        );
+    }
+    check_eq!("a region that ends with the file is accepted", set(vm, region(0)), Ok(()));
+    Ok(())
+}

@@ -12,4 +12,5 @@ pub mod ipi;
 pub mod irqfd;
 pub mod irqfd_resample;
 pub mod lapic;
+pub mod lapic_timer_restored;
 pub mod pit;

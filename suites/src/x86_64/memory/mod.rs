@@ -1,3 +1,4 @@
 //! Memory slots, page tables and what backs them.
 
+pub mod dirty_log_emulated;
 pub mod tlb_roots;

@@ -2,3 +2,4 @@
 
 pub mod smm;
 pub mod smm_events;
+pub mod smm_leaving;

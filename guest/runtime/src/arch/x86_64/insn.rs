@@ -34,6 +34,7 @@ insn_table! {
 
     MOV_R8_M8: "mov sil, [rdi]", [mem(1, Rdi, R), reg(1, Rsi, RW)], flags::ALL, faults::MEMORY;
     MOV_R32_M32: "mov esi, [rdi]", [mem(4, Rdi, R), reg(8, Rsi, W)], flags::ALL, faults::MEMORY;
+    MOV_M32_R32: "mov [rdi], esi", [mem(4, Rdi, W), reg(4, Rsi, R)], flags::ALL, faults::MEMORY;
     MOVZX_R64_M8: "movzx rsi, byte ptr [rdi]", [mem(1, Rdi, R), reg(8, Rsi, W)], flags::ALL, faults::MEMORY;
     MOVSX_R64_M16: "movsx rsi, word ptr [rdi]", [mem(2, Rdi, R), reg(8, Rsi, W)], flags::ALL, faults::MEMORY;
     MOVNTI_M64_R64: "movnti [rdi], rsi", [mem(8, Rdi, W), reg(8, Rsi, R)], flags::ALL, faults::MEMORY;
@@ -53,6 +54,14 @@ insn_table! {
     WRMSR: "wrmsr", [reg(4, Rcx, R), reg(4, Rax, R), reg(4, Rdx, R)], flags::ALL, faults::PRIVILEGED;
     MONITOR: "monitor", [mem(1, Rax, R), reg(8, Rcx, R), reg(8, Rdx, R)], flags::ALL, faults::OPTIONAL;
     MWAIT: "mwait", [reg(8, Rax, R), reg(8, Rcx, R)], flags::ALL, faults::OPTIONAL;
+
+    INVLPGA: "invlpga rax, ecx", [reg(8, Rax, R), reg(4, Rcx, R)], flags::ALL, faults::OPTIONAL;
+    VMRUN: "vmrun rax", [reg(8, Rax, R)], flags::ALL, faults::OPTIONAL;
+    VMLOAD: "vmload rax", [reg(8, Rax, R)], flags::ALL, faults::OPTIONAL;
+    VMSAVE: "vmsave rax", [reg(8, Rax, R)], flags::ALL, faults::OPTIONAL;
+    STGI: "stgi", [], flags::ALL, faults::OPTIONAL;
+    CLGI: "clgi", [], flags::ALL, faults::OPTIONAL;
+    SKINIT: "skinit eax", [reg(4, Rax, R)], flags::ALL, faults::OPTIONAL;
 
     FNINIT: "fninit", [], flags::ALL, faults::X87;
     FLD_M32: "fld dword ptr [rdi]", [mem(4, Rdi, R)], flags::ALL, faults::X87_MEMORY;
