@@ -34,6 +34,8 @@ pub mod pfr0 {
 pub mod mmfr0 {
     use super::Field;
 
+    /// Bits of physical address, by a number.
+    pub const PARANGE: Field = Field::new(0, 4);
     pub const TGRAN64: Field = Field::new(24, 4);
     /// TGran64: there is none.
     pub const TGRAN64_NONE: u64 = 0xf;

@@ -1,6 +1,7 @@
 //! Guests at EL2 (api.rst, KVM_CAP_ARM_EL2; ARM ARM D1, D5): that one starts there, and runs a guest of
 //! its own at EL1.
 use crate::prelude::*;
+use defs::aarch64::id::mmfr0;
 use defs::aarch64::regs::{CURRENTEL_EL, HPFAR_FIPA, Hcr, Sctlr, mpidr, tcr, vtcr};
 use guest_runtime::arch::stack_pointer;
 use guest_runtime::asm::Blob;
@@ -232,19 +233,22 @@ fn traps_a_guest(_: &mut Guest) {
     let exit = run_at_el1(&mut el2, &WRITES_SCTLR, [sctlr, 0, 0, 0]);
     check_eq!("no access traps without TVM", exit.trap.vector, vector::HVC);
 
-    /// VTCR_EL2: 40 bits of address from level 1 on, 4 KiB granule, write-back, RES1.
-    const VTCR: u64 = tcr::T0SZ.of(64 - 40)
+    /// Bits of address by ID_AA64MMFR0_EL1.PARange, which VTCR_EL2.PS has too.
+    const ADDRESS_BITS: [u64; 3] = [32, 36, 40];
+    // As many bits of address as there are, at most 40: from level 1 on, 4 KiB granule, write-back, RES1.
+    let range = tcr::IPS_40_BITS.min(mmfr0::PARANGE.get(ID_AA64MMFR0_EL1.read()));
+    let vtcr = tcr::T0SZ.of(64 - ADDRESS_BITS[range as usize])
         | vtcr::SL0.of(vtcr::SL0_LEVEL_1)
         | tcr::IRGN0_WRITE_BACK
         | tcr::ORGN0_WRITE_BACK
         | tcr::SH0_INNER
         | tcr::TG0.of(tcr::TG0_4K)
-        | vtcr::PS.of(tcr::IPS_40_BITS)
+        | vtcr::PS.of(range)
         | vtcr::RES1;
     /// A table without entries: two pages, for 40 bits of address.
     const EMPTY: u64 = layout::SCRATCH;
     (EMPTY..EMPTY + 0x2000).step_by(8).for_each(|a| poke::<u64>(a, 0));
-    VTCR_EL2.write(VTCR);
+    VTCR_EL2.write(vtcr);
     VTTBR_EL2.write(EMPTY);
     el2.hcr = plain | Hcr::VM.bits();
     // Without translation of its own, the guest's first access is the fetch.
