@@ -3,18 +3,34 @@
 use std::fs;
 use std::path::Path;
 
-/// Where version 2 of the control groups is mounted.
-const CGROUP: &str = "/sys/fs/cgroup";
+/// The two versions of control groups: where they are mounted, and names of the limit and of what is used.
+const VERSIONS: [(&str, [&str; 2]); 2] = [
+    ("/sys/fs/cgroup", ["memory.max", "memory.current"]),
+    ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.usage_in_bytes"]),
+];
 
 /// Bytes of memory that this process may still use; `None` where the host does not say.
 pub fn memory_left() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let host = available(&meminfo)?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    // In a namespace of its own a process sees its group as the root, with limits of its own.
-    let groups = Path::new(own).ancestors().map(|group| Path::new(CGROUP).join(group));
-    groups.filter_map(|group| left_in(&group)).chain([host]).min()
+    let left = VERSIONS.iter().zip(own_groups(&groups)).flat_map(|((mount, names), own)| {
+        // In a namespace of its own a process sees its group as the root, with limits of its own.
+        let groups = Path::new(own).ancestors().map(|group| Path::new(mount).join(group));
+        groups.filter_map(|group| left_in(&group, *names)).collect::<Vec<_>>()
+    });
+    left.chain([host]).min()
+}
+
+/// The process's group below each mount of [`VERSIONS`], by `/proc/self/cgroup`.
+fn own_groups(text: &str) -> [&str; 2] {
+    let of = |is_ours: fn(&str) -> bool| {
+        let parts = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/"));
+        parts.filter(|(controllers, _)| is_ours(controllers)).map(|(_, path)| path).next()
+    };
+    let unified = of(str::is_empty);
+    let memory = of(|controllers| controllers.split(',').any(|name| name == "memory"));
+    [unified, memory].map(Option::unwrap_or_default)
 }
 
 fn available(meminfo: &str) -> Option<u64> {
@@ -23,9 +39,9 @@ fn available(meminfo: &str) -> Option<u64> {
 }
 
 /// What a control group's limit leaves, if it has one.
-fn left_in(group: &Path) -> Option<u64> {
+fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
     let number = |name| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    Some(number(limit)?.saturating_sub(number(used)?))
 }
 
 #[cfg(test)]
@@ -39,8 +55,16 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_both_versions_are_found() {
+        assert_eq!(own_groups("0::/a/b\n"), ["a/b", ""]);
+        assert_eq!(own_groups("9:cpu,memory:/c\n1:pids:/d\n0::/\n"), ["", "c"]);
+        assert_eq!(own_groups(""), ["", ""]);
+    }
+
+    #[test]
     fn a_groups_limit_counts_what_is_used() {
         let group = tempfile::tempdir().unwrap();
+        let left_in = |group: &Path| left_in(group, VERSIONS[0].1);
         fs::write(group.path().join("memory.current"), "100\n").unwrap();
         fs::write(group.path().join("memory.max"), "max\n").unwrap();
         assert_eq!(left_in(group.path()), None);

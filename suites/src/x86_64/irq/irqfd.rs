@@ -57,7 +57,7 @@ mod host {
 
     const GSI: u32 = PIN;
     /// Longer than anything below takes, unless a waiter is never woken.
-    const FOREVER: Duration = Duration::from_secs(5);
+    const FOREVER: Duration = Duration::from_secs(3600);
     /// Enough for a thread to be in `poll`, or to come out of it.
     const MOMENT: Duration = Duration::from_millis(2);
     /// Enough for a thread that runs to fall asleep.
