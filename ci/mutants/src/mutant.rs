@@ -321,7 +321,10 @@ mod tests {
                     .collect();
                 let alive = mutants.iter().find(|m| {
                     let here = m.kernels.is_empty() || m.kernels.iter().any(|k| k == kernel);
-                    here && !m.ground && m.equivalent.is_none() && !killed.contains(&m.name)
+                    // KVM's own past bugs are the measure, and may live: docs/history.md says which do.
+                    let is_history = m.name.starts_with("hist_");
+                    let must_die = here && !m.ground && !is_history && m.equivalent.is_none();
+                    must_die && !killed.contains(&m.name)
                 });
                 assert!(alive.is_none(), "{arch} {kernel}: {}", alive.map_or("", |m| &m.name));
             }

@@ -2,16 +2,15 @@
 
 use std::sync::OnceLock;
 
+use defs::x86::hyperv::msr::{SIEFP, SIMP, SINT0, SINT15, STIMER0_CONFIG, STIMER3_COUNT};
+use defs::x86::msr::{
+    IA32_FEATURE_CONTROL, IA32_MC0_CTL, IA32_MC0_CTL2, IA32_MCG_CAP, IA32_TIME_STAMP_COUNTER,
+    IA32_TSC_DEADLINE,
+};
 use kvm_bindings::{Msrs, kvm_msr_entry};
 
 use crate::failure::{Failure, TestResult};
 use crate::{Ioctl, System, Vcpu};
-
-/// IA32_MCG_CAP, which `KVM_X86_SETUP_MCE` sets.
-pub const MCG_CAP: u32 = 0x179;
-const TSC: u32 = 0x10;
-const FEATURE_CONTROL: u32 = 0x3a;
-const TSC_DEADLINE: u32 = 0x6e0;
 
 /// MSRs that `KVM_GET_MSR_INDEX_LIST` leaves out although they are state, by first and last index.
 const MORE: [(u32, u32); 12] = [
@@ -23,14 +22,14 @@ const MORE: [(u32, u32); 12] = [
     (0x258, 0x259),
     (0x268, 0x26f),
     (0x2ff, 0x2ff),
-    // Machine checks: IA32_MCG_CAP; the banks' IA32_MCi_CTL2, then CTL, STATUS, ADDR and MISC.
-    (MCG_CAP, MCG_CAP),
-    (0x280, 0x29f),
-    (0x400, 0x47f),
-    // Hyper-V's SynIC: SIEFP, SIMP; SINT0 to SINT15; its timers: configuration, count.
-    (0x4000_0082, 0x4000_0083),
-    (0x4000_0090, 0x4000_009f),
-    (0x4000_00b0, 0x4000_00b7),
+    // Machine checks; 32 banks, which have CTL, STATUS, ADDR and MISC behind each other.
+    (IA32_MCG_CAP, IA32_MCG_CAP),
+    (IA32_MC0_CTL2, IA32_MC0_CTL2 + 31),
+    (IA32_MC0_CTL, IA32_MC0_CTL + 4 * 32 - 1),
+    // Hyper-V's SynIC, and its timers: configuration, count.
+    (SIEFP, SIMP),
+    (SINT0, SINT15),
+    (STIMER0_CONFIG, STIMER3_COUNT),
 ];
 
 fn entries(list: &[(u32, u64)]) -> TestResult<Msrs> {
@@ -89,16 +88,16 @@ fn some(list: &[(u32, u64)], wanted: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
 
 /// Writes what nested state depends on.
 pub(super) fn write_first(vcpu: &Vcpu, list: &[(u32, u64)]) -> TestResult {
-    write_all(vcpu, &some(list, |msr| msr == FEATURE_CONTROL))
+    write_all(vcpu, &some(list, |msr| msr == IA32_FEATURE_CONTROL))
 }
 
 /// Writes the TSC: it goes on from where it was.
 pub(super) fn write_tsc(vcpu: &Vcpu, list: &[(u32, u64)]) -> TestResult {
-    write_all(vcpu, &some(list, |msr| msr == TSC))
+    write_all(vcpu, &some(list, |msr| msr == IA32_TIME_STAMP_COUNTER))
 }
 
 /// Writes all but the TSC; the deadline, which may be over at once, behind the others.
 pub(super) fn write(vcpu: &Vcpu, list: &[(u32, u64)]) -> TestResult {
-    write_all(vcpu, &some(list, |msr| msr != TSC && msr != TSC_DEADLINE))?;
-    write_all(vcpu, &some(list, |msr| msr == TSC_DEADLINE))
+    write_all(vcpu, &some(list, |msr| msr != IA32_TIME_STAMP_COUNTER && msr != IA32_TSC_DEADLINE))?;
+    write_all(vcpu, &some(list, |msr| msr == IA32_TSC_DEADLINE))
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use defs::x86::apic;
+use defs::x86::msr::IA32_MCG_CAP;
 use kvm_bindings::{
     CpuId, KVM_CAP_NESTED_STATE, KVM_CAP_SREGS2, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XCRS,
     KVM_CAP_XSAVE, KVM_CAP_XSAVE2, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
@@ -293,9 +295,9 @@ impl SavedVcpu {
 
     /// The machine-check capabilities, where they are not what a vCPU begins with.
     fn restore_mcg_cap(&self, vcpu: &Vcpu) -> TestResult {
-        let saved = self.msr(msrs::MCG_CAP);
+        let saved = self.msr(IA32_MCG_CAP);
         let Some(cap) = saved.filter(|_| keeps("mcg_cap")) else { return Ok(()) };
-        if vcpu.msr(msrs::MCG_CAP)? != saved {
+        if vcpu.msr(IA32_MCG_CAP)? != saved {
             vcpu.raw(KVM_X86_SETUP_MCE, &mut cap.to_ne_bytes()).ioctl("KVM_X86_SETUP_MCE")?;
         }
         Ok(())
@@ -359,7 +361,7 @@ fn with_triple_faults(core: &Core) {
 }
 
 /// The APIC timer's current count.
-const TMCCT: usize = 0x390;
+const TMCCT: usize = apic::reg::TMCCT as usize;
 
 /// `KVM_GET_NESTED_STATE`, where KVM has nested virtualization: of at most `size` bytes.
 fn nested_state(vcpu: &Vcpu, size: i32) -> TestResult<Option<Vec<u8>>> {

@@ -121,7 +121,7 @@ fn checks(g: &mut Guest) {
     let nested = if g.arg(0) != 0 { REFUSED_NESTED } else { &[] };
     for Row { rule, change } in REFUSED.iter().chain(nested) {
         let (exit, kept) = with_change(&mut svm, valid, *change);
-        check_eq!("{rule}", exit.code, exit::INVALID);
+        check_eq!("VMRUN refuses the VMCB: {rule}", exit.code, exit::INVALID);
         check_eq!("{rule}: EXITINFO is zero", exit.info, [0, 0]);
         check!("{rule}: the guest's registers stay as they were", kept);
         let (exit, _) = with_change(&mut svm, valid, |_| ());
@@ -129,7 +129,7 @@ fn checks(g: &mut Guest) {
     }
     for Row { rule, change } in TAKEN {
         let (exit, _) = with_change(&mut svm, valid, *change);
-        check_eq!("{rule}", exit.code, VMMCALL);
+        check_eq!("VMRUN takes the VMCB: {rule}", exit.code, VMMCALL);
     }
 }
 

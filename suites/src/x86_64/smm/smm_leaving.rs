@@ -40,7 +40,8 @@ guest_asm! {
     /// A handler that reports the byte at BOTH, read by an instruction that KVM emulates.
     READS_EMULATED, bits16:
     "mov ebx, {both}",
-    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "ud2",
+    ".ascii \"kvm\"",
     "mov al, [ebx]",
     "out {entered}, al",
     "out {leaving}, al",
