@@ -17,7 +17,7 @@ pub fn write(results: &[TestReport]) -> String {
     results.iter().map(line).collect()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 ///

@@ -18,7 +18,7 @@ bitflags! {
 /// OSLSR_EL1.OSLK: the OS lock is locked.
 pub const OSLSR_OSLK: u64 = 1 << 1;
 
-/// DBGBCR<n>_EL1 and DBGWCR<n>_EL1.
+/// `DBGBCR<n>_EL1` and `DBGWCR<n>_EL1`.
 pub mod control {
     /// Enabled.
     pub const E: u64 = 1 << 0;

@@ -34,7 +34,7 @@ pub mod event {
     pub const LAST: u64 = 0x3ff;
 }
 
-/// Bits of PMEVTYPER<n>_EL0 and PMCCFILTR_EL0 that exclude an exception level.
+/// Bits of `PMEVTYPER<n>_EL0` and PMCCFILTR_EL0 that exclude an exception level.
 pub mod filter {
     /// EL1.
     pub const P: u64 = 1 << 31;

@@ -1,7 +1,7 @@
 //! Data address watchpoints (Power ISA, Book III, "Data Address Watchpoint").
 #![expect(missing_docs, reason = "the manual's names")]
 
-/// DAWRX<n>.
+/// `DAWRX<n>`.
 pub mod dawrx {
     /// PRIVM: matches in problem, supervisor and hypervisor state.
     pub const PROBLEM: u64 = 1 << 0;
