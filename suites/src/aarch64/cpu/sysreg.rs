@@ -146,7 +146,7 @@ mod host {
     }
 
     /// A register set by `KVM_SET_ONE_REG` is what the guest reads, and the other way round.
-    #[kvm_test(exchanges_registers, moved)]
+    #[kvm_test(exchanges_registers)]
     fn guest_and_userspace_see_the_same_registers(t: &mut OneVcpu) -> TestResult {
         t.vcpu.run_until_sync(1)?;
         for (register, bits) in PLAIN {

@@ -336,7 +336,7 @@ mod host {
     }
 
     /// PPIs and SGIs have groups as SPIs do.
-    #[kvm_test(takes_private_interrupts, moved, params = [
+    #[kvm_test(takes_private_interrupts, params = [
     gicv2_group0: (V2, GROUP0), gicv2_group1: (V2, GROUP1),
     gicv3_group0: (V3, GROUP0), gicv3_group1: (V3, GROUP1),
 ])]

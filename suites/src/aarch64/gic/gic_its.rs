@@ -398,7 +398,7 @@ mod host {
     }
 
     /// INT makes the LPI that the event is mapped to pending.
-    #[kvm_test(takes_lpis, moved)]
+    #[kvm_test(takes_lpis)]
     fn events_become_lpis(t: &mut OneVm) -> TestResult {
         run_with_its(t)
     }

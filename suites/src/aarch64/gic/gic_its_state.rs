@@ -1,7 +1,6 @@
 //! Userspace saves, restores and resets the interrupt translation service and the pending LPIs
 //! (Documentation/virt/kvm/devices/arm-vgic-its.rst; arm-vgic-v3.rst, KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES).
 use crate::aarch64::support::gic_bench::*;
-use crate::aarch64::support::gic_saved::*;
 use crate::prelude::*;
 use its::{Command::*, FRAME, LPI_ENABLED, gits};
 
@@ -103,6 +102,7 @@ fn does_nothing(_: &mut Guest) {}
 #[host]
 mod host {
     use super::*;
+    use crate::aarch64::support::gic_saved::*;
     use GicVersion::V3;
     use vm::bindings::{
         KVM_DEV_ARM_ITS_CTRL_RESET, KVM_DEV_ARM_ITS_RESTORE_TABLES, KVM_DEV_ARM_ITS_SAVE_TABLES,

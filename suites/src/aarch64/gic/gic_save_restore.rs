@@ -1,7 +1,6 @@
 //! Userspace reads and writes the state of the GIC, and moves a VM in the middle of interrupts
 //! (Documentation/virt/kvm/devices/arm-vgic.rst, arm-vgic-v3.rst).
 use crate::aarch64::support::gic_bench::*;
-use crate::aarch64::support::gic_saved::*;
 use crate::prelude::*;
 use gic::{DIST, SPURIOUS};
 
@@ -185,6 +184,7 @@ fn runs_until_told(_: &mut Guest) {
 #[host]
 mod host {
     use super::*;
+    use crate::aarch64::support::gic_saved::*;
     use GicVersion::{V2, V3};
     use vm::bindings::{
         KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, KVM_DEV_ARM_VGIC_GRP_DIST_REGS,

@@ -142,7 +142,7 @@ mod host {
     kvm_tests! { irqchip }
 
     /// Counter, compare value and its view as a distance agree.
-    #[kvm_test(counts, moved, params = [virtual_timer: 0, physical_timer: 1])]
+    #[kvm_test(counts, params = [virtual_timer: 0, physical_timer: 1])]
     fn registers_agree(t: &mut OneVcpu, timer: u64) -> TestResult {
         t.vcpu.set_args(&[timer]);
         t.vcpu.run_until_done()

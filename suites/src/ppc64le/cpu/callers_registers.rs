@@ -29,7 +29,7 @@ mod host {
     const ROUNDS: u64 = 20;
 
     /// The floating-point and vector registers that a system call keeps are as before.
-    #[kvm_test(stops_again_and_again, moved)]
+    #[kvm_test(stops_again_and_again)]
     fn vector_registers_are_kept(t: &mut OneVcpu) -> TestResult {
         t.vm.add_memory(1, 0, layout::FREE, PAGES * layout::PAGE_SIZE)?;
         t.vcpu.run_until_sync(READY)?;

@@ -171,7 +171,7 @@ mod host {
     }
 
     /// sbi_set_timer: the timer interrupt comes when the counter has reached the time.
-    #[kvm_test(sets_timer, moved)]
+    #[kvm_test(sets_timer)]
     fn timer_interrupts_when_due(t: &mut OneVcpu) -> TestResult {
         t.vcpu.run_until_done()
     }
