@@ -1,5 +1,6 @@
 //! The processor's registers, exceptions and features, and userspace's view of them.
 
+pub mod amd_msrs;
 pub mod cpuid_sync;
 pub mod debugregs;
 pub mod insn_rows;
@@ -11,6 +12,7 @@ pub mod msr_lists;
 pub mod registers;
 pub mod split_lock;
 pub mod sregs;
+pub mod svm_instructions;
 pub mod sync_regs;
 pub mod traps;
 pub mod vcpu_events;
